@@ -1,0 +1,395 @@
+"""Every field of a config, its meaning, its default, and every check on it.
+
+A config file returns `default()` with some fields changed. `ml_collections` carries it through
+the command line; `from_config_dict` turns it once into the frozen dataclasses that all other
+code reads. Field names follow Hugging Face where they name the model and google-research/bert
+where they name the recipe.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+
+from ml_collections import ConfigDict, config_dict
+
+from bertjax.errors import UsageError
+
+
+def _field(default, help, choices=None):
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    vocab_size: int = _field(30522, "tokens in the vocabulary; 0 takes the tokenizer's size")
+    hidden_size: int = _field(768, "width D of the encoder")
+    num_hidden_layers: int = _field(12, "encoder blocks N")
+    num_attention_heads: int = _field(12, "attention heads H; must divide hidden_size")
+    intermediate_size: int = _field(3072, "width F of the feed-forward layer")
+    max_position_embeddings: int = _field(512, "longest sequence the model can read")
+    type_vocab_size: int = _field(2, "token types (sentence A / B); 0 for none")
+    hidden_act: str = _field(
+        "gelu", "activation: gelu (erf) or gelu_new (tanh)", ("gelu", "gelu_new")
+    )
+    hidden_dropout_prob: float = _field(0.1, "dropout on embeddings and on both block outputs")
+    attention_probs_dropout_prob: float = _field(0.1, "dropout on attention probabilities")
+    layer_norm_eps: float = _field(1e-12, "epsilon inside LayerNorm")
+    initializer_range: float = _field(0.02, "deviation of the truncated-normal initialiser")
+    use_pooler: bool = _field(True, "pooler over [CLS]; next-sentence prediction needs it")
+    dtype: str = _field(
+        "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
+    )
+    attention: str = _field("auto", "attention kernel", ("auto", "xla", "cudnn"))
+    remat: str = _field(
+        "none",
+        "recompute in the backward pass: none, dots (keep matmul results), full (keep block inputs)",
+        ("none", "dots", "full"),
+    )
+    scan_unroll: int = _field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    kind: str = _field("wordpiece", "tokenizer family", ("wordpiece", "sentencepiece"))
+    path: str | None = _field(
+        None, "vocab.txt, tokenizer.json or a SentencePiece .model; unset trains one on the corpus"
+    )
+    vocab_size: int = _field(30522, "size of a newly trained vocabulary")
+    lowercase: bool = _field(True, "lower-case and strip accents (uncased vocabularies)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    source: str = _field(
+        "files",
+        "files (data.files), tfds (data.tfds_*) or sample (the prose of the Python installation)",
+        ("files", "tfds", "sample"),
+    )
+    files: str | None = _field(
+        None, "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet"
+    )
+    text_field: str = _field("text", "field of a .jsonl, .parquet or TFDS record that holds the text")
+    txt_format: str = _field(
+        "auto",
+        "form of .txt: sentences (one a line, blank line between documents), prose, or auto",
+        ("auto", "sentences", "prose"),
+    )
+    language: str = _field("en", "language of the sentence splitter (ISO 639-1)")
+    tfds_name: str | None = _field(None, "TFDS dataset, for example wikipedia/20230601.en")
+    tfds_split: str = _field("train", "TFDS split")
+    tfds_data_dir: str | None = _field(None, "where TFDS keeps its prepared datasets")
+    heldout_fraction: float = _field(0.01, "share of documents kept out of training, for evaluation")
+    num_workers: int = _field(0, "processes that tokenise; 0 takes one a core")
+    prefetch_batches: int = _field(4, "host batches assembled ahead of the step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    builder: str = _field(
+        "segment_pair_nsp", "how sequences are cut from documents", ("segment_pair_nsp",)
+    )
+    short_seq_prob: float = _field(0.1, "share of documents with a random shorter target length")
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    masked_lm_prob: float = _field(0.15, "share of tokens predicted")
+    mask_token_prob: float = _field(0.8, "of those, replaced by [MASK]")
+    random_token_prob: float = _field(0.1, "of those, replaced by a random token; the rest stay")
+    whole_word: bool = _field(False, "choose whole words instead of tokens")
+    static_patterns: int = _field(
+        0, "0 masks afresh every epoch (dynamic); k repeats k fixed patterns (static)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    steps: int = _field(0, "optimizer steps in this phase; 0 leaves the phase out")
+    sequence_length: int = _field(128, "tokens in a sequence, special tokens included")
+    batch_size: int = _field(256, "sequences in a global batch")
+    max_predictions_per_seq: int = _field(20, "most masked positions in a sequence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    name: str = _field(
+        "bert_adamw",
+        "bert_adamw (no bias correction, as google-research/bert) or adamw (with)",
+        ("bert_adamw", "adamw"),
+    )
+    learning_rate: float = _field(1e-4, "peak learning rate")
+    warmup_steps: int = _field(10_000, "steps of linear warm-up")
+    schedule: str = _field(
+        "warmup_replaces_decay",
+        "warmup_replaces_decay (google-research/bert: warm-up hides the start of the decay) "
+        "or warmup_then_decay",
+        ("warmup_replaces_decay", "warmup_then_decay"),
+    )
+    b1: float = _field(0.9, "decay of the first moment")
+    b2: float = _field(0.999, "decay of the second moment")
+    eps: float = _field(1e-6, "epsilon outside the square root")
+    weight_decay: float = _field(0.01, "decoupled decay; never on LayerNorm or biases")
+    clip_norm: float = _field(1.0, "largest gradient norm; 0 does not clip")
+    clip_mode: str = _field(
+        "global",
+        "global (norm of the whole batch's gradient) or per_shard (google-research/bert: each of "
+        "clip_shards parts of the batch is clipped on its own, then averaged)",
+        ("global", "per_shard"),
+    )
+    clip_shards: int = _field(8, "parts of the batch for clip_mode=per_shard, whatever the mesh")
+    max_consecutive_skips: int = _field(
+        10, "non-finite updates skipped in a row before the run stops"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = _field(-1, "devices that hold copies and split the batch; -1 takes the rest")
+    fsdp: int = _field(1, "devices that split both the batch and the parameters")
+    tensor: int = _field(1, "devices that split each matrix product")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    every_steps: int = _field(1000, "steps between checkpoints")
+    keep: int = _field(3, "newest checkpoints kept (at least 2)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    every_steps: int = _field(1000, "steps between evaluations on held-out documents; 0 for none")
+    num_examples: int = _field(1024, "most held-out examples read")
+    batch_size: int = _field(64, "sequences in an evaluation batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    every_steps: int = _field(10, "steps between lines of metrics.jsonl")
+    tensorboard: bool = _field(True, "also write TensorBoard event files")
+    profile_start: int = _field(0, "first step of an XProf trace in W/tensorboard; 0 for none")
+    profile_steps: int = _field(3, "steps in the trace")
+    peak_flops_per_device: float = _field(
+        0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    mlm: float = _field(1.0, "weight of the masked-LM loss")
+    nsp: float = _field(1.0, "weight of the next-sentence loss; 0 for none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = _field(0, "the only source of randomness")
+    model: Model = Model()
+    tokenizer: Tokenizer = Tokenizer()
+    data: Data = Data()
+    examples: Examples = Examples()
+    masking: Masking = Masking()
+    phases: dict[str, Phase] = dataclasses.field(
+        default_factory=lambda: {"phase1": Phase(steps=1000)},
+        metadata={"help": "run one after the other, in order of name"},
+    )
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    mesh: Mesh = Mesh()
+    checkpoints: Checkpoints = Checkpoints()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all phases."""
+        return sum(phase.steps for phase in self.phases.values())
+
+    def phase_at(self, step: int) -> tuple[int, int, Phase]:
+        """`(index, first step, phase)` of the phase that runs `step`; the last one past the end."""
+        first = 0
+        phases = [p for p in self.phases.values() if p.steps]
+        for index, phase in enumerate(phases):
+            if step < first + phase.steps or index == len(phases) - 1:
+                return index, first, phase
+            first += phase.steps
+        raise UsageError("config.phases: no phase has steps; set config.phases.phase1.steps=1000")
+
+
+def default() -> ConfigDict:
+    """All fields with their defaults, for a config file to change; unset fields are placeholders."""
+    return _to_config_dict(Config())
+
+
+def _to_config_dict(node) -> ConfigDict:
+    result = ConfigDict()
+    hints = typing.get_type_hints(type(node))
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            value = _to_config_dict(value)
+        elif isinstance(value, dict):
+            value = ConfigDict({k: _to_config_dict(v) for k, v in value.items()})
+        elif value is None:
+            value = config_dict.placeholder(_unwrap_optional(hints[f.name]))
+        result[f.name] = value
+    return result
+
+
+def phase(**fields) -> ConfigDict:
+    """One entry of `config.phases` for a config file."""
+    return _to_config_dict(Phase(**fields))
+
+
+def _unwrap_optional(hint):
+    if isinstance(hint, types.UnionType):
+        return next(t for t in typing.get_args(hint) if t is not type(None))
+    return hint
+
+
+def from_config_dict(tree: ConfigDict | dict) -> Config:
+    """Turns the mutable tree into the frozen `Config`.
+
+    Raises:
+      UsageError: an unknown field, a value of another type, or a value out of its range;
+        the message names the field, the value and the fix.
+    """
+    raw = tree.to_dict() if isinstance(tree, ConfigDict) else tree
+    config = _build(Config, raw, "config")
+    _check(config)
+    return config
+
+
+def to_dict(config: Config) -> dict:
+    """The plain nested dict that `config.json` holds; `from_config_dict` reads it back."""
+    return dataclasses.asdict(config)
+
+
+def _build(cls, raw, path):
+    if not isinstance(raw, dict):
+        raise UsageError(f"{path}={raw!r}: expected a group of fields ({cls.__name__})")
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in raw:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+            raise UsageError(f"{path}.{key}: no such field; {hint}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for f in dataclasses.fields(cls):
+        if f.name not in raw:
+            continue
+        values[f.name] = _coerce(hints[f.name], raw[f.name], f"{path}.{f.name}")
+    return cls(**values)
+
+
+def _coerce(hint, value, path):
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, path)
+    if typing.get_origin(hint) is dict:
+        item = typing.get_args(hint)[1]
+        return {k: _build(item, value[k], f"{path}.{k}") for k in sorted(value)}
+    if value is None and isinstance(hint, types.UnionType):
+        return None
+    wanted = _unwrap_optional(hint)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise UsageError(f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _walk(node, path="config"):
+    """Yields `(path, field, value)` for every leaf."""
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{path}.{f.name}")
+        elif isinstance(value, dict):
+            for k, v in value.items():
+                yield from _walk(v, f"{path}.{f.name}.{k}")
+        else:
+            yield f"{path}.{f.name}", f, value
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """`(field, default, meaning)` of every field, in the order of this file, for `--help`."""
+    rows = []
+    for path, f, value in _walk(Config()):
+        choices = f.metadata.get("choices")
+        text = f.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
+        rows.append((path, "unset" if value is None else str(value), text))
+    return rows
+
+
+def _require(ok, field, value, fix):
+    if not ok:
+        raise UsageError(f"config.{field}={value!r}: {fix}")
+
+
+def _check(c: Config):
+    for path, f, value in _walk(c):
+        choices = f.metadata.get("choices")
+        if choices and value not in choices:
+            raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
+    _check_model(c.model)
+    _check_recipe(c)
+    for name, p in c.phases.items():
+        _check_phase(c, name, p)
+
+
+def _check_model(m: Model):
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        _require(getattr(m, name) > 0, f"model.{name}", getattr(m, name), "must be positive")
+    _require(
+        m.hidden_size % m.num_attention_heads == 0,
+        "model.num_attention_heads",
+        m.num_attention_heads,
+        f"must divide model.hidden_size={m.hidden_size}",
+    )
+    _require(m.vocab_size >= 0, "model.vocab_size", m.vocab_size, "must be 0 or positive")
+    _require(m.scan_unroll >= 0, "model.scan_unroll", m.scan_unroll, "must be 0 or positive")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        value = getattr(m, name)
+        _require(0 <= value < 1, f"model.{name}", value, "must lie in [0, 1)")
+
+
+def _check_recipe(c: Config):
+    nsp = c.objective.nsp
+    _require(nsp == 0 or c.model.use_pooler, "objective.nsp", nsp, "needs model.use_pooler=True")
+    for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):
+        value = getattr(c.masking, name)
+        _require(0 <= value <= 1, f"masking.{name}", value, "must lie in [0, 1]")
+    both = c.masking.mask_token_prob + c.masking.random_token_prob
+    _require(both <= 1, "masking.random_token_prob", c.masking.random_token_prob,
+             "mask_token_prob + random_token_prob must not exceed 1")  # fmt: skip
+    h = c.data.heldout_fraction
+    _require(0 <= h < 1, "data.heldout_fraction", h, "must lie in [0, 1)")
+    _require(c.checkpoints.keep >= 2, "checkpoints.keep", c.checkpoints.keep,
+             "keep at least 2, so that a damaged newest checkpoint leaves one to restore")  # fmt: skip
+    for name in ("checkpoints.every_steps", "logging.every_steps", "evaluation.batch_size",
+                 "evaluation.num_examples", "optimizer.clip_shards", "data.prefetch_batches"):  # fmt: skip
+        group, field = name.split(".")
+        value = getattr(getattr(c, group), field)
+        _require(value > 0, name, value, "must be positive")
+    mesh = c.mesh
+    for name in ("data", "fsdp", "tensor"):
+        value = getattr(mesh, name)
+        _require(value == -1 or value > 0, f"mesh.{name}", value, "must be positive, or -1 for the rest")
+    _require([mesh.data, mesh.fsdp, mesh.tensor].count(-1) <= 1, "mesh.data", mesh.data,
+             "only one axis may be -1")  # fmt: skip
+    _require(c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps")
+
+
+def _check_phase(c: Config, name: str, p: Phase):
+    field = f"phases.{name}"
+    _require(p.steps >= 0, f"{field}.steps", p.steps, "must be 0 or positive")
+    _require(p.batch_size > 0, f"{field}.batch_size", p.batch_size, "must be positive")
+    longest = c.model.max_position_embeddings
+    _require(8 <= p.sequence_length <= longest, f"{field}.sequence_length", p.sequence_length,
+             f"must lie between 8 and model.max_position_embeddings={longest}")  # fmt: skip
+    most = p.sequence_length - 3
+    _require(1 <= p.max_predictions_per_seq <= most, f"{field}.max_predictions_per_seq",
+             p.max_predictions_per_seq, f"must lie between 1 and {most}")  # fmt: skip
+    if c.optimizer.clip_mode == "per_shard":
+        _require(p.batch_size % c.optimizer.clip_shards == 0, f"{field}.batch_size", p.batch_size,
+                 f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}")  # fmt: skip

@@ -1,0 +1,50 @@
+"""Exit codes and the errors that carry them.
+
+A launcher decides from the exit code alone whether to restart, so every failure a user
+can cause or meet is one of these classes; `__main__` prints its message on one line and
+leaves with its code. Anything else is a defect and leaves with `INTERNAL` and a traceback.
+"""
+
+DONE = 0
+RESTART = 42  # preempted or a peer lost: start the same command again
+USAGE = 64
+DATA = 65
+INTERNAL = 70  # a defect, or training that does not stay finite
+IO = 74
+INTERRUPTED = 130  # second Ctrl-C: nothing more was saved
+
+
+class BertjaxError(Exception):
+    """An expected failure: one clear line for the user and an exit code for the launcher."""
+
+    exit_code = INTERNAL
+
+
+class UsageError(BertjaxError):
+    """A command line or config that cannot be run: names the field, the value and the fix."""
+
+    exit_code = USAGE
+
+
+class DataError(BertjaxError):
+    """Input text, a tokenizer, a store or a checkpoint that is missing, damaged or does not fit."""
+
+    exit_code = DATA
+
+
+class NonFiniteError(BertjaxError):
+    """Loss or gradients stayed non-finite for `max_consecutive_skips` updates."""
+
+    exit_code = INTERNAL
+
+
+class StorageError(BertjaxError):
+    """The disk refused: full, read-only, or gone."""
+
+    exit_code = IO
+
+
+class Preempted(BertjaxError):
+    """A signal asked the run to stop; the state was saved and the same command resumes it."""
+
+    exit_code = RESTART
