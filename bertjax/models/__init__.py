@@ -1,0 +1,117 @@
+"""The functional boundary of the model: parameters are a plain nested dict, calls are pure.
+
+Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), N layers.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax import config as config_lib
+from bertjax.models import attention, encoder, heads
+
+
+def _modules(config: config_lib.Model) -> dict[str, type[nnx.Module]]:
+    """The top-level parts of a model, under their names in the parameter tree."""
+    parts = {"embeddings": encoder.Embeddings, "blocks": encoder.Block}
+    if config.use_pooler:
+        parts |= {"pooler": heads.Pooler, "next_sentence": heads.NextSentence}
+    return parts | {"masked_lm": heads.MaskedLM}
+
+
+@functools.cache
+def _graph(config: config_lib.Model, name: str):
+    """A part's definition without its arrays; the abstract state says how to read a pure dict."""
+    part = _modules(config)[name]
+    module = nnx.eval_shape(lambda: part(config, nnx.Rngs(0)))
+    return nnx.split(module)
+
+
+def _bind(config: config_lib.Model, params, name: str):
+    graph, state = _graph(config, name)
+    state = jax.tree.map(lambda x: x, state)  # a copy: replace_by_pure_dict writes in place
+    nnx.replace_by_pure_dict(state, params[name])
+    return nnx.merge(graph, state)
+
+
+def init(config: config_lib.Model, key) -> dict:
+    """Random parameters: a nested dict of float32 arrays, the blocks' with a leading `[N]`.
+
+    Kernels and tables are truncated normal with deviation `initializer_range`, biases zero.
+    The rows that pad the vocabulary are zero, get no gradient, and so stay zero.
+    """
+
+    def build(part, key):
+        return nnx.to_pure_dict(nnx.state(part(config, nnx.Rngs(key)), nnx.Param))
+
+    params = {}
+    for index, (name, part) in enumerate(_modules(config).items()):
+        part_key = jax.random.fold_in(key, index)
+        if name == "blocks":
+            keys = jax.random.split(part_key, config.num_hidden_layers)
+            params[name] = jax.vmap(functools.partial(build, part))(keys)
+        else:
+            params[name] = build(part, part_key)
+    table_VD = params["embeddings"]["word"]["embedding"]
+    real_V = jnp.arange(table_VD.shape[0]) < config.vocab_size
+    params["embeddings"]["word"]["embedding"] = jnp.where(real_V[:, None], table_VD, 0)
+    return params
+
+
+def apply(config: config_lib.Model, params, batch, *, dropout_key=None, constrain=lambda x: x):
+    """Runs the model.
+
+    Args:
+      params: as from `init`.
+      batch: `input_ids`, `token_type_ids`, `attention_mask`, each `[B, L]`; with
+        `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only.
+      dropout_key: None runs without dropout.
+      constrain: applied to `hidden_BLD` between blocks (see `sharding.constrain_hidden`).
+
+    Returns:
+      Dict with `hidden [B, L, D]` and, where they apply, `masked_lm_logits [B, P, V]`,
+      `pooled [B, D]` and `next_sentence_logits [B, 2]`, logits in float32.
+    """
+    embed_key, block_key = (
+        (None, None) if dropout_key is None else jax.random.split(dropout_key, 2)
+    )
+    hidden_BLD = constrain(_bind(config, params, "embeddings")(batch, embed_key))
+    mask_BLM = jnp.broadcast_to(
+        batch["attention_mask"][:, None, :].astype(bool), (*batch["input_ids"].shape, hidden_BLD.shape[1])
+    )
+
+    def apply_block(block_params, hidden_BLD, mask_BLM, key):
+        return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, mask_BLM, key)
+
+    block = (apply_block, params["blocks"])
+    hidden_BLD = encoder.run_blocks(config, block, hidden_BLD, mask_BLM, block_key, constrain)
+    outputs = {"hidden": hidden_BLD}
+    if "masked_lm_positions" in batch:
+        outputs["masked_lm_logits"] = _bind(config, params, "masked_lm")(
+            hidden_BLD, batch["masked_lm_positions"], params["embeddings"]["word"]["embedding"]
+        )
+    if config.use_pooler:
+        outputs["pooled"] = _bind(config, params, "pooler")(hidden_BLD)
+        outputs["next_sentence_logits"] = _bind(config, params, "next_sentence")(outputs["pooled"])
+    return outputs
+
+
+def abstract_params(config: config_lib.Model) -> dict:
+    """The parameter tree as `jax.ShapeDtypeStruct`s: shapes without memory."""
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def num_parameters(config: config_lib.Model) -> int:
+    """Parameters of the model as published: the padding of the vocabulary is not counted."""
+    total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
+    padding = encoder.padded_vocab_size(config.vocab_size) - config.vocab_size
+    return total - padding * (config.hidden_size + 1)
+
+
+def attention_kernel(config: config_lib.Model) -> str:
+    """Name of the attention kernel that this model takes on the default backend."""
+    rate = config.attention_probs_dropout_prob
+    return attention.choose(config.attention, rate, config.dtype, jax.default_backend())[0]

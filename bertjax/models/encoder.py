@@ -1,0 +1,139 @@
+"""The encoder: embeddings and a stack of post-LayerNorm blocks.
+
+Flax modules serve as definitions of parameters and of the computation of one layer; the stack
+holds every block's parameters on a leading axis and scans over it.
+
+Shape suffixes: B batch, L length, D hidden, H heads, K head dim, F intermediate, V vocab
+(padded), N layers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax import config as config_lib
+from bertjax.models import attention
+
+VOCAB_MULTIPLE = 128  # so that the vocabulary divides over tensor-parallel devices and MXU lanes
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """Rows of the embedding table: `vocab_size` rounded up to a multiple of 128."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def activation(name: str):
+    """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names)."""
+    return functools.partial(jax.nn.gelu, approximate=name == "gelu_new")
+
+
+def linear(config: config_lib.Model, features_in: int, features_out: int, rngs: nnx.Rngs):
+    """Dense layer with BERT's truncated-normal kernel."""
+    init = nnx.initializers.truncated_normal(config.initializer_range)
+    dtype = jnp.dtype(config.dtype)
+    return nnx.Linear(features_in, features_out, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def layer_norm(config: config_lib.Model, rngs: nnx.Rngs):
+    """LayerNorm whose statistics are float32 whatever the compute type."""
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
+    )
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and token-type embeddings, normalised."""
+
+    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
+        self.config = config
+        init = nnx.initializers.truncated_normal(config.initializer_range)
+
+        def table(rows):
+            return nnx.Embed(rows, config.hidden_size, embedding_init=init, rngs=rngs)
+
+        self.word = table(padded_vocab_size(config.vocab_size))
+        self.position = table(config.max_position_embeddings)
+        if config.type_vocab_size:
+            self.token_type = table(config.type_vocab_size)
+        self.layer_norm = layer_norm(config, rngs)
+
+    def __call__(self, batch, dropout_key):
+        ids_BL = batch["input_ids"]
+        hidden_BLD = self.word.embedding[...][ids_BL]
+        hidden_BLD += self.position.embedding[...][: ids_BL.shape[1]]
+        if self.config.type_vocab_size:
+            # A product with a one-hot: the gradient of a lookup in two rows is a serial scatter.
+            types_BLT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
+            hidden_BLD += types_BLT @ self.token_type.embedding[...]
+        hidden_BLD = self.layer_norm(hidden_BLD).astype(self.config.dtype)
+        return attention.dropout(hidden_BLD, self.config.hidden_dropout_prob, dropout_key)
+
+
+class Block(nnx.Module):
+    """Self-attention and feed-forward, each with residual and LayerNorm after (Vaswani 2017)."""
+
+    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
+        self.config = config
+        width, inner = config.hidden_size, config.intermediate_size
+        self.query = linear(config, width, width, rngs)
+        self.key = linear(config, width, width, rngs)
+        self.value = linear(config, width, width, rngs)
+        self.attention_output = linear(config, width, width, rngs)
+        self.attention_layer_norm = layer_norm(config, rngs)
+        self.intermediate = linear(config, width, inner, rngs)
+        self.output = linear(config, inner, width, rngs)
+        self.output_layer_norm = layer_norm(config, rngs)
+
+    def __call__(self, hidden_BLD, mask_BLM, dropout_key):
+        c = self.config
+        keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+
+        def heads(x_BLD):
+            return x_BLD.reshape(*x_BLD.shape[:2], c.num_attention_heads, -1)
+
+        rate = c.attention_probs_dropout_prob
+        _, attend = attention.choose(c.attention, rate, c.dtype, jax.default_backend())
+        mixed_BLHK = attend(
+            heads(self.query(hidden_BLD)),
+            heads(self.key(hidden_BLD)),
+            heads(self.value(hidden_BLD)),
+            mask_BLM,
+            rate=rate,
+            dropout_key=keys[0],
+        )
+        mixed_BLD = self.attention_output(mixed_BLHK.reshape(hidden_BLD.shape))
+        mixed_BLD = attention.dropout(mixed_BLD, c.hidden_dropout_prob, keys[1])
+        hidden_BLD = self.attention_layer_norm(hidden_BLD + mixed_BLD).astype(c.dtype)
+        inner_BLF = activation(c.hidden_act)(self.intermediate(hidden_BLD))
+        inner_BLD = attention.dropout(self.output(inner_BLF), c.hidden_dropout_prob, keys[2])
+        return self.output_layer_norm(hidden_BLD + inner_BLD).astype(c.dtype)
+
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def run_blocks(config: config_lib.Model, block, hidden_BLD, mask_BLM, dropout_key, constrain):
+    """Applies the N blocks in order by `lax.scan`.
+
+    Args:
+      block: `(params, hidden_BLD, mask_BLM, dropout_key) -> hidden_BLD` closed over the stacked
+        parameters' slice type, as `(apply, stacked parameters with a leading [N])`.
+      constrain: applied to the hidden states between blocks; placement's only foothold here.
+    """
+    apply_block, params_N = block
+    keys_N = None if dropout_key is None else jax.random.split(dropout_key, config.num_hidden_layers)
+
+    def body(hidden_BLD, layer):
+        params, key = layer
+        return constrain(apply_block(params, hidden_BLD, mask_BLM, key)), None
+
+    if config.remat != "none":
+        body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+    unroll = config.scan_unroll or config.num_hidden_layers
+    hidden_BLD, _ = jax.lax.scan(body, hidden_BLD, (params_N, keys_N), unroll=unroll)
+    return hidden_BLD

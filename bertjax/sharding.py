@@ -1,0 +1,142 @@
+"""Placement: the mesh, one table for parameters, one rule for batches. The model knows none of it."""
+
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bertjax import config as config_lib
+from bertjax.errors import UsageError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis -> mesh axis. What is not here is not split.
+LOGICAL = {"batch": BATCH_AXES, "vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+
+# Parameter path -> logical axis of every dimension; the first match counts, no match is an error.
+# `blocks` have a leading layer axis that scan walks over.
+PARAMETERS = (
+    (r"embeddings/word/embedding", ("vocab", "embed")),
+    (r"embeddings/(position|token_type)/embedding", (None, "embed")),
+    (r"blocks/(query|key|value)/kernel", (None, "embed", "heads")),
+    (r"blocks/(query|key|value)/bias", (None, "heads")),
+    (r"blocks/attention_output/kernel", (None, "heads", "embed")),
+    (r"blocks/intermediate/kernel", (None, "embed", "mlp")),
+    (r"blocks/intermediate/bias", (None, "mlp")),
+    (r"blocks/output/kernel", (None, "mlp", "embed")),
+    (r"blocks/\w+/(bias|scale)", (None, None)),
+    (r"(embeddings|masked_lm)/layer_norm/(bias|scale)", (None,)),
+    (r"pooler/dense/kernel", ("embed", None)),
+    (r"masked_lm/transform/kernel", ("embed", None)),
+    (r"next_sentence/dense/kernel", (None, None)),
+    (r"(pooler|next_sentence)/dense/bias|masked_lm/transform/bias", (None,)),
+    (r"masked_lm/bias", ("vocab",)),
+)
+
+
+def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
+    """Mesh `data x fsdp x tensor` over all devices; an axis of -1 takes what the others leave.
+
+    Raises:
+      UsageError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = math.prod(s for s in sizes if s != -1)
+    sizes = [len(devices) // known if s == -1 else s for s in sizes]
+    if math.prod(sizes) != len(devices):
+        raise UsageError(
+            f"config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does "
+            f"not fit {len(devices)} devices; let their product be {len(devices)}, or one axis -1"
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def check(config: config_lib.Config, mesh: Mesh):
+    """Raises UsageError, naming the field, where a batch or a layer does not divide by the mesh."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    batches = {f"phases.{name}.batch_size": p.batch_size for name, p in config.phases.items()}
+    batches["evaluation.batch_size"] = config.evaluation.batch_size
+    for field, size in batches.items():
+        if size % rows:
+            raise UsageError(
+                f"config.{field}={size}: does not divide by the mesh's data x fsdp = {rows} "
+                f"devices; take {-(-size // rows) * rows}"
+            )
+    model, fsdp, tensor = config.model, mesh.shape["fsdp"], mesh.shape["tensor"]
+    for field, ways, axis in (
+        ("num_attention_heads", tensor, "tensor"),
+        ("intermediate_size", tensor, "tensor"),
+        ("hidden_size", fsdp, "fsdp"),
+    ):
+        size = getattr(model, field)
+        if size % ways:
+            raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
+
+
+def parameter_spec(path: str, ndim: int) -> P:
+    """The PartitionSpec of the parameter at `path` (for example `blocks/query/kernel`).
+
+    Raises:
+      ValueError: no row of the table matches, or its rank is not `ndim`.
+    """
+    for pattern, axes in PARAMETERS:
+        if re.fullmatch(pattern, path):
+            if len(axes) != ndim:
+                raise ValueError(f"{path}: table has {len(axes)} dimensions, parameter has {ndim}")
+            return P(*(LOGICAL.get(axis) for axis in axes))
+    raise ValueError(f"{path}: no row of sharding.PARAMETERS matches")
+
+
+def state_shardings(mesh: Mesh, state):
+    """Shardings for a train state of abstract arrays.
+
+    Optimizer moments repeat the parameter tree, so they are found by the end of their path;
+    scalars (step, counts) are on every device.
+    """
+    names = {p.split("/")[0] for p, _ in PARAMETERS if p[0] != "("}
+    names |= {"pooler", "next_sentence"}
+
+    def place(path, leaf):
+        keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, P())
+        start = max(i for i, key in enumerate(keys) if key in names)
+        return NamedSharding(mesh, parameter_spec("/".join(keys[start:]), leaf.ndim))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over `data` and `fsdp`; the rest of an array whole."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def constrain_hidden(mesh: Mesh):
+    """A function that pins `hidden [B, L, D]` to the batch's placement between blocks.
+
+    Without it the partitioner is free to gather the batch instead of the FSDP weights.
+    """
+    sharding = NamedSharding(mesh, P(BATCH_AXES, None, None))
+    return lambda hidden_BLD: jax.lax.with_sharding_constraint(hidden_BLD, sharding)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The contiguous rows of a global batch that this process's devices hold."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    spans = [(i[0].start or 0, batch_size if i[0].stop is None else i[0].stop) for i in indices]
+    return slice(min(s for s, _ in spans), max(e for _, e in spans))
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    """Global arrays `[batch_size, ...]` from this process's rows (`local_rows`) of each."""
+    sharding = batch_sharding(mesh)
+
+    def place(rows):
+        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+
+    return jax.tree.map(place, batch)
