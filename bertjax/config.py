@@ -8,6 +8,7 @@ where they name the recipe.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 
@@ -204,15 +205,18 @@ class Config:
         """Optimizer steps of all phases."""
         return sum(phase.steps for phase in self.phases.values())
 
+    def phase_spans(self) -> list[tuple[int, int, Phase]]:
+        """`(index, first step, phase)` of every phase that has steps, in order."""
+        spans, first = [], 0
+        for p in self.phases.values():
+            if p.steps:
+                spans.append((len(spans), first, p))
+                first += p.steps
+        return spans
+
     def phase_at(self, step: int) -> tuple[int, int, Phase]:
-        """`(index, first step, phase)` of the phase that runs `step`; the last one past the end."""
-        first = 0
-        phases = [p for p in self.phases.values() if p.steps]
-        for index, phase in enumerate(phases):
-            if step < first + phase.steps or index == len(phases) - 1:
-                return index, first, phase
-            first += phase.steps
-        raise UsageError("config.phases: no phase has steps; set config.phases.phase1.steps=1000")
+        """The span of the phase that runs `step`; the last one past the end."""
+        return next(span for span in reversed(self.phase_spans()) if span[1] <= step)
 
 
 def default() -> ConfigDict:
@@ -309,6 +313,20 @@ def _walk(node, path="config"):
                 yield from _walk(v, f"{path}.{f.name}.{k}")
         else:
             yield f"{path}.{f.name}", f, value
+
+
+def leaves(config: Config) -> dict:
+    """`{"config.model.hidden_size": 768, ...}`: every field by its name on the command line."""
+    return {path: value for path, _, value in _walk(config)}
+
+
+def check_field(path: str):
+    """Raises UsageError where `path` (`config.a.b`) names no field; phases may have any name."""
+    known = [re.sub(r"phases\.\w+\.", "phases.phase1.", name) for name in leaves(Config())]
+    if re.sub(r"phases\.\w+\.", "phases.phase1.", path) not in known:
+        close = difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean --{close[0]}?" if close else "--help lists the fields"
+        raise UsageError(f"--{path}: no such field; {hint}")
 
 
 def describe() -> list[tuple[str, str, str]]:

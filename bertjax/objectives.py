@@ -6,6 +6,8 @@ Shape suffixes: B batch, P predictions, V vocab (padded).
 import jax
 import jax.numpy as jnp
 
+from bertjax import config as config_lib
+
 
 def cross_entropy(logits, labels):
     """Negative log-likelihood of `labels [...]` under `logits [..., V]`, float32, in nats.
@@ -32,3 +34,33 @@ def accuracy(logits, labels, weights):
     """Correct predictions weighted by `weights`, and the sum of the weights."""
     correct = jnp.argmax(logits, axis=-1) == labels
     return jnp.sum(correct * weights), jnp.sum(weights)
+
+
+def measure(outputs, batch) -> dict[str, tuple]:
+    """(sum, weight) of every loss and accuracy that the model's outputs allow.
+
+    Rows whose example id is negative are padding and weigh nothing.
+    """
+    real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
+    ids, weights = batch["masked_lm_ids"], batch["masked_lm_weights"] * real_B[:, None]
+    logits = outputs["masked_lm_logits"]
+    terms = {
+        "mlm_loss": mlm(logits, ids, weights),
+        "mlm_accuracy": accuracy(logits, ids, weights),
+    }
+    if "next_sentence_logits" in outputs:
+        logits, labels = outputs["next_sentence_logits"], batch["next_sentence_labels"]
+        terms["nsp_loss"] = nsp(logits, labels, real_B)
+        terms["nsp_accuracy"] = accuracy(logits, labels, real_B)
+    return terms
+
+
+def means(terms: dict[str, tuple]) -> dict:
+    """The one division: `{name: sum / weight}`, 0 where nothing was weighed."""
+    return {name: total / jnp.maximum(weight, 1) for name, (total, weight) in terms.items()}
+
+
+def total(config: config_lib.Objective, values: dict):
+    """The training loss: the weighted sum of the mean losses."""
+    loss = config.mlm * values["mlm_loss"]
+    return loss + config.nsp * values["nsp_loss"] if config.nsp else loss

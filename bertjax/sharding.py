@@ -78,37 +78,34 @@ def check(config: config_lib.Config, mesh: Mesh):
             raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
 
 
-def parameter_spec(path: str, ndim: int) -> P:
-    """The PartitionSpec of the parameter at `path` (for example `blocks/query/kernel`).
+def spec(path: str, ndim: int) -> P:
+    """The PartitionSpec of the array at `path`, which ends in a parameter's path.
+
+    Optimizer moments repeat the parameter tree (`opt_state/0/mu/blocks/query/kernel`), so they
+    lie where their parameters lie; scalars (step, counts) are on every device.
 
     Raises:
       ValueError: no row of the table matches, or its rank is not `ndim`.
     """
+    if ndim == 0:
+        return P()
     for pattern, axes in PARAMETERS:
-        if re.fullmatch(pattern, path):
+        if re.search(rf"(^|/)({pattern})$", path):
             if len(axes) != ndim:
                 raise ValueError(f"{path}: table has {len(axes)} dimensions, parameter has {ndim}")
             return P(*(LOGICAL.get(axis) for axis in axes))
     raise ValueError(f"{path}: no row of sharding.PARAMETERS matches")
 
 
-def state_shardings(mesh: Mesh, state):
-    """Shardings for a train state of abstract arrays.
-
-    Optimizer moments repeat the parameter tree, so they are found by the end of their path;
-    scalars (step, counts) are on every device.
-    """
-    names = {p.split("/")[0] for p, _ in PARAMETERS if p[0] != "("}
-    names |= {"pooler", "next_sentence"}
+def abstract(mesh: Mesh, shapes):
+    """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings."""
 
     def place(path, leaf):
-        keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
-        if leaf.ndim == 0:
-            return NamedSharding(mesh, P())
-        start = max(i for i, key in enumerate(keys) if key in names)
-        return NamedSharding(mesh, parameter_spec("/".join(keys[start:]), leaf.ndim))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        sharding = NamedSharding(mesh, spec(name, leaf.ndim))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

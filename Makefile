@@ -1,0 +1,39 @@
+# Two commands: `make quickstart` and `make test`. Both set up .venv first, and say what they run.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+W ?= runs/quickstart
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: $(READY)
+	$(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
+	$(BIN)/bertjax evaluate --workdir=$(W)
+	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
+	$(BIN)/bertjax plot $(W)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv build *.egg-info
+
+# .installing marks an install that was cut off: such an environment is made anew, and so is one
+# whose pip does not run. A working environment that somebody made by hand is kept.
+$(READY): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bertjax needs Python 3.11 or later; say which: make PYTHON=python3.12 ..."; exit 1; }
+	@if [ -e .venv/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo '$(PYTHON) -m venv --clear .venv'; $(PYTHON) -m venv --clear .venv; fi
+	@touch .venv/.installing
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@rm .venv/.installing && touch $(READY)

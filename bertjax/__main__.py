@@ -1,0 +1,197 @@
+"""`bertjax COMMAND ...`: reads the flags, runs one command, leaves with its exit code."""
+
+import inspect
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from bertjax import config as config_lib
+from bertjax import errors
+from bertjax.errors import BertjaxError, UsageError
+
+
+def prepare(values, _):
+    """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...]
+
+    Text to W/store and W/tokenizer, in parallel, atomically; prints what was kept and dropped.
+    """
+    from bertjax.data import prepare
+
+    prepare.prepare(_config(values), _workdir(values))
+
+
+def pretrain(values, _):
+    """pretrain --config=FILE --workdir=W [--config.FIELD=VALUE ...]
+
+    Trains to the last step of the last phase. Prepares first where W/store is missing, and
+    resumes where W/checkpoints exists.
+    """
+    from bertjax import distributed, train
+
+    distributed.initialize()
+    train.pretrain(_config(values), _workdir(values))
+
+
+def evaluate(values, _):
+    """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
+
+    Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
+    --config, that of the run itself (W/config.json).
+    """
+    from bertjax import distributed, evaluate, workdir
+
+    distributed.initialize()
+    directory = _workdir(values)
+    config = _config(values) if values.config is not None else workdir.read_config(directory)
+    print(json.dumps(evaluate.evaluate(config, directory)))
+
+
+def fill_mask(values, args):
+    """fill-mask SRC TEXT [--top_k=5]
+
+    Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or orbax:DIR.
+    """
+    from bertjax import inference
+
+    source, text = _positional(args, "SRC", "TEXT")
+    model = inference.load(source)
+    for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
+        for token, probability in candidates:
+            print(f"{number}  {probability:7.4f}  {token}")
+
+
+def verify(values, args):
+    """verify W/checkpoints
+
+    Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged.
+    """
+    del values
+    from bertjax import checkpoint
+
+    (directory,) = _positional(args, "DIR")
+    reports = checkpoint.verify(Path(directory))
+    for report in reports:
+        print(report)
+    damaged = [str(r.step) for r in reports if r.problems]
+    if damaged:
+        raise errors.DataError(f"{directory}: damaged steps {', '.join(damaged)}")
+
+
+def plot(values, args):
+    """plot W [--out=FILE]
+
+    Loss, accuracies and throughput of a run as a PNG (W/plot.png).
+    """
+    from bertjax import plot
+
+    (workdir,) = _positional(args, "W")
+    print(plot.plot(Path(workdir), None if values.out is None else Path(values.out)))
+
+
+COMMANDS = {
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "fill-mask": fill_mask,
+    "verify": verify,
+    "plot": plot,
+}
+
+
+def _positional(args, *names):
+    if len(args) != len(names):
+        raise UsageError(f"expected {' '.join(names)}, got {len(args)} arguments; see --help")
+    return args
+
+
+def _workdir(values) -> Path:
+    if values.workdir is None:
+        raise UsageError("--workdir: missing; name the directory for what this run writes")
+    return Path(values.workdir)
+
+
+def _config(values) -> config_lib.Config:
+    if values.config is None:
+        raise UsageError("--config: missing; for example --config=configs/bert_base.py")
+    return config_lib.from_config_dict(values.config)
+
+
+def _parse(command: str, argv: list[str]):
+    """`(flag values, positional arguments)` of one command.
+
+    Raises:
+      UsageError: an unknown flag or config field, or a value that does not parse.
+    """
+    values = flags.FlagValues()
+    if command in ("prepare", "pretrain", "evaluate"):
+        config_flags.DEFINE_config_file(
+            "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
+        )
+        flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
+    if command == "fill-mask":
+        flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
+    if command == "plot":
+        flags.DEFINE_string("out", None, "file to write", flag_values=values)
+    for arg in argv:
+        name, _, value = arg.lstrip("-").partition("=")
+        if name.startswith("config."):
+            config_lib.check_field(name)
+        if name == "config" and not Path(value.split(":")[0]).is_file():
+            raise UsageError(f"--config={value}: no such file")
+    try:
+        return values, values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UsageError(" ".join(str(error).split())) from None
+
+
+def _help(command: str | None) -> str:
+    """The text of --help: of all commands, or of one with every config field it reads."""
+    if command is None:
+        usages = (inspect.getdoc(run).split("\n\n", 1) for run in COMMANDS.values())
+        return "usage: bertjax COMMAND ...\n\n" + "\n".join(
+            f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
+        ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
+    text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
+    if command in ("prepare", "pretrain", "evaluate"):
+        rows = (f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_lib.describe())
+        text += "\n\nConfig fields, with their defaults:\n" + "\n".join(rows)
+    return text
+
+
+def run(argv: list[str]) -> int:
+    """Runs `argv` (the program's name first) and returns the exit code."""
+    command = argv[1] if len(argv) > 1 else "--help"
+    if command in ("-h", "--help", "--helpfull", "help"):
+        print(_help(None))
+        return errors.DONE if len(argv) > 1 else errors.USAGE
+    try:
+        if command not in COMMANDS:
+            raise UsageError(f"{command}: no such command; one of {', '.join(COMMANDS)}")
+        if {"-h", "--help", "--helpfull"} & set(argv[2:]):
+            print(_help(command))
+            return errors.DONE
+        values, args = _parse(command, argv[1:])
+        COMMANDS[command](values, args)
+        return errors.DONE
+    except BertjaxError as error:
+        print(f"bertjax {command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"bertjax {command}: {error}", file=sys.stderr)
+        return errors.IO
+    except KeyboardInterrupt:
+        print(f"bertjax {command}: interrupted", file=sys.stderr)
+        return errors.INTERRUPTED
+
+
+def main():
+    """Console script `bertjax`."""
+    sys.exit(run(sys.argv))
+
+
+if __name__ == "__main__":
+    main()

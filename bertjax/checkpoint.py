@@ -1,0 +1,415 @@
+"""Checkpoints that are either whole or set aside: Orbax, and a hash of every file it wrote.
+
+Orbax commits a step by renaming its directory, and restores flipped bits without a word. So a
+step counts only once `integrity.json` lies in it: the size and SHA-256 of every other file, the
+shapes of the arrays, and a hash of the manifest itself. Nothing older is deleted before that.
+
+    W/checkpoints/200/                  a step: Orbax's files and integrity.json
+    W/checkpoints/damaged-300-0/        set aside by a restore, never read again
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from bertjax.errors import DataError, StorageError
+
+MANIFEST = "integrity.json"
+_ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
+_PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
+
+# Parameter name, axis (None: any, or the whole parameter) -> the field that decides its size.
+_FIELDS = (
+    (r"word/embedding|masked_lm/bias", 0, "model.vocab_size"),
+    (r"position/embedding", 0, "model.max_position_embeddings"),
+    (r"token_type/embedding", 0, "model.type_vocab_size"),
+    (r"blocks/intermediate/(kernel|bias)", -1, "model.intermediate_size"),
+    (r"blocks/output/kernel", 1, "model.intermediate_size"),
+    (r"blocks/", 0, "model.num_hidden_layers"),
+)
+_PRESENCE = (
+    (r"^opt_state", "optimizer.name"),
+    (r"token_type", "model.type_vocab_size"),
+    (r"pooler|next_sentence", "model.use_pooler"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What re-reading one step directory found."""
+
+    step: int
+    num_files: int
+    num_bytes: int
+    problems: tuple[str, ...]  # one line for every damaged file; empty where the step is whole
+
+    def __str__(self):
+        if not self.problems:
+            return f"step {self.step}: whole, {self.num_files} files, {self.num_bytes:,} bytes"
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        return f"step {self.step}: {self.problems[0]}{more}"
+
+
+class Checkpoints:
+    """Saves and restores the train state under one directory; one writer at a time.
+
+    Args:
+      directory: usually W/checkpoints; made if missing. What a killed save left is removed.
+      keep: newest whole steps kept.
+
+    Every method raises StorageError where the disk refuses; what was saved before stays.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        _silence_orbax()
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._sealing = None
+        self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        with _storage_errors(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                for leftover in self._directory.glob(f"{_PRUNED}*"):
+                    shutil.rmtree(leftover)
+            # Orbax's own pruning knows nothing of manifests: max_to_keep stays unset.
+            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, state):
+        """Saves a pytree of jax arrays in the background; `state` may be donated at once.
+
+        Returns when the arrays are copied to the host, after the save before it is whole. A step
+        that is there already is left alone: the same run at the same step has the same state.
+
+        Raises:
+          StorageError: this save could not start, or the one before it failed.
+        """
+        self.wait()
+        if step in _steps(self._directory):
+            return
+        with _storage_errors(self._directory):
+            self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
+        self._sealing = self._background.submit(self._seal, step, _shapes(state))
+
+    def _seal(self, step: int, shapes: dict):
+        with _storage_errors(self._directory):
+            self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
+            if jax.process_index() == 0:
+                _write_manifest(self._directory / str(step), shapes)
+                self._prune()
+
+    def _prune(self):
+        steps = _steps(self._directory)
+        sealed = [s for s in steps if (self._directory / str(s) / MANIFEST).exists()]
+        for step in sealed[: -self._keep]:
+            # Renamed first: a kill half-way through leaves no step that looks damaged.
+            leaving = self._directory / f"{_PRUNED}{step}"
+            os.rename(self._directory / str(step), leaving)
+            shutil.rmtree(leaving)
+
+    def restore(self, abstract_state):
+        """`(step, state)` of the newest whole step, or None where nothing was saved yet.
+
+        Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why. If
+        the only step is a damaged step 0, nothing was learned: it is moved away too, and None
+        returned.
+
+        Args:
+          abstract_state: pytree of `jax.ShapeDtypeStruct`, with the shardings wanted; the mesh
+            need not be the one that saved. It may hold only some of the state's top-level keys.
+
+        Raises:
+          DataError: steps exist but none is whole (nothing is moved then), or the state saved
+            has other names, shapes or types.
+        """
+        self.wait()
+        step, damaged = _newest_whole(self._directory)
+        if step is None and any(report.step > 0 for report in damaged):
+            raise _none_whole(self._directory, damaged)
+        with _storage_errors(self._directory):
+            for report in damaged:
+                self._set_aside(report)
+            self._manager.reload()
+        return None if step is None else (step, _read(self._directory / str(step), abstract_state))
+
+    def _set_aside(self, report: StepReport):
+        if jax.process_index() != 0:
+            return
+        taken = len(list(self._directory.glob(f"damaged-{report.step}-*")))
+        target = self._directory / f"damaged-{report.step}-{taken}"
+        os.rename(self._directory / str(report.step), target)
+        _warn(f"checkpoint damaged, moved to {target}: {report}")
+
+    def wait(self):
+        """Blocks until the last save is whole; raises StorageError if it failed."""
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
+
+    def close(self):
+        """Waits, then releases Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            with _storage_errors(self._directory):
+                self._manager.close()
+
+
+def read_newest(directory: Path, abstract_state):
+    """`(step, state)` of the newest whole step, changing nothing on disk (see `restore`).
+
+    For evaluate and fill-mask, which may run beside the training that owns the directory.
+
+    Raises:
+      DataError: no step is whole, or the state saved has other names, shapes or types.
+    """
+    _silence_orbax()
+    directory = Path(directory).absolute()
+    step, damaged = _newest_whole(directory)
+    if step is None:
+        raise _none_whole(directory, damaged)
+    for report in damaged:
+        _warn(f"checkpoint skipped: {report}")
+    return step, _read(directory / str(step), abstract_state)
+
+
+def verify(directory: Path) -> list[StepReport]:
+    """Re-reads every byte of every step against its manifest, oldest step first.
+
+    Raises:
+      DataError: there is no step to verify.
+    """
+    directory = Path(directory).absolute()
+    steps = _steps(directory)
+    if not steps:
+        raise _none_whole(directory, [])
+    return [_inspect(directory / str(step)) for step in steps]
+
+
+def _none_whole(directory, damaged) -> DataError:
+    if not damaged:
+        return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")
+    reasons = "; ".join(str(report) for report in damaged)
+    return DataError(
+        f"{directory}: no checkpoint is whole ({reasons}); "
+        "put back a copy, or move the directory away to start from zero"
+    )
+
+
+def _steps(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+def _newest_whole(directory: Path) -> tuple[int | None, list[StepReport]]:
+    """The newest whole step, and the reports of the damaged ones that are newer."""
+    damaged = []
+    for step in reversed(_steps(directory)):
+        report = _inspect(directory / str(step))
+        if not report.problems:
+            return step, damaged
+        damaged.append(report)
+    return None, damaged
+
+
+# The manifest
+
+
+def _write_manifest(step_dir: Path, shapes: dict):
+    names = _files(step_dir)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        entries = pool.map(lambda name: _entry(step_dir / name, sync=True), names)
+    manifest = {
+        "format": 1,
+        "step": int(step_dir.name),
+        "arrays": shapes,
+        "files": dict(zip(names, entries, strict=True)),
+    }
+    partial = step_dir / f"{MANIFEST}.tmp"
+    with open(partial, "wb") as file:
+        file.write(_dump(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, step_dir / MANIFEST)
+    for directory in (step_dir, step_dir.parent):
+        descriptor = os.open(directory, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _dump(manifest: dict) -> bytes:
+    """The only bytes that stand for this manifest, its own hash included."""
+    body = json.dumps(manifest, sort_keys=True)
+    own = hashlib.sha256(body.encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": own}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _load_manifest(step_dir: Path) -> dict:
+    """Raises ValueError, saying what is wrong, unless every byte is as written."""
+    try:
+        raw = (step_dir / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{MANIFEST} is missing (its save never finished)") from None
+    try:
+        manifest = json.loads(raw)
+        del manifest["sha256"]
+        intact = _dump(manifest) == raw and manifest["step"] == int(step_dir.name)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise ValueError(f"{MANIFEST} is damaged (it does not match its own hash)")
+    return manifest
+
+
+def _files(step_dir: Path) -> list[str]:
+    found = (path for path in step_dir.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(step_dir).as_posix() for path in found if path.name != MANIFEST)
+
+
+def _entry(path: Path, *, sync: bool = False) -> dict:
+    with open(path, "rb") as file:
+        if sync:  # a power cut after this leaves the file as it is hashed here
+            os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _inspect(step_dir: Path) -> StepReport:
+    step = int(step_dir.name)
+    try:
+        expected = _load_manifest(step_dir)["files"]
+    except (ValueError, OSError) as error:
+        return StepReport(step, 0, 0, (str(error),))
+    names = sorted(expected.keys() | set(_files(step_dir)))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda name: _problem(step_dir, name, expected.get(name)), names)
+    num_bytes = sum(entry["bytes"] for entry in expected.values())
+    return StepReport(step, len(names), num_bytes, tuple(p for p in problems if p))
+
+
+def _problem(step_dir: Path, name: str, expected: dict | None) -> str | None:
+    if expected is None:
+        return f"{name}: not part of this checkpoint"
+    try:
+        found = _entry(step_dir / name)
+    except FileNotFoundError:
+        return f"{name}: missing"
+    except OSError as error:
+        return f"{name}: cannot be read ({error.strerror})"
+    for what in ("bytes", "sha256"):
+        if found[what] != expected[what]:
+            return f"{name}: expected {what} {expected[what]}, found {found[what]}"
+    return None
+
+
+# Reading
+
+
+def _shapes(tree) -> dict:
+    """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): {
+            "dtype": str(leaf.dtype),
+            "shape": list(leaf.shape),
+        }
+        for path, leaf in leaves
+    }
+
+
+def _read(step_dir: Path, abstract_state):
+    _check_shapes(step_dir, _shapes(abstract_state))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here),
+        abstract_state,
+    )
+    args = ocp.args.PyTreeRestore(
+        placed,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(placed),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(step_dir / _ITEM, args=args)
+
+
+def _check_shapes(step_dir: Path, wanted: dict):
+    groups = {name.split("/")[0] for name in wanted}
+    saved = _load_manifest(step_dir)["arrays"]
+    saved = {name: array for name, array in saved.items() if name.split("/")[0] in groups}
+    # Parameters first: the optimizer's state differs wherever they do, and says less.
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):
+        old, new = saved.get(name), wanted.get(name)
+        if old != new:
+            raise DataError(
+                f"{step_dir}: {name} is {_text(old)} in the checkpoint but {_text(new)} under this "
+                f"config; set config.{_likely_field(name, old, new)} as it was, or take another "
+                "--workdir"
+            )
+
+
+def _text(array: dict | None) -> str:
+    return "absent" if array is None else f"{array['dtype']}{array['shape']}"
+
+
+def _likely_field(name: str, old: dict | None, new: dict | None) -> str:
+    if old is None or new is None:
+        return next((f for pattern, f in _PRESENCE if re.search(pattern, name)), "model")
+    rank = len(old["shape"])
+    pairs = zip(old["shape"], new["shape"], strict=False)
+    changed = [axis for axis, (a, b) in enumerate(pairs) if a != b]
+    if not changed:
+        return "model"
+    for pattern, axis, field in _FIELDS:
+        if re.search(pattern, name) and axis % rank in changed:
+            return field
+    return "model.hidden_size"
+
+
+# Failures
+
+
+@contextlib.contextmanager
+def _storage_errors(directory: Path):
+    """Turns what the disk refuses into StorageError; TensorStore says it in a ValueError's text."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif code:
+            reason = os.strerror(int(code[1]))
+        else:
+            raise
+        raise StorageError(
+            f"{directory}: checkpoint not written: {reason}; earlier checkpoints are intact: "
+            "make room or write access, then run the same command again"
+        ) from error
+
+
+def _warn(line: str):
+    print(line, file=sys.stderr, flush=True)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _silence_orbax():
+    """Orbax logs a failure's traceback up to six times; the exception itself tells it once."""
+    logging.getLogger("absl").addFilter(_not_from_orbax)

@@ -1,0 +1,98 @@
+"""The corpus that needs no download: English prose that every Python installation carries.
+
+`pydoc_data.topics` is Python's language reference; the rest are docstrings of the standard
+library and of the installed packages, read from source files without importing anything. What
+is not prose (examples, signatures, tables) is left out, and no paragraph comes twice.
+"""
+
+import ast
+import inspect
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from pydoc_data import topics
+
+MOST_BYTES = 8 << 20
+FEWEST_PARAGRAPHS = 3  # of a document
+FEWEST_BYTES = 1000  # in docstrings of a module, for it to be parsed
+_SKIPPED = {"test", "tests", "testing", "idlelib", "_vendor", "site-packages", "__pycache__"}
+_MARKUP = [
+    (re.compile(r"``([^`\n]+)``"), r"\1"),
+    (re.compile(r":[\w:+-]+:`~?([^`<\n]+?)(?:\s*<[^`>]*>)?`"), r"\1"),
+    (re.compile(r"`([^`<\n]+?)(?:\s*<[^`>]*>)?`_{0,2}"), r"\1"),
+    (re.compile(r"(?<!\w)(\*{1,2}|_)(\w[^*\n]*?)\1(?!\w)"), r"\2"),
+    (re.compile(r"\s+\(\S*[:.]//\S*\)|\s*\[\d+\]_?|<?https?://\S+>?"), ""),
+]
+_LABELS = {"Args:", "Arguments:", "Parameters", "Returns:", "Returns", "Raises:", "Attributes:"}
+_WORD = re.compile(r"[A-Za-z][A-Za-z'-]*[,.;:!?)\"']*$")
+
+
+@cache
+def documents() -> list[str]:
+    """Documents of paragraphs, a blank line between them, in an order that only the installed
+    packages decide; at most `MOST_BYTES` bytes in all."""
+    seen, found, size = set(), [], 0
+    for text in _texts():
+        paragraphs = [p for p in map(_prose, re.split(r"\n\s*\n", text)) if p and p not in seen]
+        paragraphs = list(dict.fromkeys(paragraphs))
+        seen.update(paragraphs)
+        if len(paragraphs) < FEWEST_PARAGRAPHS:
+            continue
+        found.append("\n\n".join(paragraphs))
+        size += len(found[-1].encode())
+        if size > MOST_BYTES:
+            break
+    return found
+
+
+def _texts() -> Iterator[str]:
+    """Topics of the language reference, then the docstrings of each module as one text."""
+    for topic in sorted(topics.topics):
+        yield topics.topics[topic]
+    paths = sysconfig.get_paths()
+    for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
+        for path in sorted(Path(root).rglob("*.py")):
+            if not _SKIPPED.intersection(path.relative_to(root).parts):
+                yield _docstrings(path)
+
+
+def _docstrings(path: Path) -> str:
+    try:
+        source = path.read_bytes()
+        quoted = sum(map(len, source.split(b'"""')[1::2]))
+        if quoted < max(FEWEST_BYTES, 0.2 * len(source)):
+            return ""  # parsing is slow, and this would yield little
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escapes
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    return "\n\n".join(_collect(tree))
+
+
+def _collect(node) -> Iterator[str]:
+    """Docstrings of a module or class and of what it defines, in the order of the source."""
+    text = ast.get_docstring(node)
+    if text:
+        yield text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _collect(child)
+
+
+def _prose(paragraph: str) -> str:
+    """The paragraph on one line without its markup, or "" if it does not read as English."""
+    if re.search(r">>>|\.\. |::$|^\s*[|+=~-]{3}|[{}\\]|(?<=\S) {3}\S", paragraph, re.MULTILINE):
+        return ""
+    text = inspect.cleandoc(paragraph)
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    text = re.sub(r"^[*-]\s+", "", " ".join(text.split()))
+    words = text.split(" ")
+    if len(words) < 6 or words[0] in _LABELS or not text[0].isupper() or text[-1] not in ".!?":
+        return ""
+    english = sum(bool(_WORD.match(word)) for word in words)
+    return text if english >= 0.85 * len(words) else ""

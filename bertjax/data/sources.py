@@ -1,0 +1,227 @@
+"""A corpus cut into raw records: .txt, .jsonl, .jsonl.gz, .parquet, TFDS, the built-in sample.
+
+Everything here runs in the one process that reads; what is costly about a record (decoding,
+JSON, sentences) waits for `documents`, which any process can run.
+
+What is wrong with one record only (empty, far too long) is left out and counted; what says that
+the file is not what it claims to be (not UTF-8, broken JSON, truncated gzip) stops the run.
+"""
+
+import glob
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bertjax.config import Data
+from bertjax.data import sample
+from bertjax.data.documents import Record, no_field, one_line, one_sentence_a_line
+from bertjax.errors import DataError, UsageError
+
+EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+CHUNK_BYTES = 1 << 20  # what a worker gets at a time
+LONGEST_RECORD = 16 << 20  # bytes of a line; a longer one is no document
+PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the next blank line
+SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
+SNIFFED = 64 << 10  # bytes looked at to tell the form of a .txt
+
+
+class Chunk(NamedTuple):
+    """Consecutive records; `position` is how much of `size` has been read after them."""
+
+    records: list[Record]
+    position: int
+
+
+def size(data: Data) -> int:
+    """Length of the corpus in the unit of `Chunk.position`: bytes on disk, or examples of TFDS."""
+    if data.source == "files":
+        return sum(Path(path).stat().st_size for path in find_files(data))
+    if data.source == "tfds":
+        return len(_tfds_source(data))
+    return len(sample.documents())
+
+
+def chunks(data: Data, dropped: Counter) -> Iterator[Chunk]:
+    """Cuts the corpus into chunks of about `CHUNK_BYTES`, in order.
+
+    Args:
+      dropped: counts, by reason, what is left out on the way.
+
+    Raises:
+      UsageError: the config names no corpus, or a kind of file that is not known.
+      DataError: a file is missing, binary, truncated or damaged.
+    """
+    readers = {"files": _read_files, "tfds": _read_tfds, "sample": _read_sample}
+    records, held, position = [], 0, 0
+    for record, position in readers[data.source](data, dropped):
+        records.append(record)
+        held += len(record.data)
+        if held >= CHUNK_BYTES:
+            yield Chunk(records, position)
+            records, held = [], 0
+    if records:
+        yield Chunk(records, position)
+
+
+def find_files(data: Data) -> list[str]:
+    """The files that `data.files` names: each pattern in order, its matches sorted, none twice."""
+    patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
+    if not patterns:
+        raise UsageError("config.data.files is unset: name text files, or set config.data.source")
+    paths = []
+    for pattern in patterns:
+        found = [p for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
+        if not found:
+            raise DataError(f"config.data.files={pattern!r}: no file matches")
+        paths += found
+    for path in paths:
+        if not path.endswith(EXTENSIONS):
+            raise UsageError(f"config.data.files: {path!r} is none of {', '.join(EXTENSIONS)}")
+    return list(dict.fromkeys(paths))
+
+
+def _read_files(data, dropped):
+    before = 0
+    for path in find_files(data):
+        length = Path(path).stat().st_size
+        if not length:
+            dropped["empty file"] += 1
+            continue
+        read = _read_parquet if path.endswith(".parquet") else _read_lines
+        try:
+            for record, position in read(path, data, dropped):
+                yield record, before + position
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from None
+        before += length
+
+
+def _read_lines(path, data, dropped):
+    with open(path, "rb") as raw:
+        file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+        head = file.read(SNIFFED)
+        if b"\0" in head:
+            raise DataError(f"{path}: binary, or not UTF-8: NUL at byte {head.index(0)}")
+        file.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)  # byte order mark
+        lines = _lines(file, dropped)
+        if not path.endswith(".txt"):
+            records = ((n, at, "json", line) for n, at, line in lines if line.strip())
+        else:
+            form = data.txt_format
+            if form == "auto":
+                form = (
+                    "sentences"
+                    if one_sentence_a_line(head.decode("utf-8", "ignore"), data.language)
+                    else "prose"
+                )
+            records = _blocks(lines, form)
+        for record in records:
+            yield Record(path, *record), raw.tell()
+
+
+def _lines(file, dropped):
+    """Yields `(line number, byte offset, line)`; a line over `LONGEST_RECORD` is left out."""
+    number, offset = 0, file.tell()
+    while line := file.readline(LONGEST_RECORD):
+        number += 1
+        length = len(line)
+        if length < LONGEST_RECORD:
+            yield number, offset, line
+        else:
+            dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
+            while not line.endswith(b"\n") and (line := file.readline(CHUNK_BYTES)):
+                length += len(line)
+        offset += length
+
+
+def _blocks(lines, form):
+    """Groups the lines of a .txt into documents.
+
+    In google-research/bert's form a blank line ends a document. Plain prose has no documents:
+    it is cut at the first blank line after `PROSE_DOCUMENT` bytes, or at any line after twice that.
+    """
+    shortest, longest = {
+        "sentences": (0, SENTENCES_DOCUMENT),
+        "prose": (PROSE_DOCUMENT, 2 * PROSE_DOCUMENT),
+    }[form]
+    block, held = [], 0
+    for number, offset, line in lines:
+        if not block:
+            first = (number, offset, form)
+        block.append(line)
+        held += len(line)
+        if (held >= shortest and not line.strip()) or held >= longest:
+            if not b"".join(block).isspace():
+                yield *first, b"".join(block)
+            block, held = [], 0
+    if block:
+        yield *first, b"".join(block)
+
+
+def _read_parquet(path, data, dropped):
+    import pyarrow  # heavy, and only some corpora need it
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False) as file:
+            if data.text_field not in file.schema_arrow.names:
+                raise DataError(no_field(path, data.text_field, file.schema_arrow.names))
+            row, rows, length = 0, max(file.metadata.num_rows, 1), Path(path).stat().st_size
+            for batch in file.iter_batches(batch_size=256, columns=[data.text_field]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    record = _text_record(path, row, value, data.text_field, dropped)
+                    if record:
+                        yield record, length * row // rows
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
+
+
+def _read_tfds(data, dropped):
+    source = _tfds_source(data)
+    for start in range(0, len(source), 256):
+        rows = range(start, min(start + 256, len(source)))
+        for row, example in zip(rows, source.__getitems__(rows), strict=True):
+            if data.text_field not in example:
+                raise DataError(no_field(f"TFDS {data.tfds_name}", data.text_field, example))
+            value = example[data.text_field]
+            record = _text_record(data.tfds_name, row, value, data.text_field, dropped)
+            if record:
+                yield record, row + 1
+
+
+def _tfds_source(data):
+    if not data.tfds_name:
+        raise UsageError("config.data.tfds_name is unset; config.data.source=tfds needs it")
+    try:
+        import tensorflow_datasets as tfds  # optional, and slow to import
+
+        return tfds.data_source(data.tfds_name, split=data.tfds_split, data_dir=data.tfds_data_dir)
+    except ImportError as error:
+        raise UsageError(f"config.data.source=tfds: {one_line(error)}; install it") from None
+    except Exception as error:  # whatever a dataset's own code raises
+        name = f"config.data.tfds_name={data.tfds_name!r}, tfds_split={data.tfds_split!r}"
+        raise DataError(f"{name}: {one_line(error)}") from None
+
+
+def _read_sample(data, dropped):
+    for number, text in enumerate(sample.documents(), 1):
+        yield Record("sample", number, 0, "prose", text.encode()), number
+
+
+def _text_record(path, row, value, field, dropped):
+    if value is None:
+        dropped["empty document"] += 1
+        return None
+    value = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    if not isinstance(value, bytes):
+        raise DataError(f"{path}, row {row}: {field!r} is {type(value).__name__}, expected text")
+    if len(value) > LONGEST_RECORD:
+        dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
+        return None
+    return Record(path, row, 0, "prose", value)

@@ -1,0 +1,218 @@
+"""A tokenised corpus on disk: flat arrays, memory-mapped, described by a manifest.
+
+    store/manifest.json                      written last
+    store/{train,heldout}/tokens.bin         uint16 (uint32 beyond 65,536 tokens), no special tokens
+    store/{train,heldout}/sentences.bin      int64 [S+1]: sentence s is tokens[sentences[s]:sentences[s+1]]
+    store/{train,heldout}/documents.bin      int64 [D+1]: document d has sentences documents[d]:documents[d+1]
+
+All numbers are little-endian. There is no empty sentence and no empty document.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from bertjax.errors import DataError
+
+FORMAT = 1
+SPLITS = ("train", "heldout")
+OFFSET = np.dtype("<i8")
+COUNTS = ("tokens", "sentences", "documents")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest type of tokens.bin that holds every id of the vocabulary."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """One split of a corpus: tokens [T], sentences [S+1] and documents [D+1] (see the module)."""
+
+    tokens: np.ndarray
+    sentences: np.ndarray
+    documents: np.ndarray
+    vocab_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self.sentences) - 1
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.documents) - 1
+
+
+def read_manifest(directory: Path) -> dict:
+    """The manifest of the store in `directory`.
+
+    Raises:
+      DataError: there is no store, its manifest is damaged, or another version wrote it.
+    """
+    path = Path(directory) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except FileNotFoundError:
+        raise DataError(f"{directory}: no token store here; run `bertjax prepare`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: damaged manifest ({error}); run `bertjax prepare` again"
+        ) from None
+    if version != FORMAT:
+        raise DataError(f"{path}: format {version}, this version reads {FORMAT}; prepare it again")
+    return manifest
+
+
+def open_store(directory: Path, split: str) -> Store:
+    """Memory-maps one split. Sizes are checked against the manifest; `verify` checks the bytes.
+
+    Raises:
+      DataError: the store or a file of it is missing, or a file has another size.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    dtypes = {"tokens": token_dtype(manifest["vocab_size"])}
+    arrays = {}
+    for name in COUNTS:
+        path = directory / split / f"{name}.bin"
+        expected = manifest["files"].get(f"{split}/{name}.bin", {}).get("bytes")
+        found = path.stat().st_size if path.is_file() else "no file"
+        if found != expected:
+            raise DataError(
+                f"{path}: {found} bytes, the manifest says {expected}; run `bertjax prepare` again"
+            )
+        arrays[name] = _map(path, dtypes.get(name, OFFSET))
+    return Store(**arrays, vocab_size=manifest["vocab_size"])
+
+
+def verify(directory: Path) -> None:
+    """Reads every byte again and compares it with the hash in the manifest.
+
+    Raises:
+      DataError: naming the first file that differs.
+    """
+    directory = Path(directory)
+    for name, recorded in read_manifest(directory)["files"].items():
+        path = directory / name
+        if not path.is_file() or _sha256(path) != recorded["sha256"]:
+            raise DataError(f"{path}: bytes differ from the manifest; run `bertjax prepare` again")
+
+
+def _map(path, dtype):
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Column:
+    """One file that only grows, hashed as it is written."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self._file = path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._dtype = dtype
+        self.bytes = 0
+
+    def append(self, values):
+        data = np.ascontiguousarray(values, self._dtype).data.cast("B")
+        self._file.write(data)
+        self._sha256.update(data)
+        self.bytes += len(data)
+
+    def close(self):
+        self._file.close()
+
+    def finish(self) -> dict:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"bytes": self.bytes, "sha256": self._sha256.hexdigest()}
+
+
+class Writer:
+    """Appends documents to both splits of a new store, in memory that does not grow with it.
+
+    As a context manager it closes its files; a store without the manifest that `finish` writes
+    is never opened.
+    """
+
+    def __init__(self, directory: Path, vocab_size: int):
+        self.directory = Path(directory)
+        self.counts = {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
+        self._vocab_size = vocab_size
+        self._unigrams = np.zeros(vocab_size, np.int64)
+        self._columns = {}
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            for split in SPLITS:
+                (self.directory / split).mkdir(parents=True)
+                for name in COUNTS:
+                    dtype = token_dtype(self._vocab_size) if name == "tokens" else OFFSET
+                    column = _Column(self.directory / split / f"{name}.bin", dtype)
+                    stack.callback(column.close)
+                    if name != "tokens":
+                        column.append([0])
+                    self._columns[split, name] = column
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self._stack.close()
+
+    def append(self, split: str, tokens, sentence_lengths, document_lengths) -> None:
+        """Adds whole documents.
+
+        Args:
+          tokens: ids [T] of all the documents, one after the other.
+          sentence_lengths: tokens in each sentence [S], all positive, summing to T.
+          document_lengths: sentences in each document [D], all positive, summing to S.
+        """
+        counts = self.counts[split]
+        lengths = {"sentences": (sentence_lengths, "tokens"),
+                   "documents": (document_lengths, "sentences")}  # fmt: skip
+        for name, (length, inner) in lengths.items():
+            ends = counts[inner] + np.cumsum(length, dtype=np.int64)
+            self._columns[split, name].append(ends)
+        self._columns[split, "tokens"].append(tokens)
+        for name, values in zip(COUNTS, (tokens, sentence_lengths, document_lengths), strict=True):
+            counts[name] += len(values)
+        if split == "train":
+            self._unigrams += np.bincount(tokens, minlength=self._vocab_size)
+
+    def finish(self, **description) -> dict:
+        """Closes the files, writes the manifest with `description` added, and returns it."""
+        files = {f"{s}/{n}.bin": column.finish() for (s, n), column in self._columns.items()}
+        manifest = {
+            "format": FORMAT,
+            "vocab_size": self._vocab_size,
+            "splits": self.counts,
+            "unigram_entropy": entropy(self._unigrams),
+            "files": files,
+            **description,
+        }
+        with (self.directory / "manifest.json").open("w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        return manifest
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Shannon entropy in nats of the distribution `counts / counts.sum()`; 0.0 for no counts."""
+    p = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(p * np.log(p)).sum())

@@ -1,0 +1,77 @@
+"""Masked-LM and next-sentence figures on held-out documents, with fixed examples and masks."""
+
+import functools
+import math
+from pathlib import Path
+
+import jax
+from rich import console, progress
+
+from bertjax import checkpoint, keys, models, objectives, sharding, workdir
+from bertjax import config as config_lib
+from bertjax.data import masking, pipeline, store
+
+
+class Evaluation:
+    """The held-out figures of one phase's sequence length: call it with parameters.
+
+    The examples are `pipeline.HeldoutBatches`, the masks those of epoch 0: nothing changes from
+    one call to the next but the parameters.
+    """
+
+    def __init__(self, config: config_lib.Config, mesh, store, tokenizer, phase_index: int, phase):
+        self.batches = pipeline.HeldoutBatches(store, tokenizer, config, phase, phase_index)
+        self._mesh = mesh
+
+        def measure(params, batch):
+            key = keys.mask(config, phase_index)
+            batch = masking.mask_tokens(
+                key, batch, tokenizer, config.masking, phase.max_predictions_per_seq
+            )
+            constrain = sharding.constrain_hidden(mesh)
+            outputs = models.apply(config.model, params, batch, constrain=constrain)
+            return objectives.measure(outputs, batch)
+
+        self._measure = jax.jit(measure)
+
+    def __call__(self, params, on_batch=lambda: None) -> dict[str, float]:
+        """Means over all held-out examples; `on_batch` is called after each batch.
+
+        Returns:
+          `mlm_loss` (nats), `mlm_accuracy`, `perplexity` = exp(mlm_loss) and, where the model
+          has the head, `nsp_loss` and `nsp_accuracy`.
+        """
+        rows = sharding.local_rows(self._mesh, self.batches.batch_size)
+        totals = None
+        for step in range(self.batches.num_batches):
+            batch = self.batches.batch(step, rows)
+            batch = sharding.to_global(self._mesh, batch, self.batches.batch_size)
+            terms = self._measure(params, batch)
+            totals = terms if totals is None else jax.tree.map(_add, totals, terms)
+            on_batch()
+        values = {k: float(v) for k, v in objectives.means(totals).items()}
+        return values | {"perplexity": math.exp(min(values["mlm_loss"], 700.0))}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(total, term):
+    return total + term
+
+
+def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
+    """The figures of the newest whole checkpoint of `directory`, for the phase that it ended in.
+
+    Raises:
+      DataError: no store, no held-out documents, or no whole checkpoint.
+    """
+    config, tokenizer = workdir.open_corpus(config, directory, build=False)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check(config, mesh)
+    abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})
+    step, state = checkpoint.read_newest(directory / "checkpoints", abstract)
+    index, _, phase = config.phase_at(max(step - 1, 0))
+    heldout = store.open_store(directory / "store", "heldout")
+    run = Evaluation(config, mesh, heldout, tokenizer, index, phase)
+    with progress.Progress(console=console.Console(stderr=True)) as bar:
+        task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
+        return {"step": step, **run(state["params"], lambda: bar.advance(task))}

@@ -1,0 +1,76 @@
+"""What a run keeps in its directory W: the resolved config, the store, the tokenizer."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from bertjax import config as config_lib
+from bertjax.data import prepare, store, tokenizer
+from bertjax.errors import DataError, StorageError, UsageError
+
+
+def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
+    """`(config, tokenizer)` that fit `W/store`, which is made first where it is missing and may be.
+
+    The config comes back with `model.vocab_size` filled in where it was 0.
+
+    Raises:
+      DataError: no store (and `build` is False), or one that another tokenizer made.
+      UsageError: `model.vocab_size` is smaller than the tokenizer's.
+    """
+    directory = Path(workdir) / "store"
+    if not (directory / "manifest.json").exists() and build:
+        prepare.prepare(config, workdir)
+    manifest = store.read_manifest(directory)
+    encoder = tokenizer.load(Path(workdir) / "tokenizer", config.tokenizer.lowercase)
+    if encoder.sha256 != manifest["tokenizer_sha256"]:
+        raise DataError(
+            f"{directory}: made with another tokenizer than {workdir}/tokenizer holds; "
+            "run bertjax prepare again"
+        )
+    size = config.model.vocab_size or encoder.vocab_size
+    if size < encoder.vocab_size:
+        raise UsageError(
+            f"config.model.vocab_size={size}: the store has token ids up to "
+            f"{encoder.vocab_size - 1}; set it to {encoder.vocab_size}, or to 0"
+        )
+    model = dataclasses.replace(config.model, vocab_size=size)
+    return dataclasses.replace(config, model=model), encoder
+
+
+def read_config(workdir: Path) -> config_lib.Config:
+    """The resolved config of a run, from `W/config.json`.
+
+    Raises:
+      DataError: there is none, or it cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return config_lib.from_config_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; is {workdir} the --workdir of a bertjax run?") from None
+    except (ValueError, UsageError) as error:
+        raise DataError(f"{path}: not a config of this version ({error})") from None
+
+
+def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
+    """Writes `W/config.json`; returns a line for each field that differs from what was there."""
+    path = Path(workdir) / "config.json"
+    changes = _changes(read_config(workdir), config) if path.exists() else []
+    partial = path.with_suffix(".tmp")
+    try:
+        partial.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
+    return changes
+
+
+def _changes(old: config_lib.Config, new: config_lib.Config) -> list[str]:
+    before, after = config_lib.leaves(old), config_lib.leaves(new)
+    return [
+        f"{field}: {before.get(field)!r} -> {after.get(field)!r}"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field)
+    ]
