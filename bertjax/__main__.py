@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from bertjax import config as config_lib
 from bertjax import errors
@@ -30,10 +30,10 @@ def pretrain(values, _):
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import distributed, train
+    from bertjax import distributed, loop
 
     distributed.initialize()
-    train.pretrain(_config(values), _workdir(values))
+    loop.pretrain(_config(values), _workdir(values))
 
 
 def evaluate(values, _):
@@ -117,6 +117,8 @@ def _workdir(values) -> Path:
 def _config(values) -> config_lib.Config:
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/bert_base.py")
+    if not isinstance(values.config, ConfigDict):  # how config_flags marks a file that is not there
+        raise UsageError(f"--config={values['config'].config_filename}: no such file")
     return config_lib.from_config_dict(values.config)
 
 
@@ -137,11 +139,9 @@ def _parse(command: str, argv: list[str]):
     if command == "plot":
         flags.DEFINE_string("out", None, "file to write", flag_values=values)
     for arg in argv:
-        name, _, value = arg.lstrip("-").partition("=")
+        name = arg.lstrip("-").partition("=")[0]
         if name.startswith("config."):
             config_lib.check_field(name)
-        if name == "config" and not Path(value.split(":")[0]).is_file():
-            raise UsageError(f"--config={value}: no such file")
     try:
         return values, values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
@@ -157,7 +157,9 @@ def _help(command: str | None) -> str:
         ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
     text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
     if command in ("prepare", "pretrain", "evaluate"):
-        rows = (f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_lib.describe())
+        rows = (
+            f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_lib.describe()
+        )
         text += "\n\nConfig fields, with their defaults:\n" + "\n".join(rows)
     return text
 

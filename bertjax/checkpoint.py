@@ -10,9 +10,6 @@ shapes of the arrays, and a hash of the manifest itself. Nothing older is delete
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import hashlib
-import json
 import logging
 import os
 import re
@@ -23,13 +20,13 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from bertjax import integrity
 from bertjax.errors import DataError, StorageError
 
-MANIFEST = "integrity.json"
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
 _PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
 
-# Parameter name, axis (None: any, or the whole parameter) -> the field that decides its size.
+# Parameter name and axis -> the field that decides the size there; hidden_size where none does.
 _FIELDS = (
     (r"word/embedding|masked_lm/bias", 0, "model.vocab_size"),
     (r"position/embedding", 0, "model.max_position_embeddings"),
@@ -38,27 +35,12 @@ _FIELDS = (
     (r"blocks/output/kernel", 1, "model.intermediate_size"),
     (r"blocks/", 0, "model.num_hidden_layers"),
 )
+# Parameter name -> the field that decides whether there is such a parameter.
 _PRESENCE = (
     (r"^opt_state", "optimizer.name"),
     (r"token_type", "model.type_vocab_size"),
     (r"pooler|next_sentence", "model.use_pooler"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class StepReport:
-    """What re-reading one step directory found."""
-
-    step: int
-    num_files: int
-    num_bytes: int
-    problems: tuple[str, ...]  # one line for every damaged file; empty where the step is whole
-
-    def __str__(self):
-        if not self.problems:
-            return f"step {self.step}: whole, {self.num_files} files, {self.num_bytes:,} bytes"
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        return f"step {self.step}: {self.problems[0]}{more}"
 
 
 class Checkpoints:
@@ -106,12 +88,12 @@ class Checkpoints:
         with _storage_errors(self._directory):
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
-                _write_manifest(self._directory / str(step), shapes)
+                integrity.write(self._directory / str(step), shapes)
                 self._prune()
 
     def _prune(self):
         steps = _steps(self._directory)
-        sealed = [s for s in steps if (self._directory / str(s) / MANIFEST).exists()]
+        sealed = [s for s in steps if (self._directory / str(s) / integrity.MANIFEST).exists()]
         for step in sealed[: -self._keep]:
             # Renamed first: a kill half-way through leaves no step that looks damaged.
             leaving = self._directory / f"{_PRUNED}{step}"
@@ -143,7 +125,7 @@ class Checkpoints:
             self._manager.reload()
         return None if step is None else (step, _read(self._directory / str(step), abstract_state))
 
-    def _set_aside(self, report: StepReport):
+    def _set_aside(self, report: integrity.StepReport):
         if jax.process_index() != 0:
             return
         taken = len(list(self._directory.glob(f"damaged-{report.step}-*")))
@@ -185,7 +167,7 @@ def read_newest(directory: Path, abstract_state):
     return step, _read(directory / str(step), abstract_state)
 
 
-def verify(directory: Path) -> list[StepReport]:
+def verify(directory: Path) -> list[integrity.StepReport]:
     """Re-reads every byte of every step against its manifest, oldest step first.
 
     Raises:
@@ -195,7 +177,7 @@ def verify(directory: Path) -> list[StepReport]:
     steps = _steps(directory)
     if not steps:
         raise _none_whole(directory, [])
-    return [_inspect(directory / str(step)) for step in steps]
+    return [integrity.inspect(directory / str(step)) for step in steps]
 
 
 def _none_whole(directory, damaged) -> DataError:
@@ -215,105 +197,15 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
-def _newest_whole(directory: Path) -> tuple[int | None, list[StepReport]]:
+def _newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport]]:
     """The newest whole step, and the reports of the damaged ones that are newer."""
     damaged = []
     for step in reversed(_steps(directory)):
-        report = _inspect(directory / str(step))
+        report = integrity.inspect(directory / str(step))
         if not report.problems:
             return step, damaged
         damaged.append(report)
     return None, damaged
-
-
-# The manifest
-
-
-def _write_manifest(step_dir: Path, shapes: dict):
-    names = _files(step_dir)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        entries = pool.map(lambda name: _entry(step_dir / name, sync=True), names)
-    manifest = {
-        "format": 1,
-        "step": int(step_dir.name),
-        "arrays": shapes,
-        "files": dict(zip(names, entries, strict=True)),
-    }
-    partial = step_dir / f"{MANIFEST}.tmp"
-    with open(partial, "wb") as file:
-        file.write(_dump(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, step_dir / MANIFEST)
-    for directory in (step_dir, step_dir.parent):
-        descriptor = os.open(directory, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def _dump(manifest: dict) -> bytes:
-    """The only bytes that stand for this manifest, its own hash included."""
-    body = json.dumps(manifest, sort_keys=True)
-    own = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({**manifest, "sha256": own}, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _load_manifest(step_dir: Path) -> dict:
-    """Raises ValueError, saying what is wrong, unless every byte is as written."""
-    try:
-        raw = (step_dir / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{MANIFEST} is missing (its save never finished)") from None
-    try:
-        manifest = json.loads(raw)
-        del manifest["sha256"]
-        intact = _dump(manifest) == raw and manifest["step"] == int(step_dir.name)
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise ValueError(f"{MANIFEST} is damaged (it does not match its own hash)")
-    return manifest
-
-
-def _files(step_dir: Path) -> list[str]:
-    found = (path for path in step_dir.rglob("*") if not path.is_dir())
-    return sorted(path.relative_to(step_dir).as_posix() for path in found if path.name != MANIFEST)
-
-
-def _entry(path: Path, *, sync: bool = False) -> dict:
-    with open(path, "rb") as file:
-        if sync:  # a power cut after this leaves the file as it is hashed here
-            os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
-
-
-def _inspect(step_dir: Path) -> StepReport:
-    step = int(step_dir.name)
-    try:
-        expected = _load_manifest(step_dir)["files"]
-    except (ValueError, OSError) as error:
-        return StepReport(step, 0, 0, (str(error),))
-    names = sorted(expected.keys() | set(_files(step_dir)))
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda name: _problem(step_dir, name, expected.get(name)), names)
-    num_bytes = sum(entry["bytes"] for entry in expected.values())
-    return StepReport(step, len(names), num_bytes, tuple(p for p in problems if p))
-
-
-def _problem(step_dir: Path, name: str, expected: dict | None) -> str | None:
-    if expected is None:
-        return f"{name}: not part of this checkpoint"
-    try:
-        found = _entry(step_dir / name)
-    except FileNotFoundError:
-        return f"{name}: missing"
-    except OSError as error:
-        return f"{name}: cannot be read ({error.strerror})"
-    for what in ("bytes", "sha256"):
-        if found[what] != expected[what]:
-            return f"{name}: expected {what} {expected[what]}, found {found[what]}"
-    return None
 
 
 # Reading
@@ -349,7 +241,7 @@ def _read(step_dir: Path, abstract_state):
 
 def _check_shapes(step_dir: Path, wanted: dict):
     groups = {name.split("/")[0] for name in wanted}
-    saved = _load_manifest(step_dir)["arrays"]
+    saved = integrity.load(step_dir)["arrays"]
     saved = {name: array for name, array in saved.items() if name.split("/")[0] in groups}
     # Parameters first: the optimizer's state differs wherever they do, and says less.
     for name in sorted(saved.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):

@@ -70,7 +70,9 @@ class Data:
     files: str | None = _field(
         None, "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet"
     )
-    text_field: str = _field("text", "field of a .jsonl, .parquet or TFDS record that holds the text")
+    text_field: str = _field(
+        "text", "field of a .jsonl, .parquet or TFDS record that holds the text"
+    )
     txt_format: str = _field(
         "auto",
         "form of .txt: sentences (one a line, blank line between documents), prose, or auto",
@@ -80,7 +82,9 @@ class Data:
     tfds_name: str | None = _field(None, "TFDS dataset, for example wikipedia/20230601.en")
     tfds_split: str = _field("train", "TFDS split")
     tfds_data_dir: str | None = _field(None, "where TFDS keeps its prepared datasets")
-    heldout_fraction: float = _field(0.01, "share of documents kept out of training, for evaluation")
+    heldout_fraction: float = _field(
+        0.01, "share of documents kept out of training, for evaluation"
+    )
     num_workers: int = _field(0, "processes that tokenise; 0 takes one a core")
     prefetch_batches: int = _field(4, "host batches assembled ahead of the step")
 
@@ -298,7 +302,9 @@ def _coerce(hint, value, path):
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise UsageError(f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}")
+        raise UsageError(
+            f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
+        )
     return value
 
 
@@ -392,10 +398,14 @@ def _check_recipe(c: Config):
     mesh = c.mesh
     for name in ("data", "fsdp", "tensor"):
         value = getattr(mesh, name)
-        _require(value == -1 or value > 0, f"mesh.{name}", value, "must be positive, or -1 for the rest")
+        _require(
+            value == -1 or value > 0, f"mesh.{name}", value, "must be positive, or -1 for the rest"
+        )
     _require([mesh.data, mesh.fsdp, mesh.tensor].count(-1) <= 1, "mesh.data", mesh.data,
              "only one axis may be -1")  # fmt: skip
-    _require(c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps")
+    _require(
+        c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps"
+    )
 
 
 def _check_phase(c: Config, name: str, p: Phase):

@@ -15,7 +15,13 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # Logical axis -> mesh axis. What is not here is not split.
-LOGICAL = {"batch": BATCH_AXES, "vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+LOGICAL = {
+    "batch": BATCH_AXES,
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "embed": "fsdp",
+}
 
 # Parameter path -> logical axis of every dimension; the first match counts, no match is an error.
 # `blocks` have a leading layer axis that scan walks over.

@@ -1,4 +1,4 @@
-"""The train state, the one training step, and the loop."""
+"""The train state and the one training step."""
 
 import functools
 
@@ -8,6 +8,7 @@ import optax
 
 from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
+
 
 def init_state(config: config_lib.Config) -> dict:
     """A fresh state: `params`, `opt_state`, `step`. Nothing else is ever saved."""

@@ -19,7 +19,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax import checkpoint
+from bertjax import checkpoint, integrity
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import DataError, StorageError
 
@@ -140,9 +140,9 @@ def test_partial_restore_reads_params_only(tmp_path):
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):
     save_steps(tmp_path, [4])
-    before = (tmp_path / "4" / checkpoint.MANIFEST).read_bytes()
+    before = (tmp_path / "4" / integrity.MANIFEST).read_bytes()
     save_steps(tmp_path, [4])
-    assert (tmp_path / "4" / checkpoint.MANIFEST).read_bytes() == before
+    assert (tmp_path / "4" / integrity.MANIFEST).read_bytes() == before
 
 
 def damage(path, kind, rng):
@@ -185,7 +185,7 @@ def test_a_hundred_random_damages_are_all_found(tmp_path, capsys):
         assert name in said
         assert said.count("\n") == 1
     checkpoints.close()
-    assert {checkpoint.MANIFEST, "_METADATA", "manifest.ocdbt", "commit_success.txt"} <= hit
+    assert {integrity.MANIFEST, "_METADATA", "manifest.ocdbt", "commit_success.txt"} <= hit
 
 
 def test_a_file_that_does_not_belong_is_damage(tmp_path):
@@ -225,7 +225,7 @@ def test_none_whole_is_an_error_that_moves_nothing(tmp_path):
 
 def test_a_lone_unfinished_step_0_starts_afresh(tmp_path, capsys):
     save_steps(tmp_path, [0])
-    (tmp_path / "0" / checkpoint.MANIFEST).unlink()
+    (tmp_path / "0" / integrity.MANIFEST).unlink()
     checkpoints = Checkpoints(tmp_path, 2)
     assert checkpoints.restore(abstract(make_state(0))) is None
     assert "never finished" in capsys.readouterr().err
@@ -236,13 +236,13 @@ def test_a_lone_unfinished_step_0_starts_afresh(tmp_path, capsys):
 
 def test_an_unfinished_first_save_falls_back_to_step_0(tmp_path):
     save_steps(tmp_path, [0, 100])
-    (tmp_path / "100" / checkpoint.MANIFEST).unlink()
+    (tmp_path / "100" / integrity.MANIFEST).unlink()
     assert restore(tmp_path)[0] == 0
 
 
 def test_read_newest_changes_nothing_on_disk(tmp_path, capsys):
     save_steps(tmp_path, [1, 2])
-    (tmp_path / "2" / checkpoint.MANIFEST).unlink()
+    (tmp_path / "2" / integrity.MANIFEST).unlink()
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # the save of a training that is alive
     before = sorted(tmp_path.rglob("*"))
     step, _ = checkpoint.read_newest(tmp_path, abstract(make_state(0)))
@@ -322,7 +322,7 @@ def test_nothing_is_pruned_before_the_newer_step_is_whole(tmp_path, monkeypatch)
 
     checkpoints = Checkpoints(tmp_path, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_manifest", refuse)
+        patch.setattr(integrity, "write", refuse)
         checkpoints.save(3, make_state(3))
         with pytest.raises(StorageError, match="No space left"):
             checkpoints.wait()
@@ -438,10 +438,10 @@ def test_killed_at_any_moment_training_resumes(tmp_path):
 
 def test_the_manifest_is_plain_json(tmp_path):
     save_steps(tmp_path, [5])
-    manifest = json.loads((tmp_path / "5" / checkpoint.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "5" / integrity.MANIFEST).read_text())
     assert manifest["step"] == 5
     assert manifest["arrays"][KERNEL] == {"dtype": "float32", "shape": [2, 16, 16]}
     found = {
         p.relative_to(tmp_path / "5").as_posix() for p in (tmp_path / "5").rglob("*") if p.is_file()
     }
-    assert set(manifest["files"]) == found - {checkpoint.MANIFEST}
+    assert set(manifest["files"]) == found - {integrity.MANIFEST}

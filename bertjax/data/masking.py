@@ -64,12 +64,16 @@ def mask_tokens(
         choose = _choose_words
     else:
         starts, choose = candidates, _choose_tokens
-    keys = jax.vmap(_example_key, (None, 0, 0))(key, batch["epochs"], batch["example_ids"])
-    positions = jax.vmap(functools.partial(choose, size=max_predictions_per_seq))(
-        keys, candidates, starts, wanted
+    bits = jax.vmap(_example_bits, (None, 0, 0, None))(
+        key, batch["epochs"], batch["example_ids"], ids.shape[1] + 2 * max_predictions_per_seq
     )
+    order_bits, mask_bits, id_bits = jnp.split(
+        bits, (ids.shape[1], ids.shape[1] + max_predictions_per_seq), axis=1
+    )
+    choose = functools.partial(choose, size=max_predictions_per_seq)
+    positions = jax.vmap(choose)(order_bits, candidates, starts, wanted)
     corrupt = functools.partial(_corrupt, tokenizer=tokenizer, masking=masking)
-    return batch | jax.vmap(corrupt)(keys, ids, positions)
+    return batch | jax.vmap(corrupt)(ids, positions, mask_bits, id_bits)
 
 
 def prediction_counts(
@@ -88,30 +92,29 @@ def prediction_counts(
     )
 
 
-def _example_key(key, epoch, example_id):
-    return jax.random.fold_in(jax.random.fold_in(key, epoch), example_id)
+def _example_bits(key, epoch, example_id, count):
+    """All the randomness of one example in one draw: [count] uint32."""
+    return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, epoch), example_id), count)
 
 
-def _shuffle(key, valid):
+def _shuffle(bits, valid):
     """Indices of `valid` [L] in random order, as [L] int32, with L behind the last of them."""
     length = len(valid)
     low = np.uint32((1 << (length - 1).bit_length()) - 1)
-    packed = (jax.random.bits(jax.random.fold_in(key, 0), (length,)) & ~low) | jnp.arange(
-        length, dtype=jnp.uint32
-    )
+    packed = (bits & ~low) | jnp.arange(length, dtype=jnp.uint32)
     packed = jax.lax.sort(jnp.where(valid, packed, _LAST))
     return jnp.where(packed == _LAST, length, packed & low).astype(jnp.int32)
 
 
-def _choose_tokens(key, candidates, starts, wanted, *, size):
+def _choose_tokens(bits, candidates, starts, wanted, *, size):
     """`wanted` of the candidates [L], uniformly: ascending positions [size], then L."""
     del starts
     length = len(candidates)
-    order = _shuffle(key, candidates)[:size]
+    order = _shuffle(bits, candidates)[:size]
     return jax.lax.sort(jnp.where(jnp.arange(size) < wanted, order, length))
 
 
-def _choose_words(key, candidates, starts, wanted, *, size):
+def _choose_words(bits, candidates, starts, wanted, *, size):
     """As `_choose_tokens`, whole words; `starts` [L] marks the first token of each word.
 
     Taking words greedily is sequential: the scan runs over words, in random order, of all
@@ -120,7 +123,7 @@ def _choose_words(key, candidates, starts, wanted, *, size):
     length = len(candidates)
     word = jnp.cumsum(starts) - 1  # of a token: the number of its word
     tokens_in = jax.ops.segment_sum(candidates.astype(jnp.int32), word, length)
-    order = _shuffle(key, jnp.arange(length) < starts.sum())
+    order = _shuffle(bits, jnp.arange(length) < starts.sum())
     sizes = tokens_in.at[order].get(mode="fill", fill_value=length)
 
     def take(total, words):
@@ -133,19 +136,18 @@ def _choose_words(key, candidates, starts, wanted, *, size):
     return jax.lax.sort(jnp.where(chosen, jnp.arange(length), length))[:size]
 
 
-def _corrupt(key, ids, positions, *, tokenizer, masking):
+def _corrupt(ids, positions, mask_bits, id_bits, *, tokenizer, masking):
     """Replaces tokens of `ids` [L] at `positions` [P] (L where unused)."""
     used = positions < len(ids)
     labels = ids.at[positions].get(mode="fill", fill_value=0)
-    draw = jax.random.uniform(jax.random.fold_in(key, 1), positions.shape)
-    random = jax.random.randint(
-        jax.random.fold_in(key, 2), positions.shape, 0, tokenizer.vocab_size, ids.dtype
-    )
+    draw = mask_bits * np.float32(2**-32)
+    # The remainder favours some ids by V / 2**32, less than one in 10**4.
+    random = (id_bits % np.uint32(tokenizer.vocab_size)).astype(ids.dtype)
     is_mask = draw < masking.mask_token_prob
     is_random = draw < masking.mask_token_prob + masking.random_token_prob
     new = jnp.where(is_mask, tokenizer.mask_id, jnp.where(is_random, random, labels))
     return {
-        "input_ids": ids.at[positions].set(new.astype(ids.dtype), mode="drop"),
+        "input_ids": ids.at[positions].set(new, mode="drop"),
         "masked_lm_positions": jnp.where(used, positions, 0),
         "masked_lm_ids": labels,
         "masked_lm_weights": used.astype(jnp.float32),

@@ -208,11 +208,11 @@ def _fill(
         ids = input_ids[row]
         ids[0], ids[first_sep], ids[last_sep] = cls_id, sep_id, sep_id
         for i in range(1, first_sep):
-            ids[i] = tokens[a + i - 1]
-            largest = max(largest, ids[i])
+            token = tokens[a + i - 1]
+            ids[i], largest = token, max(largest, token)
         for i in range(first_sep + 1, last_sep):
-            ids[i] = tokens[b + i - first_sep - 1]
-            largest = max(largest, ids[i])
+            token = tokens[b + i - first_sep - 1]
+            ids[i], largest = token, max(largest, token)
         token_type_ids[row, first_sep + 1 : last_sep + 1] = 1
         attention_mask[row, : last_sep + 1] = 1
     return largest

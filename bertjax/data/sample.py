@@ -54,16 +54,23 @@ def _texts() -> Iterator[str]:
         yield topics.topics[topic]
     paths = sysconfig.get_paths()
     for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
-        for path in sorted(Path(root).rglob("*.py")):
-            if not _SKIPPED.intersection(path.relative_to(root).parts):
-                yield _docstrings(path)
+        for path in _modules(Path(root)):
+            yield _docstrings(path)
+
+
+def _modules(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".py":
+            yield path
+        elif path.is_dir() and path.name not in _SKIPPED:
+            yield from _modules(path)
 
 
 def _docstrings(path: Path) -> str:
     try:
         source = path.read_bytes()
         quoted = sum(map(len, source.split(b'"""')[1::2]))
-        if quoted < max(FEWEST_BYTES, 0.2 * len(source)):
+        if quoted < max(FEWEST_BYTES, 0.3 * len(source)):
             return ""  # parsing is slow, and this would yield little
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other people's invalid escapes

@@ -44,6 +44,16 @@ def size(data: Data) -> int:
     return len(sample.documents())
 
 
+def estimate_bytes(data: Data) -> int:
+    """About how many bytes of text the corpus has: a compressed file counts threefold."""
+    if data.source != "files":
+        return 4096 * size(data)
+    paths = find_files(data)
+    return sum(
+        Path(p).stat().st_size * (3 if p.endswith((".gz", ".parquet")) else 1) for p in paths
+    )
+
+
 def chunks(data: Data, dropped: Counter) -> Iterator[Chunk]:
     """Cuts the corpus into chunks of about `CHUNK_BYTES`, in order.
 

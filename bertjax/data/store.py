@@ -86,7 +86,7 @@ def open_store(directory: Path, split: str) -> Store:
     for name in COUNTS:
         path = directory / split / f"{name}.bin"
         expected = manifest["files"].get(f"{split}/{name}.bin", {}).get("bytes")
-        found = path.stat().st_size if path.is_file() else "no file"
+        found = path.stat().st_size if path.is_file() else "no"
         if found != expected:
             raise DataError(
                 f"{path}: {found} bytes, the manifest says {expected}; run `bertjax prepare` again"

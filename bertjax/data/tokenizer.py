@@ -4,10 +4,10 @@
 in a corpus becomes pieces, never the special token.
 """
 
-import array
 import hashlib
 import json
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
@@ -103,25 +103,20 @@ class WordPiece(Tokenizer):
 
     def encode_flat(self, texts):
         # Nothing that BERT's normaliser, splitter or WordPiece does looks across a space, so the
-        # ids of a text are those of its space-separated words. Most words were seen before.
+        # ids of a text are those of its space-separated words, and most words were seen before.
+        known, dtype = self._bytes_of_word, token_dtype(self.vocab_size)
         words = [text.split(" ") for text in texts]
-        known = self._bytes_of_word
-        new = {word for word in chain.from_iterable(words) if word not in known}
-        if new:
-            if len(known) + len(new) > CACHED_WORDS:
-                known.clear()
-                new = set(chain.from_iterable(words))
-            new = list(new)
-            code = token_dtype(self.vocab_size).char
-            for word, e in zip(new, self._encode_words(new), strict=True):
-                known[word] = array.array(code, e.ids).tobytes()
+        new = list(set(chain.from_iterable(words)).difference(known))
+        encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
+        known.update(
+            (w, array(dtype.char, e.ids).tobytes()) for w, e in zip(new, encoded, strict=True)
+        )
         parts = [b"".join([known[word] for word in line]) for line in words]
-        dtype = token_dtype(self.vocab_size)
+        if len(known) > CACHED_WORDS:  # frequent words came early: forget the new ones
+            for word in new:
+                del known[word]
         lengths = np.fromiter(map(len, parts), np.int64, len(parts)) // dtype.itemsize
         return np.frombuffer(b"".join(parts), dtype), lengths
-
-    def _encode_words(self, words):
-        return self._backend.encode_batch_fast(words, add_special_tokens=False)
 
     def decode(self, ids):
         return self._backend.decode(list(ids), skip_special_tokens=False)

@@ -122,9 +122,9 @@ def fit_lines(texts: Iterable[str], report: Counter) -> Iterator[str]:
     """
     for text in texts:
         if "\0" in text or "▅" in text:
-            report["left out: reserved character"] += 1
+            report["tokenizer training: line with a reserved character"] += 1
         elif len(text.encode()) <= SENTENCEPIECE_LINE:
             yield text
         else:
-            report["cut: too long for SentencePiece"] += 1
+            report["tokenizer training: long line, cut"] += 1
             yield from cut(text, SENTENCEPIECE_LINE // 4)  # UTF-8 takes at most 4 bytes

@@ -11,23 +11,41 @@ import jax.numpy as jnp
 from bertjax.errors import UsageError
 
 
+def _mix(x):
+    """A bijection of 32-bit words in which every input bit reaches every output bit.
+
+    Multiply and xor-shift, with the constants of Wellons' `lowbias32` (public domain).
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def random_words(key, shape):
+    """One random 32-bit word per element, a function of the key and the element's index only.
+
+    `_mix(_mix(index ^ k0) ^ k1)` is a dozen integer operations where `jax.random.bits` runs
+    twenty rounds, and it is elementwise over an iota: XLA fuses it into the consumer, and under
+    any sharding each device makes its own part. Good enough to drop activations, not for
+    anything that needs a statistically certified generator. Past 2**32 elements it repeats.
+    """
+    k0, k1 = jax.random.key_data(key)[:2]
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return _mix(_mix(index ^ k0) ^ k1)
+
+
+@jax.named_scope("dropout")
 def dropout(x, rate: float, key):
     """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
 
-    `key=None` or `rate=0` returns `x`. A 16-bit draw is compared with the rate, so that one
-    32-bit random word serves two elements: dropout bits are a large share of the step where
-    they are computed in software. The rate is met within 2**-17, and the scale uses the rate
-    that is really drawn, so the expectation is exact.
+    `key=None` or `rate=0` returns `x`.
     """
     if key is None or rate == 0.0:
         return x
-    threshold = round(rate * 2**16)
-    half, odd = divmod(x.shape[-1], 2)
-    words = jax.random.bits(key, (*x.shape[:-1], half + odd), jnp.uint32)
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    draws = draws.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    scale = jnp.asarray(1 / (1 - threshold / 2**16), x.dtype)
-    return jnp.where(draws >= threshold, x * scale, 0)
+    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
 
 
 def xla_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_key):

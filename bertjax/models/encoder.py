@@ -25,8 +25,12 @@ def padded_vocab_size(vocab_size: int) -> int:
 
 
 def activation(name: str):
-    """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names)."""
-    return functools.partial(jax.nn.gelu, approximate=name == "gelu_new")
+    """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names).
+
+    Only its input is kept for the backward pass; recomputing costs less than storing three more
+    arrays of the widest shape in the model.
+    """
+    return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=name == "gelu_new"))
 
 
 def linear(config: config_lib.Model, features_in: int, features_out: int, rngs: nnx.Rngs):

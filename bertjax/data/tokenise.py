@@ -1,0 +1,134 @@
+"""Chunks of a corpus to token ids, in several processes."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.config import Data
+from bertjax.data import tokenizer
+from bertjax.data.documents import paragraphs, read_text, segment
+from bertjax.data.sources import Chunk
+from bertjax.errors import BertjaxError
+
+ENCODED_AT_ONCE = 1 << 17  # characters, so that what the tokenizer returns stays small
+IN_FLIGHT = 3  # chunks handed out per worker
+
+
+class Tokenised(NamedTuple):
+    """What a worker makes of one chunk: D documents, S sentences, T tokens."""
+
+    tokens: np.ndarray  # [T]
+    sentence_lengths: np.ndarray  # [S] tokens
+    document_lengths: np.ndarray  # [D] sentences
+    shares: np.ndarray  # [D] float64 in [0, 1), a stable hash of each document's text
+    text_bytes: int
+    dropped: Counter
+
+
+def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[Tokenised]:
+    """Tokenises every chunk in `data.num_workers` processes; results come in order.
+
+    Args:
+      saved: the tokenizer's file, which each process loads.
+    """
+    workers = data.num_workers or len(os.sched_getaffinity(0))
+    if workers == 1:
+        encoder = tokenizer.load(saved)
+        yield from (tokenise(chunk, data, encoder) for chunk in chunks)
+        return
+    # Not fork: threads of this process (JAX has many) would not survive it.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (saved, data))
+    waiting = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_tokenise_here, chunk))
+            if len(waiting) > IN_FLIGHT * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise BertjaxError(
+            f"a worker process died, most likely for lack of memory; "
+            f"set config.data.num_workers below {workers}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(saved, data):
+    # The parent answers Ctrl-C, and a worker must not outlive it, however it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
+    global _encoder, _data
+    _encoder, _data = tokenizer.load(saved), data
+
+
+def _exit_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _tokenise_here(chunk):
+    return tokenise(chunk, _data, _encoder)
+
+
+def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenised:
+    """Documents of a chunk to token ids; a document or sentence without tokens is left out."""
+    dropped = Counter()
+    ids, sentence_lengths, document_lengths, shares = [], [], [], []
+    text_bytes = 0
+    for record in chunk.records:
+        text = read_text(record, data.text_field)
+        sentences = paragraphs(text, record.form)
+        if record.form != "sentences":
+            sentences = [s for p in sentences for s in segment(p, data.language)]
+        lengths = _encode(sentences, encoder, ids)
+        if not lengths.any():
+            dropped["empty document"] += 1
+            continue
+        dropped["sentence without tokens"] += int((lengths == 0).sum())
+        lengths = lengths[lengths > 0]
+        sentence_lengths.append(lengths)
+        document_lengths.append(len(lengths))
+        shares.append(share(text))
+        text_bytes += len(text.encode())
+    return Tokenised(
+        np.concatenate(ids) if ids else np.empty(0, np.uint16),
+        np.concatenate(sentence_lengths) if sentence_lengths else np.empty(0, np.int64),
+        np.array(document_lengths, np.int64),
+        np.array(shares),
+        text_bytes,
+        +dropped,
+    )
+
+
+def _encode(sentences, encoder, ids):
+    """Appends arrays of ids to `ids`; returns the number of ids of each sentence."""
+    lengths, batch, held = [np.empty(0, np.int64)], [], 0
+    for i, sentence in enumerate(sentences, 1):
+        batch.append(sentence)
+        held += len(sentence)
+        if held >= ENCODED_AT_ONCE or i == len(sentences):
+            encoded, counts = encoder.encode_flat(batch)
+            ids.append(encoded)
+            lengths.append(counts)
+            batch, held = [], 0
+    return np.concatenate(lengths)
+
+
+def share(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "little") / (1 << 48)

@@ -1,0 +1,216 @@
+"""The loop: restore or start, train phase by phase, evaluate, save, stop when asked to."""
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+
+import jax
+
+from bertjax import (
+    checkpoint,
+    distributed,
+    evaluate,
+    keys,
+    metrics,
+    models,
+    sharding,
+    train,
+    workdir,
+)
+from bertjax import config as config_lib
+from bertjax.data import masking, pipeline, store
+from bertjax.errors import NonFiniteError, Preempted
+
+
+def pretrain(config: config_lib.Config, directory: Path):
+    """Trains `config` in `directory` to its last step, from wherever that directory stands.
+
+    Raises:
+      Preempted: a signal asked to stop; the state is saved and the same call goes on.
+      NonFiniteError: too many updates in a row were not finite.
+      UsageError, DataError, StorageError: as the config, the corpus, the checkpoints and the
+        disk give reason to.
+    """
+    with distributed.StopSignals() as signals:
+        config, tokenizer = workdir.open_corpus(config, directory, build=True)
+        trainer = Trainer(config, tokenizer, directory, signals)
+        for change in workdir.write_config(config, directory):
+            _say(f"config changed since the last start: {change}")
+        trainer.run()
+
+
+class Trainer:
+    """One run of the loop over `directory`: restores or starts, trains, leaves a checkpoint.
+
+    The metrics of a step are read while the device runs the next one. Between steps the order is
+    metrics, checkpoint, evaluation: a checkpoint never misses a line before it, and a run that
+    resumes at a step where an evaluation is due makes that evaluation again.
+    """
+
+    def __init__(self, config: config_lib.Config, tokenizer, directory: Path, signals):
+        self.config, self.tokenizer, self.directory = config, tokenizer, directory
+        self.signals, self.stopping = signals, signals.requested is not None
+        self.mesh = sharding.make_mesh(config.mesh)
+        sharding.check(config, self.mesh)
+        self.skips = 0  # non-finite updates in a row
+        self.evaluations = {}  # phase index -> Evaluation
+
+    def run(self):
+        """Trains to the last step; raises as `pretrain`."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            directory = self.directory / "checkpoints"
+            self.checkpoints = stack.enter_context(
+                contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
+            )
+            step, state = self._start()
+            self.writer = stack.enter_context(
+                contextlib.closing(
+                    metrics.MetricsWriter(
+                        self.directory, step, tensorboard=config.logging.tensorboard
+                    )
+                )
+            )
+            self.progress = stack.enter_context(metrics.Progress(config.num_steps, step))
+            self._between_steps(step, state)
+            for index, first, phase in config.phase_spans():
+                if step < first + phase.steps:
+                    state = self._run_phase(index, first, phase, step, state)
+                    step = first + phase.steps
+            self.checkpoints.wait()
+
+    def _start(self):
+        """`(step, state)`: the newest whole checkpoint, or step 0 fresh from the seed."""
+        abstract = train.abstract_state(self.config, self.mesh)
+        restored = self.checkpoints.restore(abstract)
+        if restored is not None:
+            _say(f"resuming at step {restored[0]:,} of {self.config.num_steps:,}")
+            return restored
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()
+        # A whole fallback, should the first save on the way be cut off.
+        self.checkpoints.save(0, state)
+        return 0, state
+
+    def _run_phase(self, index, first, phase, start, state):
+        documents = store.open_store(self.directory / "store", "train")
+        batches = pipeline.Batches(documents, self.tokenizer, self.config, phase, index)
+        start, prefetch = max(start, first), self.config.data.prefetch_batches
+        rows = sharding.local_rows(self.mesh, phase.batch_size)
+        reader = pipeline.iterate(batches, start - first, phase.steps, rows=rows, prefetch=prefetch)
+        train_step, pending = None, None
+        with contextlib.closing(reader):
+            for step in range(start, first + phase.steps):
+                batch = sharding.to_global(self.mesh, next(reader), phase.batch_size)
+                if train_step is None:
+                    train_step = self._compile(index, phase, state, batch)
+                    self.speed = self._clock(phase, step)
+                self._profile(step)
+                state, values = train_step(state, batch)
+                if pending:
+                    self._report(*pending, index)
+                pending = step + 1, values
+                self.stopping = self.signals.should_stop(step + 1)
+                if self._must_pause(step + 1):
+                    self._report(*pending, index)
+                    pending = None
+                    self._between_steps(step + 1, state)
+                    self.speed.restart(step + 1)
+        if pending:
+            self._report(*pending, index)
+        return state
+
+    def _compile(self, index, phase, state, batch):
+        started = time.monotonic()
+        mask = functools.partial(
+            masking.mask_tokens,
+            keys.mask(self.config, index),
+            tokenizer=self.tokenizer,
+            masking=self.config.masking,
+            max_predictions_per_seq=phase.max_predictions_per_seq,
+        )
+        compiled = train.compile_step(self.config, self.mesh, mask).lower(state, batch).compile()
+        _say(
+            f"phase {index + 1}: {phase.steps:,} steps of {phase.batch_size} x "
+            f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "
+            f"({dict(self.mesh.shape)}), {models.attention_kernel(self.config.model)} attention, "
+            f"compiled in {time.monotonic() - started:.0f} s"
+        )
+        return compiled
+
+    def _clock(self, phase, step):
+        length, predictions = phase.sequence_length, phase.max_predictions_per_seq
+        flops = metrics.model_flops_per_step(
+            self.config.model, phase.batch_size, length, predictions
+        )
+        peak = self.config.logging.peak_flops_per_device or metrics.peak_flops(jax.devices()[0])
+        return metrics.Speed(step, phase.batch_size * length, flops, peak and peak * self.mesh.size)
+
+    def _report(self, step, values, index):
+        values = {name: float(value) for name, value in jax.device_get(values).items()}
+        if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
+            rated = values | self.speed.rates(step)
+            self.writer.write(step, rated)
+            self.progress.update(step, f"phase {index + 1}", rated)
+        self.skips = self.skips + 1 if values["skipped"] else 0
+        if self.skips >= self.config.optimizer.max_consecutive_skips:
+            raise NonFiniteError(
+                f"step {step}: loss or gradients not finite {self.skips} times in a row; the last "
+                "checkpoint is untouched: lower config.optimizer.learning_rate or lengthen "
+                "config.optimizer.warmup_steps, and run it again"
+            )
+
+    def _due(self, step, every):
+        return step > 0 and every > 0 and (step % every == 0 or step == self.config.num_steps)
+
+    def _must_pause(self, step):
+        every = self.config.checkpoints.every_steps, self.config.evaluation.every_steps
+        return self.stopping or any(self._due(step, n) for n in every)
+
+    def _between_steps(self, step, state):
+        """A checkpoint, an evaluation, or the end that a signal asked for."""
+        if self.stopping:
+            self._stop(step, state)
+        # A checkpoint holds no update that was skipped for want of finite numbers: those leave
+        # the parameters alone.
+        if self._due(step, self.config.checkpoints.every_steps):
+            self.checkpoints.save(step, state)
+        if self._due(step, self.config.evaluation.every_steps):
+            self._evaluate(step, state)
+
+    def _stop(self, step, state):
+        self.checkpoints.save(step, state)
+        self.checkpoints.wait()
+        raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
+
+    def _evaluate(self, step, state):
+        index, _, phase = self.config.phase_at(step - 1)
+        if index not in self.evaluations:
+            heldout = store.open_store(self.directory / "store", "heldout")
+            if not heldout.num_documents:
+                return
+            self.evaluations[index] = evaluate.Evaluation(
+                self.config, self.mesh, heldout, self.tokenizer, index, phase
+            )
+
+        def on_batch():
+            # With several processes they stop together, at the end of a step.
+            if self.signals.requested and jax.process_count() == 1:
+                self._stop(step, state)
+
+        values = self.evaluations[index](state["params"], on_batch)
+        self.writer.write(step, values, prefix="eval")
+        _say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+    def _profile(self, step):
+        start, steps = self.config.logging.profile_start, self.config.logging.profile_steps
+        if start and step == start:
+            jax.profiler.start_trace(str(self.directory / "tensorboard"))
+        if start and step == start + steps:
+            jax.profiler.stop_trace()
+
+
+def _say(line: str):
+    if jax.process_index() == 0:
+        print(line, flush=True)

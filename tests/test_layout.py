@@ -1,0 +1,70 @@
+"""The import rules of the package, read off its syntax trees."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "bertjax"
+
+# Each tier may import itself and the tiers before it.
+TIERS = (
+    {"errors", "config"},
+    {"data"},
+    {"keys"},
+    {"models"},
+    {"objectives", "optimizer", "sharding", "metrics"},
+    {"integrity"},
+    {"checkpoint", "distributed", "workdir"},
+    {"train", "evaluate"},
+    {"loop", "inference", "plot"},
+    {"__main__"},
+)
+LEVEL = {name: level for level, names in enumerate(TIERS) for name in names}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield path, parts, ast.parse(path.read_text())
+
+
+def imported(tree):
+    """`(module, top-level statement?)` for everything a file imports, submodules spelt out."""
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", id(node) in top
+
+
+def test_imports_run_one_way():
+    for path, parts, tree in modules():
+        if parts == ("__init__",):
+            continue
+        for name, _ in imported(tree):
+            target = name.split(".")
+            if target[0] == "bertjax" and len(target) > 1:
+                assert target[1] in LEVEL, f"{path}: {name} has no tier in this test"
+                assert LEVEL[target[1]] <= LEVEL[parts[0]], f"{path} imports {name}"
+
+
+def test_flax_only_under_models():
+    for path, parts, tree in modules():
+        if parts[0] != "models":
+            assert not any(name.split(".")[0] == "flax" for name, _ in imported(tree)), path
+
+
+def test_no_torch_tensorflow_or_transformers():
+    banned = {"torch", "tensorflow", "transformers"}
+    for path, _, tree in modules():
+        assert not any(name.split(".")[0] in banned for name, _ in imported(tree)), path
+
+
+def test_workers_that_tokenise_do_not_import_jax():
+    """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
+    light = {"prepare", "tokenise", "sources", "documents", "store", "tokenizer"}
+    for path, parts, tree in modules():
+        if parts[0] == "data" and parts[-1] in light:
+            assert not any(name.split(".")[0] == "jax" for name, _ in imported(tree)), path

@@ -1,0 +1,252 @@
+"""The program as its users meet it: real processes on real text, killed, stopped and misused."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bertjax import inference, metrics
+from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
+
+CONFIG = """
+from bertjax import config as config_lib
+
+def get_config():
+    config = config_lib.default()
+    config.data.files = "{text}"
+    config.data.heldout_fraction = 0.2
+    config.data.num_workers = 1
+    config.tokenizer.vocab_size = 400
+    config.model.vocab_size = 0
+    config.model.hidden_size = 32
+    config.model.num_hidden_layers = 2
+    config.model.num_attention_heads = 2
+    config.model.intermediate_size = 64
+    config.model.max_position_embeddings = 64
+    config.phases.phase1 = config_lib.phase(
+        steps=120, sequence_length=32, batch_size=8, max_predictions_per_seq=5)
+    config.phases.phase2 = config_lib.phase(
+        steps=40, sequence_length=64, batch_size=4, max_predictions_per_seq=10)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 10
+    config.checkpoints.every_steps = 20
+    config.evaluation.every_steps = 40
+    config.evaluation.num_examples = 32
+    config.evaluation.batch_size = 8
+    config.logging.every_steps = 1
+    config.logging.tensorboard = False
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A config on real text (the language reference that Python carries), and its whole run."""
+    from pydoc_data import topics
+
+    root = tmp_path_factory.mktemp("loop")
+    documents = ["\n".join(t.split("\n\n")) for t in list(topics.topics.values())[:60]]
+    lines = (json.dumps({"text": text}) for text in documents)
+    (root / "text.jsonl").write_text("\n".join(lines) + "\n")
+    (root / "config.py").write_text(CONFIG.format(text=root / "text.jsonl"))
+    run = bertjax(root, "pretrain", root / "whole")
+    assert run.returncode == DONE, run.stderr
+    return root
+
+
+def start(root, command, workdir, *overrides, **popen):
+    # One compilation serves all processes of this module.
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "",
+    }
+    arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bertjax", command, *arguments],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
+    )  # fmt: skip
+
+
+def bertjax(root, command, workdir, *overrides):
+    process = start(root, command, workdir, *overrides)
+    process.stdout, process.stderr = process.communicate(timeout=300)
+    return process
+
+
+def losses(workdir):
+    """Every deterministic figure of metrics.jsonl, in order."""
+    timing = {"seconds_per_step", "tokens_per_second", "mfu"}
+    lines = metrics.read(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+def assert_same_run(workdir, whole):
+    import jax
+
+    assert losses(workdir) == losses(whole)
+    ours, theirs = (inference.load(str(d)) for d in (workdir, whole))
+    assert ours.step == theirs.step == 160
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def wait_for_step(process, workdir, step):
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = metrics.read(path) if path.exists() else []
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+    if process.poll() is None:
+        process.kill()
+        pytest.fail(f"step {step} not reached: {process.communicate()}")
+
+
+def test_a_run_learns_evaluates_and_keeps_what_the_design_says(project):
+    whole = project / "whole"
+    names = {"config.json", "metrics.jsonl", "checkpoints", "store", "tokenizer"}
+    assert names <= {p.name for p in whole.iterdir()}
+    lines = losses(whole)
+    train = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in train] == list(range(1, 161))
+    assert np.mean([t["mlm_loss"] for t in train[100:120]]) < train[0]["mlm_loss"] - 0.3
+    evaluations = [line for line in lines if "eval/mlm_loss" in line]
+    assert [line["step"] for line in evaluations] == [40, 80, 120, 160]
+    assert evaluations[2]["eval/mlm_loss"] < evaluations[0]["eval/mlm_loss"]
+
+
+def test_a_finished_run_started_again_changes_nothing(project):
+    before = losses(project / "whole")
+    run = bertjax(project, "pretrain", project / "whole")
+    assert run.returncode == DONE, run.stderr
+    assert "resuming at step 160 of 160" in run.stdout
+    assert losses(project / "whole") == before
+
+
+def kill_and_resume(project, workdir, moments):
+    """Starts again and again, kills each process at its moment, and lets the last one finish."""
+    for moment in moments:
+        process = start(project, "pretrain", workdir)
+        moment(process, workdir)
+        process.kill()
+        process.communicate()
+    run = bertjax(project, "pretrain", workdir)
+    assert run.returncode == DONE, run.stderr
+
+
+def test_kill_9_and_resume_equals_the_whole_run(project, tmp_path):
+    steps = [15, 70, 130]
+    kill_and_resume(
+        project, tmp_path / "w",
+        [lambda p, w, s=s: wait_for_step(p, w, s) for s in steps],
+    )  # fmt: skip
+    assert_same_run(tmp_path / "w", project / "whole")
+
+
+@pytest.mark.slow
+def test_kill_9_at_10_random_moments_and_resume_equals_the_whole_run(project, tmp_path):
+    draws = random.Random(20261123)
+    started = time.monotonic()
+    bertjax(project, "pretrain", tmp_path / "timed")
+    duration = time.monotonic() - started
+    kill_and_resume(
+        project, tmp_path / "w",
+        [lambda p, w: time.sleep(draws.uniform(0, duration)) for _ in range(10)],
+    )  # fmt: skip
+    assert_same_run(tmp_path / "w", project / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tmp_path, number):
+    process = start(project, "pretrain", tmp_path / "w")
+    wait_for_step(process, tmp_path / "w", 50)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == RESTART, error
+    assert time.monotonic() - sent < 20
+    assert f"{number.name}: saved step" in error
+    run = bertjax(project, "pretrain", tmp_path / "w")
+    assert run.returncode == DONE, run.stderr
+    assert_same_run(tmp_path / "w", project / "whole")
+
+
+def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(project, tmp_path):
+    run = bertjax(
+        project, "pretrain", tmp_path / "w",
+        "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_steps=1",
+        "--config.optimizer.max_consecutive_skips=3",
+    )  # fmt: skip
+    assert run.returncode == INTERNAL
+    assert "not finite 3 times in a row" in run.stderr
+    assert run.stderr.count("\n") == 1
+    skipped = [line["skipped"] for line in losses(tmp_path / "w")]
+    assert skipped[-3:] == [1, 1, 1]
+    model = inference.load(str(tmp_path / "w"))
+    assert all(np.isfinite(x).all() for x in model.params["blocks"]["query"].values())
+
+
+def test_fill_mask_evaluate_verify_and_plot_on_the_finished_run(project, capsys):
+    from bertjax import __main__ as command_line
+
+    whole = str(project / "whole")
+    assert command_line.run(["bertjax", "fill-mask", whole, "the [MASK] of a class"]) == DONE
+    rows = capsys.readouterr().out.splitlines()
+    probabilities = [float(row.split()[1]) for row in rows]
+    assert len(rows) == 5
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 0 < sum(probabilities) <= 1
+    assert command_line.run(["bertjax", "evaluate", f"--workdir={whole}"]) == DONE
+    values = json.loads(capsys.readouterr().out)
+    last = losses(project / "whole")[-1]
+    assert values["step"] == last["step"] == 160
+    # 8 devices here and 1 in the run: the same examples and masks, other sums.
+    np.testing.assert_allclose(values["mlm_loss"], last["eval/mlm_loss"], rtol=1e-4)
+    assert command_line.run(["bertjax", "verify", f"{whole}/checkpoints"]) == DONE
+    assert capsys.readouterr().out.count("whole") == 3
+    assert command_line.run(["bertjax", "plot", whole]) == DONE
+    assert (project / "whole" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert command_line.run(["bertjax", "fill-mask", whole, "no mask"]) == USAGE
+    assert "holds no [MASK]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (["--config.model.hidden_size=64"], DATA, "hidden_size"),
+        (["--config.model.num_hidden_layers=3"], DATA, "num_hidden_layers"),
+        (["--config.model.vocab_size=100"], USAGE, "config.model.vocab_size=100"),
+        (["--config.mesh.data=2"], USAGE, "does not fit 1 devices"),
+        (["--config.phases.phase1.batch_size=100000"], DATA, "batch_size=100000"),
+    ],
+)
+def test_what_does_not_fit_the_run_is_one_line_and_changes_nothing(
+    project, tmp_path, overrides, code, said
+):
+    workdir = shutil.copytree(project / "whole", tmp_path / "w")
+    if "phases" in overrides[0]:
+        shutil.rmtree(workdir / "checkpoints")
+    before = sorted(p.name for p in (workdir / "checkpoints").rglob("*"))
+    run = bertjax(project, "pretrain", workdir, *overrides)
+    assert run.returncode == code, run.stderr
+    assert said in run.stderr
+    assert run.stderr.count("\n") == 1
+    if before:
+        assert sorted(p.name for p in (workdir / "checkpoints").rglob("*")) == before
+
+
+def test_no_silent_start_from_zero_and_no_traceback_without_a_run(tmp_path):
+    from bertjax import __main__ as command_line
+
+    assert command_line.run(["bertjax", "fill-mask", str(tmp_path), "[MASK]"]) == DATA
+    assert command_line.run(["bertjax", "verify", str(tmp_path)]) == DATA
+    assert command_line.run(["bertjax", "plot", str(tmp_path)]) == DATA
+    assert command_line.run(["bertjax", "evaluate", f"--workdir={tmp_path}"]) == DATA

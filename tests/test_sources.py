@@ -1,0 +1,277 @@
+"""Every kind of corpus becomes the documents that it holds, and every broken one a clear line."""
+
+import gzip
+import json
+import tracemalloc
+from collections import Counter
+
+import pytest
+
+from bertjax.config import Data
+from bertjax.data import documents, sample, sources
+from bertjax.errors import DataError, UsageError
+
+
+def read(path, dropped=None, **fields):
+    """The sentences of each document."""
+    data = Data(files=str(path), **fields) if path else Data(**fields)
+    found = []
+    for chunk in sources.chunks(data, Counter() if dropped is None else dropped):
+        for record in chunk.records:
+            lines = documents.paragraphs(documents.read_text(record, data.text_field), record.form)
+            if record.form != "sentences":
+                lines = [s for line in lines for s in documents.segment(line, data.language)]
+            found.append(lines)
+    return found
+
+
+def write_jsonl(path, texts):
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
+    return path
+
+
+REFERENCE_FORM = """\
+The first document has two sentences.
+Dr. Smith wrote this one on Jan. 5, and it stays whole.
+
+The second document starts here.
+It has a heading without a full stop
+And it ends here.
+"""
+
+WRAPPED = """\
+It was a bright cold day in April, and the clocks were striking. A man went
+through the glass doors of the mansions, though not quickly enough to
+prevent a swirl of gritty dust from entering along with him.
+
+The hallway smelt of boiled cabbage. At one end of it a poster, too large
+for indoor display, had been tacked to the wall.
+"""
+
+
+def test_reference_form(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(REFERENCE_FORM)
+    expected = [block.split("\n") for block in REFERENCE_FORM.strip().split("\n\n")]
+    assert read(path) == expected
+    assert read(path, txt_format="sentences") == expected
+    path.write_bytes(b"\xef\xbb\xbf" + REFERENCE_FORM.replace("\n", "\r\n").encode())
+    assert read(path) == expected
+
+
+def test_wrapped_prose_is_one_document_of_whole_sentences(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(WRAPPED)
+    (sentences,) = read(path)
+    assert len(sentences) == 4
+    assert sentences[0] == "It was a bright cold day in April, and the clocks were striking."
+    assert sentences[1].startswith("A man went through the glass")
+
+
+def test_prose_with_a_paragraph_a_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("One is here. Two is here.\nHeading\nThree is here. Four is here.\n")
+    assert read(path) == [
+        ["One is here.", "Two is here.", "Heading", "Three is here.", "Four is here."]
+    ]
+
+
+def test_long_prose_is_cut_at_blank_lines_and_loses_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    paragraph = "This is sentence number {}. It is followed by another one.\n\n"
+    path.write_text("".join(paragraph.format(i) for i in range(5000)))
+    found = read(path, txt_format="prose")
+    assert len(found) == pytest.approx(path.stat().st_size / sources.PROSE_DOCUMENT, abs=1)
+    assert sum(map(len, found)) == 10_000
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_jsonl(tmp_path, name):
+    path = write_jsonl(tmp_path / name, ["One is here. Two is here.\nThree is here.", "Four."])
+    assert read(path) == [["One is here.", "Two is here.", "Three is here."], ["Four."]]
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = [f"Document {i}. It ends." for i in range(600)]
+    table = pyarrow.table({"body": [*texts, None], "id": list(range(601))})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    dropped = Counter()
+    found = read(tmp_path / "a.parquet", dropped, text_field="body")
+    assert found == [[f"Document {i}.", "It ends."] for i in range(600)]
+    assert dropped == {"empty document": 1}
+    with pytest.raises(DataError, match="no field 'text', it has body, id"):
+        read(tmp_path / "a.parquet")
+
+
+def test_globs_in_order_without_repeats(tmp_path):
+    for name in "cab":
+        write_jsonl(tmp_path / f"{name}.jsonl", [f"This is {name}."])
+    found = read(f"{tmp_path}/c.jsonl, {tmp_path}/*.jsonl")
+    assert found == [["This is c."], ["This is a."], ["This is b."]]
+
+
+def test_tfds(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class TinyProse(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(300):
+                yield i, {"text": f"Number {i} has an é. It ends."}
+
+    builder = TinyProse(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+    data = Data(source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path))
+    assert sources.size(data) == 300
+    found = read(None, source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path))
+    assert sorted(found) == sorted([f"Number {i} has an é.", "It ends."] for i in range(300))
+    with pytest.raises(DataError, match="no field 'body', it has text"):
+        read(None, source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path),
+             text_field="body")  # fmt: skip
+    with pytest.raises(DataError, match="tfds_name='no_such_set'"):
+        read(None, source="tfds", tfds_name="no_such_set", tfds_data_dir=str(tmp_path))
+    with pytest.raises(UsageError, match="tfds_name is unset"):
+        read(None, source="tfds")
+
+
+def test_sample_is_distinct_english_prose(monkeypatch):
+    monkeypatch.setattr(sample, "MOST_BYTES", 1_000_000)  # all of it takes longer
+    sample.documents.cache_clear()
+    texts = sample.documents()
+    assert 1e6 <= sum(len(text.encode()) for text in texts) < 1.2e6
+    paragraphs = [p for text in texts for p in text.split("\n\n")]
+    assert len(set(paragraphs)) == len(paragraphs)
+    joined = "\n".join(paragraphs)
+    assert ">>>" not in joined
+    letters = sum(c.isalpha() or c.isspace() for c in joined)
+    assert letters > 0.93 * len(joined)  # English prose has about .96, this file .75
+    words = Counter(joined.lower().split())
+    assert words["the"] == max(words.values())
+    sample.documents.cache_clear()
+    assert sample.documents() == texts
+    sample.documents.cache_clear()
+
+
+def test_sample_reads_no_code(tmp_path):
+    module = tmp_path / "m.py"
+    body = "The module explains itself in a whole sentence of prose."
+    module.write_text(f'"""{body}"""\nraise SystemExit\n\ndef f():\n    """{body * 20}"""\n')
+    assert sample._docstrings(module).startswith(body)
+    module.write_text("def broken(:\n" + '"""' + "x" * 2000 + '"""')
+    assert sample._docstrings(module) == ""
+
+
+def test_lines_are_joined_only_where_a_margin_broke_them():
+    wrapped = "a" * 60 + "\n" + "b" * 60 + "\n" + "c" * 10
+    assert len(documents.paragraphs(wrapped, "prose")) == 1
+    ended = wrapped.replace("\n", ".\n")
+    assert len(documents.paragraphs(ended, "prose")) == 3
+    assert len(documents.paragraphs("Short\nlist\nof items", "prose")) == 3
+    assert len(documents.paragraphs(wrapped, "sentences")) == 3
+
+
+def test_no_sentence_is_longer_than_the_limit():
+    limit = documents.LONGEST_SENTENCE
+    text = "word " * limit
+    sentences = documents.segment(text, "en")
+    assert max(map(len, sentences)) <= limit
+    assert " ".join(sentences) == text.strip()
+    blob = "x" * (2 * limit + 1)
+    assert "".join(documents.segment(blob, "en")) == blob
+
+
+def test_lone_surrogate_does_not_stop_the_run(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Half a pair \\ud83d here."}\n')
+    assert read(path) == [["Half a pair ? here."]]
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        (None, UsageError, r"config.data.files is unset"),
+        ("nothing-*.txt", DataError, r"nothing-\*.txt': no file matches"),
+        ("a.pdf", UsageError, r"a.pdf' is none of .txt"),
+        ("latin1.txt", DataError, r"latin1.txt:4: not UTF-8 at byte 24"),
+        ("latin1.jsonl", DataError, r"latin1.jsonl:2: not UTF-8 at byte 24"),
+        ("binary.txt", DataError, r"binary.txt: binary, or not UTF-8: NUL at byte 2"),
+        ("cut.jsonl.gz", DataError, r"cut.jsonl.gz: truncated or damaged gzip"),
+        ("plain.jsonl.gz", DataError, r"plain.jsonl.gz: truncated or damaged gzip"),
+        ("broken.jsonl", DataError, r"broken.jsonl:2: not JSON"),
+        ("list.jsonl", DataError, r"list.jsonl:1: a JSON list, expected an object"),
+        ("field.jsonl", DataError, r"field.jsonl:1: no field 'text', it has body; set"),
+        ("number.jsonl", DataError, r"number.jsonl:1: field 'text' is int"),
+        ("text.parquet", DataError, r"text.parquet: damaged parquet"),
+    ],
+)
+def test_bad_input(tmp_path, monkeypatch, files, error, message):
+    monkeypatch.chdir(tmp_path)
+    good = b'{"text": "It is here."}\n'
+    contents = {
+        "a.pdf": b"%PDF",
+        "latin1.txt": b"One is here.\nTwo.\n\nA caf\xe9 is here.\n",
+        "latin1.jsonl": good + b'\xe9{"text": ""}\n',
+        "binary.txt": b"\x7fE\0LF",
+        "cut.jsonl.gz": gzip.compress(good * 1000)[:-20],
+        "plain.jsonl.gz": good,
+        "broken.jsonl": good + b'{"text": "It is\n',
+        "list.jsonl": b"[1]\n",
+        "field.jsonl": b'{"body": "It is here."}\n',
+        "number.jsonl": b'{"text": 3}\n',
+        "text.parquet": b"this is no parquet file",
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(error, match=message) as caught:
+        read(files)
+    assert one_line(caught)
+
+
+def test_empty_files_and_lines_are_counted(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    write_jsonl(tmp_path / "some.jsonl", ["It is here."])
+    dropped = Counter()
+    assert read(f"{tmp_path}/*", dropped) == [["It is here."]]
+    assert dropped == {"empty file": 1}
+
+
+def test_a_100_mb_line_is_left_out_in_bounded_memory(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "Before."}\n{"text": "')
+        for _ in range(100):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n{"text": "After."}\n')
+    dropped = Counter()
+    tracemalloc.start()
+    found = read(path, dropped)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [["Before."], ["After."]]
+    assert dropped == {"line over 16 MiB": 1}
+    assert peak < 3 * sources.LONGEST_RECORD
+
+
+def test_positions_reach_the_size(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["It is here. " * 1000] * 500)
+    data = Data(files=str(path))
+    found = list(sources.chunks(data, Counter()))
+    positions = [chunk.position for chunk in found]
+    assert len(found) > 3
+    assert positions == sorted(positions)
+    assert positions[-1] == sources.size(data)
