@@ -46,7 +46,9 @@ def parse_arguments():
     parser.add_argument("--pairs", type=int, default=6, help="timed steps of each side (6)")
     parser.add_argument("--dropout", type=float, default=0.1, help="both dropout rates (0.1)")
     parser.add_argument("--scan_unroll", type=int, help="model.scan_unroll (its default)")
-    parser.add_argument("--profile", action="store_true", help="bertjax's time by kind of operation")
+    parser.add_argument(
+        "--profile", action="store_true", help="bertjax's time by kind of operation"
+    )
     return parser.parse_args()
 
 
@@ -270,7 +272,9 @@ def main():
         step()
         return profile(step)
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        sys.exit("skipped: the comparison needs torch and transformers (pip install torch transformers)")
+        sys.exit(
+            "skipped: the comparison needs torch and transformers (pip install torch transformers)"
+        )
     sides = {"bertjax": step}
     for name, masked in (("torch stock", False), ("torch masked", True)):
         sides[name] = TorchStep(config, batch, masked)

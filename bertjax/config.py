@@ -378,6 +378,7 @@ def _check_model(m: Model):
 
 
 def _check_recipe(c: Config):
+    _require(c.seed >= 0, "seed", c.seed, "must be 0 or positive")
     nsp = c.objective.nsp
     _require(nsp == 0 or c.model.use_pooler, "objective.nsp", nsp, "needs model.use_pooler=True")
     for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):

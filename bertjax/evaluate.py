@@ -66,7 +66,7 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
     """
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check(config, mesh)
+    sharding.check(config, mesh, training=False)
     abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})
     step, state = checkpoint.read_newest(directory / "checkpoints", abstract)
     index, _, phase = config.phase_at(max(step - 1, 0))

@@ -62,11 +62,12 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def check(config: config_lib.Config, mesh: Mesh):
+def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
     """Raises UsageError, naming the field, where a batch or a layer does not divide by the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    batches = {f"phases.{name}.batch_size": p.batch_size for name, p in config.phases.items()}
-    batches["evaluation.batch_size"] = config.evaluation.batch_size
+    batches = {"evaluation.batch_size": config.evaluation.batch_size}
+    if training:
+        batches |= {f"phases.{name}.batch_size": p.batch_size for name, p in config.phases.items()}
     for field, size in batches.items():
         if size % rows:
             raise UsageError(

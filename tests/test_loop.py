@@ -186,8 +186,8 @@ def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(pro
         "--config.optimizer.max_consecutive_skips=3",
     )  # fmt: skip
     assert run.returncode == INTERNAL
-    assert "not finite 3 times in a row" in run.stderr
-    assert run.stderr.count("\n") == 1
+    assert "not finite 3 times in a row" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
     skipped = [line["skipped"] for line in losses(tmp_path / "w")]
     assert skipped[-3:] == [1, 1, 1]
     model = inference.load(str(tmp_path / "w"))

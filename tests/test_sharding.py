@@ -145,11 +145,15 @@ def test_per_shard_clipping_is_the_mean_of_clipped_parts_on_any_mesh():
     config = config_lib.Config(model=model, phases={"phase1": PHASE}, optimizer=opt)
     params = models.init(model, keys.root(config, keys.INIT))
     batch = make_batch(0)
-    got, _ = train.clipped_gradients(config, params, batch, None, lambda x: x)
+    clipped_gradients = jax.jit(
+        lambda p, b: train.clipped_gradients(config, p, b, None, lambda x: x)
+    )
+    gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, lambda x: x))
+    got, _ = clipped_gradients(params, batch)
     total, clipped = jax.tree.map(jnp.zeros_like, params), 0
     for part in range(8):
         rows = jax.tree.map(lambda x, part=part: x[2 * part : 2 * part + 2], batch)
-        grads, _ = train.gradients(config, params, rows, None, lambda x: x)
+        grads, _ = gradients(params, rows)
         norm = float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))))
         clipped += norm > 0.5
         total = jax.tree.map(lambda t, g, n=norm: t + g * min(1, 0.5 / n) / 8, total, grads)

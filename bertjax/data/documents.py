@@ -1,8 +1,8 @@
 """One raw record to sentences: decoding, JSON, paragraphs, segmentation.
 
-Sentences come from `sentencex` (measured against others in benchmarks/RESULTS.md): it keeps
-abbreviations and whole quotations together, and takes about a thirtieth of the time that
-tokenising takes.
+Sentences come from `sentencex`, chosen for speed: tens of MB/s where syntok, pysbd and blingfire
+make 0.1 to 8. It cuts nine paragraphs of Wikipedia and novels in ten exactly as syntok does; most
+other times it keeps a quotation of several sentences whole.
 """
 
 import json

@@ -176,11 +176,13 @@ def _order(config, phase_index, epoch, count):
 def _assemble(store, tokenizer, index, ids, sequence_length):
     """The rows of the examples `ids` [B] of `index`: all of a batch but `epochs`."""
     shape = len(ids), sequence_length
-    input_ids = np.full(shape, tokenizer.pad_id, np.int32)
-    token_type_ids, attention_mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    largest = _fill(np.asarray(store.tokens), index.a_start[ids], index.a_length[ids],
-                    index.b_start[ids], index.b_length[ids], tokenizer.cls_id, tokenizer.sep_id,
-                    input_ids, token_type_ids, attention_mask)  # fmt: skip
+    input_ids, token_type_ids, attention_mask = (np.empty(shape, np.int32) for _ in range(3))
+    largest = _fill(
+        np.asarray(store.tokens),
+        index.a_start[ids], index.a_length[ids], index.b_start[ids], index.b_length[ids],
+        tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
+        input_ids, token_type_ids, attention_mask,
+    )  # fmt: skip
     if largest >= tokenizer.vocab_size:  # a device would clamp it in silence
         raise DataError(
             f"the store has token id {largest}, but the vocabulary has {tokenizer.vocab_size} "
@@ -197,9 +199,10 @@ def _assemble(store, tokenizer, index, ids, sequence_length):
 
 @numba.njit(cache=True, nogil=True)
 def _fill(
-    tokens, a_start, a_length, b_start, b_length, cls_id, sep_id,
+    tokens, a_start, a_length, b_start, b_length, cls_id, sep_id, pad_id,
     input_ids, token_type_ids, attention_mask,
 ):  # fmt: skip
+    """Writes every element of the last three, and returns the largest token id read."""
     largest = 0
     for row in range(len(a_start)):
         a, b = a_start[row], b_start[row]
@@ -207,12 +210,15 @@ def _fill(
         last_sep = first_sep + 1 + b_length[row]
         ids = input_ids[row]
         ids[0], ids[first_sep], ids[last_sep] = cls_id, sep_id, sep_id
+        ids[last_sep + 1 :] = pad_id
         for i in range(1, first_sep):
             token = tokens[a + i - 1]
             ids[i], largest = token, max(largest, token)
         for i in range(first_sep + 1, last_sep):
             token = tokens[b + i - first_sep - 1]
             ids[i], largest = token, max(largest, token)
+        token_type_ids[row] = 0
         token_type_ids[row, first_sep + 1 : last_sep + 1] = 1
         attention_mask[row, : last_sep + 1] = 1
+        attention_mask[row, last_sep + 1 :] = 0
     return largest

@@ -88,17 +88,19 @@ def _install(scratch, workdir):
 def _build(config, scratch, console):
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifest."""
     scratch.mkdir()
+    with console.status("opening the corpus"):
+        size = sources.size(config.data)
     dropped = Counter()
-    model = _get_tokenizer(config, dropped, console)
-    size = config.model.vocab_size
-    if 0 < size < model.vocab_size:
+    model = _get_tokenizer(config, size, dropped, console)
+    vocab_size = config.model.vocab_size
+    if 0 < vocab_size < model.vocab_size:
         raise UsageError(
-            f"config.model.vocab_size={size}: the tokenizer has {model.vocab_size} tokens; "
+            f"config.model.vocab_size={vocab_size}: the tokenizer has {model.vocab_size} tokens; "
             "set it to that, or to 0 to take the tokenizer's size"
         )
     saved = model.save(scratch / "tokenizer")
     with Writer(scratch / "store", model.vocab_size) as writer:
-        text_bytes = _fill(writer, config.data, saved, dropped, console)
+        text_bytes = _fill(writer, config.data, size, saved, dropped, console)
         dropped = dict(sorted(dropped.items()))
         if not writer.counts["train"]["documents"]:
             why = _reasons(dropped) or "no text"
@@ -114,12 +116,11 @@ def _build(config, scratch, console):
         )
 
 
-def _fill(writer, data, saved, dropped, console):
+def _fill(writer, data, size, saved, dropped, console):
     """Tokenises the corpus into `writer`; returns the bytes of its text."""
     text_bytes = 0
-    chunks = _watched(sources.chunks(data, dropped), data, "tokenise", console)
-    with contextlib.closing(tokenise_all(chunks, data, saved)) as results:
-        for result in results:
+    with contextlib.closing(tokenise_all(sources.chunks(data, dropped), data, saved)) as results:
+        for result in _watched(results, size, "tokenise", console):
             _write(writer, result, data.heldout_fraction)
             dropped.update(result.dropped)
             text_bytes += result.text_bytes
@@ -170,16 +171,18 @@ def _write(writer, result, heldout_fraction):
         )
 
 
-def _get_tokenizer(config, report, console):
+def _get_tokenizer(config, size, dropped, console):
     if config.tokenizer.path:
         return tokenizer.load(config.tokenizer.path, config.tokenizer.lowercase)
-    texts = _training_texts(config, console)
-    if config.tokenizer.kind == "sentencepiece":
-        texts = train_tokenizer.fit_lines(texts, report)
-    return train_tokenizer.train(config.tokenizer, texts)
+    with contextlib.closing(_training_texts(config, size, console)) as texts:
+        if config.tokenizer.kind == "sentencepiece":
+            return train_tokenizer.train(
+                config.tokenizer, train_tokenizer.fit_lines(texts, dropped)
+            )
+        return train_tokenizer.train(config.tokenizer, texts)
 
 
-def _training_texts(config, console):
+def _training_texts(config, size, console):
     """Paragraphs of documents that are not held out, thinned to `TRAINING_BYTES` in all.
 
     The same hash that holds documents out decides which of the others stay.
@@ -188,29 +191,31 @@ def _training_texts(config, console):
     wanted = TRAINING_BYTES[config.tokenizer.kind] / max(sources.estimate_bytes(data), 1)
     high = low + (1 - low) * min(wanted, 1.0)
     first = True
-    for chunk in _watched(sources.chunks(data, Counter()), data, "train tokenizer", console):
-        for record in chunk.records:
-            text = read_text(record, data.text_field)
-            if first or low <= share(text) < high:
-                found = paragraphs(text, record.form)
-                first = first and not found
-                yield from found
+    with contextlib.closing(sources.chunks(data, Counter())) as chunks:
+        for chunk in _watched(chunks, size, "read for vocabulary", console):
+            for record in chunk.records:
+                text = read_text(record, data.text_field)
+                if first or low <= share(text) < high:
+                    found = paragraphs(text, record.form)
+                    first = first and not found
+                    yield from found
+    console.print(f"learning a vocabulary of {config.tokenizer.vocab_size:,} tokens ...")
 
 
-def _watched(chunks, data, title, console):
-    """Passes chunks on and shows how far reading has come, its rate and the time left."""
+def _watched(items, size, title, console):
+    """Passes chunks or results on and shows how far they reach, their rate and the time left."""
     columns = (
-        TextColumn("{task.description:16}"),
+        TextColumn("{task.description:20}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]:.1f} MB/s of text"),
+        TextColumn("{task.fields[rate]:.1f} MB/s"),
         TimeRemainingColumn(),
     )
     done, started = 0, time.monotonic()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=sources.size(data), rate=0.0)
-        for chunk in chunks:
-            yield chunk
-            done += sum(len(record.data) for record in chunk.records)
+        task = bar.add_task(title, total=size, rate=0.0)
+        for item in items:
+            done += item.text_bytes
             rate = done / (time.monotonic() - started) / 1e6
-            bar.update(task, completed=chunk.position, rate=rate)
+            bar.update(task, completed=item.position, rate=rate)
+            yield item

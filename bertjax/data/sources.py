@@ -34,6 +34,10 @@ class Chunk(NamedTuple):
     records: list[Record]
     position: int
 
+    @property
+    def text_bytes(self) -> int:
+        return sum(len(record.data) for record in self.records)
+
 
 def size(data: Data) -> int:
     """Length of the corpus in the unit of `Chunk.position`: bytes on disk, or examples of TFDS."""

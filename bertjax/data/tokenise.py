@@ -32,6 +32,7 @@ class Tokenised(NamedTuple):
     document_lengths: np.ndarray  # [D] sentences
     shares: np.ndarray  # [D] float64 in [0, 1), a stable hash of each document's text
     text_bytes: int
+    position: int  # of the chunk
     dropped: Counter
 
 
@@ -110,6 +111,7 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
         np.array(document_lengths, np.int64),
         np.array(shares),
         text_bytes,
+        chunk.position,
         +dropped,
     )
 

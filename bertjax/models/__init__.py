@@ -75,12 +75,11 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, constrai
       Dict with `hidden [B, L, D]` and, where they apply, `masked_lm_logits [B, P, V]`,
       `pooled [B, D]` and `next_sentence_logits [B, 2]`, logits in float32.
     """
-    embed_key, block_key = (
-        (None, None) if dropout_key is None else jax.random.split(dropout_key, 2)
-    )
+    embed_key, block_key = (None, None) if dropout_key is None else jax.random.split(dropout_key, 2)
     hidden_BLD = constrain(_bind(config, params, "embeddings")(batch, embed_key))
     mask_BLM = jnp.broadcast_to(
-        batch["attention_mask"][:, None, :].astype(bool), (*batch["input_ids"].shape, hidden_BLD.shape[1])
+        batch["attention_mask"][:, None, :].astype(bool),
+        (*batch["input_ids"].shape, hidden_BLD.shape[1]),
     )
 
     def apply_block(block_params, hidden_BLD, mask_BLM, key):

@@ -130,7 +130,9 @@ def run_blocks(config: config_lib.Model, block, hidden_BLD, mask_BLM, dropout_ke
       constrain: applied to the hidden states between blocks; placement's only foothold here.
     """
     apply_block, params_N = block
-    keys_N = None if dropout_key is None else jax.random.split(dropout_key, config.num_hidden_layers)
+    keys_N = (
+        None if dropout_key is None else jax.random.split(dropout_key, config.num_hidden_layers)
+    )
 
     def body(hidden_BLD, layer):
         params, key = layer
