@@ -25,7 +25,6 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "psutil>=6",
         "pyarrow>=17",
         "rich>=13",
         "sentencepiece>=0.2",
@@ -37,7 +36,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "test": ["pytest>=8", "ruff>=0.9"],
+        "test": ["hypothesis>=6", "psutil>=6", "pytest>=8", "ruff>=0.9"],
         # The other side of benchmarks/step_time.py.
         "benchmark": ["torch>=2.10", "transformers>=5"],
     },

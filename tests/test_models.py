@@ -1,6 +1,7 @@
 """The model against its published sizes and against BERT written out in NumPy."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -18,11 +19,12 @@ from bertjax.models import attention, encoder
 TINY = Model(
     vocab_size=61,
     hidden_size=16,
-    num_hidden_layers=3,
+    num_hidden_layers=2,
     num_attention_heads=4,
     intermediate_size=32,
     max_position_embeddings=24,
 )
+SILENT = dataclasses.replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 BATCH, LENGTH, PREDICTIONS = 3, 12, 4
 
 
@@ -55,10 +57,19 @@ def batch():
     }
 
 
-def loss(config, params, batch, dropout_key=None):
-    outputs = models.apply(config, params, batch, dropout_key=dropout_key)
-    values = objectives.means(objectives.measure(outputs, batch))
-    return values["mlm_loss"] + values["nsp_loss"]
+@functools.partial(jax.jit, static_argnums=0)
+def apply(config, params, batch, dropout_key=None):
+    return models.apply(config, params, batch, dropout_key=dropout_key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_grad(config, params, batch, dropout_key):
+    def loss(params):
+        outputs = models.apply(config, params, batch, dropout_key=dropout_key)
+        values = objectives.means(objectives.measure(outputs, batch))
+        return values["mlm_loss"] + values["nsp_loss"]
+
+    return jax.value_and_grad(loss)(params)
 
 
 def _normalise(x, p, eps):
@@ -124,7 +135,7 @@ def test_parameter_counts_are_the_published_ones():
 
 
 def test_forward_equals_numpy_reference(params, batch):
-    outputs = models.apply(TINY, params, batch)
+    outputs = apply(TINY, params, batch)
     padding = outputs["masked_lm_logits"][..., TINY.vocab_size :]
     assert padding.size
     assert jnp.all(padding == -jnp.inf)
@@ -136,7 +147,7 @@ def test_forward_equals_numpy_reference(params, batch):
 
 
 def test_padding_of_the_vocabulary_gets_no_gradient(params, batch):
-    grads = jax.grad(loss, argnums=1)(TINY, params, batch)
+    _, grads = value_and_grad(SILENT, params, batch, None)
     table_VD = np.asarray(grads["embeddings"]["word"]["embedding"])
     assert table_VD.shape[0] == encoder.padded_vocab_size(TINY.vocab_size) == 128
     assert np.all(table_VD[TINY.vocab_size :] == 0)
@@ -154,24 +165,24 @@ def test_padding_of_the_vocabulary_does_not_change_the_loss(params, batch):
     ):
         log_probs = expected[name] - np.log(np.exp(expected[name]).sum(-1, keepdims=True))
         nll -= np.take_along_axis(log_probs, labels[..., None], -1).mean()
-    np.testing.assert_allclose(loss(TINY, params, batch), nll, rtol=1e-5)
+    loss, _ = value_and_grad(SILENT, params, batch, None)
+    np.testing.assert_allclose(loss, nll, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"scan_unroll": 0}, {"scan_unroll": 2}, {"remat": "dots"}, {"remat": "full"}],
+    [{"scan_unroll": 0}, {"remat": "dots"}, {"remat": "full"}],
     ids=str,
 )
 def test_unroll_and_remat_change_nothing(params, batch, change):
     """Same dropout bits, loss and gradients however the stack is run."""
 
-    def value_and_grad(config):
-        f = jax.value_and_grad(lambda p: loss(config, p, batch, jax.random.key(3)))
-        return jax.jit(f)(params)
-
     plain = dataclasses.replace(TINY, scan_unroll=1, remat="none")
-    changed = value_and_grad(dataclasses.replace(plain, **change))
-    for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(value_and_grad(plain)), strict=True):
+    expected, found = (
+        value_and_grad(config, params, batch, jax.random.key(3))
+        for config in (plain, dataclasses.replace(plain, **change))
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
 
 
@@ -179,7 +190,7 @@ def test_padding_tokens_do_not_influence_real_positions(params, batch):
     real_BL = batch["attention_mask"] == 1
     other = batch | {"input_ids": np.where(real_BL, batch["input_ids"], 7)}
     assert np.any(other["input_ids"] != batch["input_ids"])
-    a, b = (np.asarray(models.apply(TINY, params, x)["hidden"]) for x in (batch, other))
+    a, b = (np.asarray(apply(TINY, params, x)["hidden"]) for x in (batch, other))
     np.testing.assert_array_equal(a[real_BL], b[real_BL])
     assert np.any(a[~real_BL] != b[~real_BL])
 
@@ -223,11 +234,10 @@ def test_random_words_pass_a_chi_square_on_every_byte():
 
 
 def test_no_key_or_rate_zero_is_no_dropout(params, batch):
-    silent = dataclasses.replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    plain = models.apply(TINY, params, batch)["hidden"]
-    keyed = models.apply(silent, params, batch, dropout_key=jax.random.key(0))["hidden"]
+    plain = apply(TINY, params, batch)["hidden"]
+    keyed = apply(SILENT, params, batch, jax.random.key(0))["hidden"]
     np.testing.assert_array_equal(plain, keyed)
-    dropped = models.apply(TINY, params, batch, dropout_key=jax.random.key(0))["hidden"]
+    dropped = apply(TINY, params, batch, jax.random.key(0))["hidden"]
     assert np.abs(dropped - plain).max() > 0.1
 
 
@@ -271,8 +281,8 @@ def test_dropout_is_sharded_like_its_input():
 
 
 def test_bfloat16_is_close_to_float32(params, batch):
-    half = models.apply(dataclasses.replace(TINY, dtype="bfloat16"), params, batch)
-    full = models.apply(TINY, params, batch)
+    half = apply(dataclasses.replace(TINY, dtype="bfloat16"), params, batch)
+    full = apply(TINY, params, batch)
     assert half["hidden"].dtype == jnp.bfloat16
     assert half["masked_lm_logits"].dtype == half["next_sentence_logits"].dtype == jnp.float32
     difference = np.asarray(half["hidden"], np.float32) - np.asarray(full["hidden"])
@@ -280,7 +290,8 @@ def test_bfloat16_is_close_to_float32(params, batch):
 
 
 def test_initial_values():
-    """Truncated normal .02 (its deviation after truncation is kept), zero biases, unit scales."""
+    """Zero biases, unit scales; normal .02 cut at two deviations, as TensorFlow and so BERT has it."""
+    deviation = 0.02 * 0.87962566103423978  # of what the cut leaves
     config = Model(num_hidden_layers=2, vocab_size=1000)
     params = models.init(config, jax.random.key(4))
     for path, value in jax.tree_util.tree_leaves_with_path(params):
@@ -292,8 +303,8 @@ def test_initial_values():
         else:
             value = value[: config.vocab_size] if path[-2].key == "word" else value
             assert abs(value.mean()) < 5 * 0.02 / math.sqrt(value.size)
-            assert abs(value.std() / 0.02 - 1) < 5 / math.sqrt(2 * value.size)
-            assert np.abs(value).max() < 0.02 * 2 / 0.87962566103423978 + 1e-6
+            assert abs(value.std() / deviation - 1) < 5 / math.sqrt(2 * value.size)
+            assert np.abs(value).max() <= 0.04 + 1e-6
     kernels_NDD = np.asarray(params["blocks"]["query"]["kernel"])
     assert abs(np.corrcoef(kernels_NDD.reshape(2, -1))[0, 1]) < 0.01  # layers differ
     assert not np.asarray(params["embeddings"]["word"]["embedding"])[config.vocab_size :].any()
