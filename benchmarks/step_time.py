@@ -9,9 +9,9 @@ clip_grad_norm_, in two forms: `stock`, which projects all L positions onto the 
 A shared machine makes wall times unsteady, so steps alternate, the ratios are given of medians
 and of minima, and the processor seconds of each step are given beside its wall time.
 
-    python benchmarks/step_time.py --batch=8 --length=128 --pairs=8
-    python benchmarks/step_time.py --batch=2 --length=512 --pairs=8
-    python benchmarks/step_time.py --profile          # where bertjax's step spends its time
+    python -m benchmarks.step_time --batch=8 --length=128 --pairs=8
+    python -m benchmarks.step_time --batch=2 --length=512 --pairs=8
+    python -m benchmarks.step_time --profile          # where bertjax's step spends its time
 """
 
 import argparse
@@ -34,6 +34,9 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
+
+
+SETTLE_SECONDS = 1.0
 
 
 def parse_arguments():
@@ -123,7 +126,7 @@ class TorchStep:
         import transformers
 
         self.torch, self.masked = torch, masked
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         model = config.model
         self.model = transformers.BertForPreTraining(
             transformers.BertConfig(
@@ -166,15 +169,17 @@ class TorchStep:
 def alternate(sides: dict, pairs: int) -> dict[str, list[tuple[float, float]]]:
     """(wall, processor) seconds of `pairs` steps of every side, taken in turns."""
     for step in sides.values():
-        for _ in range(2):  # the first steps allocate
-            step()
+        step()  # the first step allocates
     times = {name: [] for name in sides}
     for _ in range(pairs):
         for name, step in sides.items():
+            # The other side's threads spin for a while after their work: let them go to sleep.
+            time.sleep(SETTLE_SECONDS)
             wall, processor = time.perf_counter(), time.process_time()
             loss = step()
             times[name].append((time.perf_counter() - wall, time.process_time() - processor))
             assert np.isfinite(loss), f"{name}: loss {loss}"
+            print(f"  {name}: {times[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
     return times
 
 
@@ -192,21 +197,18 @@ def report(times):
             print(f"| {name} / bertjax | " + " | ".join(f"**{x:.2f}**" for x in ratios) + " |")
 
 
-# Kind of operation <- a pattern of the operation's result, opcode and source, the first that fits.
-# What has no derivative marker (`jvp`) in its source is outside the loss: clip and optimizer.
+# Kind of elementwise operation <- a pattern of its name and source; the first that fits counts.
+# XLA fuses neighbours, so an operation is filed under the one kind that its fusion is named for.
 KINDS = (
-    ("dense products", r"dot_general|^dot"),
-    ("decoder product", r"BPD,VD->BPV"),
-    ("attention products", r"BHLM"),
-    ("dropout", r"dropout|bits|threefry"),
+    ("dropout", r"dropout"),
     ("gelu", r"gelu|erf"),
-    ("layer norm", r"layer_norm"),
     ("softmax", r"softmax|reduce_max"),
     ("layout, stacking", r"copy|slice|concatenate|transpose|pad|reshape"),
 )
 
 
 def kind_of(name: str, source: str) -> str:
+    """Kind of an operation, by the name and source that the compiled program gives it."""
     product = "dot_general" in source or name.startswith("dot")
     if "BPD,VD" in source or "BPV" in source:
         return "decoder product"
@@ -214,10 +216,10 @@ def kind_of(name: str, source: str) -> str:
         return "attention products" if product else "attention layout"
     if product:
         return "dense products"
-    if "jvp" not in source:
+    if "jvp" not in source:  # no derivative marker: outside the loss
         return "clip, optimizer, copies of the state"
-    for kind, pattern in KINDS[3:]:
-        if re.search(pattern, source + " " + name):
+    for kind, pattern in KINDS:
+        if re.search(pattern, f"{source.replace('transpose(jvp', '')} {name}"):
             return kind
     return "bias, residual, loss, other"
 
@@ -253,7 +255,10 @@ def print_setting(args, config):
     names = ("jax", "jaxlib", "torch", "transformers")
     found = [name for name in names if importlib.util.find_spec(name)]
     print(" ".join(f"{name} {importlib.metadata.version(name)}" for name in found))
-    print(f"python {platform.python_version()}, {os.cpu_count()} cores, load average", end=" ")
+    print(
+        f"python {platform.python_version()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, load average",
+        end=" ",
+    )
     print(" ".join(f"{x:.2f}" for x in os.getloadavg()))
     print(
         f"batch {args.batch} x {args.length}, {args.layers} layers, dropout {args.dropout}, "

@@ -286,6 +286,8 @@ def _storage_errors(directory: Path):
             reason = error.strerror or str(error)
         elif code:
             reason = os.strerror(int(code[1]))
+        elif re.match(r"[A-Z_]+: ", str(error)):  # another TensorStore status
+            reason = str(error).splitlines()[0]
         else:
             raise
         raise StorageError(

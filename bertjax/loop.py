@@ -188,7 +188,10 @@ class Trainer:
         index, _, phase = self.config.phase_at(step - 1)
         if index not in self.evaluations:
             heldout = store.open_store(self.directory / "store", "heldout")
-            if not heldout.num_documents:
+            needed = 2 if self.config.objective.nsp else 1
+            if heldout.num_documents < needed:
+                _say(f"no evaluation: {heldout.num_documents} held-out documents, {needed} needed; "
+                     "raise config.data.heldout_fraction and prepare again")  # fmt: skip
                 return
             self.evaluations[index] = evaluate.Evaluation(
                 self.config, self.mesh, heldout, self.tokenizer, index, phase

@@ -34,26 +34,21 @@ def gradients(config: config_lib.Config, params, batch, dropout_key, constrain):
         return loss, {"loss": loss, **values}
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
-    return grads, metrics
+    return grads, metrics | {"grad_norm": optax.tree.norm(grads)}
 
 
-def clipped_gradients(config: config_lib.Config, params, batch, dropout_key, constrain):
-    """`(clipped gradients, metrics)` by the config's `clip_mode`.
+def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_key):
+    """As `gradients`, but clipped part by part, then averaged; the metrics are the parts' means.
 
-    `per_shard` is the recipe of google-research/bert on TPUs: every core clips the gradient of
-    its own part of the batch, then the parts are averaged. The number of parts is a field, so
-    the recipe does not change with the mesh.
+    The recipe of google-research/bert on TPUs: every core clips the gradient of its own part of
+    the batch before the all-reduce. The number of parts is a field, so the recipe does not
+    change with the mesh.
     """
     opt = config.optimizer
-    if opt.clip_mode == "global" or not opt.clip_norm:
-        grads, metrics = gradients(config, params, batch, dropout_key, constrain)
-        norm = optax.global_norm(grads)
-        return optimizer.clip(grads, norm, opt.clip_norm), {**metrics, "grad_norm": norm}
 
     def one_shard(shard, key):
         grads, metrics = gradients(config, params, shard, key, lambda x: x)
-        norm = optax.global_norm(grads)
-        return optimizer.clip(grads, norm, opt.clip_norm), {**metrics, "grad_norm": norm}
+        return optimizer.clip(grads, metrics["grad_norm"], opt.clip_norm), metrics
 
     def split(x):
         return x.reshape(opt.clip_shards, -1, *x.shape[1:])
@@ -71,23 +66,27 @@ def train_step(config: config_lib.Config, mask, constrain, state, batch):
     gradient leaves parameters and moments as they were; only `step` moves on, and `skipped`
     is 1.
     """
-    params, step = state["params"], state["step"]
+    params, step, opt = state["params"], state["step"], config.optimizer
     dropout = config.model.hidden_dropout_prob or config.model.attention_probs_dropout_prob
     dropout_key = keys.dropout(config, step) if dropout else None
-    grads, metrics = clipped_gradients(config, params, mask(batch), dropout_key, constrain)
+    per_shard = opt.clip_mode == "per_shard" and opt.clip_norm
+    if per_shard:
+        grads, metrics = shard_clipped_gradients(config, params, mask(batch), dropout_key)
+    else:
+        grads, metrics = gradients(config, params, mask(batch), dropout_key, constrain)
 
-    updates, opt_state = optimizer.make(config.optimizer, config.num_steps).update(
-        grads, state["opt_state"], params
-    )
+    def update():
+        clipped = grads if per_shard else optimizer.clip(grads, metrics["grad_norm"], opt.clip_norm)
+        transform = optimizer.make(opt, config.num_steps)
+        updates, opt_state = transform.update(clipped, state["opt_state"], params)
+        return optax.apply_updates(params, updates), opt_state
+
+    # A branch, not an elementwise choice: that costs another pass over the whole state.
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    params, opt_state = jax.tree.map(
-        functools.partial(jnp.where, finite),
-        (optax.apply_updates(params, updates), opt_state),
-        (params, state["opt_state"]),
-    )
-    metrics["learning_rate"] = optimizer.learning_rate(config.optimizer, config.num_steps)(step)
+    new_params, opt_state = jax.lax.cond(finite, update, lambda: (params, state["opt_state"]))
+    metrics["learning_rate"] = optimizer.learning_rate(opt, config.num_steps)(step)
     metrics["skipped"] = 1.0 - finite
-    return {"params": params, "opt_state": opt_state, "step": step + 1}, metrics
+    return {"params": new_params, "opt_state": opt_state, "step": step + 1}, metrics
 
 
 def compile_step(config: config_lib.Config, mesh, mask):

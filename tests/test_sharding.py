@@ -145,11 +145,11 @@ def test_per_shard_clipping_is_the_mean_of_clipped_parts_on_any_mesh():
     config = config_lib.Config(model=model, phases={"phase1": PHASE}, optimizer=opt)
     params = models.init(model, keys.root(config, keys.INIT))
     batch = make_batch(0)
-    clipped_gradients = jax.jit(
-        lambda p, b: train.clipped_gradients(config, p, b, None, lambda x: x)
+    shard_clipped_gradients = jax.jit(
+        lambda p, b: train.shard_clipped_gradients(config, p, b, None)
     )
     gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, lambda x: x))
-    got, _ = clipped_gradients(params, batch)
+    got, _ = shard_clipped_gradients(params, batch)
     total, clipped = jax.tree.map(jnp.zeros_like, params), 0
     for part in range(8):
         rows = jax.tree.map(lambda x, part=part: x[2 * part : 2 * part + 2], batch)
