@@ -28,7 +28,7 @@ class Evaluation:
             batch = masking.mask_tokens(
                 key, batch, tokenizer, config.masking, phase.max_predictions_per_seq
             )
-            constrain = sharding.constrain_hidden(mesh)
+            constrain = sharding.constrain(mesh)
             outputs = models.apply(config.model, params, batch, constrain=constrain)
             return objectives.measure(outputs, batch)
 

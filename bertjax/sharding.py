@@ -120,13 +120,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def constrain_hidden(mesh: Mesh):
-    """A function that pins `hidden [B, L, D]` to the batch's placement between blocks.
+def constrain(mesh: Mesh):
+    """`(name, array) -> array` for `models.apply`: where things lie while they are used.
 
-    Without it the partitioner is free to gather the batch instead of the FSDP weights.
+    Without it the partitioner is free to gather the batch instead of the FSDP weights: looked up
+    in a table split over `fsdp`, the hidden states of the whole batch came out on every device.
     """
-    sharding = NamedSharding(mesh, P(BATCH_AXES, None, None))
-    return lambda hidden_BLD: jax.lax.with_sharding_constraint(hidden_BLD, sharding)
+    placements = {
+        "hidden": P(BATCH_AXES, None, None),
+        "word_embedding": P("tensor", None),
+        "position_embedding": P(None, None),
+        "token_type_embedding": P(None, None),
+    }
+
+    def place(name, array):
+        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, placements[name]))
+
+    return place
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:

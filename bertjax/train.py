@@ -47,7 +47,7 @@ def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_ke
     opt = config.optimizer
 
     def one_shard(shard, key):
-        grads, metrics = gradients(config, params, shard, key, lambda x: x)
+        grads, metrics = gradients(config, params, shard, key, lambda name, x: x)
         return optimizer.clip(grads, metrics["grad_norm"], opt.clip_norm), metrics
 
     def split(x):
@@ -93,7 +93,7 @@ def compile_step(config: config_lib.Config, mesh, mask):
     """`train_step` jitted for a mesh: the state is donated and stays where it is."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     return jax.jit(
-        functools.partial(train_step, config, mask, sharding.constrain_hidden(mesh)),
+        functools.partial(train_step, config, mask, sharding.constrain(mesh)),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=0,

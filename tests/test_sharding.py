@@ -107,6 +107,16 @@ def test_data_parallel_step_gathers_nothing_and_makes_random_bits_where_they_are
     assert max(made) <= whole // 4
 
 
+def test_fsdp_with_tensor_parallelism_gathers_weights_and_never_the_batch():
+    """What is gathered is at most the largest weight; hidden states of the batch are larger."""
+    text = compiled(make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))).as_text()
+    gathered = shapes_of(text, "all-gather")
+    table = 512 * MODEL.hidden_size // 2  # the padded vocabulary, split in two by `tensor`
+    assert max(gathered) <= table
+    assert not any(size == PHASE.batch_size * PHASE.sequence_length * MODEL.hidden_size
+                   for size in shapes_of(text, "all-reduce"))  # fmt: skip
+
+
 def test_table_covers_every_parameter_and_moment():
     config = make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))
     mesh = sharding.make_mesh(config.mesh)
@@ -148,7 +158,7 @@ def test_per_shard_clipping_is_the_mean_of_clipped_parts_on_any_mesh():
     shard_clipped_gradients = jax.jit(
         lambda p, b: train.shard_clipped_gradients(config, p, b, None)
     )
-    gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, lambda x: x))
+    gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, lambda name, x: x))
     got, _ = shard_clipped_gradients(params, batch)
     total, clipped = jax.tree.map(jnp.zeros_like, params), 0
     for part in range(8):

@@ -61,7 +61,9 @@ def init(config: config_lib.Model, key) -> dict:
     return params
 
 
-def apply(config: config_lib.Model, params, batch, *, dropout_key=None, constrain=lambda x: x):
+def apply(
+    config: config_lib.Model, params, batch, *, dropout_key=None, constrain=lambda name, x: x
+):
     """Runs the model.
 
     Args:
@@ -69,14 +71,18 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, constrai
       batch: `input_ids`, `token_type_ids`, `attention_mask`, each `[B, L]`; with
         `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only.
       dropout_key: None runs without dropout.
-      constrain: applied to `hidden_BLD` between blocks (see `sharding.constrain_hidden`).
+      constrain: `(name, array) -> array`, applied to the hidden states between blocks and to
+        the embedding tables before use: placement's only foothold (see `sharding.constrain`).
 
     Returns:
       Dict with `hidden [B, L, D]` and, where they apply, `masked_lm_logits [B, P, V]`,
       `pooled [B, D]` and `next_sentence_logits [B, 2]`, logits in float32.
     """
     embed_key, block_key = (None, None) if dropout_key is None else jax.random.split(dropout_key, 2)
-    hidden_BLD = constrain(_bind(config, params, "embeddings")(batch, embed_key))
+    word_embedding_VD = constrain("word_embedding", params["embeddings"]["word"]["embedding"])
+    embeddings = _bind(config, params, "embeddings")
+    hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, constrain)
+    hidden_BLD = constrain("hidden", hidden_BLD)
     mask_BLM = jnp.broadcast_to(
         batch["attention_mask"][:, None, :].astype(bool),
         (*batch["input_ids"].shape, hidden_BLD.shape[1]),
@@ -90,7 +96,7 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, constrai
     outputs = {"hidden": hidden_BLD}
     if "masked_lm_positions" in batch:
         outputs["masked_lm_logits"] = _bind(config, params, "masked_lm")(
-            hidden_BLD, batch["masked_lm_positions"], params["embeddings"]["word"]["embedding"]
+            hidden_BLD, batch["masked_lm_positions"], word_embedding_VD
         )
     if config.use_pooler:
         outputs["pooled"] = _bind(config, params, "pooler")(hidden_BLD)
