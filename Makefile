@@ -5,10 +5,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 W ?= runs/quickstart
 
+# glibc gives large buffers back to the kernel after every step, and the kernel zeroes them again
+# for the next: kept in one heap, a CPU step takes a tenth less or better. (Others ignore these.)
+KEEP_HEAP := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 \
+  MALLOC_TOP_PAD_=268435456
+
 .PHONY: quickstart test test-slow lint clean
 
 quickstart: $(READY)
-	$(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
+	$(KEEP_HEAP) $(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
 	$(BIN)/bertjax evaluate --workdir=$(W)
 	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
 	$(BIN)/bertjax plot $(W)
