@@ -35,7 +35,6 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
 
-
 SETTLE_SECONDS = 1.0
 
 

@@ -5,6 +5,9 @@ import json
 import os
 from pathlib import Path
 
+import jax
+from jax.experimental import multihost_utils
+
 from bertjax import config as config_lib
 from bertjax.data import prepare, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
@@ -20,8 +23,10 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
       UsageError: `model.vocab_size` is smaller than the tokenizer's.
     """
     directory = Path(workdir) / "store"
-    if not (directory / "manifest.json").exists() and build:
-        prepare.prepare(config, workdir)
+    if build:
+        if jax.process_index() == 0 and not (directory / "manifest.json").exists():
+            prepare.prepare(config, workdir)
+        multihost_utils.sync_global_devices("store")  # the others wait for process 0
     manifest = store.read_manifest(directory)
     encoder = tokenizer.load(Path(workdir) / "tokenizer", config.tokenizer.lowercase)
     if encoder.sha256 != manifest["tokenizer_sha256"]:
@@ -56,6 +61,8 @@ def read_config(workdir: Path) -> config_lib.Config:
 
 def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
     """Writes `W/config.json`; returns a line for each field that differs from what was there."""
+    if jax.process_index() != 0:
+        return []
     path = Path(workdir) / "config.json"
     changes = _changes(read_config(workdir), config) if path.exists() else []
     partial = path.with_suffix(".tmp")

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def project(tmp_path_factory):
     return root
 
 
-def start(root, command, workdir, *overrides, **popen):
+def start(root, command, workdir, *overrides, **variables):
     # One compilation serves all processes of this module.
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
@@ -71,7 +72,7 @@ def start(root, command, workdir, *overrides, **popen):
     arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     return subprocess.Popen(
         [sys.executable, "-m", "bertjax", command, *arguments],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
+        env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -177,6 +178,29 @@ def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tm
     run = bertjax(project, "pretrain", tmp_path / "w")
     assert run.returncode == DONE, run.stderr
     assert_same_run(tmp_path / "w", project / "whole")
+
+
+def test_two_processes_train_as_one(project, tmp_path):
+    """Each loads its half of every batch; what they log is the single process's run."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    processes = [
+        start(
+            project, "pretrain", tmp_path / "w", JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == DONE, error
+    ours, whole = losses(tmp_path / "w"), losses(project / "whole")
+    assert [line.keys() for line in ours] == [line.keys() for line in whole]
+    for name in ("loss", "eval/mlm_loss"):
+        ours_of, whole_of = ([x[name] for x in lines if name in x] for lines in (ours, whole))
+        np.testing.assert_allclose(ours_of, whole_of, atol=2e-4)
+        np.testing.assert_allclose(ours_of[:10], whole_of[:10], atol=1e-5)
 
 
 def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(project, tmp_path):
