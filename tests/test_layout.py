@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 
 # Each tier may import itself and the tiers before it.
 TIERS = (
-    {"errors", "config"},
+    {"errors", "config", "config_checks"},
     {"data"},
     {"keys"},
     {"models"},

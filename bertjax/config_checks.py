@@ -1,0 +1,88 @@
+"""Every check on a config: which values can be run, and what to do about the others."""
+
+from bertjax.errors import UsageError
+
+
+def _require(ok, field, value, fix):
+    if not ok:
+        raise UsageError(f"config.{field}={value!r}: {fix}")
+
+
+def check(c, leaves):
+    """Raises UsageError, naming the field, the value and the fix, where a config cannot be run.
+
+    Args:
+      c: a `config.Config`.
+      leaves: `(path, dataclass field, value)` of every field of it.
+    """
+    for path, f, value in leaves:
+        choices = f.metadata.get("choices")
+        if choices and value not in choices:
+            raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
+    _check_model(c.model)
+    _check_recipe(c)
+    for name, p in c.phases.items():
+        _check_phase(c, name, p)
+
+
+def _check_model(m):
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        _require(getattr(m, name) > 0, f"model.{name}", getattr(m, name), "must be positive")
+    _require(
+        m.hidden_size % m.num_attention_heads == 0,
+        "model.num_attention_heads",
+        m.num_attention_heads,
+        f"must divide model.hidden_size={m.hidden_size}",
+    )
+    _require(m.vocab_size >= 0, "model.vocab_size", m.vocab_size, "must be 0 or positive")
+    _require(m.scan_unroll >= 0, "model.scan_unroll", m.scan_unroll, "must be 0 or positive")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        value = getattr(m, name)
+        _require(0 <= value < 1, f"model.{name}", value, "must lie in [0, 1)")
+
+
+def _check_recipe(c):
+    _require(c.seed >= 0, "seed", c.seed, "must be 0 or positive")
+    nsp = c.objective.nsp
+    _require(nsp == 0 or c.model.use_pooler, "objective.nsp", nsp, "needs model.use_pooler=True")
+    for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):
+        value = getattr(c.masking, name)
+        _require(0 <= value <= 1, f"masking.{name}", value, "must lie in [0, 1]")
+    both = c.masking.mask_token_prob + c.masking.random_token_prob
+    _require(both <= 1, "masking.random_token_prob", c.masking.random_token_prob,
+             "mask_token_prob + random_token_prob must not exceed 1")  # fmt: skip
+    h = c.data.heldout_fraction
+    _require(0 <= h < 1, "data.heldout_fraction", h, "must lie in [0, 1)")
+    _require(c.checkpoints.keep >= 2, "checkpoints.keep", c.checkpoints.keep,
+             "keep at least 2, so that a damaged newest checkpoint leaves one to restore")  # fmt: skip
+    for name in ("checkpoints.every_steps", "logging.every_steps", "evaluation.batch_size",
+                 "evaluation.num_examples", "optimizer.clip_shards", "data.prefetch_batches"):  # fmt: skip
+        group, field = name.split(".")
+        value = getattr(getattr(c, group), field)
+        _require(value > 0, name, value, "must be positive")
+    mesh = c.mesh
+    for name in ("data", "fsdp", "tensor"):
+        value = getattr(mesh, name)
+        _require(
+            value == -1 or value > 0, f"mesh.{name}", value, "must be positive, or -1 for the rest"
+        )
+    _require([mesh.data, mesh.fsdp, mesh.tensor].count(-1) <= 1, "mesh.data", mesh.data,
+             "only one axis may be -1")  # fmt: skip
+    _require(
+        c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps"
+    )
+
+
+def _check_phase(c, name: str, p):
+    field = f"phases.{name}"
+    _require(p.steps >= 0, f"{field}.steps", p.steps, "must be 0 or positive")
+    _require(p.batch_size > 0, f"{field}.batch_size", p.batch_size, "must be positive")
+    longest = c.model.max_position_embeddings
+    _require(8 <= p.sequence_length <= longest, f"{field}.sequence_length", p.sequence_length,
+             f"must lie between 8 and model.max_position_embeddings={longest}")  # fmt: skip
+    most = p.sequence_length - 3
+    _require(1 <= p.max_predictions_per_seq <= most, f"{field}.max_predictions_per_seq",
+             p.max_predictions_per_seq, f"must lie between 1 and {most}")  # fmt: skip
+    if c.optimizer.clip_mode == "per_shard":
+        _require(p.batch_size % c.optimizer.clip_shards == 0, f"{field}.batch_size", p.batch_size,
+                 f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}")  # fmt: skip
