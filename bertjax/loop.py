@@ -32,8 +32,9 @@ def pretrain(config: config_lib.Config, directory: Path):
       UsageError, DataError, StorageError: as the config, the corpus, the checkpoints and the
         disk give reason to.
     """
+    # Before the signals are caught: there is nothing to save yet, so they may just end it.
+    config, tokenizer = workdir.open_corpus(config, directory, build=True)
     with distributed.StopSignals() as signals:
-        config, tokenizer = workdir.open_corpus(config, directory, build=True)
         trainer = Trainer(config, tokenizer, directory, signals)
         for change in workdir.write_config(config, directory):
             _say(f"config changed since the last start: {change}")
