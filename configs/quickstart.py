@@ -24,7 +24,7 @@ def get_config():
     config.model.attention_probs_dropout_prob = 0.0
     config.model.scan_unroll = 0
     config.phases.phase1 = config_lib.phase(
-        steps=3000, sequence_length=64, batch_size=32, max_predictions_per_seq=10
+        steps=2000, sequence_length=64, batch_size=64, max_predictions_per_seq=10
     )
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 200
