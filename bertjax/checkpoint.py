@@ -39,7 +39,7 @@ _FIELDS = (
 _PRESENCE = (
     (r"^opt_state", "optimizer.name"),
     (r"token_type", "model.type_vocab_size"),
-    (r"pooler|next_sentence", "model.use_pooler"),
+    (r"pooler|next_sentence|masked_lm|classifier|span", "model.head"),
 )
 
 

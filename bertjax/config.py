@@ -29,7 +29,8 @@ class Model:
     num_hidden_layers: int = _field(12, "encoder blocks N")
     num_attention_heads: int = _field(12, "attention heads H; must divide hidden_size")
     intermediate_size: int = _field(3072, "width F of the feed-forward layer")
-    max_position_embeddings: int = _field(512, "longest sequence the model can read")
+    max_position_embeddings: int = _field(512, "rows of the position table")
+    position_offset: int = _field(0, "row of the first position (RoBERTa: 2)")
     type_vocab_size: int = _field(2, "token types (sentence A / B); 0 for none")
     hidden_act: str = _field(
         "gelu", "activation: gelu (erf) or gelu_new (tanh)", ("gelu", "gelu_new")
@@ -38,7 +39,24 @@ class Model:
     attention_probs_dropout_prob: float = _field(0.1, "dropout on attention probabilities")
     layer_norm_eps: float = _field(1e-12, "epsilon inside LayerNorm")
     initializer_range: float = _field(0.02, "deviation of the truncated-normal initialiser")
-    use_pooler: bool = _field(True, "pooler over [CLS]; next-sentence prediction needs it")
+    head: str = _field(
+        "pretraining",
+        "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
+        "masked_lm, classification, multiple_choice, span (question answering), pooler, none",
+        (
+            "pretraining",
+            "masked_lm",
+            "classification",
+            "multiple_choice",
+            "span",
+            "pooler",
+            "none",
+        ),
+    )
+    pooler_act: str = _field(
+        "tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu")
+    )
+    num_labels: int = _field(2, "logits of head=classification; 1 for regression")
     dtype: str = _field(
         "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
     )
@@ -50,10 +68,28 @@ class Model:
     )
     scan_unroll: int = _field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
 
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: a multiple of 128, for tensor parallelism and MXU lanes."""
+        return -(-self.vocab_size // 128) * 128
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Longest sequence that the position table reaches."""
+        return self.max_position_embeddings - self.position_offset
+
+    @property
+    def has_pooler(self) -> bool:
+        return self.head in ("pretraining", "classification", "multiple_choice", "pooler")
+
+    @property
+    def has_masked_lm(self) -> bool:
+        return self.head in ("pretraining", "masked_lm")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    kind: str = _field("wordpiece", "tokenizer family", ("wordpiece", "sentencepiece"))
+    kind: str = _field("wordpiece", "tokenizer family", ("wordpiece", "sentencepiece", "byte_bpe"))
     path: str | None = _field(
         None, "vocab.txt, tokenizer.json or a SentencePiece .model; unset trains one on the corpus"
     )

@@ -34,6 +34,9 @@ def _check_model(m):
         m.num_attention_heads,
         f"must divide model.hidden_size={m.hidden_size}",
     )
+    _require(m.num_labels > 0, "model.num_labels", m.num_labels, "must be positive")
+    _require(0 <= m.position_offset < m.max_position_embeddings, "model.position_offset",
+             m.position_offset, "must lie within model.max_position_embeddings")  # fmt: skip
     _require(m.vocab_size >= 0, "model.vocab_size", m.vocab_size, "must be 0 or positive")
     _require(m.scan_unroll >= 0, "model.scan_unroll", m.scan_unroll, "must be 0 or positive")
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -43,8 +46,11 @@ def _check_model(m):
 
 def _check_recipe(c):
     _require(c.seed >= 0, "seed", c.seed, "must be 0 or positive")
-    nsp = c.objective.nsp
-    _require(nsp == 0 or c.model.use_pooler, "objective.nsp", nsp, "needs model.use_pooler=True")
+    mlm, nsp, head = c.objective.mlm, c.objective.nsp, c.model.head
+    _require(mlm == 0 or c.model.has_masked_lm, "objective.mlm", mlm,
+             f"needs model.head=pretraining or masked_lm (here: {head})")  # fmt: skip
+    _require(nsp == 0 or head == "pretraining", "objective.nsp", nsp,
+             f"needs model.head=pretraining (here: {head})")  # fmt: skip
     for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):
         value = getattr(c.masking, name)
         _require(0 <= value <= 1, f"masking.{name}", value, "must lie in [0, 1]")
@@ -77,9 +83,9 @@ def _check_phase(c, name: str, p):
     field = f"phases.{name}"
     _require(p.steps >= 0, f"{field}.steps", p.steps, "must be 0 or positive")
     _require(p.batch_size > 0, f"{field}.batch_size", p.batch_size, "must be positive")
-    longest = c.model.max_position_embeddings
+    longest = c.model.max_sequence_length
     _require(8 <= p.sequence_length <= longest, f"{field}.sequence_length", p.sequence_length,
-             f"must lie between 8 and model.max_position_embeddings={longest}")  # fmt: skip
+             f"must lie between 8 and {longest}, where model.max_position_embeddings ends")  # fmt: skip
     most = p.sequence_length - 3
     _require(1 <= p.max_predictions_per_seq <= most, f"{field}.max_predictions_per_seq",
              p.max_predictions_per_seq, f"must lie between 1 and {most}")  # fmt: skip

@@ -56,7 +56,7 @@ def model_flops_per_step(
     width, length = model.hidden_size, sequence_length
     block = length * (8 * width**2 + 4 * length * width + 4 * width * model.intermediate_size)
     heads = max_predictions * 2 * width * (width + model.vocab_size)
-    if model.use_pooler:
+    if model.head == "pretraining":
         heads += 2 * width**2 + 4 * width
     return 3 * batch_size * (model.num_hidden_layers * block + heads)
 

@@ -282,7 +282,7 @@ TABLE = "params/embeddings/word/embedding"
         (KERNEL, (2, 32, 32), "float32", ("[2, 16, 16]", "[2, 32, 32]", "hidden_size")),
         (TABLE, (256, 16), "bfloat16", ("[128, 16]", "[256, 16]", "vocab_size")),
         (TABLE, (128, 16), "float32", ("bfloat16[128, 16]", "float32[128, 16]")),
-        ("params/pooler/dense/kernel", (16, 16), "float32", ("absent", "use_pooler")),
+        ("params/pooler/dense/kernel", (16, 16), "float32", ("absent", "model.head")),
         (TABLE, None, None, ("bfloat16[128, 16]", "absent")),
     ],
 )

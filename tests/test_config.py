@@ -66,7 +66,7 @@ def test_phases_run_in_order_and_the_last_one_holds_past_the_end():
         ("data.heldout_fraction", 1.0, "must lie in [0, 1)"),
         ("checkpoints.keep", 1, "at least 2"),
         ("mesh.data", 0, "must be positive, or -1"),
-        ("phases.phase1.sequence_length", 1024, "model.max_position_embeddings=512"),
+        ("phases.phase1.sequence_length", 1024, "model.max_position_embeddings"),
         ("phases.phase1.max_predictions_per_seq", 126, "between 1 and 125"),
         ("phases.phase1.steps", 0, "no phase has steps"),
     ],

@@ -15,6 +15,7 @@ TIERS = (
     {"integrity"},
     {"checkpoint", "distributed", "workdir"},
     {"train", "evaluate"},
+    {"convert"},
     {"loop", "inference", "plot"},
     {"__main__"},
 )

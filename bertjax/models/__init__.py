@@ -1,6 +1,6 @@
 """The functional boundary of the model: parameters are a plain nested dict, calls are pure.
 
-Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), N layers.
+Shape suffixes: B batch, L length, M length (keys), P predictions, D hidden, V vocab (padded).
 """
 
 import functools
@@ -17,9 +17,9 @@ from bertjax.models import attention, encoder, heads
 def _modules(config: config_lib.Model) -> dict[str, type[nnx.Module]]:
     """The top-level parts of a model, under their names in the parameter tree."""
     parts = {"embeddings": encoder.Embeddings, "blocks": encoder.Block}
-    if config.use_pooler:
-        parts |= {"pooler": heads.Pooler, "next_sentence": heads.NextSentence}
-    return parts | {"masked_lm": heads.MaskedLM}
+    if config.has_pooler:
+        parts["pooler"] = heads.Pooler
+    return parts | heads.HEADS[config.head]
 
 
 @functools.cache
@@ -68,17 +68,22 @@ def apply(
 
     Args:
       params: as from `init`.
-      batch: `input_ids`, `token_type_ids`, `attention_mask`, each `[B, L]`; with
+      batch: `input_ids`, `attention_mask` and, for a model with token types, `token_type_ids`,
+        each `[B, L]`; `position_ids [B, L]` where positions are not 0, 1, 2...; with
         `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only.
       dropout_key: None runs without dropout.
       constrain: `(name, array) -> array`, applied to the hidden states between blocks and to
         the embedding tables before use: placement's only foothold (see `sharding.constrain`).
 
     Returns:
-      Dict with `hidden [B, L, D]` and, where they apply, `masked_lm_logits [B, P, V]`,
-      `pooled [B, D]` and `next_sentence_logits [B, 2]`, logits in float32.
+      Dict with `hidden [B, L, D]` and, as `config.head` says, `masked_lm_logits [B, P, V]`,
+      `pooled [B, D]`, `next_sentence_logits [B, 2]`, `classification_logits [B, num_labels]`
+      (`[B, 1]` for multiple choice, a choice a row), `span_logits [B, L, 2]` (start, end);
+      logits in float32.
     """
-    embed_key, block_key = (None, None) if dropout_key is None else jax.random.split(dropout_key, 2)
+    embed_key, block_key, head_key = (
+        (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+    )
     word_embedding_VD = constrain("word_embedding", params["embeddings"]["word"]["embedding"])
     embeddings = _bind(config, params, "embeddings")
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, constrain)
@@ -94,13 +99,19 @@ def apply(
     block = (apply_block, params["blocks"])
     hidden_BLD = encoder.run_blocks(config, block, hidden_BLD, mask_BLM, block_key, constrain)
     outputs = {"hidden": hidden_BLD}
-    if "masked_lm_positions" in batch:
+    if config.has_masked_lm and "masked_lm_positions" in batch:
         outputs["masked_lm_logits"] = _bind(config, params, "masked_lm")(
             hidden_BLD, batch["masked_lm_positions"], word_embedding_VD
         )
-    if config.use_pooler:
+    if config.has_pooler:
         outputs["pooled"] = _bind(config, params, "pooler")(hidden_BLD)
+    if config.head == "pretraining":
         outputs["next_sentence_logits"] = _bind(config, params, "next_sentence")(outputs["pooled"])
+    if "classifier" in params:
+        pooled_BD = attention.dropout(outputs["pooled"], config.hidden_dropout_prob, head_key)
+        outputs["classification_logits"] = _bind(config, params, "classifier")(pooled_BD)
+    if "span" in params:
+        outputs["span_logits"] = _bind(config, params, "span")(hidden_BLD)
     return outputs
 
 
@@ -112,7 +123,7 @@ def abstract_params(config: config_lib.Model) -> dict:
 def num_parameters(config: config_lib.Model) -> int:
     """Parameters of the model as published: the padding of the vocabulary is not counted."""
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
-    padding = encoder.padded_vocab_size(config.vocab_size) - config.vocab_size
+    padding = config.padded_vocab_size - config.vocab_size
     return total - padding * (config.hidden_size + 1)
 
 

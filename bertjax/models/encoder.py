@@ -16,13 +16,6 @@ from flax import nnx
 from bertjax import config as config_lib
 from bertjax.models import attention
 
-VOCAB_MULTIPLE = 128  # so that the vocabulary divides over tensor-parallel devices and MXU lanes
-
-
-def padded_vocab_size(vocab_size: int) -> int:
-    """Rows of the embedding table: `vocab_size` rounded up to a multiple of 128."""
-    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
 
 def activation(name: str):
     """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names).
@@ -57,7 +50,7 @@ class Embeddings(nnx.Module):
         def table(rows):
             return nnx.Embed(rows, config.hidden_size, embedding_init=init, rngs=rngs)
 
-        self.word = table(padded_vocab_size(config.vocab_size))
+        self.word = table(config.padded_vocab_size)
         self.position = table(config.max_position_embeddings)
         if config.type_vocab_size:
             self.token_type = table(config.type_vocab_size)
@@ -67,8 +60,12 @@ class Embeddings(nnx.Module):
         """`hidden [B, L, D]`; the word table comes from outside, as the decoder shares it."""
         ids_BL = batch["input_ids"]
         hidden_BLD = word_embedding_VD[ids_BL]
-        positions_LD = constrain("position_embedding", self.position.embedding[...])
-        hidden_BLD += positions_LD[: ids_BL.shape[1]]
+        table_XD = constrain("position_embedding", self.position.embedding[...])
+        table_XD = table_XD[self.config.position_offset :]
+        if "position_ids" in batch:
+            hidden_BLD += table_XD[batch["position_ids"]]
+        else:
+            hidden_BLD += table_XD[: ids_BL.shape[1]]
         if self.config.type_vocab_size:
             # A product with a one-hot: the gradient of a lookup in two rows is a serial scatter.
             types_BLT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)

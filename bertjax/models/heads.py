@@ -1,7 +1,9 @@
-"""Heads on top of the encoder: pooler, masked-LM, next-sentence.
+"""Heads on top of the encoder: pooler, masked-LM, next-sentence, classification, span.
 
-Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded).
+Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), C classes.
 """
+
+import jax
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,13 +13,18 @@ from bertjax.models import encoder
 
 
 class Pooler(nnx.Module):
-    """Dense and tanh over the first token's hidden state: `[B, L, D]` -> `[B, D]`."""
+    """Dense and activation over the first token's hidden state: `[B, L, D]` -> `[B, D]`.
+
+    BERT's pooler; the first layer of RoBERTa's classification head (tanh) and of DistilBERT's
+    (`pre_classifier`, relu).
+    """
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
+        self.activation = jnp.tanh if config.pooler_act == "tanh" else jax.nn.relu
         self.dense = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
 
     def __call__(self, hidden_BLD):
-        return jnp.tanh(self.dense(hidden_BLD[:, 0]))
+        return self.activation(self.dense(hidden_BLD[:, 0]))
 
 
 class NextSentence(nnx.Module):
@@ -30,6 +37,27 @@ class NextSentence(nnx.Module):
         return self.dense(pooled_BD).astype(jnp.float32)
 
 
+class Classifier(nnx.Module):
+    """Logits from the pooled state, float32: `[B, D]` -> `[B, C]`; one for multiple choice."""
+
+    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
+        labels = config.num_labels if config.head == "classification" else 1
+        self.dense = encoder.linear(config, config.hidden_size, labels, rngs)
+
+    def __call__(self, pooled_BD):
+        return self.dense(pooled_BD).astype(jnp.float32)
+
+
+class Span(nnx.Module):
+    """Start and end logits of every token, float32: `[B, L, D]` -> `[B, L, 2]`."""
+
+    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
+        self.dense = encoder.linear(config, config.hidden_size, 2, rngs)
+
+    def __call__(self, hidden_BLD):
+        return self.dense(hidden_BLD).astype(jnp.float32)
+
+
 class MaskedLM(nnx.Module):
     """Transform, then the decoder tied to the word embeddings, on the P masked positions only."""
 
@@ -37,7 +65,7 @@ class MaskedLM(nnx.Module):
         self.config = config
         self.transform = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
         self.layer_norm = encoder.layer_norm(config, rngs)
-        self.bias = nnx.Param(jnp.zeros(encoder.padded_vocab_size(config.vocab_size)))
+        self.bias = nnx.Param(jnp.zeros(config.padded_vocab_size))
 
     def __call__(self, hidden_BLD, positions_BP, word_embedding_VD):
         """Logits `[B, P, V]`, float32, -inf in the padding of the vocabulary."""
@@ -54,3 +82,15 @@ class MaskedLM(nnx.Module):
         logits_BPV += self.bias[...]
         real_V = jnp.arange(logits_BPV.shape[-1]) < c.vocab_size
         return jnp.where(real_V, logits_BPV, -jnp.inf)
+
+
+# What each value of config.model.head puts on the encoder (and the pooler), by parameter name.
+HEADS = {
+    "pretraining": {"next_sentence": NextSentence, "masked_lm": MaskedLM},
+    "masked_lm": {"masked_lm": MaskedLM},
+    "classification": {"classifier": Classifier},
+    "multiple_choice": {"classifier": Classifier},
+    "span": {"span": Span},
+    "pooler": {},
+    "none": {},
+}

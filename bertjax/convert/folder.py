@@ -1,0 +1,75 @@
+"""A folder that somebody else made: nothing outside it is read, nothing in it is trusted."""
+
+import json
+import re
+from pathlib import Path
+
+from bertjax.errors import DataError
+
+MAX_JSON_BYTES = 64 << 20  # a tokenizer.json of 250,000 pieces has 20 MB
+
+
+class Folder:
+    """Files of one directory, by plain names.
+
+    Raises:
+      DataError: `root` is not a directory.
+    """
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            unpack = "; unpack it first" if self.root.is_file() else ""
+            raise DataError(f"{self.root}: not a directory{unpack}")
+        real = self.root.resolve()
+        # The Hub's cache keeps a snapshot as links into the `blobs` beside it.
+        self._inside = real.parents[1] if real.parent.name == "snapshots" else real
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def file(self, name: str) -> Path:
+        """The path of a regular file in this directory.
+
+        Raises:
+          DataError: `name` has a directory in it, or leads out of the folder by a link, or is
+            missing, or is no regular file (opening a pipe would wait for ever).
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]+", name) or name in (".", ".."):
+            raise DataError(f"{self.root}: {name!r} is not the plain name of a file in this folder")
+        path = self.root / name
+        try:
+            real = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise DataError(f"{path}: missing, or a link to nothing") from None
+        if not real.is_relative_to(self._inside):
+            raise DataError(
+                f"{path}: a link that leads out of the folder; put the file itself there"
+            )
+        if not real.is_file():
+            raise DataError(f"{path}: not a regular file")
+        return path
+
+    def json(self, name: str) -> dict:
+        """The object that a .json file holds.
+
+        Raises:
+          DataError: as `file`; or it is too large, or not JSON, or not an object.
+        """
+        return read_json(self.file(name))
+
+
+def read_json(path: Path) -> dict:
+    """The object that a small .json file holds; raises DataError where there is none."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise DataError(f"{path}: {size:,} bytes; no such file has over {MAX_JSON_BYTES:,}")
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return tree

@@ -1,0 +1,61 @@
+"""What every reader returns and every writer takes: a config, a tokenizer, weights."""
+
+import dataclasses
+
+from bertjax import config as config_lib
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import DataError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights with what is needed to use them.
+
+    Attributes:
+      config: its groups `model` and `tokenizer` are the source's; the others a run's, or defaults.
+      tokenizer: None where the source has none.
+      params: nested dict of float32 arrays as `models.init` makes it, the vocabulary padded.
+      step: updates behind these weights, where the source knows.
+      moments: `{"mu": tree, "nu": tree}`, Adam's, shaped as `params`; None where there are none.
+      notes: a line for everything a reader decided or left out; the commands print them.
+    """
+
+    config: config_lib.Config
+    tokenizer: Tokenizer | None
+    params: dict
+    step: int = 0
+    moments: dict | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What a source may not say itself, from the command line; None where nobody said it."""
+
+    hidden_act: str | None = None  # gelu (erf) or gelu_new (tanh)
+    lowercase: bool | None = None
+    tokenizer: str | None = None  # a file or directory
+    allow_pickle: bool = False
+
+
+def config_of(
+    model: config_lib.Model, tokenizer: config_lib.Tokenizer, where: str
+) -> config_lib.Config:
+    """The whole config around a source's model and tokenizer, checked.
+
+    Raises:
+      DataError: no model can have these fields.
+    """
+    longest = min(128, model.max_sequence_length)
+    tree = config_lib.to_dict(config_lib.Config())
+    tree["model"] = dataclasses.asdict(model)
+    tree["tokenizer"] = dataclasses.asdict(tokenizer)
+    tree["objective"] = {
+        "mlm": float(model.has_masked_lm),
+        "nsp": float(model.head == "pretraining"),
+    }
+    tree["phases"]["phase1"] |= {"sequence_length": longest, "max_predictions_per_seq": 1}
+    try:
+        return config_lib.from_config_dict(tree)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
