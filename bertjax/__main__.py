@@ -53,15 +53,50 @@ def evaluate(values, _):
 def fill_mask(values, args):
     """fill-mask SRC TEXT [--top_k=5]
 
-    Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or orbax:DIR.
+    Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or any source
+    of convert.
     """
     from bertjax import inference
 
     source, text = _positional(args, "SRC", "TEXT")
-    model = inference.load(source)
+    model = _read(source, values)
     for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
         for token, probability in candidates:
             print(f"{number}  {probability:7.4f}  {token}")
+
+
+def embed(values, args):
+    """embed SRC TEXT [TEXT ...] [--pooling=mean]
+
+    The vector of each TEXT as a JSON array, one a line; without a TEXT, of each line of stdin.
+    Pooling is mean, cls, max or pooler. SRC is a run's workdir, or any source of convert.
+    """
+    from bertjax import inference
+
+    if not args:
+        raise UsageError("expected SRC [TEXT ...]; see --help")
+    texts = args[1:] or [line.rstrip("\n") for line in sys.stdin]
+    model = _read(args[0], values)
+    for vector in inference.embed(model, texts, pooling=values.pooling):
+        print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
+
+
+def convert(values, args):
+    """convert SRC DST [--hidden_act=...] [--do_lower_case=...] [--tokenizer=...] [--allow_pickle]
+
+    Weights from one form into another. SRC and DST are a run's workdir (orbax:DIR), hf:DIR,
+    hub:OWNER/NAME, tf1:PREFIX; SRC may also be fairseq:FILE, DST onnx:FILE, onnx-int8:FILE or
+    stablehlo:FILE. DST must not exist. What a source does not say itself:
+    --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
+    --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
+    """
+    from bertjax import convert
+
+    source, destination = _positional(args, "SRC", "DST")
+    pretrained = convert.convert(source, destination, _hints(values))
+    for note in pretrained.notes:
+        print(note, file=sys.stderr)
+    print(f"{source} -> {destination}")
 
 
 def verify(values, args):
@@ -97,9 +132,27 @@ COMMANDS = {
     "pretrain": pretrain,
     "evaluate": evaluate,
     "fill-mask": fill_mask,
+    "embed": embed,
+    "convert": convert,
     "verify": verify,
     "plot": plot,
 }
+
+
+def _hints(values):
+    from bertjax.convert.pretrained import Hints
+
+    return Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
+
+
+def _read(source: str, values):
+    """The model at any URI; what its reader decided goes to stderr."""
+    from bertjax import convert
+
+    pretrained = convert.read(source, _hints(values))
+    for note in pretrained.notes:
+        print(note, file=sys.stderr)
+    return pretrained
 
 
 def _positional(args, *names):
@@ -134,6 +187,15 @@ def _parse(command: str, argv: list[str]):
             "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
         )
         flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
+    if command in ("fill-mask", "embed", "convert"):
+        flags.DEFINE_enum(
+            "hidden_act", None, ("gelu", "gelu_new"), "activation", flag_values=values
+        )
+        flags.DEFINE_bool("do_lower_case", None, "casing", flag_values=values)
+        flags.DEFINE_string("tokenizer", None, "file or folder", flag_values=values)
+        flags.DEFINE_bool("allow_pickle", False, "open PyTorch files", flag_values=values)
+    if command == "embed":
+        flags.DEFINE_string("pooling", "mean", "mean, cls, max or pooler", flag_values=values)
     if command == "fill-mask":
         flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
     if command == "plot":

@@ -167,6 +167,19 @@ def read_newest(directory: Path, abstract_state):
     return step, _read(directory / str(step), abstract_state)
 
 
+def holds(directory: Path, group: str) -> bool:
+    """Whether the newest step has arrays under `group` (`params`, `opt_state`), by its manifest."""
+    directory = Path(directory).absolute()
+    for step in reversed(_steps(directory)):
+        with contextlib.suppress(ValueError, OSError):
+            return any(name.startswith(f"{group}/") for name in _saved(directory / str(step)))
+    return False
+
+
+def _saved(step_dir: Path) -> dict:
+    return integrity.load(step_dir)["arrays"]
+
+
 def verify(directory: Path) -> list[integrity.StepReport]:
     """Re-reads every byte of every step against its manifest, oldest step first.
 
@@ -241,8 +254,12 @@ def _read(step_dir: Path, abstract_state):
 
 def _check_shapes(step_dir: Path, wanted: dict):
     groups = {name.split("/")[0] for name in wanted}
-    saved = integrity.load(step_dir)["arrays"]
-    saved = {name: array for name, array in saved.items() if name.split("/")[0] in groups}
+    saved = {n: array for n, array in _saved(step_dir).items() if n.split("/")[0] in groups}
+    if groups - {name.split("/")[0] for name in saved} and "opt_state" in groups:
+        raise DataError(
+            f"{step_dir}: holds weights without an optimizer's state; start another run from them "
+            f"with --config.init_from={step_dir.parents[1]} and another --workdir"
+        )
     # Parameters first: the optimizer's state differs wherever they do, and says less.
     for name in sorted(saved.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):
         old, new = saved.get(name), wanted.get(name)

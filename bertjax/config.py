@@ -225,6 +225,9 @@ class Objective:
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = _field(0, "the only source of randomness")
+    init_from: str | None = _field(
+        None, "weights to start from, any source of bertjax convert (hf:DIR, tf1:PREFIX, ...)"
+    )
     model: Model = Model()
     tokenizer: Tokenizer = Tokenizer()
     data: Data = Data()
@@ -302,6 +305,11 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
     config = _build(Config, raw, "config")
     config_checks.check(config, _walk(config))
     return config
+
+
+def model_of(fields: dict) -> Model:
+    """A `Model` from plain values; raises UsageError where one is unknown or of another type."""
+    return _build(Model, fields, "config.model")
 
 
 def to_dict(config: Config) -> dict:

@@ -1,72 +1,59 @@
-"""A trained model read back from its run: filling masks."""
+"""A trained model at work: filling masks, embedding text."""
 
-import dataclasses
 import functools
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bertjax import checkpoint, models, workdir
-from bertjax import config as config_lib
-from bertjax.data import tokenizer as tokenizer_lib
-from bertjax.errors import UsageError
+from bertjax import models
+from bertjax.convert.pretrained import Pretrained
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import DataError, UsageError
+
+POOLINGS = ("mean", "cls", "max", "pooler")
+_LENGTH_MULTIPLE = 16  # lengths are padded to it, so that few programs are compiled
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """Parameters with what is needed to use them."""
-
-    config: config_lib.Config
-    tokenizer: tokenizer_lib.Tokenizer
-    params: dict
-    step: int
-
-
-def load(source: str) -> Model:
-    """The newest whole checkpoint of a run, on the default device.
-
-    Args:
-      source: a workdir, also written `orbax:DIR`.
-    """
-    directory = Path(source.removeprefix("orbax:"))
-    config = workdir.read_config(directory)
-    tokenizer = tokenizer_lib.load(directory / "tokenizer", config.tokenizer.lowercase)
-    abstract = {"params": models.abstract_params(config.model)}
-    step, state = checkpoint.read_newest(directory / "checkpoints", abstract)
-    return Model(config, tokenizer, state["params"], step)
-
-
-def fill_mask(model: Model, text: str, top_k: int) -> list[list[tuple[str, float]]]:
-    """Candidates for every [MASK] of `text`, most probable first.
+def fill_mask(model: Pretrained, text: str, top_k: int) -> list[list[tuple[str, float]]]:
+    """Candidates for every mask token of `text`, most probable first.
 
     Returns:
       For each mask, `top_k` pairs of token and probability.
 
     Raises:
-      UsageError: `text` holds no mask, or is longer than the model reads.
+      UsageError: `text` holds no mask, or is longer than the model reads, or the model has no
+        masked-LM head.
+      DataError: the source has no tokenizer.
     """
-    tokenizer = model.tokenizer
-    mask_token = tokenizer.tokens([tokenizer.mask_id])[0]
-    pieces = text.split(mask_token)
-    if len(pieces) == 1:
+    tokenizer = _tokenizer(model)
+    if not model.config.model.has_masked_lm:
+        raise UsageError(
+            f"model.head={model.config.model.head}: has no masked-LM head; take a source that has"
+        )
+    ids = [tokenizer.cls_id, *tokenizer.encode_with_masks(text), tokenizer.sep_id]
+    if tokenizer.mask_id not in ids:
+        mask_token = tokenizer.tokens([tokenizer.mask_id])[0]
         raise UsageError(f"text={text!r}: holds no {mask_token}; put one where a word is missing")
-    ids = [tokenizer.cls_id]
-    for index, encoded in enumerate(tokenizer.encode(pieces)):
-        ids += ([tokenizer.mask_id] if index else []) + list(encoded)
-    ids.append(tokenizer.sep_id)
-    longest = model.config.model.max_position_embeddings
+    longest = model.config.model.max_sequence_length
     if len(ids) > longest:
         raise UsageError(f"text has {len(ids)} tokens; the model reads {longest}: shorten it")
     probabilities_PV = _mask_probabilities(model, np.array([ids], np.int32))
     candidates = []
     for row_V in probabilities_PV:
-        best = np.argsort(-row_V)[:top_k]
+        best = [i for i in np.argsort(-row_V) if i < tokenizer.vocab_size][:top_k]
         candidates.append([(tokenizer.tokens([i])[0], float(row_V[i])) for i in best])
     return candidates
 
 
-def _mask_probabilities(model: Model, ids_1L):
+def _tokenizer(model: Pretrained) -> Tokenizer:
+    if model.tokenizer is None:
+        raise DataError("the source has no tokenizer; name its file or folder with --tokenizer")
+    return model.tokenizer
+
+
+def _mask_probabilities(model: Pretrained, ids_1L):
     positions_1P = np.flatnonzero(ids_1L[0] == model.tokenizer.mask_id)[None]
     batch = {
         "input_ids": ids_1L,
@@ -77,3 +64,51 @@ def _mask_probabilities(model: Model, ids_1L):
     apply = jax.jit(functools.partial(models.apply, model.config.model))
     logits_1PV = apply(model.params, batch)["masked_lm_logits"]
     return np.asarray(jax.nn.softmax(logits_1PV[0], axis=-1))
+
+
+def embed(
+    model: Pretrained, texts: list[str], *, pooling: str, batch_size: int = 32
+) -> Iterator[np.ndarray]:
+    """One vector `[D]`, float32, for each text, in their order; longer texts are cut.
+
+    Args:
+      pooling: `mean` over all tokens, `[CLS]` and `[SEP]` included (Reimers and Gurevych 2019),
+        `max` over them, `cls`, or `pooler` (the pretrained layer over it).
+
+    Raises:
+      UsageError: no such pooling, or the model has no pooler.
+      DataError: the source has no tokenizer.
+    """
+    tokenizer, config = _tokenizer(model), model.config.model
+    if pooling not in POOLINGS:
+        raise UsageError(f"--pooling={pooling}: must be one of {', '.join(POOLINGS)}")
+    if pooling == "pooler" and not config.has_pooler:
+        raise UsageError(f"--pooling=pooler: model.head={config.head} has none; take mean or cls")
+    apply = jax.jit(functools.partial(_embed, config, pooling))
+    longest = config.max_sequence_length - 2
+    rows = [[tokenizer.cls_id, *ids[:longest], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
+    for start in range(0, len(rows), batch_size):
+        batch = _padded(rows[start : start + batch_size], tokenizer.pad_id, longest + 2)
+        yield from np.asarray(apply(model.params, batch))
+
+
+def _padded(rows: list[list[int]], pad_id: int, longest: int) -> dict[str, np.ndarray]:
+    length = max(map(len, rows))
+    length = min(-(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, longest)
+    ids_BL = np.full((len(rows), length), pad_id, np.int32)
+    mask_BL = np.zeros((len(rows), length), np.int32)
+    for index, row in enumerate(rows):
+        ids_BL[index, : len(row)] = row
+        mask_BL[index, : len(row)] = 1
+    return {"input_ids": ids_BL, "token_type_ids": ids_BL * 0, "attention_mask": mask_BL}
+
+
+def _embed(config, pooling, params, batch):
+    outputs = models.apply(config, params, batch)
+    hidden_BLD = outputs["hidden"].astype(jnp.float32)
+    mask_BL1 = batch["attention_mask"][..., None]
+    if pooling == "mean":
+        return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1)
+    if pooling == "max":
+        return jnp.where(mask_BL1, hidden_BLD, -jnp.inf).max(1)
+    return hidden_BLD[:, 0] if pooling == "cls" else outputs["pooled"].astype(jnp.float32)

@@ -11,6 +11,7 @@ from bertjax import (
     checkpoint,
     distributed,
     evaluate,
+    initial,
     keys,
     metrics,
     models,
@@ -90,9 +91,27 @@ class Trainer:
             return restored
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()
+        if self.config.init_from is not None:
+            state["params"] = self._from_weights(state["params"])
         # A whole fallback, should the first save on the way be cut off.
         self.checkpoints.save(0, state)
         return 0, state
+
+    def _from_weights(self, params):
+        """`params` with everything that `config.init_from` has, placed as they are."""
+        found, missing = initial.read(self.config, self.tokenizer)
+        _say(f"weights of {self.config.init_from}" + (
+            f"; at random: {', '.join(missing)}" if missing else ""
+        ))  # fmt: skip
+
+        def take(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name not in found:
+                return leaf
+            value = found[name]
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
+
+        return jax.tree_util.tree_map_with_path(take, params)
 
     def _run_phase(self, index, first, phase, start, state):
         documents = store.open_store(self.directory / "store", "train")

@@ -53,9 +53,9 @@ def read_config(workdir: Path) -> config_lib.Config:
     path = Path(workdir) / "config.json"
     try:
         return config_lib.from_config_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: missing; is {workdir} the --workdir of a bertjax run?") from None
-    except (ValueError, UsageError) as error:
+    except (ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: not a config of this version ({error})") from None
 
 

@@ -16,6 +16,7 @@ TIERS = (
     {"checkpoint", "distributed", "workdir"},
     {"train", "evaluate"},
     {"convert"},
+    {"initial"},
     {"loop", "inference", "plot"},
     {"__main__"},
 )

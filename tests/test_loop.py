@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from bertjax import inference, metrics
+from bertjax import convert, metrics
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
 
 CONFIG = """
@@ -93,7 +93,7 @@ def assert_same_run(workdir, whole):
     import jax
 
     assert losses(workdir) == losses(whole)
-    ours, theirs = (inference.load(str(d)) for d in (workdir, whole))
+    ours, theirs = (convert.read(str(d)) for d in (workdir, whole))
     assert ours.step == theirs.step == 160
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
@@ -214,7 +214,7 @@ def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(pro
     assert "Traceback" not in run.stderr
     skipped = [line["skipped"] for line in losses(tmp_path / "w")]
     assert skipped[-3:] == [1, 1, 1]
-    model = inference.load(str(tmp_path / "w"))
+    model = convert.read(str(tmp_path / "w"))
     assert all(np.isfinite(x).all() for x in model.params["blocks"]["query"].values())
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax import models, objectives
 from bertjax.config import Model
-from bertjax.models import attention, encoder
+from bertjax.models import attention
 
 TINY = Model(
     vocab_size=61,

@@ -1,5 +1,6 @@
 """Ids are those of the libraries; what is trained depends on the text alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,6 +112,72 @@ def test_word_starts(wordpiece, sentence_piece):
         assert starts[i] == expected, piece
 
 
+def test_masks_in_text(wordpiece, sentence_piece):
+    ids = wordpiece.encode_with_masks("a [MASK], unwanted[MASK][SEP]")
+    assert wordpiece.tokens(ids)[:7] == ["a", "[MASK]", ",", "un", "##want", "##ed", "[MASK]"]
+    assert not set(ids[7:]) & {wordpiece.sep_id, wordpiece.mask_id}
+    ids = sentence_piece.encode_with_masks("the old [MASK] sat")
+    parts = sentence_piece.encode(["the old ", " sat"])
+    assert ids == [*parts[0], sentence_piece.mask_id, *parts[1]]
+    assert sentence_piece.encode_with_masks("no mask") == sentence_piece.encode(["no mask"])[0]
+
+
+VARIANTS = {
+    "cased": {"lowercase": False},
+    "lower-cased with accents": {"lowercase": True, "strip_accents": False},
+    "cased without accents": {"lowercase": False, "strip_accents": True},
+    "ideographs are no words": {"lowercase": True, "handle_chinese_chars": False},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_of_a_json_is_kept(tmp_path, name):
+    vocab = [*SPECIALS, "É", "é", "E", "e", "日", "本", "日本", "##日", "##本", "A", "a"]
+    options = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
+    library = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({p: i for i, p in enumerate(vocab)}, unk_token="[UNK]")
+    )
+    library.normalizer = tokenizers.normalizers.BertNormalizer(**(options | VARIANTS[name]))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    library.save(str(tmp_path / "tokenizer.json"))
+    texts = ["É é E e", "日本 A a", "Éa日本"]
+    expected = [e.ids for e in library.encode_batch(texts)]
+    model = tokenizer.load(tmp_path)
+    assert model.encode(texts) == expected
+    model.save(tmp_path)
+    assert tokenizer.load(tmp_path).encode(texts) == expected
+    plain = tokenizer.WordPiece(vocab, lowercase=True)
+    assert plain.encode(texts) != expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["normalizer"].update(clean_text=False), "clean_text=False is not supported"),
+        (lambda t: t["model"].update(continuing_subword_prefix="@@"), "prefix='@@' is not"),
+        (lambda t: t["model"].update(max_input_chars_per_word=9), "word=9 is not supported"),
+        (lambda t: t["model"].update(unk_token="<unk>"), "unk_token='<unk>' is not supported"),
+        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "type='Whitespace' is not"),
+        (lambda t: t.update(normalizer=None), "not a tokenizer.json"),
+        (lambda t: t["normalizer"].update(lowercase="no"), "not a tokenizer.json"),
+        (lambda t: t["model"]["vocab"].update(a=10**12), "ids are not 0..21, each once"),
+        (
+            lambda t: t["added_tokens"].append({"content": "the", "id": 22, "special": False}),
+            "added token 'the' is not supported",
+        ),
+    ],
+)
+def test_a_json_that_cannot_be_reproduced_is_refused(wordpiece, tmp_path, change, message):
+    path = wordpiece.save(tmp_path)
+    tree = json.loads(path.read_bytes())
+    change(tree)
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError) as caught:
+        tokenizer.load(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_saved_tokenizer_is_the_same(wordpiece, sentence_piece, tmp_path):
     for i, model in enumerate((wordpiece, sentence_piece)):
         path = model.save(tmp_path / str(i))
@@ -188,8 +255,11 @@ def test_training_on_nothing_is_one_clear_line():
         ("nomask.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"nomask.txt: vocabulary lacks \[MASK\]"),
         ("twice.txt", "\n".join([*VOCAB, "a"]).encode(), "twice.txt: 'a' appears more than once"),
         ("latin1.txt", b"caf\xe9\n", "latin1.txt: not UTF-8 at byte 3"),
-        ("broken.json", b"{", "broken.json: not a WordPiece tokenizer.json"),
-        ("other.json", b'{"model": {"type": "BPE"}, "normalizer": null}', "other.json: not a Word"),
+        ("broken.json", b"{", "broken.json: not JSON"),
+        ("deep.json", b"[" * 1_000_000, "deep.json: not JSON"),
+        ("list.json", b"[]", "list.json: not a tokenizer.json"),
+        ("empty.json", b'{"model": {"type": "BPE"}}', "empty.json: not a tokenizer.json"),
+        ("other.json", b'{"model": {"type": "Unigram"}}', "Unigram'? is not supported"),
         ("bad.model", b"nothing", "bad.model: not a SentencePiece model"),
         ("folder/x", b"", "folder: holds none of"),
     ],

@@ -1,0 +1,124 @@
+"""Checkpoints in and out: `read` any source, `convert` it into any other form.
+
+A place is a URI, `FORM:PATH`; a path alone is a run's directory. Readers return a `Pretrained`,
+writers take one; everything is written beside its place and renamed into it whole.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bertjax.convert.pretrained import Hints, Pretrained
+from bertjax.errors import StorageError, UsageError
+
+# Form -> (module of this package that reads it, module that writes it, what its path is).
+FORMS = {
+    "orbax": ("orbax", "orbax", "DIR"),
+    "hf": ("hf", "hf", "DIR"),
+    "hub": ("hub", "hub", "OWNER/NAME[@REVISION]"),
+    "tf1": ("tf1", "tf1", "PREFIX"),
+    "fairseq": ("fairseq", None, "FILE"),
+    "onnx": (None, "onnx", "FILE"),
+    "onnx-int8": (None, "onnx", "FILE"),
+    "stablehlo": (None, "stablehlo", "FILE"),
+}
+_KEEP_MOMENTS = ("orbax", "tf1")  # the forms that hold a whole train state
+
+
+def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrained:  # noqa: B008
+    """The weights at `uri`, with their config and tokenizer.
+
+    Args:
+      moments: also Adam's, from a source that has them.
+
+    Raises:
+      UsageError: no such form, or nothing reads it, or the source needs a hint.
+      DataError: the source is missing, damaged, hostile, or not a model that bertjax computes.
+    """
+    form, path = parse(uri)
+    module = FORMS[form][0]
+    if module is None:
+        readable = ", ".join(name for name, (reader, *_) in FORMS.items() if reader)
+        raise UsageError(f"{uri}: {form} is only written; sources are {readable}")
+    reader = importlib.import_module(f"bertjax.convert.{module}").read
+    if form in _KEEP_MOMENTS:
+        return reader(path, hints, moments=moments)
+    return reader(path, hints)
+
+
+def convert(source: str, destination: str, hints: Hints = Hints()) -> Pretrained:  # noqa: B008
+    """Writes the weights at `source` to `destination`, which must not be there yet.
+
+    Returns:
+      What was read; its `notes` are for the user.
+
+    Raises:
+      UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
+      StorageError: the disk refuses. Nothing is left at the destination.
+    """
+    form, path = parse(destination)
+    if FORMS[form][1] is None:
+        writable = ", ".join(name for name, (_, writer, _) in FORMS.items() if writer)
+        raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")
+    if form != "hub":
+        _refuse_existing(form, path)
+    pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
+    write = _writer(form)
+    if form == "hub":
+        write(pretrained, path)
+        return pretrained
+    with _in_place(form, path) as partial:
+        write(pretrained, partial)
+    return pretrained
+
+
+def parse(uri: str) -> tuple[str, Path | str]:
+    """`(form, path)` of a URI; raises UsageError where the form is not known."""
+    form, colon, rest = uri.partition(":")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9\-]+", form):
+        form, rest = "orbax", uri
+    if form not in FORMS:
+        known = " ".join(f"{name}:{path}" for name, (_, _, path) in FORMS.items())
+        raise UsageError(f"{uri}: no such form {form!r}; one of {known}")
+    if not rest:
+        raise UsageError(f"{uri}: names no place; expected {form}:{FORMS[form][2]}")
+    return form, rest if form == "hub" else Path(rest)
+
+
+def _writer(form: str) -> Callable:
+    module = importlib.import_module(f"bertjax.convert.{FORMS[form][1]}")
+    return module.write_int8 if form == "onnx-int8" else module.write
+
+
+def _target(form: str, path: Path) -> Path:
+    """What must not exist yet: TensorFlow's files share a prefix, so theirs is the directory."""
+    return path.absolute().parent if form == "tf1" else path.absolute()
+
+
+def _refuse_existing(form: str, path: Path):
+    target = _target(form, path)
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: is there already; name a new place, nothing is overwritten")
+
+
+@contextlib.contextmanager
+def _in_place(form: str, path: Path) -> Iterator[Path]:
+    """A path in a new directory beside the target; what was written there moves in at the end."""
+    target = _target(form, path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    inside = scratch / target.name
+    try:
+        scratch.mkdir(parents=True)
+        yield inside / path.name if form == "tf1" else inside
+        _refuse_existing(form, path)  # somebody else may have been faster
+        for written in scratch.iterdir():  # stablehlo:FILE has its weights in a second file
+            os.rename(written, target.with_name(written.name))
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"{target}: {reason}; nothing was written there") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

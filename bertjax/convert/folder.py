@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bertjax.errors import DataError
 
-MAX_JSON_BYTES = 64 << 20  # a tokenizer.json of 250,000 pieces has 20 MB
+# Configs and indices have some kilobytes, and a megabyte of empty lists takes 25 to hold.
+MAX_JSON_BYTES = 1 << 20
 
 
 class Folder:

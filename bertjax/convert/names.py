@@ -4,6 +4,8 @@ The other side keeps one tensor a layer, this side stacks them on a leading axis
 has no padding of the vocabulary, this side a multiple of 128. Nothing here needs JAX.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax.errors import DataError
 
-_VOCAB_ROWS = ("embeddings/word/embedding", "masked_lm/bias")
+VOCAB_ROWS = ("embeddings/word/embedding", "masked_lm/bias")
 
 
 class Row(NamedTuple):
@@ -81,29 +83,37 @@ def gather(
     Raises:
       DataError: a tensor is missing, or its shape is not what `model` says.
     """
+    if model.num_hidden_layers > len(tensors):
+        raise DataError(
+            f"{where}: {model.num_hidden_layers:,} layers in the config, {len(tensors)} tensors"
+        )
+    for name, shape in named_shapes(rows, model):
+        if name not in tensors:
+            raise DataError(f"{where}: lacks the tensor {name}")
+        if tuple(tensors[name].shape) != shape:
+            raise DataError(
+                f"{where}: {name} has shape {list(tensors[name].shape)}; "
+                f"the config asks for {list(shape)}"
+            )
     wanted = shapes(model)
     rows = [row for row in rows if row.path in wanted]
-    for row in rows:
-        for name, shape in _theirs(row, model, wanted[row.path]):
-            if name not in tensors:
-                raise DataError(f"{where}: lacks the tensor {name}")
-            if tuple(tensors[name].shape) != shape:
-                raise DataError(
-                    f"{where}: {name} has shape {list(tensors[name].shape)}; "
-                    f"the config asks for {list(shape)}"
-                )
     absent = wanted.keys() - {row.path for row in rows}
     if absent:
         raise DataError(f"{where}: has no place for {', '.join(sorted(absent))}")
+    size = 4 * sum(math.prod(shape) for shape in wanted.values())
+    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise DataError(
+            f"{where}: {size:,} bytes of float32 weights; more than this machine's memory"
+        )
     params: dict = {}
     for row in rows:
         array = np.zeros(wanted[row.path], np.float32)
         stacked = row.path.startswith("blocks/")
-        for index, (name, shape) in enumerate(_theirs(row, model, wanted[row.path])):
+        for index, (name, _) in enumerate(_theirs(row, model, wanted[row.path])):
             value = tensors[name].read()
-            target = array[index] if stacked else array[: model.vocab_size]
-            target = target if row.path in _VOCAB_ROWS or stacked else array
-            target[...] = value.T if row.transpose else value
+            value = value.T if row.transpose else value
+            target = array[index] if stacked else array
+            target[: len(value)] = value
         insert(params, row.path, array)
     return params
 
@@ -117,16 +127,24 @@ def scatter(
         if row.path not in wanted:
             continue
         array = np.asarray(lookup(params, row.path))
-        if row.path in _VOCAB_ROWS:
+        if row.path in VOCAB_ROWS:
             array = array[: model.vocab_size]
         for index, (name, _) in enumerate(_theirs(row, model, wanted[row.path])):
             value = array[index] if row.path.startswith("blocks/") else array
             yield name, value.T if row.transpose else value
 
 
+def named_shapes(rows: Iterable[Row], model: config_lib.Model) -> Iterator[tuple[str, tuple]]:
+    """Name and shape of every tensor that a model has on the other side."""
+    wanted = shapes(model)
+    for row in rows:
+        if row.path in wanted:
+            yield from _theirs(row, model, wanted[row.path])
+
+
 def _theirs(row: Row, model: config_lib.Model, shape: tuple) -> list[tuple[str, tuple]]:
     """Name and shape of every tensor on the other side that makes up one of ours."""
-    if row.path in _VOCAB_ROWS:
+    if row.path in VOCAB_ROWS:
         shape = (model.vocab_size, *shape[1:])
     if row.path.startswith("blocks/"):
         each = shape[:0:-1] if row.transpose else shape[1:]

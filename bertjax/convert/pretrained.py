@@ -17,6 +17,7 @@ class Pretrained:
       params: nested dict of float32 arrays as `models.init` makes it, the vocabulary padded.
       step: updates behind these weights, where the source knows.
       moments: `{"mu": tree, "nu": tree}`, Adam's, shaped as `params`; None where there are none.
+      figures: held-out figures of the run at `step`, for the model card.
       notes: a line for everything a reader decided or left out; the commands print them.
     """
 
@@ -25,6 +26,7 @@ class Pretrained:
     params: dict
     step: int = 0
     moments: dict | None = None
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

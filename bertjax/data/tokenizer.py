@@ -1,15 +1,12 @@
-"""WordPiece and SentencePiece: load, encode, decode, save.
+"""WordPiece and SentencePiece, and `load` for these and byte-level BPE.
 
 `tokenizers` and `sentencepiece` do the work. Text is always encoded as text: a literal "[MASK]"
 in a corpus becomes pieces, never the special token.
 """
 
-import hashlib
-import json
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -18,8 +15,10 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from bertjax.data import byte_bpe, vocabulary
 from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
+from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -28,74 +27,36 @@ CACHED_WORDS = 1 << 18  # about 60 MB in each process
 _WORD_START = "▁"
 
 
-class Tokenizer:
-    """Text to ids and back.
+class WordPiece(Tokenizer):
+    """BERT's tokenizer (google-research/bert `FullTokenizer`).
 
     Attributes:
-      vocab_size: number of ids.
-      pad_id, unk_id, cls_id, sep_id, mask_id: the special ids; special_ids holds them sorted.
-      sha256: hash of the file that `save` writes.
+      lowercase: text is lower-cased first.
+      strip_accents: accents are removed; None does so where `lowercase` is set.
+      handle_chinese_chars: each CJK ideograph is a word.
     """
 
-    file_name: str
-
-    def __init__(self, contents: bytes, pieces: list[str], specials: tuple, name: str):
-        self._contents = contents
-        self._pieces = pieces
-        ids = {piece: i for i, piece in enumerate(pieces)}
-        missing = [s for s in specials if s not in ids]
-        if missing:
-            raise DataError(
-                f"{name}: vocabulary lacks {', '.join(missing)}; BERT needs all of them"
-            )
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            ids[s] for s in specials
-        )
-        self.special_ids = tuple(sorted(ids[s] for s in specials))
-        self.vocab_size = len(pieces)
-        self.sha256 = hashlib.sha256(contents).hexdigest()
-
-    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes many texts at once, without special tokens.
-
-        Returns:
-          ids [T] of all the texts, one after the other (uint16, or uint32 beyond 65,536 tokens),
-          and the number of ids of each text [S] (int64).
-        """
-        raise NotImplementedError
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, without special tokens."""
-        ids, lengths = self.encode_flat(texts)
-        return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The pieces as the vocabulary spells them."""
-        return [self._pieces[i] for i in ids]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Readable text; special tokens are kept."""
-        raise NotImplementedError
-
-    def word_starts(self) -> np.ndarray:
-        """bool [V]: True where a piece begins a word, special tokens included."""
-        raise NotImplementedError
-
-    def save(self, directory: Path) -> Path:
-        """Writes the one file that `load` reads back, and returns its path."""
-        path = Path(directory) / self.file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._contents)
-        return path
-
-
-class WordPiece(Tokenizer):
-    """BERT's tokenizer (google-research/bert `FullTokenizer`)."""
-
+    kind = "wordpiece"
     file_name = "tokenizer.json"
 
-    def __init__(self, vocab: list[str], lowercase: bool, name: str = "vocabulary"):
-        backend = _wordpiece_backend(vocab, lowercase)
+    def __init__(
+        self,
+        vocab: list[str],
+        lowercase: bool,
+        name: str = "vocabulary",
+        *,
+        strip_accents: bool | None = None,
+        handle_chinese_chars: bool = True,
+    ):
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.handle_chinese_chars = handle_chinese_chars
+        normalizer = normalizers.BertNormalizer(
+            lowercase=lowercase,
+            strip_accents=strip_accents,
+            handle_chinese_chars=handle_chinese_chars,
+        )
+        backend = _wordpiece_backend(vocab, normalizer)
         super().__init__(backend.to_str(pretty=True).encode(), vocab, WORDPIECE_SPECIALS, name)
         backend.encode_special_tokens = True
         self._backend = backend
@@ -128,6 +89,7 @@ class WordPiece(Tokenizer):
 class SentencePiece(Tokenizer):
     """A SentencePiece model with the special pieces of ALBERT."""
 
+    kind = "sentencepiece"
     file_name = "spiece.model"
 
     def __init__(self, contents: bytes, name: str = "model"):
@@ -164,10 +126,10 @@ class SentencePiece(Tokenizer):
         return flags
 
 
-def _wordpiece_backend(vocab, lowercase):
+def _wordpiece_backend(vocab, normalizer):
     ids = {piece: i for i, piece in enumerate(vocab)}
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     if all(special in ids for special in WORDPIECE_SPECIALS):
@@ -179,9 +141,12 @@ def _wordpiece_backend(vocab, lowercase):
 
 
 def load(path: Path | str, lowercase: bool = True) -> Tokenizer:
-    """Opens a directory that `save` wrote, a vocab.txt, a tokenizer.json or a SentencePiece .model.
+    """Opens what `save` wrote, or the files that published models come with.
 
     Args:
+      path: a tokenizer.json; a vocab.txt; a SentencePiece .model; a vocab.json beside its
+        merges.txt; GPT-2's encoder.json beside vocab.bpe and fairseq's dict.txt; or a directory
+        that holds one of these, looked for in this order.
       lowercase: lower-case and strip accents; read for vocab.txt only, the others say it themselves.
 
     Raises:
@@ -189,41 +154,51 @@ def load(path: Path | str, lowercase: bool = True) -> Tokenizer:
     """
     path = Path(path)
     if path.is_dir():
-        names = (WordPiece.file_name, SentencePiece.file_name, "vocab.txt")
+        names = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "encoder.json")
         found = [path / name for name in names if (path / name).is_file()]
         if not found:
             raise DataError(f"{path}: holds none of {', '.join(names)}")
         path = found[0]
-    try:
-        contents = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"tokenizer {path}: {error.strerror}") from None
+    if path.name == "vocab.json":
+        return byte_bpe.from_files(path, path.with_name("merges.txt"))
+    if path.name == "encoder.json":
+        beside = (path.with_name(name) for name in ("vocab.bpe", "dict.txt"))
+        return byte_bpe.from_gpt2(path, *beside)
     if path.suffix == ".model":
-        return SentencePiece(contents, str(path))
-    try:
-        text = contents.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; expected a vocabulary") from None
+        return SentencePiece(vocabulary.read_bytes(path), str(path))
     if path.suffix == ".json":
-        return WordPiece(*_read_json(text, path), name=str(path))
-    vocab = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
-    repeated = [piece for piece, count in Counter(vocab).items() if count > 1]
+        return _from_json(vocabulary.read_json(path), str(path))
+    return WordPiece(read_vocab(path), lowercase, name=str(path))
+
+
+def read_vocab(path: Path) -> list[str]:
+    """The pieces of a vocab.txt, one a line."""
+    lines = vocabulary.read_lines(path)
+    repeated = [piece for piece, count in Counter(lines).items() if count > 1]
     if repeated:
         raise DataError(f"{path}: {repeated[0]!r} appears more than once; ids would be ambiguous")
-    return WordPiece(vocab, lowercase, name=str(path))
+    return lines
 
 
-def _read_json(text, path):
-    """`(vocab, lowercase)` of a BERT tokenizer.json."""
+def _from_json(tree, name):
+    """The tokenizer that a tokenizer.json holds; its padding and truncation are of no interest."""
     try:
-        tree = json.loads(text)
-        kinds = [tree[k]["type"] for k in ("model", "normalizer", "pre_tokenizer")]
-        if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
-            raise DataError(f"{path}: {' + '.join(kinds)}; only BERT's WordPiece is supported")
-        ids = tree["model"]["vocab"]
-        vocab = sorted(ids, key=ids.get)
-        if [ids[piece] for piece in vocab] != list(range(len(vocab))):
-            raise DataError(f"{path}: ids are not 0..{len(vocab) - 1}, each once")
-        return vocab, tree["normalizer"]["lowercase"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a WordPiece tokenizer.json ({one_line(error)})") from None
+        model = tree["model"]
+        # Files of early versions do not name the model.
+        if model.get("type", "BPE" if "merges" in model else "WordPiece") == "BPE":
+            return byte_bpe.from_json(tree, name)
+        vocabulary.require(model, name, type=("WordPiece", None), unk_token=("[UNK]",))
+        vocabulary.require(model, name, continuing_subword_prefix=("##",))
+        vocabulary.require(model, name, max_input_chars_per_word=(100,))
+        vocabulary.require(tree["pre_tokenizer"], name, type=("BertPreTokenizer",))
+        normalizer = tree["normalizer"]
+        vocabulary.require(normalizer, name, type=("BertNormalizer",), clean_text=(True,))
+        return WordPiece(
+            vocabulary.all_pieces(tree, name),
+            normalizer["lowercase"],
+            name,
+            strip_accents=normalizer["strip_accents"],
+            handle_chinese_chars=normalizer["handle_chinese_chars"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{name}: not a tokenizer.json ({one_line(error)[:200]})") from None

@@ -1,0 +1,65 @@
+"""The model card of an exported folder: what the model is, how it was trained, what it reached."""
+
+import json
+
+from bertjax import config as config_lib
+from bertjax.convert import names
+from bertjax.convert.pretrained import Pretrained
+
+_TASKS = {"pretraining": "fill-mask", "masked_lm": "fill-mask", "pooler": "feature-extraction",
+          "none": "feature-extraction", "classification": "text-classification",
+          "span": "question-answering", "multiple_choice": "multiple-choice"}  # fmt: skip
+
+
+def text(pretrained: Pretrained, class_name: str) -> str:
+    """README.md of a Hugging Face folder, in Markdown with the Hub's front matter."""
+    config, model = pretrained.config, pretrained.config.model
+    count = _num_parameters(model)
+    casing = "lower-cased, accents stripped" if config.tokenizer.lowercase else "cased"
+    if config.tokenizer.kind == "byte_bpe":
+        casing = "byte-level BPE"
+    gelu = "erf" if model.hidden_act == "gelu" else "tanh"
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {_TASKS[model.head]}",
+        "tags: [bertjax, jax]",
+        "---",
+        "",
+        f"# {class_name}, trained with bertjax",
+        "",
+        f"{count:,} parameters: {model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
+        f"{model.num_attention_heads} heads, up to {model.max_sequence_length} tokens, "
+        f"{model.vocab_size:,} token ids ({casing}), {gelu} form of gelu. float32 weights after "
+        f"{pretrained.step:,} updates.",
+        "",
+        "## Held-out figures",
+        "",
+        *_figures(pretrained.figures),
+        "",
+        "## Config",
+        "",
+        "```json",
+        json.dumps(config_lib.to_dict(config), indent=1),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _num_parameters(model: config_lib.Model) -> int:
+    total = 0
+    for path, shape in names.shapes(model).items():
+        rows = model.vocab_size if path in names.VOCAB_ROWS else shape[0]
+        size = rows
+        for extent in shape[1:]:
+            size *= extent
+        total += size
+    return total
+
+
+def _figures(figures: dict[str, float]) -> list[str]:
+    if not figures:
+        return ["None were recorded."]
+    rows = [f"| {name} | {value:.4f} |" for name, value in figures.items()]
+    return ["| figure | value |", "|---|---|", *rows]

@@ -1,0 +1,154 @@
+"""Parameter names of `transformers`: one table an architecture, read in both directions.
+
+Names are those of the base model; a class with a head puts `bert.`, `roberta.` or `distilbert.`
+before all but the head's own (`base_prefix`).
+"""
+
+from bertjax import config as config_lib
+from bertjax.convert.names import Row
+from bertjax.errors import UsageError
+
+
+def _dense(path: str, name: str) -> list[Row]:
+    return [Row(f"{path}/kernel", f"{name}.weight", True), Row(f"{path}/bias", f"{name}.bias")]
+
+
+def _layer_norm(path: str, name: str) -> list[Row]:
+    return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
+
+
+_EMBEDDINGS = [
+    Row("embeddings/word/embedding", "embeddings.word_embeddings.weight"),
+    Row("embeddings/position/embedding", "embeddings.position_embeddings.weight"),
+    Row("embeddings/token_type/embedding", "embeddings.token_type_embeddings.weight"),
+    *_layer_norm("embeddings/layer_norm", "embeddings.LayerNorm"),
+]
+_BERT_ENCODER = [
+    *_EMBEDDINGS,
+    *_dense("blocks/query", "encoder.layer.{}.attention.self.query"),
+    *_dense("blocks/key", "encoder.layer.{}.attention.self.key"),
+    *_dense("blocks/value", "encoder.layer.{}.attention.self.value"),
+    *_dense("blocks/attention_output", "encoder.layer.{}.attention.output.dense"),
+    *_layer_norm("blocks/attention_layer_norm", "encoder.layer.{}.attention.output.LayerNorm"),
+    *_dense("blocks/intermediate", "encoder.layer.{}.intermediate.dense"),
+    *_dense("blocks/output", "encoder.layer.{}.output.dense"),
+    *_layer_norm("blocks/output_layer_norm", "encoder.layer.{}.output.LayerNorm"),
+    *_dense("pooler/dense", "pooler.dense"),
+]
+BERT = [
+    *_BERT_ENCODER,
+    *_dense("masked_lm/transform", "cls.predictions.transform.dense"),
+    *_layer_norm("masked_lm/layer_norm", "cls.predictions.transform.LayerNorm"),
+    Row("masked_lm/bias", "cls.predictions.bias"),
+    *_dense("next_sentence/dense", "cls.seq_relationship"),
+    *_dense("classifier/dense", "classifier"),
+    *_dense("span/dense", "qa_outputs"),
+]
+ROBERTA = [
+    *_BERT_ENCODER,
+    *_dense("masked_lm/transform", "lm_head.dense"),
+    *_layer_norm("masked_lm/layer_norm", "lm_head.layer_norm"),
+    Row("masked_lm/bias", "lm_head.bias"),
+    *_dense("classifier/dense", "classifier"),
+    *_dense("span/dense", "qa_outputs"),
+]
+DISTILBERT = [
+    *_EMBEDDINGS,
+    *_dense("blocks/query", "transformer.layer.{}.attention.q_lin"),
+    *_dense("blocks/key", "transformer.layer.{}.attention.k_lin"),
+    *_dense("blocks/value", "transformer.layer.{}.attention.v_lin"),
+    *_dense("blocks/attention_output", "transformer.layer.{}.attention.out_lin"),
+    *_layer_norm("blocks/attention_layer_norm", "transformer.layer.{}.sa_layer_norm"),
+    *_dense("blocks/intermediate", "transformer.layer.{}.ffn.lin1"),
+    *_dense("blocks/output", "transformer.layer.{}.ffn.lin2"),
+    *_layer_norm("blocks/output_layer_norm", "transformer.layer.{}.output_layer_norm"),
+    *_dense("masked_lm/transform", "vocab_transform"),
+    *_layer_norm("masked_lm/layer_norm", "vocab_layer_norm"),
+    Row("masked_lm/bias", "vocab_projector.bias"),
+    *_dense("pooler/dense", "pre_classifier"),
+    *_dense("classifier/dense", "classifier"),
+    *_dense("span/dense", "qa_outputs"),
+]
+_TABLES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT}
+
+# RobertaForSequenceClassification has a dense layer of its own where the others have a pooler.
+_ROBERTA_CLASSIFICATION = {"pooler.dense": "classifier.dense", "classifier": "classifier.out_proj"}
+
+# Copies of tied parameters: name -> the one that counts.
+TIED = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+    "vocab_projector.weight": "embeddings.word_embeddings.weight",
+}
+
+# The class that `transformers` loads a head into.
+CLASSES = {
+    ("bert", "pretraining"): "BertForPreTraining",
+    ("bert", "masked_lm"): "BertForMaskedLM",
+    ("bert", "classification"): "BertForSequenceClassification",
+    ("bert", "multiple_choice"): "BertForMultipleChoice",
+    ("bert", "span"): "BertForQuestionAnswering",
+    ("bert", "pooler"): "BertModel",
+    ("bert", "none"): "BertModel",
+    ("roberta", "masked_lm"): "RobertaForMaskedLM",
+    ("roberta", "classification"): "RobertaForSequenceClassification",
+    ("roberta", "multiple_choice"): "RobertaForMultipleChoice",
+    ("roberta", "span"): "RobertaForQuestionAnswering",
+    ("roberta", "pooler"): "RobertaModel",
+    ("roberta", "none"): "RobertaModel",
+    ("distilbert", "masked_lm"): "DistilBertForMaskedLM",
+    ("distilbert", "classification"): "DistilBertForSequenceClassification",
+    ("distilbert", "multiple_choice"): "DistilBertForMultipleChoice",
+    ("distilbert", "span"): "DistilBertForQuestionAnswering",
+    ("distilbert", "none"): "DistilBertModel",
+}
+
+
+def table(architecture: str, head: str) -> list[Row]:
+    """The rows of an architecture, named as the class with this head has them, without prefix."""
+    rows = _TABLES[architecture]
+    if (architecture, head) != ("roberta", "classification"):
+        return rows
+
+    def renamed(row: Row) -> Row:
+        module, _, kind = row.name.rpartition(".")
+        return row._replace(name=f"{_ROBERTA_CLASSIFICATION.get(module, module)}.{kind}")
+
+    return [renamed(row) for row in rows]
+
+
+def base_prefix(architecture: str, head: str, name: str) -> str:
+    """What stands before `name` in the file of the class with this head."""
+    in_base = name.split(".")[0] in ("embeddings", "encoder", "transformer", "pooler")
+    return f"{architecture}." if in_base and head not in ("pooler", "none") else ""
+
+
+def architecture(model: config_lib.Model) -> str:
+    """`bert`, `roberta` or `distilbert`: whose class computes what this model does.
+
+    Raises:
+      UsageError: no class of `transformers` does; names the field that stands in the way.
+    """
+    if model.type_vocab_size == 0:
+        name, act = "distilbert", "relu" if model.has_pooler else model.pooler_act
+        fixed = {"position_offset": 0, "layer_norm_eps": 1e-12, "pooler_act": act}
+    elif model.position_offset:
+        # Its masked-LM head has the erf form whatever the config says.
+        act = "gelu" if model.head == "masked_lm" else model.hidden_act
+        name, fixed = "roberta", {"pooler_act": "tanh", "hidden_act": act}
+    else:
+        name, fixed = "bert", {"pooler_act": "tanh"}
+    for field, value in fixed.items():
+        found = getattr(model, field)
+        if found != value:
+            raise UsageError(
+                f"config.model.{field}={found!r}: transformers' {name} classes compute {value!r} "
+                "only; this model has no Hugging Face form"
+            )
+    if (name, model.head) not in CLASSES:
+        raise UsageError(
+            f"config.model.head={model.head!r}: transformers has no {name} class with this head"
+        )
+    return name

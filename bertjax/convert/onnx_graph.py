@@ -1,0 +1,125 @@
+"""An ONNX graph in the making, and its file: the weights go there from where they lie."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax.convert import names
+from bertjax.errors import UsageError
+
+# Opset 20 is the first with Gelu, 17 with LayerNormalization; IR 9 came with opset 20, and
+# onnxruntime has read both since 1.17.
+OPSET, IR_VERSION = 20, 9
+
+
+class Graph:
+    """An ONNX graph in the making. Values go by their names; a node's result has the node's."""
+
+    def __init__(self, model: config_lib.Model, params: dict):
+        try:
+            import onnx
+        except ImportError:
+            raise UsageError("ONNX needs the onnx package: pip install 'bertjax[onnx]'") from None
+        self.onnx, self.model, self.params = onnx, model, params
+        self.weights: dict[str, np.ndarray] = {}  # views: they go straight to the file
+        self.proto = onnx.helper.make_model(
+            onnx.helper.make_graph([], "bertjax", [], []),
+            producer_name="bertjax",
+            ir_version=IR_VERSION,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        )
+        self.graph = self.proto.graph
+
+    def input(self, name: str, dims: tuple) -> str:
+        self.graph.input.append(self._info(name, dims, np.int64))
+        return name
+
+    def output(self, name: str, value: str, dims: tuple):
+        self.graph.output.append(self._info(name, dims, np.float32))
+        self.node("Identity", name, value)
+
+    def describe(self, value: str, dims: tuple, dtype):
+        """Says of a value what shape inference cannot find out: onnxruntime fuses by it."""
+        self.graph.value_info.append(self._info(value, dims, dtype))
+
+    def _info(self, name: str, dims: tuple, dtype):
+        helper = self.onnx.helper
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return helper.make_tensor_value_info(name, kind, dims)
+
+    def node(self, operator: str, name: str, *inputs: str, **attributes) -> str:
+        make = self.onnx.helper.make_node
+        self.graph.node.append(make(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value) -> str:
+        """A number or a few: whole numbers become int64; one that is there already is shared."""
+        if not any(tensor.name == name for tensor in self.graph.initializer):
+            tensor = self.onnx.numpy_helper.from_array(np.asarray(value), name)
+            self.graph.initializer.append(tensor)
+        return name
+
+    def weight(self, path: str, rows: slice = slice(None)) -> str:
+        """A parameter, by its path here; `blocks/3/...` is a slice of the stacked one."""
+        top, layer, *rest = path.split("/")
+        if top == "blocks":
+            array = np.asarray(names.lookup(self.params[top], "/".join(rest)))[int(layer)]
+        else:
+            array = np.asarray(names.lookup(self.params, path))[rows]
+        self.weights[path] = array
+        return path
+
+    def linear(self, at: str, x: str) -> str:
+        product = self.node("MatMul", f"{at}/product", x, self.weight(f"{at}/kernel"))
+        return self.node("Add", at, product, self.weight(f"{at}/bias"))
+
+    def layer_norm(self, at: str, x: str) -> str:
+        scale, bias = self.weight(f"{at}/scale"), self.weight(f"{at}/bias")
+        epsilon = self.model.layer_norm_eps
+        return self.node("LayerNormalization", at, x, scale, bias, epsilon=epsilon)
+
+    def save(self, path: Path):
+        """Checks the graph and writes it, the weights from where they lie.
+
+        `onnx.save` would hold them three times: here, in the message, and in its encoding. The
+        encoding is a nest of (key, length, content), so it can be written piece by piece once the
+        lengths are known (protobuf.dev/programming-guides/encoding).
+        """
+        self._check()
+        headers = {name: self._tensor_header(name, array) for name, array in self.weights.items()}
+        graph = self.graph.SerializeToString()
+        size = len(graph) + sum(len(headers[n]) + a.nbytes for n, a in self.weights.items())
+        self.proto.ClearField("graph")
+        with path.open("wb") as file:
+            file.write(self.proto.SerializeToString())
+            file.write(_key(7) + _varint(size) + graph)  # ModelProto.graph
+            for name, array in self.weights.items():
+                file.write(headers[name])
+                file.write(np.ascontiguousarray(array, "<f4").data)
+
+    def _check(self):
+        """Runs ONNX's checker and shape inference, with inputs in place of the weights."""
+        checked = self.onnx.ModelProto()
+        checked.CopyFrom(self.proto)
+        for name, array in self.weights.items():
+            checked.graph.input.append(self._info(name, array.shape, np.float32))
+        self.onnx.checker.check_model(checked, full_check=True)
+
+    def _tensor_header(self, name: str, array: np.ndarray) -> bytes:
+        """All of a GraphProto's initializer but the floats at its end."""
+        proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=1)
+        content = proto.SerializeToString() + _key(9) + _varint(array.nbytes)  # raw_data
+        return _key(5) + _varint(len(content) + array.nbytes) + content
+
+
+def _key(field: int) -> bytes:
+    return bytes([field << 3 | 2])  # 2: what follows is a length and as many bytes
+
+
+def _varint(number: int) -> bytes:
+    groups = bytearray()
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes(groups) + bytes([number])

@@ -1,0 +1,125 @@
+"""Orbax: a run's directory (see `workdir`) as a source and as a destination.
+
+As a destination it holds `config.json`, `tokenizer/` and one checkpoint: the weights alone, or
+with Adam's moments the whole train state, from which `pretrain` goes on.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax.convert import names
+from bertjax.convert.pretrained import Hints, Pretrained
+from bertjax.data import tokenizer as tokenizer_lib
+
+
+def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
+    """The newest whole checkpoint of a run.
+
+    Args:
+      moments: also read Adam's moments, where the checkpoint has them.
+
+    Raises:
+      DataError: no run, no whole checkpoint, or one that is not of the run's config.
+    """
+    import jax
+
+    from bertjax import checkpoint, models, workdir
+
+    config = workdir.read_config(path)
+    directory = path / "tokenizer"
+    tokenizer = (
+        tokenizer_lib.load(directory, config.tokenizer.lowercase) if directory.is_dir() else None
+    )
+    if hints.tokenizer is not None:
+        lowercase = config.tokenizer.lowercase if hints.lowercase is None else hints.lowercase
+        tokenizer = tokenizer_lib.load(hints.tokenizer, lowercase)
+    abstract = {"params": models.abstract_params(config.model)}
+    if moments and checkpoint.holds(path / "checkpoints", "opt_state"):
+        abstract = _abstract_state(config)
+    step, state = checkpoint.read_newest(path / "checkpoints", abstract)
+    state = jax.tree.map(np.asarray, state)
+    return Pretrained(
+        config,
+        tokenizer,
+        state["params"],
+        step=step,
+        moments=_moments(state["opt_state"]) if "opt_state" in state else None,
+        figures=_figures(path, step),
+    )
+
+
+def _abstract_state(config: config_lib.Config) -> dict:
+    import functools
+
+    import jax
+
+    from bertjax import train
+
+    return jax.eval_shape(functools.partial(train.init_state, config))
+
+
+def _moments(opt_state) -> dict | None:
+    """Adam's moments, from whichever part of the optimizer's chain has them."""
+    for part in opt_state:
+        fields = part if isinstance(part, dict) else getattr(part, "_asdict", dict)()
+        if {"mu", "nu"} <= fields.keys():
+            return {"mu": fields["mu"], "nu": fields["nu"]}
+    return None
+
+
+def _figures(path: Path, step: int) -> dict[str, float]:
+    """The last held-out figures that the run recorded up to `step`."""
+    from bertjax import metrics
+
+    if not (path / "metrics.jsonl").is_file():
+        return {}
+    lines = [line for line in metrics.read(path / "metrics.jsonl") if line["step"] <= step]
+    evaluated = [line for line in lines if any(name.startswith("eval/") for name in line)]
+    if not evaluated:
+        return {}
+    return {k.removeprefix("eval/"): v for k, v in evaluated[-1].items()}
+
+
+def write(pretrained: Pretrained, path: Path):
+    """A run's directory with one checkpoint, at the step of the source."""
+    from bertjax import checkpoint, workdir
+
+    path.mkdir(parents=True)
+    workdir.write_config(_with_tokenizer(pretrained), path)
+    if pretrained.tokenizer is not None:
+        pretrained.tokenizer.save(path / "tokenizer")
+    checkpoints = checkpoint.Checkpoints(path / "checkpoints", keep=2)
+    checkpoints.save(pretrained.step, _state(pretrained))
+    checkpoints.close()
+
+
+def _with_tokenizer(pretrained: Pretrained) -> config_lib.Config:
+    """The config whose tokenizer is the one saved beside it."""
+    config = pretrained.config
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=None))
+
+
+def _state(pretrained: Pretrained) -> dict:
+    """What a checkpoint holds: on the host's own device, whatever accelerator there is."""
+    import jax
+
+    host = jax.local_devices(backend="cpu")[0]
+    if pretrained.moments is None:
+        return jax.device_put({"params": pretrained.params}, host)
+    moments, step = pretrained.moments, np.int32(pretrained.step)
+
+    def fill(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for part in ("mu", "nu"):
+            _, found, parameter = name.partition(f"/{part}/")
+            if found:
+                return names.lookup(moments[part], parameter)
+        if name.startswith("params/"):
+            return names.lookup(pretrained.params, name.removeprefix("params/"))
+        return step  # `step`, and the counts that the optimizer keeps
+
+    abstract = _abstract_state(pretrained.config)
+    return jax.device_put(jax.tree_util.tree_map_with_path(fill, abstract), host)

@@ -1,0 +1,292 @@
+"""TensorFlow 1 checkpoints of google-research/bert, with Adam's slots, to and from ours.
+
+A checkpoint is PREFIX.index and PREFIX.data-*-of-* (see `tensor_bundle`) with `bert_config.json`
+and `vocab.txt` beside them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax.convert import names, tensor_bundle
+from bertjax.convert.folder import Folder
+from bertjax.convert.pretrained import Hints, Pretrained, config_of
+from bertjax.convert.tensor_bundle import Entry
+from bertjax.convert.tf1_names import ROWS, SLOTS, slot_rows
+from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError, UsageError
+
+CONFIG = "bert_config.json"
+VOCAB = "vocab.txt"
+_TOKENIZER_FILES = (VOCAB, "tokenizer.json", "spiece.model")
+
+# Fields that bert_config.json and `config.Model` both have, under one name.
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+)
+
+
+def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
+    """A checkpoint that google-research/bert or `write` made.
+
+    The head is what the tensors make up. What google-research/bert's files do not say is decided
+    in the open: `hidden_act` only by a hint (its "gelu" is the erf form in the releases of 2018
+    and the tanh form in its code since January 2019), casing by a hint or by the vocabulary.
+
+    Args:
+      path: PREFIX, for example `uncased_L-12_H-768_A-12/bert_model.ckpt`.
+      moments: also read Adam's, where every parameter has both.
+
+    Raises:
+      DataError: a file is missing, damaged, hostile, or describes another model.
+      UsageError: the activation needs a hint, or a hint contradicts what the files record.
+    """
+    path = Path(path)
+    folder = Folder(path.parent)
+    entries = tensor_bundle.read_index(path)
+    tree, where = folder.json(CONFIG), str(folder.root / CONFIG)
+    if "bertjax" in tree:
+        config = _recorded_config(tree["bertjax"], hints, where)
+        tokenizer, notes = _recorded_tokenizer(tree["bertjax"], config, folder, hints), []
+    else:
+        model = _model_of(tree, entries, hints, where)
+        tokenizer, tokenizer_config, notes = _open_vocabulary(folder, hints)
+        config = config_of(model, tokenizer_config, where)
+    model = config.model
+    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
+        raise DataError(
+            f"{where}: vocab_size={model.vocab_size}, but the vocabulary has "
+            f"{tokenizer.vocab_size} pieces"
+        )
+    params = names.gather(ROWS, model, entries, str(path))
+    return Pretrained(
+        config,
+        tokenizer,
+        params,
+        step=_global_step(entries),
+        moments=_read_moments(model, entries, path, notes) if moments else None,
+        notes=(*notes, *_left_out(model, entries)),
+    )
+
+
+def _read_moments(model, entries: Mapping[str, Entry], path: Path, notes: list) -> dict | None:
+    tables = {part: slot_rows(part) for part in SLOTS}
+    wanted = [name for rows in tables.values() for name, _ in names.named_shapes(rows, model)]
+    missing = [name for name in wanted if name not in entries]
+    if missing:
+        notes.append(
+            f"moments: {len(missing)} of {len(wanted)} Adam slots are not in the checkpoint "
+            f"({missing[0]} first); none was read"
+        )
+        return None
+    return {part: names.gather(rows, model, entries, str(path)) for part, rows in tables.items()}
+
+
+def _global_step(entries: Mapping[str, Entry]) -> int:
+    entry = entries.get("global_step")
+    if entry is None:
+        return 0
+    if entry.shape != () or entry.dtype is None or entry.dtype.kind != "i":
+        raise DataError(f"{entry.path}: global_step is no count of steps")
+    step = int(entry.read())
+    if not 0 <= step < 1 << 31:
+        raise DataError(f"{entry.path}: global_step={step}; expected a count of steps")
+    return step
+
+
+def _left_out(model: config_lib.Model, entries: Mapping[str, Entry]) -> list[str]:
+    used = {name for name, _ in names.named_shapes(ROWS, model)} | {"global_step"}
+    slots = tuple(f"/{slot}" for slot in SLOTS.values())
+    others = sorted(name for name in entries.keys() - used if not name.endswith(slots))
+    if not others:
+        return []
+    first = ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in others[:3])
+    return [f"left out: {len(others)} tensors ({first}{', ...' if len(others) > 3 else ''})"]
+
+
+# What google-research/bert says of a model
+
+
+def _model_of(
+    tree: dict, entries: Mapping[str, Entry], hints: Hints, where: str
+) -> config_lib.Model:
+    missing = [name for name in _FIELDS if name not in tree]
+    if missing:
+        raise DataError(f"{where}: lacks {', '.join(missing)}")
+    fields = {name: tree[name] for name in _FIELDS} | {"head": _head(entries)}
+    fields["hidden_act"] = _activation(tree["hidden_act"], hints, where)
+    if fields["head"] == "classification":
+        fields["num_labels"] = next(iter(entries["output_weights"].shape), 0)
+    try:
+        return config_lib.model_of(fields)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _head(entries: Mapping[str, Entry]) -> str:
+    pooler = "bert/pooler/dense/kernel" in entries
+    if "cls/predictions/transform/dense/kernel" in entries:
+        whole = pooler and "cls/seq_relationship/output_weights" in entries
+        return "pretraining" if whole else "masked_lm"
+    if "cls/squad/output_weights" in entries:
+        return "span"
+    if "output_weights" in entries:
+        return "classification"
+    return "pooler" if pooler else "none"
+
+
+def _activation(name, hints: Hints, where: str) -> str:
+    if name != "gelu":
+        raise DataError(f"{where}: hidden_act={name!r:.80}; bertjax computes gelu")
+    if hints.hidden_act is None:
+        raise UsageError(
+            f"{where}: hidden_act=gelu has two meanings; pass --hidden_act=gelu for the erf form "
+            "(the 2018 releases) or --hidden_act=gelu_new for the tanh form"
+        )
+    return hints.hidden_act
+
+
+def _open_vocabulary(
+    folder: Folder, hints: Hints
+) -> tuple[Tokenizer | None, config_lib.Tokenizer, list[str]]:
+    """`(tokenizer, its config, notes)` where nothing is recorded of the tokenizer."""
+    if hints.tokenizer is not None:
+        path = Path(hints.tokenizer)
+    elif folder.has(VOCAB):
+        path = folder.file(VOCAB)
+    else:
+        note = f"{folder.root}: no {VOCAB}; name a vocabulary with --tokenizer to use text"
+        return None, config_lib.Tokenizer(), [note]
+    tokenizer, notes = _decide_casing(path, hints)
+    config = config_lib.Tokenizer(
+        kind=tokenizer.kind,
+        vocab_size=tokenizer.vocab_size,
+        lowercase=getattr(tokenizer, "lowercase", False),
+    )
+    return tokenizer, config, notes
+
+
+def _decide_casing(path: Path, hints: Hints) -> tuple[Tokenizer, list[str]]:
+    """Lower-casing is as hinted; else a vocabulary in which a word has a capital is cased."""
+    uncased, cased = (tokenizer_lib.load(path, lowercase) for lowercase in (True, False))
+    if uncased.sha256 == cased.sha256:  # no vocab.txt: the file says it itself
+        return cased, []
+    pieces = cased.tokens(range(cased.vocab_size))
+    words = (piece for piece in pieces if not (piece.startswith("[") and piece.endswith("]")))
+    capital = next((piece for piece in words if piece.lower() != piece), None)
+    if hints.lowercase is None:
+        if capital is None:
+            return uncased, [f"{path}: no piece has a capital letter: text is lower-cased"]
+        return cased, [f"{path}: {capital!r} has a capital letter: text is not lower-cased"]
+    if hints.lowercase and capital is not None:
+        raise DataError(
+            f"{path}: {capital!r} has a capital letter, which lower-cased text never reaches; "
+            "pass --do_lower_case=false with this vocabulary"
+        )
+    return uncased if hints.lowercase else cased, []
+
+
+# What `write` records beside it
+
+
+def _recorded_config(own, hints: Hints, where: str) -> config_lib.Config:
+    parts = ("model", "tokenizer", "optimizer")
+    missing = [part for part in parts if not isinstance(own, dict) or part not in own]
+    if missing:
+        raise DataError(f"{where}: bertjax lacks {', '.join(missing)}")
+    try:
+        model = config_lib.model_of(own["model"])
+        groups = {"tokenizer": own["tokenizer"], "optimizer": {"name": own["optimizer"]}}
+        others = config_lib.from_config_dict(groups)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
+    recorded = {"hidden_act": model.hidden_act}
+    if own.get("tokenizer_file") and others.tokenizer.kind == "wordpiece":
+        recorded["lowercase"] = others.tokenizer.lowercase
+    for name, value in recorded.items():
+        if getattr(hints, name) not in (None, value):
+            raise UsageError(f"{where}: records {name}={value}; {getattr(hints, name)} was asked")
+    # Whoever made this file has no say in what else is opened here.
+    tokenizer = dataclasses.replace(others.tokenizer, path=None)
+    config = config_of(model, tokenizer, where)
+    return dataclasses.replace(config, optimizer=others.optimizer)
+
+
+def _recorded_tokenizer(
+    own: dict, config: config_lib.Config, folder: Folder, hints: Hints
+) -> Tokenizer | None:
+    name, lowercase = own.get("tokenizer_file"), config.tokenizer.lowercase
+    if hints.tokenizer is not None:
+        return tokenizer_lib.load(hints.tokenizer, lowercase)
+    if name is None:
+        return None
+    if name not in _TOKENIZER_FILES:  # others would lead to files that the folder does not check
+        raise DataError(f"{folder.root / CONFIG}: tokenizer_file={name!r:.80}; no such is written")
+    return tokenizer_lib.load(folder.file(name), lowercase)
+
+
+def write(pretrained: Pretrained, path: Path):
+    """The files of a checkpoint under PREFIX, `bert_config.json` and the vocabulary.
+
+    google-research/bert reads them all. It computes the same model only from BERTs: it has no
+    position offset (RoBERTa), always adds token types (DistilBERT has none), knows one pooler
+    (tanh) and one LayerNorm epsilon (1e-12), and its "gelu" is the tanh form. What its config
+    cannot say is under `bertjax` in `bert_config.json`, from which `read` returns exactly this.
+
+    Args:
+      path: PREFIX; its directory is made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = pretrained.config
+    fields = dataclasses.asdict(config.model)
+    tree = {name: fields[name] for name in _FIELDS} | {"hidden_act": "gelu"}
+    tree["bertjax"] = {
+        "model": fields,
+        "tokenizer": dataclasses.asdict(config.tokenizer) | {"path": None},
+        "tokenizer_file": _write_tokenizer(pretrained.tokenizer, config.tokenizer, path.parent),
+        "optimizer": config.optimizer.name,
+    }
+    (path.parent / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
+    tensor_bundle.write(path, _tensors(pretrained))
+    (path.parent / "checkpoint").write_text(
+        f'model_checkpoint_path: "{path.name}"\nall_model_checkpoint_paths: "{path.name}"\n'
+    )
+
+
+def _tensors(pretrained: Pretrained):
+    model = pretrained.config.model
+    yield from names.scatter(ROWS, model, pretrained.params)
+    for part in SLOTS if pretrained.moments is not None else ():
+        yield from names.scatter(slot_rows(part), model, pretrained.moments[part])
+    yield "global_step", np.array(pretrained.step, np.int64)
+
+
+def _write_tokenizer(
+    tokenizer: Tokenizer | None, config: config_lib.Tokenizer, directory: Path
+) -> str | None:
+    """The name of the file from which `tokenizer.load` makes the same tokenizer."""
+    if tokenizer is None:
+        return None
+    if tokenizer.kind == "wordpiece":
+        pieces = tokenizer.tokens(range(tokenizer.vocab_size))
+        text = "".join(f"{piece}\n" for piece in pieces)
+        (directory / VOCAB).write_text(text, encoding="utf-8", newline="\n")
+        same = tokenizer_lib.load(directory / VOCAB, config.lowercase)
+        if same.sha256 == tokenizer.sha256:
+            return VOCAB
+    return tokenizer.save(directory).name

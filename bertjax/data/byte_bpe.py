@@ -1,0 +1,159 @@
+"""Byte-level BPE, the tokenizer of GPT-2 and RoBERTa, from any of the files it is kept in.
+
+Each byte of a text is written as one printable character (a space as "Ġ"), so that 256 pieces
+cover every text and nothing is unknown; `tokenizers` does the work.
+"""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+
+from bertjax.data import vocabulary
+from bertjax.data.documents import one_line
+from bertjax.data.store import token_dtype
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError
+
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+_WHITE_SPACE = "".join(
+    # Unicode's White_Space, as `tokenizers` has it; Python counts four separators more.
+    c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f"
+)  # fmt: skip
+_SPACE_MARKS = tuple(chr(0x100 + ord(c)) for c in "\t\n\v\f\r ")  # how byte-level BPE spells them
+
+
+class ByteBPE(Tokenizer):
+    """RoBERTa's tokenizer (openai/gpt-2 `encoder.py` with the special tokens of fairseq).
+
+    Attributes:
+      merges: pairs of pieces in order of rank.
+      add_prefix_space: a text begins as if a space stood before it (RoBERTa: False).
+    """
+
+    kind = "byte_bpe"
+    file_name = "tokenizer.json"
+
+    def __init__(
+        self,
+        pieces: list[str],
+        merges: list[tuple[str, str]],
+        add_prefix_space: bool = False,
+        unk_token: str | None = None,
+        name: str = "vocabulary",
+    ):
+        ids = {piece: i for i, piece in enumerate(pieces)}
+        try:
+            model = models.BPE(ids, merges, unk_token=unk_token)
+        except Exception as error:  # the library has no class of its own
+            raise DataError(f"{name}: not a byte-level BPE ({one_line(error)})") from None
+        backend = tokenizers.Tokenizer(model)
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+        backend.decoder = decoders.ByteLevel()
+        if ids.keys() >= set(SPECIALS):
+            # Only for whoever opens the saved file with another library.
+            mask = AddedToken("<mask>", lstrip=True, normalized=False, special=True)
+            backend.add_special_tokens([*SPECIALS[:-1], mask])
+            ends = (("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+            backend.post_processor = processors.RobertaProcessing(
+                *ends, trim_offsets=True, add_prefix_space=add_prefix_space
+            )
+        super().__init__(backend.to_str(pretty=True).encode(), pieces, SPECIALS, name)
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self.merges = merges
+        self.add_prefix_space = add_prefix_space
+
+    def encode_flat(self, texts):
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        parts = [e.ids for e in encoded]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        dtype = token_dtype(self.vocab_size)
+        return np.fromiter(chain.from_iterable(parts), dtype, lengths.sum()), lengths
+
+    def _split_at_masks(self, text):
+        # RoBERTa's mask takes the place of a word and of the space before it.
+        *before, last = super()._split_at_masks(text)
+        return [part.rstrip(_WHITE_SPACE) for part in before] + [last]
+
+    def decode(self, ids):
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def word_starts(self):
+        # fairseq's rule is a space before the word, and its texts are single lines; a line break
+        # or tab ends a word too. Punctuation belongs to the word that it follows. The first word
+        # of a text has no space before it: it begins a word because a special token precedes it.
+        flags = np.array([piece.startswith(_SPACE_MARKS) for piece in self._pieces])
+        flags[list(self.special_ids)] = True
+        return flags
+
+
+def from_json(tree: dict, name: str) -> ByteBPE:
+    """The tokenizer that a tokenizer.json holds; raises DataError where it is another kind."""
+    model, splitter = tree["model"], tree["pre_tokenizer"]
+    vocabulary.require(
+        model,
+        name,
+        dropout=(None,),
+        unk_token=(None, "<unk>"),
+        continuing_subword_prefix=(None, ""),
+        end_of_word_suffix=(None, ""),
+        byte_fallback=(None, False),
+        ignore_merges=(None, False),
+    )
+    vocabulary.require(splitter, name, type=("ByteLevel",), use_regex=(None, True))
+    vocabulary.require(splitter, name, add_prefix_space=(True, False))
+    if tree.get("normalizer") is not None:
+        raise DataError(f"{name}: BPE with the normalizer {tree['normalizer']} is not supported")
+    pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    return ByteBPE(
+        vocabulary.all_pieces(tree, name),
+        [(left, right) for left, right in pairs],
+        splitter["add_prefix_space"],
+        model.get("unk_token"),
+        name,
+    )
+
+
+def from_files(vocab: Path, merges: Path, add_prefix_space: bool = False) -> ByteBPE:
+    """The tokenizer of `vocab.json` + `merges.txt`."""
+    pieces = vocabulary.in_order(vocabulary.read_json(vocab), str(vocab))
+    return ByteBPE(pieces, _read_merges(merges), add_prefix_space, name=str(vocab))
+
+
+def from_gpt2(encoder: Path, merges: Path, dictionary: Path) -> ByteBPE:
+    """GPT-2's `encoder.json` + `vocab.bpe`, its ids put in the order of fairseq's `dict.txt`.
+
+    The rows of a fairseq model are <s>, <pad>, </s>, <unk>, the lines of the dictionary (each
+    one an id of GPT-2, or "madeupword0000" and the like), and <mask> (fairseq `Dictionary` and
+    its masked-LM task); Hugging Face's vocab.json of RoBERTa has them in this order too.
+
+    Raises:
+      DataError: a file is missing or damaged, or the three do not belong together.
+    """
+    gpt2 = vocabulary.in_order(vocabulary.read_json(encoder), str(encoder))
+    piece_of = {str(i): piece for i, piece in enumerate(gpt2)}
+    pieces = ["<s>", "<pad>", "</s>", "<unk>"]
+    for number, line in enumerate(vocabulary.read_lines(dictionary), 1):
+        row = line.rsplit(" ", 1)[0]
+        if row not in piece_of and not row.startswith("madeupword"):
+            raise DataError(f"{dictionary}: line {number}: {encoder.name} has no id {row[:40]!r}")
+        pieces.append(piece_of.get(row, row))
+    pieces.append("<mask>")
+    left_out = sorted(set(gpt2).difference(pieces))
+    if left_out or len(set(pieces)) < len(pieces):
+        wrong = f"lacks the piece {left_out[0]!r}" if left_out else "lists a piece twice"
+        raise DataError(f"{dictionary}: {wrong} of {encoder.name}")
+    return ByteBPE(pieces, _read_merges(merges), name=str(encoder))
+
+
+def _read_merges(path):
+    lines = vocabulary.read_lines(path)
+    first = 1 if lines[0].startswith("#version") else 0
+    merges = [tuple(line.split(" ")) for line in lines[first:]]
+    for number, merge in enumerate(merges, first + 1):
+        if len(merge) != 2:
+            raise DataError(f"{path}: line {number}: expected two pieces, got {len(merge)}")
+    return merges
