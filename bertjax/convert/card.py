@@ -14,7 +14,7 @@ _TASKS = {"pretraining": "fill-mask", "masked_lm": "fill-mask", "pooler": "featu
 def text(pretrained: Pretrained, class_name: str) -> str:
     """README.md of a Hugging Face folder, in Markdown with the Hub's front matter."""
     config, model = pretrained.config, pretrained.config.model
-    count = _num_parameters(model)
+    count = num_parameters(model)
     casing = "lower-cased, accents stripped" if config.tokenizer.lowercase else "cased"
     if config.tokenizer.kind == "byte_bpe":
         casing = "byte-level BPE"
@@ -47,7 +47,8 @@ def text(pretrained: Pretrained, class_name: str) -> str:
     return "\n".join(lines)
 
 
-def _num_parameters(model: config_lib.Model) -> int:
+def num_parameters(model: config_lib.Model) -> int:
+    """Parameters as published: the padding of the vocabulary is not counted."""
     total = 0
     for path, shape in names.shapes(model).items():
         rows = model.vocab_size if path in names.VOCAB_ROWS else shape[0]

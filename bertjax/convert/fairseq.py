@@ -72,9 +72,10 @@ def read(path: Path, hints: Hints) -> Pretrained:
     types = (1, model.hidden_size)
     tensors[_NO_TYPES] = Tensor(types, lambda: np.zeros(types, np.float32))
     params = names.gather(TABLE, model, tensors, str(path))
-    notes += _check_the_rest(model, tensors, path)
+    notes += _check_the_rest(model, params, tensors, path)
     opened = _tokenizer(path, model, hints, notes)
-    group = config_lib.Tokenizer("byte_bpe", None, model.vocab_size, False)
+    kind = opened.kind if opened else "byte_bpe"
+    group = config_lib.Tokenizer(kind, None, model.vocab_size, getattr(opened, "lowercase", False))
     return Pretrained(config_of(model, group, str(path)), opened, params, notes=tuple(notes))
 
 
@@ -160,11 +161,12 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
         raise DataError(f"{path}: {error}") from None
 
 
-def _check_the_rest(model: config_lib.Model, tensors: dict, path: Path) -> list[str]:
+def _check_the_rest(model, params: dict, tensors: dict, path: Path) -> list[str]:
     """Nothing that the table does not read may change what the encoder computes."""
     used = {name for name, _ in names.named_shapes(TABLE, model)}
     tied = "encoder.lm_head.weight"
-    if tied in tensors and not np.array_equal(tensors[tied].read(), tensors[_WORDS].read()):
+    words = names.lookup(params, "embeddings/word/embedding")[: model.vocab_size]
+    if tied in tensors and not np.array_equal(tensors[tied].read(), words):
         raise DataError(f"{path}: lm_head.weight differs from embed_tokens; bertjax ties the two")
     rest = [name for name in tensors.keys() - used - {tied} if "_float_tensor" not in name]
     rest = sorted(name for name in rest if not name.endswith(".version"))
@@ -180,11 +182,12 @@ def _tokenizer(path: Path, model, hints: Hints, notes: list[str]) -> Tokenizer |
     if hints.tokenizer and not (named / "encoder.json").is_file():
         found = tokenizer.load(named)
     else:
-        # The dictionary comes with the weights, GPT-2's files often lie elsewhere.
-        folders = (Folder(named), Folder(path.parent))
-        wanted = dict.fromkeys(("encoder.json", "vocab.bpe", "dict.txt"))
-        for name in wanted:
-            folder = next((folder for folder in folders if folder.has(name)), None)
+        # The dictionary belongs to the weights, GPT-2's files are everybody's.
+        there, beside = Folder(named), Folder(path.parent)
+        places = {"encoder.json": there, "vocab.bpe": there, "dict.txt": beside}
+        wanted = {}
+        for name, first in places.items():
+            folder = next((f for f in (first, beside, there) if f.has(name)), None)
             wanted[name] = folder and folder.file(name)
         missing = [name for name, file in wanted.items() if file is None]
         if missing:

@@ -136,8 +136,11 @@ def _check_the_rest(rows, model, tensors: dict[str, Tensor], where: str) -> list
     return [f"left out: {', '.join(sorted(left_out)[:5])}{more}"]
 
 
-def write(pretrained: Pretrained, path: Path):
+def write(pretrained: Pretrained, path: Path) -> list[str]:
     """The folder that `transformers`' Auto classes load with no key missing and none unexpected.
+
+    Returns:
+      Notes on what the other side will not do.
 
     Raises:
       UsageError: `transformers` has no class that computes this model.
@@ -164,7 +167,8 @@ def write(pretrained: Pretrained, path: Path):
         ),
         {"format": "pt"},
     )
-    if tokenizer is not None:
-        longest = model.max_sequence_length
-        hf_tokenizer.write(tokenizer, pretrained.config.tokenizer, architecture, longest, path)
     (path / "README.md").write_text(card.text(pretrained, tree["architectures"][0]))
+    if tokenizer is None:
+        return ["tokenizer: the source has none, so the folder has none"]
+    longest = model.max_sequence_length
+    return hf_tokenizer.write(tokenizer, pretrained.config.tokenizer, architecture, longest, path)

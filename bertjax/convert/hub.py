@@ -36,7 +36,7 @@ def read(name: str, hints: Hints) -> Pretrained:
     return hf.read(Path(folder), hints)
 
 
-def write(pretrained: Pretrained, name: str):
+def write(pretrained: Pretrained, name: str) -> list[str]:
     """Pushes the folder that `hf.write` makes, as one commit; the repository is made if missing.
 
     Raises:
@@ -46,7 +46,7 @@ def write(pretrained: Pretrained, name: str):
     repository, _, revision = name.partition("@")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        hf.write(pretrained, folder)
+        notes = hf.write(pretrained, folder)
         try:
             api = library.HfApi()
             api.create_repo(repository, exist_ok=True)
@@ -58,6 +58,7 @@ def write(pretrained: Pretrained, name: str):
             )
         except (library.errors.HfHubHTTPError, library.errors.HFValidationError) as error:
             raise StorageError(f"hub:{name}: {_first_line(error)}") from None
+    return notes
 
 
 def _first_line(error: Exception) -> str:

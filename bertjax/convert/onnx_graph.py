@@ -13,8 +13,15 @@ from bertjax.errors import UsageError
 OPSET, IR_VERSION = 20, 9
 
 
+MAX_BYTES = 2**31 - 1  # of a protobuf message
+
+
 class Graph:
-    """An ONNX graph in the making. Values go by their names; a node's result has the node's."""
+    """Nodes and weights of one model. Values go by name; a node's result has the node's own.
+
+    Raises:
+      UsageError: the onnx package is not installed.
+    """
 
     def __init__(self, model: config_lib.Model, params: dict):
         try:
@@ -22,20 +29,17 @@ class Graph:
         except ImportError:
             raise UsageError("ONNX needs the onnx package: pip install 'bertjax[onnx]'") from None
         self.onnx, self.model, self.params = onnx, model, params
-        self.weights: dict[str, np.ndarray] = {}  # views: they go straight to the file
-        self.proto = onnx.helper.make_model(
-            onnx.helper.make_graph([], "bertjax", [], []),
-            producer_name="bertjax",
-            ir_version=IR_VERSION,
-            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        )
-        self.graph = self.proto.graph
+        self.graph = onnx.helper.make_graph([], "bertjax", [], [])
+        self.weights: dict[str, np.ndarray] = {}  # views, kept out of the message
+        self.metadata: dict[str, str] = {}
 
     def input(self, name: str, dims: tuple) -> str:
+        """An int64 input; a dim is a size or the name of one that varies."""
         self.graph.input.append(self._info(name, dims, np.int64))
         return name
 
     def output(self, name: str, value: str, dims: tuple):
+        """Makes `value` the float32 output `name`."""
         self.graph.output.append(self._info(name, dims, np.float32))
         self.node("Identity", name, value)
 
@@ -49,6 +53,7 @@ class Graph:
         return helper.make_tensor_value_info(name, kind, dims)
 
     def node(self, operator: str, name: str, *inputs: str, **attributes) -> str:
+        """One operation; inputs and result are names of values."""
         make = self.onnx.helper.make_node
         self.graph.node.append(make(operator, inputs, [name], name=name, **attributes))
         return name
@@ -61,7 +66,7 @@ class Graph:
         return name
 
     def weight(self, path: str, rows: slice = slice(None)) -> str:
-        """A parameter, by its path here; `blocks/3/...` is a slice of the stacked one."""
+        """A parameter by its path; `blocks/3/query/kernel` is one slice of the stacked array."""
         top, layer, *rest = path.split("/")
         if top == "blocks":
             array = np.asarray(names.lookup(self.params[top], "/".join(rest)))[int(layer)]
@@ -85,32 +90,46 @@ class Graph:
         `onnx.save` would hold them three times: here, in the message, and in its encoding. The
         encoding is a nest of (key, length, content), so it can be written piece by piece once the
         lengths are known (protobuf.dev/programming-guides/encoding).
+
+        Raises:
+          UsageError: the model is too large for one ONNX file.
         """
         self._check()
-        headers = {name: self._tensor_header(name, array) for name, array in self.weights.items()}
+        model = self._model().SerializeToString()
         graph = self.graph.SerializeToString()
+        headers = {name: self._tensor_header(name, array) for name, array in self.weights.items()}
         size = len(graph) + sum(len(headers[n]) + a.nbytes for n, a in self.weights.items())
-        self.proto.ClearField("graph")
+        if len(model) + size > MAX_BYTES:
+            raise UsageError(f"{size:,} bytes of weights: one ONNX file holds less than 2 GiB")
         with path.open("wb") as file:
-            file.write(self.proto.SerializeToString())
-            file.write(_key(7) + _varint(size) + graph)  # ModelProto.graph
+            file.write(model + _key(7) + _varint(size) + graph)  # 7: ModelProto.graph
             for name, array in self.weights.items():
                 file.write(headers[name])
                 file.write(np.ascontiguousarray(array, "<f4").data)
 
+    def _model(self):
+        """The ModelProto around a graph."""
+        opset = self.onnx.helper.make_opsetid("", OPSET)
+        model = self.onnx.ModelProto(
+            ir_version=IR_VERSION, producer_name="bertjax", opset_import=[opset]
+        )
+        self.onnx.helper.set_model_props(model, self.metadata)
+        return model
+
     def _check(self):
         """Runs ONNX's checker and shape inference, with inputs in place of the weights."""
-        checked = self.onnx.ModelProto()
-        checked.CopyFrom(self.proto)
+        model = self._model()
+        model.graph.CopyFrom(self.graph)
         for name, array in self.weights.items():
-            checked.graph.input.append(self._info(name, array.shape, np.float32))
-        self.onnx.checker.check_model(checked, full_check=True)
+            model.graph.input.append(self._info(name, array.shape, np.float32))
+        self.onnx.checker.check_model(model, full_check=True)
 
     def _tensor_header(self, name: str, array: np.ndarray) -> bytes:
         """All of a GraphProto's initializer but the floats at its end."""
-        proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=1)
-        content = proto.SerializeToString() + _key(9) + _varint(array.nbytes)  # raw_data
-        return _key(5) + _varint(len(content) + array.nbytes) + content
+        kind = self.onnx.TensorProto.FLOAT
+        proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=kind)
+        content = proto.SerializeToString() + _key(9) + _varint(array.nbytes)  # 9: raw_data
+        return _key(5) + _varint(len(content) + array.nbytes) + content  # 5: initializer
 
 
 def _key(field: int) -> bytes:

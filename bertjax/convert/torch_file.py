@@ -157,15 +157,20 @@ def _read_pickle(path: Path) -> bytes:
             if sum(info.file_size for info in members) > os.path.getsize(path):
                 raise DataError(f"{path}: its members overlap: together longer than the file")
             root = roots.pop()
-            info = archive.getinfo(f"{root}/data.pkl")
-            if info.file_size > MAX_PICKLE_BYTES:
-                raise DataError(f"{path}: a pickle of {info.file_size:,} bytes; weights need less")
             order = f"{root}/byteorder"
-            if order in archive.NameToInfo and archive.read(order) != b"little":
+            if order in archive.NameToInfo and _contents(archive, order, path) != b"little":
                 raise DataError(f"{path}: numbers with their highest byte first; re-save it")
-            return archive.read(info)
-        except (zipfile.BadZipFile, KeyError, EOFError, ValueError, RuntimeError) as error:
+            return _contents(archive, f"{root}/data.pkl", path)
+        except (zipfile.BadZipFile, KeyError, EOFError, ValueError, ArithmeticError,
+                RuntimeError) as error:  # fmt: skip
             raise DataError(f"{path}: not a file of torch.save ({str(error)[:200]})") from None
+
+
+def _contents(archive, name, path):
+    size = archive.getinfo(name).file_size
+    if size > MAX_PICKLE_BYTES:
+        raise DataError(f"{path}: a member {name!r} of {size:,} bytes; weights need less")
+    return archive.read(name)
 
 
 class _Bounded(io.FileIO):

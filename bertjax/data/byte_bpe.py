@@ -106,7 +106,8 @@ def from_json(tree: dict, name: str) -> ByteBPE:
     vocabulary.require(splitter, name, type=("ByteLevel",), use_regex=(None, True))
     vocabulary.require(splitter, name, add_prefix_space=(True, False))
     if tree.get("normalizer") is not None:
-        raise DataError(f"{name}: BPE with the normalizer {tree['normalizer']} is not supported")
+        normalizer = str(tree["normalizer"])[:60]
+        raise DataError(f"{name}: BPE with the normalizer {normalizer} is not supported")
     pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
     return ByteBPE(
         vocabulary.all_pieces(tree, name),

@@ -64,9 +64,9 @@ def all_pieces(tree: dict, name: str) -> list[str]:
     ids = dict(tree["model"]["vocab"])
     for token in tree.get("added_tokens") or ():
         if token["special"] is not True:
-            raise DataError(f"{name}: added token {token['content']!r} is not supported")
+            raise DataError(f"{name}: added token {str(token['content'])[:60]!r} is not supported")
         if ids.setdefault(token["content"], token["id"]) != token["id"]:
-            raise DataError(f"{name}: {token['content']!r} has two ids")
+            raise DataError(f"{name}: {token['content'][:60]!r} has two ids")
     return in_order(ids, name)
 
 
@@ -78,5 +78,5 @@ def require(section: dict, name: str, **allowed: tuple):
     """
     for field, values in allowed.items():
         if section.get(field) not in values:
-            found = f"{section.get('type', 'model')} with {field}={section.get(field)!r}"
-            raise DataError(f"{name}: {found} is not supported")
+            kind, value = (repr(section.get(key))[:60] for key in ("type", field))
+            raise DataError(f"{name}: {kind} with {field}={value} is not supported")

@@ -4,7 +4,6 @@ Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), C 
 """
 
 import jax
-
 import jax.numpy as jnp
 from flax import nnx
 
