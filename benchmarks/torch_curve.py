@@ -2,8 +2,8 @@
 
 Same initial weights (made by bertjax, carried over by `bertjax convert`), same batches and masks
 of real text, dropout off, float32, AdamW with decay outside LayerNorm and biases, warm-up, linear
-decay and a clipped gradient. Each side computes its own loss, gradients and update; the curves
-coincide as far as float32 sums in another order allow.
+decay and a clipped gradient. Each side computes its own loss, gradients and update. A third run,
+PyTorch's in float64, tells whose float32 a difference comes from.
 
     python -m benchmarks.torch_curve --corpus=small.jsonl.gz --vocab=bert-base-uncased-vocab.txt \\
         --out=benchmarks/torch_curve.png
@@ -26,10 +26,10 @@ import torch
 import transformers
 
 from bertjax import config as config_lib
-from bertjax import keys, optimizer, sharding, train, workdir
+from bertjax import optimizer, sharding, train, workdir
 from bertjax.convert import hf
 from bertjax.convert.pretrained import Pretrained
-from bertjax.data import masking, pipeline, store
+from bertjax.data import pipeline, store
 
 SIZES = {
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -60,12 +60,7 @@ def masked_batches(config, directory: Path, tokenizer):
     phase = config.phases["phase1"]
     documents = store.open_store(directory / "store", "train")
     batches = pipeline.Batches(documents, tokenizer, config, phase, 0)
-    mask = jax.jit(
-        functools.partial(
-            masking.mask_tokens, keys.mask(config, 0), tokenizer=tokenizer,
-            masking=config.masking, max_predictions_per_seq=phase.max_predictions_per_seq,
-        )
-    )  # fmt: skip
+    mask = jax.jit(train.masker(config, tokenizer, 0, phase))
     for step in range(phase.steps):
         yield jax.device_get(mask(batches.batch(step)))
 
@@ -80,8 +75,8 @@ def our_curve(config, state, batches) -> list[float]:
     return losses
 
 
-def their_curve(config, directory: Path, batches, device: str) -> list[float]:
-    model = transformers.BertForPreTraining.from_pretrained(directory).train().to(device)
+def their_curve(config, directory: Path, batches, device: str, dtype) -> list[float]:
+    model = transformers.BertForPreTraining.from_pretrained(directory).train().to(device, dtype)
     opt = config.optimizer
     exempt = [p for name, p in model.named_parameters() if "bias" in name or "LayerNorm" in name]
     decayed = [p for p in model.parameters() if all(p is not e for e in exempt)]
@@ -113,29 +108,44 @@ def torch_inputs(batch: dict, device: str) -> dict:
     return {k: torch.tensor(np.asarray(v, np.int64), device=device) for k, v in tensors.items()}
 
 
-def run(config, directory: Path, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """`(our losses, their losses)`, one a step; the store must be in `directory`."""
+def run(config, directory: Path, device: str) -> dict[str, np.ndarray]:
+    """The losses of the three runs, one a step; the corpus is prepared in `directory`."""
     config, tokenizer = workdir.open_corpus(config, directory, build=True)
     state = jax.jit(functools.partial(train.init_state, config))()
     hf.write(Pretrained(config, tokenizer, jax.device_get(state["params"])), directory / "hf")
     batches = list(masked_batches(config, directory, tokenizer))
-    ours = our_curve(config, state, batches)
-    return np.array(ours), np.array(their_curve(config, directory / "hf", batches, device))
+    theirs = functools.partial(their_curve, config, directory / "hf", batches, device)
+    curves = {
+        "bertjax": our_curve(config, state, batches),
+        "PyTorch": theirs(torch.float32),
+        "PyTorch float64": theirs(torch.float64),
+    }
+    return {name: np.array(losses) for name, losses in curves.items()}
 
 
-def plot(ours, theirs, title: str, path: Path):
+PAIRS = (
+    ("bertjax", "PyTorch", "tab:red"),
+    ("bertjax", "PyTorch float64", "tab:blue"),
+    ("PyTorch", "PyTorch float64", "tab:gray"),
+)
+
+
+def plot(curves: dict, title: str, path: Path):
     figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
+        2, 1, figsize=(8, 6.5), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
-    top.plot(theirs, color="0.6", linewidth=4, label="transformers + PyTorch")
-    top.plot(ours, color="tab:blue", linewidth=1, label="bertjax")
+    top.plot(curves["PyTorch"], color="0.6", linewidth=4, label="transformers + PyTorch")
+    top.plot(curves["bertjax"], color="tab:blue", linewidth=1, label="bertjax")
     top.set_ylabel("pretraining loss (nats)")
     top.legend()
     top.set_title(title, fontsize=10)
-    bottom.semilogy(np.maximum(np.abs(ours - theirs), 1e-8), color="tab:red", linewidth=1)
+    for a, b, color in PAIRS:
+        difference = np.maximum(np.abs(curves[a] - curves[b]), 1e-8)
+        bottom.semilogy(difference, color=color, linewidth=1, label=f"{a} - {b}")
     bottom.axhline(1e-4, color="0.5", linestyle="--", linewidth=1)
     bottom.set_ylabel("absolute difference")
     bottom.set_xlabel("step")
+    bottom.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -157,20 +167,20 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     # On an accelerator float32 products would otherwise be made of shorter ones.
     with jax.default_matmul_precision("highest"), tempfile.TemporaryDirectory() as directory:
-        ours, theirs = run(make_config(args), Path(directory), device)
-    difference = np.abs(ours - theirs)
+        curves = run(make_config(args), Path(directory), device)
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
     )
-    print(f"{jax.devices()[0].device_kind} and {device}; {versions}; "
-          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(f"{jax.devices()[0].device_kind} and {device}; {versions}; load {os.getloadavg()[0]:.1f}")
     for step in sorted({0, 1, 9, 49, 99, 149, args.steps - 1} & set(range(args.steps))):
-        print(f"step {step + 1:4}  ours {ours[step]:.6f}  theirs {theirs[step]:.6f}  "
-              f"difference {difference[step]:.1e}")  # fmt: skip
-    print(f"largest difference {difference.max():.2e} at step {difference.argmax() + 1}; "
-          f"median {np.median(difference):.1e}")  # fmt: skip
+        print(f"step {step + 1:4}  " + "  ".join(f"{k} {v[step]:.6f}" for k, v in curves.items()))
+    for a, b, _ in PAIRS:
+        difference = np.abs(curves[a] - curves[b])
+        print(f"{a} - {b}: largest {difference.max():.2e} at step {difference.argmax() + 1}, "
+              f"median {np.median(difference):.1e}")  # fmt: skip
     if args.out:
-        plot(ours, theirs, f"BERT {args.size}, {args.batch} x {args.length}, float32", args.out)
+        title = f"BERT {args.size}, {args.batch} x {args.length}, float32"
+        plot(curves, f"{title}, {jax.devices()[0].device_kind}", args.out)
 
 
 if __name__ == "__main__":

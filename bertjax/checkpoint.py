@@ -20,27 +20,11 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from bertjax import integrity
+from bertjax import integrity, signature
 from bertjax.errors import DataError, StorageError
 
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
 _PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
-
-# Parameter name and axis -> the field that decides the size there; hidden_size where none does.
-_FIELDS = (
-    (r"word/embedding|masked_lm/bias", 0, "model.vocab_size"),
-    (r"position/embedding", 0, "model.max_position_embeddings"),
-    (r"token_type/embedding", 0, "model.type_vocab_size"),
-    (r"blocks/intermediate/(kernel|bias)", -1, "model.intermediate_size"),
-    (r"blocks/output/kernel", 1, "model.intermediate_size"),
-    (r"blocks/", 0, "model.num_hidden_layers"),
-)
-# Parameter name -> the field that decides whether there is such a parameter.
-_PRESENCE = (
-    (r"^opt_state", "optimizer.name"),
-    (r"token_type", "model.type_vocab_size"),
-    (r"pooler|next_sentence|masked_lm|classifier|span", "model.head"),
-)
 
 
 class Checkpoints:
@@ -82,7 +66,7 @@ class Checkpoints:
             return
         with _storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
-        self._sealing = self._background.submit(self._seal, step, _shapes(state))
+        self._sealing = self._background.submit(self._seal, step, signature.of(state))
 
     def _seal(self, step: int, shapes: dict):
         with _storage_errors(self._directory):
@@ -172,12 +156,10 @@ def holds(directory: Path, group: str) -> bool:
     directory = Path(directory).absolute()
     for step in reversed(_steps(directory)):
         with contextlib.suppress(ValueError, OSError):
-            return any(name.startswith(f"{group}/") for name in _saved(directory / str(step)))
+            return any(
+                name.startswith(f"{group}/") for name in signature.saved(directory / str(step))
+            )
     return False
-
-
-def _saved(step_dir: Path) -> dict:
-    return integrity.load(step_dir)["arrays"]
 
 
 def verify(directory: Path) -> list[integrity.StepReport]:
@@ -224,20 +206,8 @@ def _newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepRepor
 # Reading
 
 
-def _shapes(tree) -> dict:
-    """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): {
-            "dtype": str(leaf.dtype),
-            "shape": list(leaf.shape),
-        }
-        for path, leaf in leaves
-    }
-
-
 def _read(step_dir: Path, abstract_state):
-    _check_shapes(step_dir, _shapes(abstract_state))
+    signature.check(step_dir, signature.of(abstract_state))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here),
@@ -250,43 +220,6 @@ def _read(step_dir: Path, abstract_state):
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(step_dir / _ITEM, args=args)
-
-
-def _check_shapes(step_dir: Path, wanted: dict):
-    groups = {name.split("/")[0] for name in wanted}
-    saved = {n: array for n, array in _saved(step_dir).items() if n.split("/")[0] in groups}
-    if groups - {name.split("/")[0] for name in saved} and "opt_state" in groups:
-        raise DataError(
-            f"{step_dir}: holds weights without an optimizer's state; start another run from them "
-            f"with --config.init_from={step_dir.parents[1]} and another --workdir"
-        )
-    # Parameters first: the optimizer's state differs wherever they do, and says less.
-    for name in sorted(saved.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):
-        old, new = saved.get(name), wanted.get(name)
-        if old != new:
-            raise DataError(
-                f"{step_dir}: {name} is {_text(old)} in the checkpoint but {_text(new)} under this "
-                f"config; set config.{_likely_field(name, old, new)} as it was, or take another "
-                "--workdir"
-            )
-
-
-def _text(array: dict | None) -> str:
-    return "absent" if array is None else f"{array['dtype']}{array['shape']}"
-
-
-def _likely_field(name: str, old: dict | None, new: dict | None) -> str:
-    if old is None or new is None:
-        return next((f for pattern, f in _PRESENCE if re.search(pattern, name)), "model")
-    rank = len(old["shape"])
-    pairs = zip(old["shape"], new["shape"], strict=False)
-    changed = [axis for axis, (a, b) in enumerate(pairs) if a != b]
-    if not changed:
-        return "model"
-    for pattern, axis, field in _FIELDS:
-        if re.search(pattern, name) and axis % rank in changed:
-            return field
-    return "model.hidden_size"
 
 
 # Failures

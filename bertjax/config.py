@@ -9,12 +9,10 @@ where they name the recipe.
 import dataclasses
 import difflib
 import re
-import types
-import typing
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-from bertjax import config_checks
+from bertjax import config_checks, config_tree
 from bertjax.errors import UsageError
 
 
@@ -265,33 +263,12 @@ class Config:
 
 def default() -> ConfigDict:
     """All fields with their defaults, for a config file to change; unset fields are placeholders."""
-    return _to_config_dict(Config())
-
-
-def _to_config_dict(node) -> ConfigDict:
-    result = ConfigDict()
-    hints = typing.get_type_hints(type(node))
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            value = _to_config_dict(value)
-        elif isinstance(value, dict):
-            value = ConfigDict({k: _to_config_dict(v) for k, v in value.items()})
-        elif value is None:
-            value = config_dict.placeholder(_unwrap_optional(hints[f.name]))
-        result[f.name] = value
-    return result
+    return config_tree.to_config_dict(Config())
 
 
 def phase(**fields) -> ConfigDict:
     """One entry of `config.phases` for a config file."""
-    return _to_config_dict(Phase(**fields))
-
-
-def _unwrap_optional(hint):
-    if isinstance(hint, types.UnionType):
-        return next(t for t in typing.get_args(hint) if t is not type(None))
-    return hint
+    return config_tree.to_config_dict(Phase(**fields))
 
 
 def from_config_dict(tree: ConfigDict | dict) -> Config:
@@ -302,14 +279,14 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
         the message names the field, the value and the fix.
     """
     raw = tree.to_dict() if isinstance(tree, ConfigDict) else tree
-    config = _build(Config, raw, "config")
-    config_checks.check(config, _walk(config))
+    config = config_tree.build(Config, raw, "config")
+    config_checks.check(config, config_tree.walk(config))
     return config
 
 
 def model_of(fields: dict) -> Model:
     """A `Model` from plain values; raises UsageError where one is unknown or of another type."""
-    return _build(Model, fields, "config.model")
+    return config_tree.build(Model, fields, "config.model")
 
 
 def to_dict(config: Config) -> dict:
@@ -317,58 +294,9 @@ def to_dict(config: Config) -> dict:
     return dataclasses.asdict(config)
 
 
-def _build(cls, raw, path):
-    if not isinstance(raw, dict):
-        raise UsageError(f"{path}={raw!r}: expected a group of fields ({cls.__name__})")
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in raw:
-        if key not in names:
-            close = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
-            raise UsageError(f"{path}.{key}: no such field; {hint}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for f in dataclasses.fields(cls):
-        if f.name not in raw:
-            continue
-        values[f.name] = _coerce(hints[f.name], raw[f.name], f"{path}.{f.name}")
-    return cls(**values)
-
-
-def _coerce(hint, value, path):
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, path)
-    if typing.get_origin(hint) is dict:
-        item = typing.get_args(hint)[1]
-        return {k: _build(item, value[k], f"{path}.{k}") for k in sorted(value)}
-    if value is None and isinstance(hint, types.UnionType):
-        return None
-    wanted = _unwrap_optional(hint)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise UsageError(
-            f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
-        )
-    return value
-
-
-def _walk(node, path="config"):
-    """Yields `(path, field, value)` for every leaf."""
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{path}.{f.name}")
-        elif isinstance(value, dict):
-            for k, v in value.items():
-                yield from _walk(v, f"{path}.{f.name}.{k}")
-        else:
-            yield f"{path}.{f.name}", f, value
-
-
 def leaves(config: Config) -> dict:
     """`{"config.model.hidden_size": 768, ...}`: every field by its name on the command line."""
-    return {path: value for path, _, value in _walk(config)}
+    return {path: value for path, _, value in config_tree.walk(config)}
 
 
 def check_field(path: str):
@@ -383,7 +311,7 @@ def check_field(path: str):
 def describe() -> list[tuple[str, str, str]]:
     """`(field, default, meaning)` of every field, in the order of this file, for `--help`."""
     rows = []
-    for path, f, value in _walk(Config()):
+    for path, f, value in config_tree.walk(Config()):
         choices = f.metadata.get("choices")
         text = f.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
         rows.append((path, "unset" if value is None else str(value), text))

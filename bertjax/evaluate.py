@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 from rich import console, progress
 
-from bertjax import checkpoint, keys, models, objectives, sharding, workdir
+from bertjax import checkpoint, models, objectives, sharding, train, workdir
 from bertjax import config as config_lib
-from bertjax.data import masking, pipeline, store
+from bertjax.data import pipeline, store
 
 
 class Evaluation:
@@ -23,11 +23,10 @@ class Evaluation:
         self.batches = pipeline.HeldoutBatches(store, tokenizer, config, phase, phase_index)
         self._mesh = mesh
 
+        mask = train.masker(config, tokenizer, phase_index, phase)
+
         def measure(params, batch):
-            key = keys.mask(config, phase_index)
-            batch = masking.mask_tokens(
-                key, batch, tokenizer, config.masking, phase.max_predictions_per_seq
-            )
+            batch = mask(batch)
             constrain = sharding.constrain(mesh)
             outputs = models.apply(config.model, params, batch, constrain=constrain)
             return objectives.measure(outputs, batch)

@@ -1,7 +1,6 @@
 """The loop: restore or start, train phase by phase, evaluate, save, stop when asked to."""
 
 import contextlib
-import functools
 import time
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from bertjax import (
     distributed,
     evaluate,
     initial,
-    keys,
     metrics,
     models,
     sharding,
@@ -20,7 +18,7 @@ from bertjax import (
     workdir,
 )
 from bertjax import config as config_lib
-from bertjax.data import masking, pipeline, store
+from bertjax.data import pipeline, store
 from bertjax.errors import NonFiniteError, Preempted
 
 
@@ -143,13 +141,7 @@ class Trainer:
 
     def _compile(self, index, phase, state, batch):
         started = time.monotonic()
-        mask = functools.partial(
-            masking.mask_tokens,
-            keys.mask(self.config, index),
-            tokenizer=self.tokenizer,
-            masking=self.config.masking,
-            max_predictions_per_seq=phase.max_predictions_per_seq,
-        )
+        mask = train.masker(self.config, self.tokenizer, index, phase)
         compiled = train.compile_step(self.config, self.mesh, mask).lower(state, batch).compile()
         _say(
             f"phase {index + 1}: {phase.steps:,} steps of {phase.batch_size} x "

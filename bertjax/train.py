@@ -8,6 +8,7 @@ import optax
 
 from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
+from bertjax.data import masking
 
 
 def init_state(config: config_lib.Config) -> dict:
@@ -56,6 +57,17 @@ def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_ke
     keys = None if dropout_key is None else jax.random.split(dropout_key, opt.clip_shards)
     return jax.tree.map(
         lambda x: jnp.mean(x, axis=0), jax.vmap(one_shard)(jax.tree.map(split, batch), keys)
+    )
+
+
+def masker(config: config_lib.Config, tokenizer, phase_index: int, phase: config_lib.Phase):
+    """How a phase masks: `host batch -> masked batch`, to be called inside a jitted function."""
+    return functools.partial(
+        masking.mask_tokens,
+        keys.mask(config, phase_index),
+        tokenizer=tokenizer,
+        masking=config.masking,
+        max_predictions_per_seq=phase.max_predictions_per_seq,
     )
 
 

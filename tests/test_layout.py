@@ -7,12 +7,13 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 
 # Each tier may import itself and the tiers before it.
 TIERS = (
-    {"errors", "config", "config_checks"},
+    {"errors", "config", "config_checks", "config_tree"},
     {"data"},
     {"keys"},
     {"models"},
     {"objectives", "optimizer", "sharding", "metrics"},
     {"integrity"},
+    {"signature"},
     {"checkpoint", "distributed", "workdir"},
     {"train", "evaluate"},
     {"convert"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertjax.convert import torch_file
+from bertjax.convert import torch_file, torch_pickle
 from bertjax.convert.pretrained import Hints
 from bertjax.errors import DataError, UsageError
 
@@ -114,7 +114,7 @@ def test_a_program_is_not_run(saved, tmp_path, protocol):
         (b"", "damaged"),
         (pickle.dumps({}, 4), "the instruction MEMOIZE"),
         (pickle.dumps([1, 2], 2), "expected a dict of tensors, got list"),
-        (b"\x80\x02N" + b"0" * torch_file.MAX_PICKLE_BYTES, "good/data.pkl' of 1,"),
+        (b"\x80\x02N" + b"0" * torch_pickle.MAX_PICKLE_BYTES, "good/data.pkl' of 1,"),
         (b"\x80\x02h\x05.", "PyTorch cannot load it"),
     ],
 )
@@ -197,17 +197,21 @@ def test_numbers_of_the_other_byte_order(saved):
     check_refused(rezip(saved, change), "highest byte first")
 
 
-def test_old_files_are_named_with_the_fix(saved, tmp_path):
-    old = tmp_path / "old.pt"
-    state = {"args": argparse.Namespace(layers=2), "model": {"w": torch.ones(3)}}
-    torch.save(state, old, _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError, match=r"old\.pt: written before PyTorch 1\.6; re-save") as caught:
-        torch_file.load_torch_file(old, ALLOWED)
-    fix = str(caught.value).partition(' -c "')[2].removesuffix('"')
-    subprocess.run([sys.executable, "-c", fix], cwd=tmp_path, check=True)
-    again = torch_file.load_torch_file(tmp_path / "new.pt", ALLOWED)
-    assert again["args"].layers == 2
-    np.testing.assert_array_equal(again["model"]["w"].read(), np.ones(3))
+def test_dicts_of_one_dict_twice(tmp_path):
+    """50 of them in a chain have 2^50 paths."""
+    state = {"w": torch.ones(2)}
+    for _ in range(50):
+        state = {"a": state, "b": state}
+    torch.save(state, tmp_path / "model.pt")
+    again = torch_file.load_torch_file(tmp_path / "model.pt", ALLOWED)
+    for _ in range(50):
+        again = again["b"]
+    assert again["w"].shape == (2,)
+
+
+def test_what_would_be_waited_for_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "model.pt")
+    check_refused(tmp_path / "model.pt", "not a regular file")
 
 
 def test_permission_is_asked_for_harmless_files_only(saved, tmp_path):
@@ -234,6 +238,7 @@ def test_pytorch_is_asked_for(saved, monkeypatch):
         (b"", "not a file of torch.save"),
         (b"PK\x03\x04" + bytes(100), "not a file of torch.save"),
         (b"\x1f\x8b" + bytes(100), "not a file of torch.save; unpack it first"),
+        (b"./storages" + bytes(247) + b"ustar", "not a file of torch.save; unpack it first"),
     ],
 )
 def test_other_files(tmp_path, contents, message):
@@ -245,7 +250,7 @@ def test_other_files(tmp_path, contents, message):
 
 def test_hostile_files_are_refused_before_pytorch_is_imported(saved, tmp_path):
     """The slowest program that is short enough to be looked at, in a process of its own."""
-    length = torch_file.MAX_PICKLE_BYTES
+    length = torch_pickle.MAX_PICKLE_BYTES
     path = with_pickle(saved, b"\x80\x02" + b"}" * (length - 20) + b"cos\nsystem\n.")
     code = (
         "import sys, time\n"

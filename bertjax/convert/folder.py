@@ -23,8 +23,11 @@ class Folder:
             unpack = "; unpack it first" if self.root.is_file() else ""
             raise DataError(f"{self.root}: not a directory{unpack}")
         real = self.root.resolve()
-        # The Hub's cache keeps a snapshot as links into the `blobs` beside it.
-        self._inside = real.parents[1] if real.parent.name == "snapshots" else real
+        # The Hub's cache keeps snapshots/COMMIT as links into the `blobs` beside `snapshots`, whose
+        # large files are links into the `blobs` that all its models share.
+        cached = real.parent.name == "snapshots"
+        blobs = [parent / "blobs" for parent in real.parents[1:3]] if cached else []
+        self._inside = [real, *blobs]
 
     def has(self, name: str) -> bool:
         return (self.root / name).exists()
@@ -43,7 +46,7 @@ class Folder:
             real = path.resolve(strict=True)
         except (OSError, RuntimeError):
             raise DataError(f"{path}: missing, or a link to nothing") from None
-        if not real.is_relative_to(self._inside):
+        if not any(real.is_relative_to(inside) for inside in self._inside):
             raise DataError(
                 f"{path}: a link that leads out of the folder; put the file itself there"
             )

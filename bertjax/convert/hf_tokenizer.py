@@ -79,7 +79,7 @@ def _open(path: Path, settings: dict, hints: Hints, notes: list) -> tuple[Tokeni
         found = tokenizer.load(path)
     if found.kind == "byte_bpe":
         if hints.lowercase:
-            raise UsageError(f"--lowercase: {path} holds byte-level BPE, which keeps case")
+            raise UsageError(f"--do_lower_case: {path} holds byte-level BPE, which keeps case")
         _agree(path, settings, "add_prefix_space", found.add_prefix_space)
         return found, False
     said = {SETTINGS: settings.get("do_lower_case")}
@@ -122,7 +122,7 @@ def _casing(found: Tokenizer, path: Path, said: dict, hints: Hints, notes: list)
     if len(set(said.values())) > 1:
         names = " and ".join(f"{name} (lowercase={value})" for name, value in said.items())
         raise DataError(
-            f"{path.parent}: {names} contradict each other; say --lowercase=true or false"
+            f"{path.parent}: {names} contradict each other; say --do_lower_case=true or false"
         )
     if said:
         return next(iter(said.values()))

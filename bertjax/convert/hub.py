@@ -1,65 +1,89 @@
-"""Folders of the Hugging Face Hub, pulled and pushed by `huggingface_hub` (the extra `hub`)."""
+"""Models of the Hugging Face Hub, by `huggingface_hub`: its address, its log-in, its cache."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 
 from bertjax.convert import hf
 from bertjax.convert.pretrained import Hints, Pretrained
-from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
 
-# What a model needs; no pickles, no code.
-_PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model"]
+# What a model is read from: no pickles, no code.
+_WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
+_UNWANTED = ["*/*"]  # nothing in a directory, and so nothing that leads out of the cache
+# Left behind by another model, these would be read in place of what is pushed.
+_REPLACED = {hf.INDEX, "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
+_REPLACED |= {"tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"}
+_REPLACED |= {"encoder.json", "vocab.bpe", "dict.txt"}
 
 
-def _library():
+def _open(name: str):
+    """The library, and the repository and revision (None: the default branch) of a name."""
     try:
-        import huggingface_hub
+        import huggingface_hub as library
+        from huggingface_hub.utils import validate_repo_id
     except ImportError:
-        raise UsageError("hub: needs huggingface_hub; pip install 'bertjax[hub]'") from None
-    return huggingface_hub
+        raise UsageError(f"hub:{name}: needs pip install 'bertjax[hub]'") from None
+    repository, at, revision = name.partition("@")
+    with _failing_as(UsageError, name):
+        validate_repo_id(repository)
+    if at and (not revision or revision.startswith("/") or ".." in revision):  # git's rules
+        raise UsageError(f"hub:{name}: {revision!r} is no branch, tag or commit")
+    return library, repository, revision or None
+
+
+@contextlib.contextmanager
+def _failing_as(kind: type[BertjaxError], name: str):
+    """What the library raises, in one line that no progress bar shares."""
+    from huggingface_hub import errors, utils
+
+    try:
+        yield
+    # The base class of its HTTP client, which is no OSError; a ValueError for names and answers
+    # that make no sense; a RuntimeError for an upload that broke off, with the reason as cause.
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ if type(error) is RuntimeError else None
+        reason = " ".join(f"{error} {cause or ''}".split()) or type(error).__name__
+        raise kind(f"hub:{name}: {reason}") from None
+    finally:
+        for bar in list(utils.tqdm._instances):  # the library leaves some open
+            bar.close()
 
 
 def read(name: str, hints: Hints) -> Pretrained:
     """`OWNER/NAME[@REVISION]`, downloaded into the library's cache.
 
     Raises:
-      DataError: no such model, or no access to it (the library's own log-in is used).
+      UsageError: nothing can have this name, or the library is not installed.
+      DataError: no such model or revision, no access to it, no network; or as `hf.read`.
     """
-    library = _library()
-    repository, _, revision = name.partition("@")
-    try:
+    library, repository, revision = _open(name)
+    with _failing_as(DataError, name):
         folder = library.snapshot_download(
-            repository, revision=revision or None, allow_patterns=_PATTERNS
+            repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
         )
-    except (library.errors.HfHubHTTPError, library.errors.HFValidationError, OSError) as error:
-        raise DataError(f"hub:{name}: {_first_line(error)}") from None
     return hf.read(Path(folder), hints)
 
 
 def write(pretrained: Pretrained, name: str) -> list[str]:
-    """Pushes the folder that `hf.write` makes, as one commit; the repository is made if missing.
+    """Pushes the folder that `hf.write` makes as one commit; the repository is made if missing.
 
     Raises:
-      StorageError: the Hub refuses.
+      UsageError: as `read`, or as `hf.write`.
+      StorageError: the Hub refuses, or the network fails; the branch is as it was.
     """
-    library = _library()
-    repository, _, revision = name.partition("@")
+    library, repository, revision = _open(name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         notes = hf.write(pretrained, folder)
-        try:
+        with _failing_as(StorageError, name):
+            # Not `upload_folder`, which may make several commits: between two no model is whole.
             api = library.HfApi()
-            api.create_repo(repository, exist_ok=True)
-            api.upload_folder(
-                repo_id=repository,
-                folder_path=folder,
-                revision=revision or None,
-                commit_message=f"Weights after {pretrained.step:,} updates, exported by bertjax",
-            )
-        except (library.errors.HfHubHTTPError, library.errors.HFValidationError) as error:
-            raise StorageError(f"hub:{name}: {_first_line(error)}") from None
+            repository = api.create_repo(repository, exist_ok=True).repo_id  # now with its owner
+            stale = _REPLACED & set(api.list_repo_files(repository, revision=revision))
+            new = {path.name: path for path in folder.iterdir()}
+            changes = [library.CommitOperationDelete(name) for name in stale - new.keys()]
+            changes += [library.CommitOperationAdd(name, path) for name, path in new.items()]
+            message = f"Weights after {pretrained.step:,} updates, exported by bertjax"
+            api.create_commit(repository, changes, commit_message=message, revision=revision)
     return notes
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

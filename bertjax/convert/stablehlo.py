@@ -1,13 +1,12 @@
-"""Models out to StableHLO: a program for cpu, cuda and tpu that needs JAX and nothing of bertjax.
+"""Models out to StableHLO: a program for cpu, cuda and tpu that runs without bertjax.
 
-Two files, the program and its weights. Weights inside the program would be constants: hundreds of
-megabytes to parse, to hash and to fold at every compilation. To use them:
+It is two files, the program and its weights: inside the program they would be constants, hundreds
+of megabytes to parse and to fold at every compilation. This is all it takes to use them:
 
-    import jax, numpy as np, safetensors.numpy
-    model = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
-    params = jax.device_put(safetensors.numpy.load_file("model.stablehlo.safetensors"))
-    batch = {"input_ids": np.array([[101, 7592, 102]]), "attention_mask": np.ones((1, 3), int)}
-    outputs = jax.jit(model.call)(params, batch)
+    import jax, safetensors.numpy
+    program = jax.export.deserialize(bytearray(open("bert.stablehlo", "rb").read()))
+    params = jax.device_put(safetensors.numpy.load_file("bert.stablehlo.safetensors"))
+    outputs = jax.jit(program.call)(params, input_ids, attention_mask, token_type_ids)
 """
 
 import dataclasses
@@ -16,29 +15,85 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax.convert import names
+from bertjax.convert import names, tensor_file
 from bertjax.convert.pretrained import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(pretrained: Pretrained, path: Path):
-    """PATH, the serialized `jax.export` program, and PATH.safetensors, its weights.
+    """PATH, a serialized `jax.export` program, and PATH.safetensors, its weights.
 
-    The program takes `(params, batch)`: the flat dict of the weights file (`blocks/query/kernel`
-    and so on, the vocabulary as published) and a dict of int32 or int64 arrays of any batch and
-    length, and gives a dict. The names and shapes of inputs and outputs are those of
-    `convert.onnx`. It computes in float32 without dropout, at the platform's default precision of
-    matrix products, as `models.apply` does.
+    The program takes the weights, a flat dict by our paths (`blocks/query/kernel`; the vocabulary
+    without its padding), then int32 arrays of any batch and length, and returns a dict. Inputs and
+    outputs have the names, order and shapes of `onnx.write`. It computes in float32 without
+    dropout; matrix products have the platform's default precision, as in `models.apply`.
     """
     import jax
-    import safetensors.numpy
 
     model = dataclasses.replace(
         pretrained.config.model, dtype="float32", attention="xla", remat="none"
     )
-    weights = {}
+    weights = dict(_weights(model, pretrained.params))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in weights.items()}
+    dims = "b, c, l" if model.head == "multiple_choice" else "b, l"
+    limits = [f"l <= {model.max_sequence_length}"]
+    ids = jax.ShapeDtypeStruct(jax.export.symbolic_shape(dims, constraints=limits), np.int32)
+    inputs = [ids] * (3 if model.type_vocab_size > 1 else 2)
+    export = jax.export.export(jax.jit(_program(model)), platforms=PLATFORMS)
+    path.write_bytes(export(shapes, *inputs).serialize())
+    tensor_file.write(path.with_name(f"{path.name}.safetensors"), weights.items(), {})
+
+
+def _weights(model: config_lib.Model, params: dict):
     for name in names.shapes(model):
-        array = np.asarray(names.lookup(pretrained.params, name), np.float32)
-        weights[name] = array[: model.vocab_size] if name in names.VOCAB_ROWS else array
-    ...
+        array = np.asarray(names.lookup(params, name))
+        yield name, array[: model.vocab_size] if name in names.VOCAB_ROWS else array
+
+
+def _program(model: config_lib.Model):
+    """The function that is exported: `(weights, *inputs) -> {output: array}`."""
+    import jax.numpy as jnp
+
+    from bertjax import models
+
+    def program(weights, input_ids, attention_mask, token_type_ids=None):
+        params: dict = {}
+        for name, array in weights.items():
+            names.insert(params, name, array)
+        length = input_ids.shape[-1]
+        ids_BL = input_ids.reshape(-1, length)  # a row a choice
+        types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        batch = {
+            "input_ids": ids_BL,
+            "attention_mask": attention_mask.reshape(-1, length),
+            "token_type_ids": types.reshape(-1, length),
+            "masked_lm_positions": jnp.broadcast_to(jnp.arange(length), ids_BL.shape),
+        }
+        return _outputs(model, models.apply(model, params, batch), input_ids.shape[:-1])
+
+    return program
+
+
+def _outputs(model: config_lib.Model, of_model: dict, rows: tuple) -> dict:
+    """A model's outputs under Hugging Face's names."""
+    match model.head:
+        case "none":
+            return {"last_hidden_state": of_model["hidden"]}
+        case "pooler":
+            hidden, pooled = of_model["hidden"], of_model["pooled"]
+            return {"last_hidden_state": hidden, "pooler_output": pooled}
+        case "masked_lm":
+            return {"logits": of_model["masked_lm_logits"]}
+        case "pretraining":
+            return {
+                "prediction_logits": of_model["masked_lm_logits"],
+                "seq_relationship_logits": of_model["next_sentence_logits"],
+            }
+        case "classification":
+            return {"logits": of_model["classification_logits"]}
+        case "multiple_choice":
+            return {"logits": of_model["classification_logits"].reshape(rows)}
+        case "span":
+            spans = of_model["span_logits"]
+            return {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}

@@ -8,45 +8,26 @@ and what it gets to see was found to hold nothing else beforehand, before PyTorc
 import argparse
 import io
 import os
-import pickletools
 import re
+import warnings
 import zipfile
-from collections import deque
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
 import numpy as np
 
+from bertjax.convert import torch_legacy
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints
+from bertjax.convert.torch_pickle import MAX_PICKLE_BYTES, instructions
 from bertjax.errors import DataError, UsageError
 
 OLDEST_TORCH = (2, 10)
-MAX_PICKLE_BYTES = 1 << 20  # a model of 400 tensors has 60 KB
-MAX_DIRECTORY_BYTES = 1 << 20  # and 30 KB of zip directory
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+MAX_DIRECTORY_BYTES = 1 << 20  # a model of 400 tensors has 30 KB
 _MEMBER = re.compile(
     r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment"
     r"|\.data/serialization_id"
 )
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_GLOBALS = {
-    "collections.OrderedDict",
-    "argparse.Namespace",  # fairseq keeps its command line so
-    "torch.Size",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    *(f"torch.{name}Storage" for name in _STORAGES),
-}
-# What `torch.save` writes: containers, numbers, strings, and the building of what _GLOBALS allow.
-# fmt: off
-_OPCODES = {
-    "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "BINPERSID", "BINPUT",
-    "LONG_BINPUT", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1",
-    "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST",
-    "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-}
-# fmt: on
 
 
 def load_torch_file(path: Path, hints: Hints) -> dict:
@@ -57,17 +38,21 @@ def load_torch_file(path: Path, hints: Hints) -> dict:
         tensors ask for more than it holds.
       UsageError: pickles are not allowed, or PyTorch is missing or too old.
     """
-    check_torch_file(path)
+    legacy = check_torch_file(path)
     if not hints.allow_pickle:
         raise UsageError(
             f"{path}: a Python pickle; --allow_pickle opens it, with PyTorch's weights-only loader"
         )
     torch = _import_torch(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # On the meta device a tensor has a shape and a place in the file, and no memory.
-            state = torch.load(path, map_location="meta", weights_only=True)
-        state = _unread(state, path, torch)
+        allowed = torch.serialization.safe_globals([argparse.Namespace])
+        with allowed, warnings.catch_warnings(action="ignore"):
+            if legacy:
+                state = torch_legacy.load(legacy, torch)
+            else:
+                # On the meta device a tensor has a shape and a place in the file, and no memory.
+                state = torch.load(path, map_location="meta", weights_only=True)
+        state = _unread(state, path, torch, {})
     except Exception as error:  # a damaged file ends in any class at all
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: PyTorch cannot load it ({reason})") from None
@@ -95,17 +80,26 @@ def _import_torch(path):
     return torch
 
 
-def _unread(value, path: Path, torch):
-    """Nested dicts with a `Tensor` in place of each of PyTorch's."""
+def _unread(value, path: Path, torch, seen: dict):
+    """Nested dicts with a `Tensor` in place of each of PyTorch's.
+
+    Args:
+      seen: results by identity; 50 dicts with the next one twice each would take for ever.
+    """
     if isinstance(value, dict):
-        return {name: _unread(inner, path, torch) for name, inner in value.items()}
+        if id(value) not in seen:
+            seen[id(value)] = {
+                name: _unread(inner, path, torch, seen) for name, inner in value.items()
+            }
+        return seen[id(value)]
     if not isinstance(value, torch.Tensor):
         return value
     dtype = np.dtype(str(value.dtype).removeprefix("torch."))
     shape, strides = tuple(value.shape), value.stride()
     # From the first to the last element of a view of the storage.
     count = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    count = count if value.numel() else 0
+    if not value.numel():
+        return Tensor(shape, lambda: np.zeros(shape, dtype))
     if value.numel() > count:
         raise ValueError("a tensor repeats its elements")
     start = value.untyped_storage()._checkpoint_offset + value.storage_offset() * dtype.itemsize
@@ -120,27 +114,31 @@ def _unread(value, path: Path, torch):
     return Tensor(shape, read)
 
 
-def check_torch_file(path: Path):
+def check_torch_file(path: Path) -> torch_legacy.Layout | None:
     """Raises DataError unless a file holds what `torch.save` writes of weights, and only that.
 
     Nothing is executed and PyTorch is not imported: the members of the zip file must have their
     names, uncompressed, and the pickle only instructions and globals that weights need.
+
+    Returns:
+      What lies where in a file of before PyTorch 1.6; None for a zip file, which says it itself.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a regular file")
         with open(path, "rb") as file:
-            start = file.read(len(_LEGACY_MAGIC))
-        if start == _LEGACY_MAGIC:
-            code = (
-                "import argparse, torch; torch.serialization.add_safe_globals([argparse.Namespace])"
-                f"; torch.save(torch.load({path.name!r}, 'cpu', weights_only=True), 'new.pt')"
-            )
-            raise DataError(f'{path}: written before PyTorch 1.6; re-save it: python -c "{code}"')
+            start = file.read(262)
+        if start.startswith(torch_legacy.MAGIC):
+            return torch_legacy.check(path)
         if not start.startswith(b"PK\x03\x04"):
-            unpack = "; unpack it first" if start.startswith(b"\x1f\x8b") else ""
+            packed = start.startswith(b"\x1f\x8b") or start[257:] == b"ustar"
+            unpack = "; unpack it first" if packed else ""
             raise DataError(f"{path}: not a file of torch.save{unpack}")
-        _check_pickle(_read_pickle(path), path)
+        for _ in instructions(io.BytesIO(_read_pickle(path)), path):
+            pass
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
+    return None
 
 
 def _read_pickle(path: Path) -> bytes:
@@ -189,26 +187,3 @@ def _check_member(info: zipfile.ZipInfo, path: Path):
         raise DataError(f"{path}: member {name[:100]!r} has no place in a file of torch.save")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise DataError(f"{path}: member {name[:100]!r} is compressed; torch.save does not")
-
-
-def _check_pickle(program: bytes, path: Path):
-    strings = deque(maxlen=2)
-    foreign = []
-    try:
-        for opcode, argument, _ in pickletools.genops(program):
-            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):  # the second takes its name from strings
-                name = argument.replace(" ", ".") if argument else ".".join(strings)
-                if name not in _GLOBALS:
-                    raise DataError(
-                        f"{path}: its pickle calls {name[:100]!r}; weights need no such"
-                    )
-            elif isinstance(argument, str):
-                strings.append(argument)
-            if opcode.name not in _OPCODES:
-                foreign.append(opcode.name)
-    except ValueError as error:
-        raise DataError(f"{path}: its pickle is damaged ({str(error)[:200]})") from None
-    if foreign:
-        raise DataError(
-            f"{path}: its pickle has the instruction {foreign[0]}; torch.save writes none"
-        )

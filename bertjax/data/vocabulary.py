@@ -6,7 +6,10 @@ from pathlib import Path
 from bertjax.data.documents import one_line
 from bertjax.errors import DataError
 
-MAX_BYTES = 64 << 20  # a tokenizer.json of 250,000 pieces has 20 MB
+# LaBSE, the published BERT with most pieces, has 501,153: 14 MB as an indented tokenizer.json.
+MAX_BYTES = 16 << 20
+MAX_PIECES = 1 << 19
+MAX_JSON_VALUES = 3 << 18  # strings, lists and objects; as many lists take 80 MB to hold
 
 
 def read_bytes(path: Path) -> bytes:
@@ -15,9 +18,13 @@ def read_bytes(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise DataError(f"tokenizer {path}: {size:,} bytes; none has over {MAX_BYTES:,}")
-        return path.read_bytes()
+        contents = path.read_bytes()
     except OSError as error:
         raise DataError(f"tokenizer {path}: {error.strerror}") from None
+    # Each piece has one in text, and in SentencePiece's encoding two: the tags of field 1.
+    if contents.count(b"\n") > 2 * MAX_PIECES:
+        raise DataError(f"tokenizer {path}: no vocabulary has over {MAX_PIECES:,} pieces")
+    return contents
 
 
 def read_text(path: Path) -> str:
@@ -29,14 +36,26 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file, which only line feeds end: other separators may be pieces."""
-    return [line.rstrip("\r") for line in read_text(path).removesuffix("\n").split("\n")]
+    """The lines of a file, which only line feeds end: other separators may be pieces.
+
+    Raises:
+      DataError: as `read_text`, or there are far too many.
+    """
+    text = read_text(path)
+    if text.count("\n") > MAX_PIECES:
+        raise DataError(f"tokenizer {path}: over {MAX_PIECES:,} lines; no vocabulary has as many")
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def read_json(path: Path):
-    """What a .json file holds; raises DataError where it is damaged."""
+    """What a .json file holds; raises DataError where it is damaged or far too much."""
+    text = read_text(path)
+    if text.count('"') // 2 + text.count("[") + text.count("{") > MAX_JSON_VALUES:
+        raise DataError(
+            f"tokenizer {path}: over {MAX_JSON_VALUES:,} values; no vocabulary has them"
+        )
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({one_line(error)[:200]})") from None
 
@@ -45,10 +64,12 @@ def in_order(ids: dict[str, int], name: str) -> list[str]:
     """The pieces of a vocabulary by their ids.
 
     Raises:
-      DataError: the ids are not 0, 1, 2... with each one once.
+      DataError: the ids are not 0, 1, 2... with each one once, or far too many.
     """
     if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
         raise DataError(f"{name}: expected a vocabulary, an object of piece: id")
+    if len(ids) > MAX_PIECES:
+        raise DataError(f"{name}: {len(ids):,} pieces; no vocabulary has over {MAX_PIECES:,}")
     pieces = sorted(ids, key=ids.get)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         raise DataError(f"{name}: ids are not 0..{len(pieces) - 1}, each once")

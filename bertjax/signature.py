@@ -1,0 +1,83 @@
+"""Names, types and shapes of a saved state, and which config field explains a difference."""
+
+import re
+from pathlib import Path
+
+import jax
+
+from bertjax import integrity
+from bertjax.errors import DataError
+
+# Parameter name and axis -> the field that decides the size there; hidden_size where none does.
+_FIELDS = (
+    (r"word/embedding|masked_lm/bias", 0, "model.vocab_size"),
+    (r"position/embedding", 0, "model.max_position_embeddings"),
+    (r"token_type/embedding", 0, "model.type_vocab_size"),
+    (r"blocks/intermediate/(kernel|bias)", -1, "model.intermediate_size"),
+    (r"blocks/output/kernel", 1, "model.intermediate_size"),
+    (r"blocks/", 0, "model.num_hidden_layers"),
+)
+# Parameter name -> the field that decides whether there is such a parameter.
+_PRESENCE = (
+    (r"^opt_state", "optimizer.name"),
+    (r"token_type", "model.type_vocab_size"),
+    (r"pooler|next_sentence|masked_lm|classifier|span", "model.head"),
+)
+
+
+def of(tree) -> dict:
+    """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): {
+            "dtype": str(leaf.dtype),
+            "shape": list(leaf.shape),
+        }
+        for path, leaf in leaves
+    }
+
+
+def saved(step_dir: Path) -> dict:
+    """As `of`, of the state in a step directory, from its manifest."""
+    return integrity.load(step_dir)["arrays"]
+
+
+def check(step_dir: Path, wanted: dict):
+    """Raises DataError, naming the parameter and the likely field, unless the state fits `wanted`.
+
+    Only the top-level groups that `wanted` has are compared.
+    """
+    groups = {name.split("/")[0] for name in wanted}
+    found = {n: array for n, array in saved(step_dir).items() if n.split("/")[0] in groups}
+    if groups - {name.split("/")[0] for name in found} and "opt_state" in groups:
+        raise DataError(
+            f"{step_dir}: holds weights without an optimizer's state; start another run from them "
+            f"with --config.init_from={step_dir.parents[1]} and another --workdir"
+        )
+    # Parameters first: the optimizer's state differs wherever they do, and says less.
+    for name in sorted(found.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):
+        old, new = found.get(name), wanted.get(name)
+        if old != new:
+            raise DataError(
+                f"{step_dir}: {name} is {_text(old)} in the checkpoint but {_text(new)} under this "
+                f"config; set config.{_likely_field(name, old, new)} as it was, or take another "
+                "--workdir"
+            )
+
+
+def _text(array: dict | None) -> str:
+    return "absent" if array is None else f"{array['dtype']}{array['shape']}"
+
+
+def _likely_field(name: str, old: dict | None, new: dict | None) -> str:
+    if old is None or new is None:
+        return next((f for pattern, f in _PRESENCE if re.search(pattern, name)), "model")
+    rank = len(old["shape"])
+    pairs = zip(old["shape"], new["shape"], strict=False)
+    changed = [axis for axis, (a, b) in enumerate(pairs) if a != b]
+    if not changed:
+        return "model"
+    for pattern, axis, field in _FIELDS:
+        if re.search(pattern, name) and axis % rank in changed:
+            return field
+    return "model.hidden_size"
