@@ -173,7 +173,7 @@ FAILURES = [
     ("hub:me/tiny@none", "hf:to", 65, "Revision Not Found", {}),
     ("hub:me/tiny", "hf:to", 65, "401 Unauthorized", {"HF_TOKEN": "hf_another"}),
     ("hub:me/pickles", "hf:to", 65, "holds neither model.safetensors", {}),
-    ("hub:me/tiny", "hf:to", 65, "Connection refused", {"HF_ENDPOINT": UNUSED_PORT}),
+    ("hub:me/tiny", "hf:to", 65, "check your internet connection", {"HF_ENDPOINT": UNUSED_PORT}),
     ("hub:me/tiny", "hf:to", 65, "HF_HUB_OFFLINE", {"HF_HUB_OFFLINE": "1"}),
     ("hub:me/tiny/x", "hf:to", 64, "'namespace/repo_name'", {}),
     ("hub:me/ti--ny", "hf:to", 64, "--", {}),

