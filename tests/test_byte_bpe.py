@@ -159,7 +159,7 @@ def broken_merges(directory):
         (broken_merges, "merges.txt: line 3: expected two pieces, got 3"),
         (lambda d: (d / "vocab.json").write_text('{"a": 0, "b": 7}'), "vocab.json: ids are not"),
         (lambda d: (d / "vocab.json").write_text('["a"]'), "vocab.json: expected a vocabulary"),
-        (lambda d: (d / "vocab.json").write_text("[" * 10**6), "vocab.json: not JSON"),
+        (lambda d: (d / "vocab.json").write_text("[" * 10**5), "vocab.json: not JSON"),
         (lambda d: (write_gpt2(d) / "dict.txt").unlink(), "dict.txt: No such file"),
         (lambda d: write_gpt2(d, ["0", "999"]), "dict.txt: line 2: encoder.json has no id '999'"),
         (lambda d: write_gpt2(d, ["0", "1"]), "dict.txt: lacks the piece"),
