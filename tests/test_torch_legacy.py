@@ -173,10 +173,10 @@ def test_counts_are_those_of_the_pickle(saved):
     """Neither may ask for more than there is, nor the one contradict the other."""
     whole = saved.read_bytes()
     parts, storages = split(saved)
-    key = next(k for k in pickle.loads(parts[4]) if storages.startswith(struct.pack("<q", 4)))
-    for count in (10**12, -1, 3, 5):
-        join(saved, parts, struct.pack("<q", count) + storages[8:])
-        check_refused(saved, f"storage {key!r} has {count:,} elements, but 4 in its pickle")
+    (key, *_), (count,) = pickle.loads(parts[4]), struct.unpack_from("<q", storages)
+    for wrong in (10**12, -1, count - 1, count + 1):
+        join(saved, parts, struct.pack("<q", wrong) + storages[8:])
+        check_refused(saved, f"storage {key!r} has {wrong:,} elements, but {count} in its pickle")
     saved.write_bytes(whole)
     replaced(saved, b"K\x04Nt", b"\x8a\x06\x00\x10\xa5\xd4\xe8\x00Nt")
     check_refused(saved, "its storages need 4,000,000,000,")
