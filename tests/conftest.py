@@ -1,6 +1,13 @@
-"""Every test runs on the CPU with 8 fake devices, decided before JAX starts."""
+"""Every test runs on the CPU with 8 fake devices, decided before JAX starts.
+
+The processes that tests start find the package as this one does, installed or not.
+"""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)

@@ -31,7 +31,7 @@ LOOP = """
 
 def start(code, **env):
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd(), **env}
+    env = os.environ | env
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
 

@@ -19,7 +19,7 @@ import torch
 from random_models import random_model
 
 from bertjax import errors
-from bertjax.convert import hf, tensor_file
+from bertjax.convert import hf, tensor_file, tf1
 
 CPU_SECONDS, BYTES = 2.0, 500 << 20
 
@@ -39,11 +39,10 @@ sys.exit(code)
 
 def run(*arguments, cwd):
     """`(exit code, stderr, processor seconds, peak bytes)` of a bertjax process."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
     report = cwd / "report"
     process = subprocess.run(
         [sys.executable, "-c", CHILD, report, *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=60,
+        cwd=cwd, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     seconds, peak = report.read_text().split()
     report.unlink()
@@ -225,7 +224,6 @@ def test_hugging_face_folder(spoil, tmp_path):
     folder = tmp_path / "source"
     hf.write(random_model(), folder)
     (tmp_path / "elsewhere").mkdir()
-    (folder / "model.safetensors").exists()
     spoil(folder)
     check_refused(f"hf:{folder}", tmp_path, "--allow_pickle")
 
@@ -241,6 +239,52 @@ def check_refused(source, directory, *flags):
     assert sorted(directory.rglob("*")) == before
     assert seconds < CPU_SECONDS
     assert peak < BYTES
+
+
+def cut_index(folder):
+    path = folder / "m.index"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def cut_data(folder):
+    os.truncate(folder / "m.data-00000-of-00001", 1000)
+
+
+def flipped_data(folder):
+    path = folder / "m.data-00000-of-00001"
+    damaged = bytearray(path.read_bytes())
+    damaged[5000] ^= 1
+    path.write_bytes(damaged)
+
+
+def data_link(folder):
+    path = folder / "m.data-00000-of-00001"
+    path.rename(folder.parent / "outside")
+    path.symlink_to(folder.parent / "outside")
+
+
+def long_config(folder):
+    (folder / "bert_config.json").write_text("[" + "[],[]," * 10**7 + "[]]")
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut_index, cut_data, flipped_data, data_link, long_config], ids=lambda c: c.__name__
+)
+def test_tensorflow_files(spoil, tmp_path):
+    tf1.write(random_model(), tmp_path / "source/m")
+    spoil(tmp_path / "source")
+    check_refused(f"tf1:{tmp_path}/source/m", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spoil", [pickle_file, zipped_pickle, zip_slip, zip_bomb], ids=lambda c: c.__name__
+)
+def test_fairseq_files(spoil, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/model.safetensors").touch()
+    spoil(tmp_path / "source")
+    (tmp_path / "source/pytorch_model.bin").rename(tmp_path / "source/model.pt")
+    check_refused(f"fairseq:{tmp_path}/source/model.pt", tmp_path, "--allow_pickle")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
