@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bertjax import integrity, signature
@@ -33,11 +34,13 @@ class Checkpoints:
     Args:
       directory: usually W/checkpoints; made if missing. What a killed save left is removed.
       keep: newest whole steps kept.
+      in_flight_bytes: memory for writing beside the state's own, more than its largest array; None
+        for as much as is fastest.
 
     Every method raises StorageError where the disk refuses; what was saved before stays.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, *, in_flight_bytes: int | None = None):
         _silence_orbax()
         self._directory = Path(directory).absolute()
         self._keep = keep
@@ -50,7 +53,11 @@ class Checkpoints:
                     shutil.rmtree(leftover)
             # Orbax's own pruning knows nothing of manifests: max_to_keep stays unset.
             options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            limit = None if in_flight_bytes is None else in_flight_bytes / 1e9
+            handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit)
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, item_handlers=handler
+            )
 
     def save(self, step: int, state):
         """Saves a pytree of jax arrays in the background; `state` may be donated at once.
@@ -133,10 +140,13 @@ class Checkpoints:
                 self._manager.close()
 
 
-def read_newest(directory: Path, abstract_state):
+def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
     """`(step, state)` of the newest whole step, changing nothing on disk (see `restore`).
 
-    For evaluate and fill-mask, which may run beside the training that owns the directory.
+    For readers that may run beside the training that owns the directory.
+
+    Args:
+      on_host: as NumPy arrays, whatever devices there are.
 
     Raises:
       DataError: no step is whole, or the state saved has other names, shapes or types.
@@ -148,7 +158,7 @@ def read_newest(directory: Path, abstract_state):
         raise _none_whole(directory, damaged)
     for report in damaged:
         _warn(f"checkpoint skipped: {report}")
-    return step, _read(directory / str(step), abstract_state)
+    return step, _read(directory / str(step), abstract_state, on_host)
 
 
 def holds(directory: Path, group: str) -> bool:
@@ -206,18 +216,18 @@ def _newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepRepor
 # Reading
 
 
-def _read(step_dir: Path, abstract_state):
+def _read(step_dir: Path, abstract_state, on_host: bool = False):
     signature.check(step_dir, signature.of(abstract_state))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here),
         abstract_state,
     )
-    args = ocp.args.PyTreeRestore(
-        placed,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(placed),
-        partial_restore=True,
-    )
+    if on_host:
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), placed)
+    else:
+        how = ocp.checkpoint_utils.construct_restore_args(placed)
+    args = ocp.args.PyTreeRestore(placed, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(step_dir / _ITEM, args=args)
 

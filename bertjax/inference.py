@@ -85,11 +85,12 @@ def embed(
     if pooling == "pooler" and not config.has_pooler:
         raise UsageError(f"--pooling=pooler: model.head={config.head} has none; take mean or cls")
     apply = jax.jit(functools.partial(_embed, config, pooling))
+    params = jax.device_put(model.params)
     longest = config.max_sequence_length - 2
     rows = [[tokenizer.cls_id, *ids[:longest], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
     for start in range(0, len(rows), batch_size):
         batch = _padded(rows[start : start + batch_size], tokenizer.pad_id, longest + 2)
-        yield from np.asarray(apply(model.params, batch))
+        yield from np.asarray(apply(params, batch))
 
 
 def _padded(rows: list[list[int]], pad_id: int, longest: int) -> dict[str, np.ndarray]:

@@ -1,19 +1,32 @@
 """Hugging Face folders: outputs, gradients and names against `transformers` itself."""
 
+import dataclasses
 import functools
 import json
 
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 import transformers_reference as reference
+from random_models import equal, random_model
 
 from bertjax import convert, models, objectives
 from bertjax.convert import hf, hf_names, names
+from bertjax.errors import DataError
 
 CASES = sorted(hf_names.CLASSES)
+AUTO = {
+    "pretraining": transformers.AutoModelForPreTraining,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+    "classification": transformers.AutoModelForSequenceClassification,
+    "multiple_choice": transformers.AutoModelForMultipleChoice,
+    "span": transformers.AutoModelForQuestionAnswering,
+    "pooler": transformers.AutoModel,
+    "none": transformers.AutoModel,
+}
 BIG = [("bert", "pretraining"), ("roberta", "masked_lm"), ("distilbert", "masked_lm")]
 
 
@@ -92,7 +105,8 @@ def test_outputs_equal_and_the_way_back_is_exact(architecture, head, tmp_path):
     assert max(differences(model, pretrained, batch).values()) < 1e-5
     hf.write(pretrained, tmp_path / "ours")
     extra = {"add_pooling_layer": False} if head == "none" and architecture != "distilbert" else {}
-    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True, **extra)
+    again, info = AUTO[head].from_pretrained(tmp_path / "ours", output_loading_info=True, **extra)
+    assert type(again) is type(model)
     assert not any(info.values()), info
     state = again.state_dict()
     for name, value in model.state_dict().items():
@@ -101,6 +115,94 @@ def test_outputs_equal_and_the_way_back_is_exact(architecture, head, tmp_path):
     assert auto.model_type == architecture
     assert auto.architectures == [type(model).__name__]
     assert auto.num_labels == (3 if head == "classification" else 2)
+
+
+def rewrite(directory, change):
+    """Passes the tensors of a folder through `change`."""
+    path = directory / "model.safetensors"
+    safetensors.torch.save_file(change(safetensors.torch.load_file(path)), path, {"format": "pt"})
+
+
+def test_shards_old_names_buffers_and_copies_of_tied_weights(tmp_path):
+    """What older files have: the same weights come out of each."""
+    model = tiny("bert", "pretraining")
+    whole = convert.read(f"hf:{save(model, tmp_path / 'whole')}")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="30KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 3
+    equal(convert.read(f"hf:{tmp_path}/shards").params, whole.params)
+
+    def old(tensors):
+        swap = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        tensors = {
+            functools.reduce(lambda n, k: n.replace(k, swap[k]), swap, name): tensor
+            for name, tensor in tensors.items()
+        }
+        words = tensors["bert.embeddings.word_embeddings.weight"]
+        return tensors | {
+            "bert.embeddings.position_ids": torch.arange(40)[None],
+            "cls.predictions.decoder.weight": words.clone(),
+            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"].clone(),
+        }
+
+    rewrite(save(model, tmp_path / "old"), old)
+    again = convert.read(f"hf:{tmp_path}/old")
+    equal(again.params, whole.params)
+    assert not any("left out" in note for note in again.notes)
+
+
+def test_an_untied_decoder_is_refused_and_strangers_are_named(tmp_path):
+    model = tiny("bert", "masked_lm")
+    words = "bert.embeddings.word_embeddings.weight"
+    rewrite(
+        save(model, tmp_path / "untied"),
+        lambda tensors: tensors | {"cls.predictions.decoder.weight": tensors[words] + 1},
+    )
+    with pytest.raises(DataError, match=r"decoder.weight differs from embeddings.word_embeddings"):
+        convert.read(f"hf:{tmp_path}/untied")
+    rewrite(save(model, tmp_path / "more"), lambda t: t | {"extra.weight": torch.ones(2)})
+    assert "left out: extra.weight" in convert.read(f"hf:{tmp_path}/more").notes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype, tmp_path):
+    model = tiny("bert", "none")
+    rewrite(save(model, tmp_path / "m"), lambda ts: {k: t.to(dtype) for k, t in ts.items()})
+    params = convert.read(f"hf:{tmp_path}/m").params
+    table = params["embeddings"]["word"]["embedding"][:99]
+    expected = model.embeddings.word_embeddings.weight.detach().to(dtype).float().numpy()
+    assert table.dtype == np.float32
+    np.testing.assert_array_equal(table, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("model_type", "t5", "model_type='t5'"),
+        ("hidden_act", "relu", "hidden_act='relu'"),
+        ("is_decoder", True, "is_decoder=True"),
+        ("position_embedding_type", "relative_key", "position_embedding_type"),
+        ("tie_word_embeddings", False, "tie_word_embeddings"),
+        ("vocab_size", 10**9, "embeddings.word_embeddings.weight has shape"),
+        ("num_attention_heads", 5, "must divide model.hidden_size"),
+    ],
+)
+def test_what_bertjax_does_not_compute_is_refused(field, value, said, tmp_path):
+    path = save(tiny("bert", "masked_lm"), tmp_path / "m") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(DataError, match=said):
+        convert.read(f"hf:{tmp_path}/m")
+
+
+def test_the_card_tells_the_config_and_the_figures(tmp_path):
+    pretrained = dataclasses.replace(
+        random_model(head="masked_lm"), figures={"mlm_loss": 2.5}, step=300
+    )
+    hf.write(pretrained, tmp_path / "m")
+    card = (tmp_path / "m/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\n")
+    assert "| mlm_loss | 2.5000 |" in card
+    assert "300 updates" in card
+    assert '"num_attention_heads": 4' in card
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh"])

@@ -241,6 +241,20 @@ def test_fill_mask_evaluate_verify_and_plot_on_the_finished_run(project, capsys)
     assert "holds no [MASK]" in capsys.readouterr().err
 
 
+def test_fill_mask_says_the_same_of_every_form(project, tmp_path, capsys):
+    from bertjax import __main__ as command_line
+
+    whole, said = str(project / "whole"), []
+    forms = [whole, f"hf:{tmp_path}/hf", f"tf1:{tmp_path}/tf/m.ckpt"]
+    for form in forms[1:]:
+        convert.convert(whole, form)
+    for form in forms:
+        assert command_line.run(["bertjax", "fill-mask", form, "the [MASK] of a class"]) == DONE
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+    assert said[0].count("\n") == 5
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "said"),
     [
@@ -301,6 +315,7 @@ def test_a_run_starts_from_weights_of_another(project, tmp_path):
     a folder of weights alone is not resumed, and a foreign vocabulary is refused."""
     whole = project / "whole"
     convert.convert(str(whole), f"hf:{tmp_path}/hf")
+    assert "| mlm_loss |" in (tmp_path / "hf/README.md").read_text()
     arguments = [f"--config.init_from=hf:{tmp_path}/hf", "--config.phases.phase1.steps=2",
                  "--config.phases.phase2.steps=0", f"--config.tokenizer.path={tmp_path}/hf"]  # fmt: skip
     run = bertjax(project, "pretrain", tmp_path / "w", *arguments)

@@ -1,6 +1,7 @@
 """The model card of an exported folder: what the model is, how it was trained, what it reached."""
 
 import json
+import math
 
 from bertjax import config as config_lib
 from bertjax.convert import names
@@ -18,6 +19,7 @@ def text(pretrained: Pretrained, class_name: str) -> str:
     casing = "lower-cased, accents stripped" if config.tokenizer.lowercase else "cased"
     if config.tokenizer.kind == "byte_bpe":
         casing = "byte-level BPE"
+    updates = f" after {pretrained.step:,} updates" if pretrained.step else ""
     gelu = "erf" if model.hidden_act == "gelu" else "tanh"
     lines = [
         "---",
@@ -26,12 +28,11 @@ def text(pretrained: Pretrained, class_name: str) -> str:
         "tags: [bertjax, jax]",
         "---",
         "",
-        f"# {class_name}, trained with bertjax",
+        f"# {class_name}, exported by bertjax",
         "",
         f"{count:,} parameters: {model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
         f"{model.num_attention_heads} heads, up to {model.max_sequence_length} tokens, "
-        f"{model.vocab_size:,} token ids ({casing}), {gelu} form of gelu. float32 weights after "
-        f"{pretrained.step:,} updates.",
+        f"{model.vocab_size:,} token ids ({casing}), {gelu} form of gelu, float32 weights{updates}.",
         "",
         "## Held-out figures",
         "",
@@ -49,14 +50,10 @@ def text(pretrained: Pretrained, class_name: str) -> str:
 
 def num_parameters(model: config_lib.Model) -> int:
     """Parameters as published: the padding of the vocabulary is not counted."""
-    total = 0
-    for path, shape in names.shapes(model).items():
-        rows = model.vocab_size if path in names.VOCAB_ROWS else shape[0]
-        size = rows
-        for extent in shape[1:]:
-            size *= extent
-        total += size
-    return total
+    return sum(
+        math.prod((model.vocab_size if path in names.VOCAB_ROWS else shape[0], *shape[1:]))
+        for path, shape in names.shapes(model).items()
+    )
 
 
 def _figures(figures: dict[str, float]) -> list[str]:

@@ -109,8 +109,8 @@ def _arguments(state: dict, path: Path) -> dict:
         arguments = state["cfg"].get("model")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
-    if not isinstance(arguments, dict):
-        raise DataError(f"{path}: holds no 'args', so the number of attention heads is unknown")
+    if not isinstance(arguments, dict) or "encoder_attention_heads" not in arguments:
+        raise DataError(f"{path}: its 'args' do not say encoder_attention_heads; shapes cannot")
     plain = (bool, int, float, str)
     return {name: value for name, value in arguments.items() if isinstance(value, plain)}
 
@@ -146,7 +146,7 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
             "num_hidden_layers": len(layers),
-            "num_attention_heads": arguments.get("encoder_attention_heads", 12),
+            "num_attention_heads": arguments["encoder_attention_heads"],
             "intermediate_size": seen["encoder_ffn_embed_dim"],
             "max_position_embeddings": positions,
             "position_offset": POSITION_OFFSET,

@@ -24,8 +24,6 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     Raises:
       DataError: no run, no whole checkpoint, or one that is not of the run's config.
     """
-    import jax
-
     from bertjax import checkpoint, models, workdir
 
     config = workdir.read_config(path)
@@ -39,8 +37,7 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     abstract = {"params": models.abstract_params(config.model)}
     if moments and checkpoint.holds(path / "checkpoints", "opt_state"):
         abstract = _abstract_state(config)
-    step, state = checkpoint.read_newest(path / "checkpoints", abstract)
-    state = jax.tree.map(np.asarray, state)
+    step, state = checkpoint.read_newest(path / "checkpoints", abstract, on_host=True)
     return Pretrained(
         config,
         tokenizer,
@@ -85,14 +82,19 @@ def _figures(path: Path, step: int) -> dict[str, float]:
 
 def write(pretrained: Pretrained, path: Path):
     """A run's directory with one checkpoint, at the step of the source."""
+    import jax
+
     from bertjax import checkpoint, workdir
 
     path.mkdir(parents=True)
     workdir.write_config(_with_tokenizer(pretrained), path)
     if pretrained.tokenizer is not None:
         pretrained.tokenizer.save(path / "tokenizer")
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints", keep=2)
-    checkpoints.save(pretrained.step, _state(pretrained))
+    state = _state(pretrained)
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(state))
+    limit = largest + (1 << 20)
+    checkpoints = checkpoint.Checkpoints(path / "checkpoints", keep=2, in_flight_bytes=limit)
+    checkpoints.save(pretrained.step, state)
     checkpoints.close()
 
 
