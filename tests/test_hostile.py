@@ -16,13 +16,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from limits import CPU_SECONDS, PEAK_BYTES
 from random_models import random_model
 
 from bertjax import errors
 from bertjax.convert import hf, tensor_file, tf1
-
-CPU_SECONDS, BYTES = 2.0, 500 << 20
-
 
 # A forked child's peak counts its parent's memory, so it reads its own.
 CHILD = """
@@ -238,7 +236,7 @@ def check_refused(source, directory, *flags):
     assert said.startswith("bertjax convert: ")
     assert sorted(directory.rglob("*")) == before
     assert seconds < CPU_SECONDS
-    assert peak < BYTES
+    assert peak < PEAK_BYTES
 
 
 def cut_index(folder):

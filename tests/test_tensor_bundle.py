@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import CPU_SECONDS
 
 from bertjax.convert import leveldb_table, tensor_bundle
 from bertjax.errors import DataError
@@ -235,7 +236,7 @@ def test_time_and_memory_stay_small(tmp_path):
     fields = plant(tmp_path, {b"a": message(more=b"\x40\x00" * (510 << 10))})
     start = time.process_time()
     assert tensor_bundle.read_index(fields)["a"].size == 8
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < CPU_SECONDS
     names = {f"{'n' * 900}{i:06}".encode(): message(shape=(0,), size=0) for i in range(1000)}
     plant(tmp_path, names)
     tracemalloc.start()

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import CPU_SECONDS, PEAK_BYTES
 
 from bertjax.data import byte_bpe, tokenizer, vocabulary
 from bertjax.errors import DataError
 
-CPU_SECONDS, BYTES = 2.0, 500 << 20
 # A forked child's peak counts its parent's memory, so it reads its own.
 CHILD = """
 import sys, time
@@ -37,7 +37,7 @@ def check_refused(path, message):
     assert str(path) in said
     seconds, peak = figures.split()
     assert float(seconds) < CPU_SECONDS
-    assert int(peak) < BYTES
+    assert int(peak) < PEAK_BYTES
 
 
 @pytest.mark.parametrize(
