@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bertjax import config as config_lib
-from bertjax import errors
+from bertjax import config_help, errors
 from bertjax.errors import BertjaxError, UsageError
 
 
@@ -202,7 +202,7 @@ def _parse(command: str, argv: list[str]):
     for arg in argv:
         name = arg.lstrip("-").partition("=")[0]
         if name.startswith("config."):
-            config_lib.check_field(name)
+            config_help.check_field(name)
     try:
         return values, values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
@@ -219,7 +219,7 @@ def _help(command: str | None) -> str:
     text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
     if command in ("prepare", "pretrain", "evaluate"):
         rows = (
-            f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_lib.describe()
+            f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_help.describe()
         )
         text += "\n\nConfig fields, with their defaults:\n" + "\n".join(rows)
     return text

@@ -7,13 +7,10 @@ where they name the recipe.
 """
 
 import dataclasses
-import difflib
-import re
 
 from ml_collections import ConfigDict
 
 from bertjax import config_checks, config_tree
-from bertjax.errors import UsageError
 
 
 def _field(default, help, choices=None):
@@ -297,22 +294,3 @@ def to_dict(config: Config) -> dict:
 def leaves(config: Config) -> dict:
     """`{"config.model.hidden_size": 768, ...}`: every field by its name on the command line."""
     return {path: value for path, _, value in config_tree.walk(config)}
-
-
-def check_field(path: str):
-    """Raises UsageError where `path` (`config.a.b`) names no field; phases may have any name."""
-    known = [re.sub(r"phases\.\w+\.", "phases.phase1.", name) for name in leaves(Config())]
-    if re.sub(r"phases\.\w+\.", "phases.phase1.", path) not in known:
-        close = difflib.get_close_matches(path, known, n=1)
-        hint = f"did you mean --{close[0]}?" if close else "--help lists the fields"
-        raise UsageError(f"--{path}: no such field; {hint}")
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """`(field, default, meaning)` of every field, in the order of this file, for `--help`."""
-    rows = []
-    for path, f, value in config_tree.walk(Config()):
-        choices = f.metadata.get("choices")
-        text = f.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
-        rows.append((path, "unset" if value is None else str(value), text))
-    return rows

@@ -8,7 +8,7 @@ import pytest
 
 from bertjax import __main__ as command_line
 from bertjax import config as config_lib
-from bertjax import models
+from bertjax import config_help, models
 from bertjax.errors import USAGE, UsageError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -126,6 +126,6 @@ def test_help_explains_every_command_and_field(command, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"usage: bertjax {command}")
     if command in ("prepare", "pretrain", "evaluate"):
-        for field, _, meaning in config_lib.describe():
+        for field, _, meaning in config_help.describe():
             assert f"--{field}=" in text
             assert meaning in text

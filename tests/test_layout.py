@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 
 # Each tier may import itself and the tiers before it.
 TIERS = (
-    {"errors", "config", "config_checks", "config_tree"},
+    {"errors", "config", "config_checks", "config_tree", "config_help"},
     {"data"},
     {"keys"},
     {"models"},

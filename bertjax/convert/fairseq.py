@@ -9,7 +9,7 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax.convert import names, torch_file
 from bertjax.convert.folder import Folder
-from bertjax.convert.names import Row, Tensor
+from bertjax.convert.names import Row, Tensor, layer_norm, linear
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import byte_bpe, tokenizer
 from bertjax.data.tokenizer_base import Tokenizer
@@ -23,31 +23,22 @@ _WORDS = f"{_ENCODER}.embed_tokens.weight"
 _POSITIONS = f"{_ENCODER}.embed_positions.weight"
 _NO_TYPES = "token types, which fairseq has none of"
 
-
-def _dense(path, name):
-    return [Row(f"{path}/kernel", f"{name}.weight", True), Row(f"{path}/bias", f"{name}.bias")]
-
-
-def _layer_norm(path, name):
-    return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
-
-
 # fairseq's `RobertaModel` of 0.10 and later; `_todays_names` brings older files to it.
 TABLE = [
     Row("embeddings/word/embedding", _WORDS),
     Row("embeddings/position/embedding", _POSITIONS),
     Row("embeddings/token_type/embedding", _NO_TYPES),
-    *_layer_norm("embeddings/layer_norm", f"{_ENCODER}.layernorm_embedding"),
-    *_dense("blocks/query", f"{_LAYER}.self_attn.q_proj"),
-    *_dense("blocks/key", f"{_LAYER}.self_attn.k_proj"),
-    *_dense("blocks/value", f"{_LAYER}.self_attn.v_proj"),
-    *_dense("blocks/attention_output", f"{_LAYER}.self_attn.out_proj"),
-    *_layer_norm("blocks/attention_layer_norm", f"{_LAYER}.self_attn_layer_norm"),
-    *_dense("blocks/intermediate", f"{_LAYER}.fc1"),
-    *_dense("blocks/output", f"{_LAYER}.fc2"),
-    *_layer_norm("blocks/output_layer_norm", f"{_LAYER}.final_layer_norm"),
-    *_dense("masked_lm/transform", "encoder.lm_head.dense"),
-    *_layer_norm("masked_lm/layer_norm", "encoder.lm_head.layer_norm"),
+    *layer_norm("embeddings/layer_norm", f"{_ENCODER}.layernorm_embedding"),
+    *linear("blocks/query", f"{_LAYER}.self_attn.q_proj"),
+    *linear("blocks/key", f"{_LAYER}.self_attn.k_proj"),
+    *linear("blocks/value", f"{_LAYER}.self_attn.v_proj"),
+    *linear("blocks/attention_output", f"{_LAYER}.self_attn.out_proj"),
+    *layer_norm("blocks/attention_layer_norm", f"{_LAYER}.self_attn_layer_norm"),
+    *linear("blocks/intermediate", f"{_LAYER}.fc1"),
+    *linear("blocks/output", f"{_LAYER}.fc2"),
+    *layer_norm("blocks/output_layer_norm", f"{_LAYER}.final_layer_norm"),
+    *linear("masked_lm/transform", "encoder.lm_head.dense"),
+    *layer_norm("masked_lm/layer_norm", "encoder.lm_head.layer_norm"),
     Row("masked_lm/bias", "encoder.lm_head.bias"),
 ]
 

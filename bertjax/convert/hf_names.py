@@ -5,69 +5,60 @@ before all but the head's own (`base_prefix`).
 """
 
 from bertjax import config as config_lib
-from bertjax.convert.names import Row
+from bertjax.convert.names import Row, layer_norm, linear
 from bertjax.errors import UsageError
-
-
-def _dense(path: str, name: str) -> list[Row]:
-    return [Row(f"{path}/kernel", f"{name}.weight", True), Row(f"{path}/bias", f"{name}.bias")]
-
-
-def _layer_norm(path: str, name: str) -> list[Row]:
-    return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
-
 
 _EMBEDDINGS = [
     Row("embeddings/word/embedding", "embeddings.word_embeddings.weight"),
     Row("embeddings/position/embedding", "embeddings.position_embeddings.weight"),
     Row("embeddings/token_type/embedding", "embeddings.token_type_embeddings.weight"),
-    *_layer_norm("embeddings/layer_norm", "embeddings.LayerNorm"),
+    *layer_norm("embeddings/layer_norm", "embeddings.LayerNorm"),
 ]
 _BERT_ENCODER = [
     *_EMBEDDINGS,
-    *_dense("blocks/query", "encoder.layer.{}.attention.self.query"),
-    *_dense("blocks/key", "encoder.layer.{}.attention.self.key"),
-    *_dense("blocks/value", "encoder.layer.{}.attention.self.value"),
-    *_dense("blocks/attention_output", "encoder.layer.{}.attention.output.dense"),
-    *_layer_norm("blocks/attention_layer_norm", "encoder.layer.{}.attention.output.LayerNorm"),
-    *_dense("blocks/intermediate", "encoder.layer.{}.intermediate.dense"),
-    *_dense("blocks/output", "encoder.layer.{}.output.dense"),
-    *_layer_norm("blocks/output_layer_norm", "encoder.layer.{}.output.LayerNorm"),
-    *_dense("pooler/dense", "pooler.dense"),
+    *linear("blocks/query", "encoder.layer.{}.attention.self.query"),
+    *linear("blocks/key", "encoder.layer.{}.attention.self.key"),
+    *linear("blocks/value", "encoder.layer.{}.attention.self.value"),
+    *linear("blocks/attention_output", "encoder.layer.{}.attention.output.dense"),
+    *layer_norm("blocks/attention_layer_norm", "encoder.layer.{}.attention.output.LayerNorm"),
+    *linear("blocks/intermediate", "encoder.layer.{}.intermediate.dense"),
+    *linear("blocks/output", "encoder.layer.{}.output.dense"),
+    *layer_norm("blocks/output_layer_norm", "encoder.layer.{}.output.LayerNorm"),
+    *linear("pooler/dense", "pooler.dense"),
 ]
 BERT = [
     *_BERT_ENCODER,
-    *_dense("masked_lm/transform", "cls.predictions.transform.dense"),
-    *_layer_norm("masked_lm/layer_norm", "cls.predictions.transform.LayerNorm"),
+    *linear("masked_lm/transform", "cls.predictions.transform.dense"),
+    *layer_norm("masked_lm/layer_norm", "cls.predictions.transform.LayerNorm"),
     Row("masked_lm/bias", "cls.predictions.bias"),
-    *_dense("next_sentence/dense", "cls.seq_relationship"),
-    *_dense("classifier/dense", "classifier"),
-    *_dense("span/dense", "qa_outputs"),
+    *linear("next_sentence/dense", "cls.seq_relationship"),
+    *linear("classifier/dense", "classifier"),
+    *linear("span/dense", "qa_outputs"),
 ]
 ROBERTA = [
     *_BERT_ENCODER,
-    *_dense("masked_lm/transform", "lm_head.dense"),
-    *_layer_norm("masked_lm/layer_norm", "lm_head.layer_norm"),
+    *linear("masked_lm/transform", "lm_head.dense"),
+    *layer_norm("masked_lm/layer_norm", "lm_head.layer_norm"),
     Row("masked_lm/bias", "lm_head.bias"),
-    *_dense("classifier/dense", "classifier"),
-    *_dense("span/dense", "qa_outputs"),
+    *linear("classifier/dense", "classifier"),
+    *linear("span/dense", "qa_outputs"),
 ]
 DISTILBERT = [
     *_EMBEDDINGS,
-    *_dense("blocks/query", "transformer.layer.{}.attention.q_lin"),
-    *_dense("blocks/key", "transformer.layer.{}.attention.k_lin"),
-    *_dense("blocks/value", "transformer.layer.{}.attention.v_lin"),
-    *_dense("blocks/attention_output", "transformer.layer.{}.attention.out_lin"),
-    *_layer_norm("blocks/attention_layer_norm", "transformer.layer.{}.sa_layer_norm"),
-    *_dense("blocks/intermediate", "transformer.layer.{}.ffn.lin1"),
-    *_dense("blocks/output", "transformer.layer.{}.ffn.lin2"),
-    *_layer_norm("blocks/output_layer_norm", "transformer.layer.{}.output_layer_norm"),
-    *_dense("masked_lm/transform", "vocab_transform"),
-    *_layer_norm("masked_lm/layer_norm", "vocab_layer_norm"),
+    *linear("blocks/query", "transformer.layer.{}.attention.q_lin"),
+    *linear("blocks/key", "transformer.layer.{}.attention.k_lin"),
+    *linear("blocks/value", "transformer.layer.{}.attention.v_lin"),
+    *linear("blocks/attention_output", "transformer.layer.{}.attention.out_lin"),
+    *layer_norm("blocks/attention_layer_norm", "transformer.layer.{}.sa_layer_norm"),
+    *linear("blocks/intermediate", "transformer.layer.{}.ffn.lin1"),
+    *linear("blocks/output", "transformer.layer.{}.ffn.lin2"),
+    *layer_norm("blocks/output_layer_norm", "transformer.layer.{}.output_layer_norm"),
+    *linear("masked_lm/transform", "vocab_transform"),
+    *layer_norm("masked_lm/layer_norm", "vocab_layer_norm"),
     Row("masked_lm/bias", "vocab_projector.bias"),
-    *_dense("pooler/dense", "pre_classifier"),
-    *_dense("classifier/dense", "classifier"),
-    *_dense("span/dense", "qa_outputs"),
+    *linear("pooler/dense", "pre_classifier"),
+    *linear("classifier/dense", "classifier"),
+    *linear("span/dense", "qa_outputs"),
 ]
 _TABLES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT}
 

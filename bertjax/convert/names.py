@@ -25,6 +25,16 @@ class Row(NamedTuple):
     transpose: bool = False  # theirs is [out, in] where ours is [in, out]
 
 
+def linear(path: str, name: str) -> list[Row]:
+    """The rows of a PyTorch `Linear`."""
+    return [Row(f"{path}/kernel", f"{name}.weight", True), Row(f"{path}/bias", f"{name}.bias")]
+
+
+def layer_norm(path: str, name: str) -> list[Row]:
+    """The rows of a PyTorch `LayerNorm`."""
+    return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
+
+
 class Tensor(NamedTuple):
     """An array of a source that is not read yet."""
 
@@ -41,25 +51,25 @@ def shapes(model: config_lib.Model) -> dict[str, tuple[int, ...]]:
         kernel, bias = (*stack, features_in, features_out), (*stack, features_out)
         return {f"{path}/kernel": kernel, f"{path}/bias": bias}
 
-    def layer_norm(path, stack=()):
+    def norm(path, stack=()):
         return {f"{path}/scale": (*stack, D), f"{path}/bias": (*stack, D)}
 
     result = {"embeddings/word/embedding": (V, D)}
     result["embeddings/position/embedding"] = (model.max_position_embeddings, D)
     if model.type_vocab_size:
         result["embeddings/token_type/embedding"] = (model.type_vocab_size, D)
-    result |= layer_norm("embeddings/layer_norm")
+    result |= norm("embeddings/layer_norm")
     for name in ("query", "key", "value", "attention_output"):
         result |= dense(f"blocks/{name}", D, D, (N,))
     result |= dense("blocks/intermediate", D, F, (N,)) | dense("blocks/output", F, D, (N,))
     for name in ("attention", "output"):
-        result |= layer_norm(f"blocks/{name}_layer_norm", (N,))
+        result |= norm(f"blocks/{name}_layer_norm", (N,))
     if model.has_pooler:
         result |= dense("pooler/dense", D, D)
     if model.head == "pretraining":
         result |= dense("next_sentence/dense", D, 2)
     if model.has_masked_lm:
-        result |= dense("masked_lm/transform", D, D) | layer_norm("masked_lm/layer_norm")
+        result |= dense("masked_lm/transform", D, D) | norm("masked_lm/layer_norm")
         result["masked_lm/bias"] = (V,)
     if model.head in ("classification", "multiple_choice"):
         labels = model.num_labels if model.head == "classification" else 1
