@@ -50,6 +50,7 @@ def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
       StorageError: the disk is full or refuses to be written.
     """
     workdir = Path(workdir)
+    config = _with_tokenizer_of_weights(config, workdir)
     console = Console(stderr=True, quiet=not progress)
     started = time.monotonic()
     try:
@@ -67,6 +68,16 @@ def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
     seconds = time.monotonic() - started
     console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
     return manifest
+
+
+def _with_tokenizer_of_weights(config: Config, workdir: Path) -> Config:
+    """Weights that lie in W already, converted or trained, read their ids by W's own tokenizer."""
+    mine = workdir / "tokenizer"
+    if config.tokenizer.path or not (mine.is_dir() and (workdir / "checkpoints").is_dir()):
+        return config
+    return dataclasses.replace(
+        config, tokenizer=dataclasses.replace(config.tokenizer, path=str(mine))
+    )
 
 
 def _remove_leftovers(workdir):
