@@ -3,7 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_TEST := .venv/.ready-test
 W ?= runs/quickstart
+
+# .installing marks an install that was cut off: nothing that it was part of counts as ready.
+ifneq ($(wildcard .venv/.installing),)
+  $(shell rm -f $(READY) $(READY_TEST))
+endif
 
 # glibc gives large buffers back to the kernel after every step, and the kernel zeroes them again
 # for the next: kept in one heap, a CPU step takes a tenth less or better. (Others ignore these.)
@@ -18,21 +24,21 @@ quickstart: $(READY)
 	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
 	$(BIN)/bertjax plot $(W)
 
-test: $(READY)
+test: $(READY_TEST)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(READY)
+test-slow: $(READY_TEST)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(READY)
+lint: $(READY_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf .venv build *.egg-info
 
-# .installing marks an install that was cut off: such an environment is made anew, and so is one
-# whose pip does not run. A working environment that somebody made by hand is kept.
+# An environment whose install was cut off is made anew, and so is one whose pip does not run. A
+# working environment that somebody made by hand is kept.
 $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "bertjax needs Python 3.11 or later; say which: make PYTHON=python3.12 ..."; exit 1; }
@@ -40,5 +46,11 @@ $(READY): setup.py pyproject.toml
 	  echo '$(PYTHON) -m venv --clear .venv'; $(PYTHON) -m venv --clear .venv; fi
 	@touch .venv/.installing
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable .
 	@rm .venv/.installing && touch $(READY)
+
+# PyTorch, transformers and ONNX, which conversions are held against: not for training.
+$(READY_TEST): $(READY)
+	@touch .venv/.installing
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@rm .venv/.installing && touch $(READY_TEST)
