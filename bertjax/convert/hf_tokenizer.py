@@ -180,13 +180,18 @@ def write(
         notes.append("tokenizer: SentencePiece; transformers' BERT classes cannot read it")
     tokenizer_.save(directory)
     _write_json(directory / SETTINGS, settings | specials)
-    _write_json(directory / "special_tokens_map.json", specials)
+    plain = {name: _untyped(token) for name, token in specials.items()}
+    _write_json(directory / "special_tokens_map.json", plain)
     return notes
 
 
 def _swallows_space(token):
     flags = {"lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     return {"__type": "AddedToken", "content": token, **flags, "special": True}
+
+
+def _untyped(token):
+    return token if isinstance(token, str) else {k: v for k, v in token.items() if k != "__type"}
 
 
 def _write_json(path, tree):
