@@ -1,5 +1,6 @@
 """A trained model at work: filling masks, embedding text."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bertjax import config as config_lib
 from bertjax import models
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer import Tokenizer
@@ -53,6 +55,11 @@ def _tokenizer(model: Pretrained) -> Tokenizer:
     return model.tokenizer
 
 
+def _config(model: Pretrained) -> config_lib.Model:
+    """The model's, with an attention kernel that this machine has, whatever trained it."""
+    return dataclasses.replace(model.config.model, attention="auto")
+
+
 def _mask_probabilities(model: Pretrained, ids_1L):
     positions_1P = np.flatnonzero(ids_1L[0] == model.tokenizer.mask_id)[None]
     batch = {
@@ -61,7 +68,7 @@ def _mask_probabilities(model: Pretrained, ids_1L):
         "attention_mask": np.ones_like(ids_1L),
         "masked_lm_positions": positions_1P,
     }
-    apply = jax.jit(functools.partial(models.apply, model.config.model))
+    apply = jax.jit(functools.partial(models.apply, _config(model)))
     logits_1PV = apply(model.params, batch)["masked_lm_logits"]
     return np.asarray(jax.nn.softmax(logits_1PV[0], axis=-1))
 
@@ -79,7 +86,7 @@ def embed(
       UsageError: no such pooling, or the model has no pooler.
       DataError: the source has no tokenizer.
     """
-    tokenizer, config = _tokenizer(model), model.config.model
+    tokenizer, config = _tokenizer(model), _config(model)
     if pooling not in POOLINGS:
         raise UsageError(f"--pooling={pooling}: must be one of {', '.join(POOLINGS)}")
     if pooling == "pooler" and not config.has_pooler:

@@ -38,8 +38,8 @@ PARAMETERS = (
     (r"(embeddings|masked_lm)/layer_norm/(bias|scale)", (None,)),
     (r"pooler/dense/kernel", ("embed", None)),
     (r"masked_lm/transform/kernel", ("embed", None)),
-    (r"next_sentence/dense/kernel", (None, None)),
-    (r"(pooler|next_sentence)/dense/bias|masked_lm/transform/bias", (None,)),
+    (r"(next_sentence|classifier|span)/dense/kernel", (None, None)),
+    (r"(pooler|next_sentence|classifier|span)/dense/bias|masked_lm/transform/bias", (None,)),
     (r"masked_lm/bias", ("vocab",)),
 )
 

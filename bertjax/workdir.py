@@ -20,8 +20,14 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
 
     Raises:
       DataError: no store (and `build` is False), or one that another tokenizer made.
-      UsageError: `model.vocab_size` is smaller than the tokenizer's.
+      UsageError: `model.vocab_size` is smaller than the tokenizer's, or the model has no head to
+        predict masked tokens with.
     """
+    if not config.model.has_masked_lm:
+        raise UsageError(
+            f"config.model.head={config.model.head!r}: predicts no masked tokens; "
+            "take pretraining or masked_lm"
+        )
     directory = Path(workdir) / "store"
     if build:
         if jax.process_index() == 0 and not (directory / "manifest.json").exists():

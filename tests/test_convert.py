@@ -153,6 +153,25 @@ def test_models_without_a_class_are_named():
             hf_names.architecture(Model(**fields))
 
 
+def test_a_model_without_masked_lm_head_is_not_pretrained(tmp_path, capsys):
+    """A converted classifier is a run's directory too: one line instead of a traceback."""
+    convert_config = random_model(head="span").config
+    from bertjax import workdir
+
+    workdir.write_config(convert_config, tmp_path)
+    assert run("evaluate", f"--workdir={tmp_path}") == errors.USAGE
+    assert "config.model.head='span'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fields", MODELS, ids=lambda f: f"{f['kind']}-{f['head']}")
+def test_every_parameter_has_a_place(fields):
+    """Whatever can be converted can be sharded."""
+    from bertjax import sharding
+
+    for path, shape in names.shapes(random_model(**fields).config.model).items():
+        assert len(sharding.spec(f"params/{path}", len(shape))) == len(shape)
+
+
 def test_a_source_is_resolved_by_its_form(tmp_path):
     assert convert.parse("W/run") == ("orbax", Path("W/run"))
     assert convert.parse("orbax:W") == ("orbax", Path("W"))

@@ -130,8 +130,25 @@ def test_parameter_counts_are_the_published_ones():
         num_attention_heads=16,
         intermediate_size=4096,
     )
-    assert models.num_parameters(base) == 110_106_428
-    assert models.num_parameters(large) == 336_226_108
+    distilbert = Model(head="none", num_hidden_layers=6, type_vocab_size=0)
+    roberta = Model(head="masked_lm", vocab_size=50265, max_position_embeddings=514,
+                    position_offset=2, type_vocab_size=1)  # fmt: skip
+    roberta_large = dataclasses.replace(
+        roberta,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+    )
+    counts = {
+        base: 110_106_428,
+        large: 336_226_108,
+        distilbert: 66_362_880,
+        dataclasses.replace(distilbert, head="masked_lm"): 66_985_530,
+        roberta: 124_697_433,
+        roberta_large: 355_412_057,
+    }
+    assert {model: models.num_parameters(model) for model in counts} == counts
 
 
 def test_forward_equals_numpy_reference(params, batch):

@@ -124,7 +124,7 @@ def num_parameters(config: config_lib.Model) -> int:
     """Parameters of the model as published: the padding of the vocabulary is not counted."""
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
     padding = config.padded_vocab_size - config.vocab_size
-    return total - padding * (config.hidden_size + 1)
+    return total - padding * (config.hidden_size + config.has_masked_lm)
 
 
 def attention_kernel(config: config_lib.Model) -> str:
