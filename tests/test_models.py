@@ -123,23 +123,13 @@ def reference(config, params, batch):
 
 def test_parameter_counts_are_the_published_ones():
     base = Model()
-    large = dataclasses.replace(
-        base,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-    )
+    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "intermediate_size": 4096}  # fmt: skip
+    large = dataclasses.replace(base, **size)
     distilbert = Model(head="none", num_hidden_layers=6, type_vocab_size=0)
     roberta = Model(head="masked_lm", vocab_size=50265, max_position_embeddings=514,
                     position_offset=2, type_vocab_size=1)  # fmt: skip
-    roberta_large = dataclasses.replace(
-        roberta,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-    )
+    roberta_large = dataclasses.replace(roberta, **size)
     counts = {
         base: 110_106_428,
         large: 336_226_108,
