@@ -124,6 +124,18 @@ def test_refused_in_one_line(arguments, code, said, tmp_path, capsys):
     assert (tmp_path / "taken/file").read_text() == "precious"
 
 
+def test_a_second_file_is_not_overwritten_either(tmp_path, capsys):
+    """stablehlo:FILE also writes FILE.safetensors."""
+    from bertjax.convert import hf
+
+    hf.write(random_model(), tmp_path / "hf")
+    (tmp_path / "m.safetensors").write_text("precious")
+    assert run("convert", f"hf:{tmp_path}/hf", f"stablehlo:{tmp_path}/m") == errors.USAGE
+    assert "m.safetensors: is there already" in capsys.readouterr().err
+    assert (tmp_path / "m.safetensors").read_text() == "precious"
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("form", ["hf", "tf1", "orbax", "onnx", "stablehlo"])
 def test_a_writer_that_fails_leaves_nothing(form, tmp_path, monkeypatch):
     from bertjax.convert import hf

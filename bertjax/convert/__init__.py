@@ -65,7 +65,7 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:
         writable = ", ".join(name for name, (_, writer, _) in FORMS.items() if writer)
         raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")
     if form != "hub":
-        _refuse_existing(form, path)
+        _refuse_existing(_target(form, path))
     pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
     write = _writer(form)
     if form == "hub":
@@ -97,8 +97,7 @@ def _target(form: str, path: Path) -> Path:
     return path.absolute().parent if form == "tf1" else path.absolute()
 
 
-def _refuse_existing(form: str, path: Path):
-    target = _target(form, path)
+def _refuse_existing(target: Path):
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: is there already; name a new place, nothing is overwritten")
 
@@ -112,9 +111,12 @@ def _in_place(form: str, path: Path) -> Iterator[Path]:
     try:
         scratch.mkdir(parents=True)
         yield inside / path.name if form == "tf1" else inside
-        _refuse_existing(form, path)  # somebody else may have been faster
-        for written in scratch.iterdir():  # stablehlo:FILE has its weights in a second file
-            os.rename(written, target.with_name(written.name))
+        # stablehlo:FILE has its weights in a second file; and somebody else may have been faster.
+        places = {written: target.with_name(written.name) for written in scratch.iterdir()}
+        for place in places.values():
+            _refuse_existing(place)
+        for written, place in places.items():
+            os.rename(written, place)
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"{target}: {reason}; nothing was written there") from None

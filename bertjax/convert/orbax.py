@@ -105,10 +105,13 @@ def _with_tokenizer(pretrained: Pretrained) -> config_lib.Config:
 
 
 def _state(pretrained: Pretrained) -> dict:
-    """What a checkpoint holds: on the host's own device, whatever accelerator there is."""
+    """What a checkpoint holds, as jax arrays: in the host's memory where JAX has its CPU at hand."""
     import jax
 
-    host = jax.local_devices(backend="cpu")[0]
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS=tpu leaves it out
+        host = jax.local_devices()[0]
     if pretrained.moments is None:
         return jax.device_put({"params": pretrained.params}, host)
     moments, step = pretrained.moments, np.int32(pretrained.step)
