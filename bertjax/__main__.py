@@ -93,8 +93,7 @@ def convert(values, args):
     from bertjax import convert
 
     source, destination = _positional(args, "SRC", "DST")
-    for note in convert.convert(source, destination, _hints(values)):
-        print(note, file=sys.stderr)
+    _print_notes(convert.convert(source, destination, _hints(values)))
     print(f"{source} -> {destination}")
 
 
@@ -149,9 +148,13 @@ def _read(source: str, values):
     from bertjax import convert
 
     pretrained = convert.read(source, _hints(values))
-    for note in pretrained.notes:
-        print(note, file=sys.stderr)
+    _print_notes(pretrained.notes)
     return pretrained
+
+
+def _print_notes(notes):
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _positional(args, *names):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from limits import CPU_SECONDS, PEAK_BYTES
+from test_torch_file import check_refused
 
 from bertjax.convert import torch_file, torch_legacy, torch_pickle
 from bertjax.convert.pretrained import Hints
@@ -70,14 +71,6 @@ def replaced(path, old, new, part="object"):
 
 def load(path):
     return torch_file.load_torch_file(path, ALLOWED)
-
-
-def check_refused(path, message):
-    with pytest.raises(DataError) as caught:
-        load(path)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_what_was_saved_is_read(tmp_path):

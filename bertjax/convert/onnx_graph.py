@@ -6,6 +6,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax.convert import names
+from bertjax.convert.leveldb_table import varint
 from bertjax.errors import UsageError
 
 # Opset 20 is the first with Gelu, 17 with LayerNormalization; IR 9 came with opset 20, and
@@ -102,7 +103,7 @@ class Graph:
         if len(model) + size > MAX_BYTES:
             raise UsageError(f"{size:,} bytes of weights: one ONNX file holds less than 2 GiB")
         with path.open("wb") as file:
-            file.write(model + _key(7) + _varint(size) + graph)  # 7: ModelProto.graph
+            file.write(model + _key(7) + varint(size) + graph)  # 7: ModelProto.graph
             for name, array in self.weights.items():
                 file.write(headers[name])
                 file.write(np.ascontiguousarray(array, "<f4").data)
@@ -128,17 +129,9 @@ class Graph:
         """All of a GraphProto's initializer but the floats at its end."""
         kind = self.onnx.TensorProto.FLOAT
         proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=kind)
-        content = proto.SerializeToString() + _key(9) + _varint(array.nbytes)  # 9: raw_data
-        return _key(5) + _varint(len(content) + array.nbytes) + content  # 5: initializer
+        content = proto.SerializeToString() + _key(9) + varint(array.nbytes)  # 9: raw_data
+        return _key(5) + varint(len(content) + array.nbytes) + content  # 5: initializer
 
 
 def _key(field: int) -> bytes:
     return bytes([field << 3 | 2])  # 2: what follows is a length and as many bytes
-
-
-def _varint(number: int) -> bytes:
-    groups = bytearray()
-    while number > 127:
-        groups.append(number & 127 | 128)
-        number >>= 7
-    return bytes(groups) + bytes([number])
