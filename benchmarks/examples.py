@@ -24,6 +24,7 @@ import numpy as np
 from bertjax.config import Config, Phase
 from bertjax.data import examples, masking, pipeline, tokenizer
 from bertjax.data.store import Store, open_store
+from bertjax.stages import Stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference_examples as reference
@@ -80,19 +81,18 @@ def one_round(store, documents, vocabulary, length, mask, seed):
     phase = Phase(steps=1, sequence_length=length, batch_size=BATCH_SIZE)
     generator = np.random.default_rng(seed)
     seconds, index = timed(
-        lambda: examples.build_index(
-            store, sequence_length=length, short_seq_prob=short, rng=generator
-        )
+        lambda: examples.build_index(store, config.examples, sequence_length=length, rng=generator)
     )
     spent[INDEX] = seconds / len(index)
-    batches = pipeline.Batches(store, vocabulary, config, phase, 0)
+    batches = pipeline.Batches([store], vocabulary, config, Stage(0, phase, 0, 1, 0))
     key = jax.random.key(seed, impl="threefry2x32")
     spent[BATCHES] = spent[MASKS] = 0
-    for step in range(batches.batches_per_epoch):
+    steps = len(index) // BATCH_SIZE
+    for step in range(steps):
         seconds, batch = timed(lambda step=step: batches.batch(step))
-        spent[BATCHES] += seconds / (batches.batches_per_epoch * BATCH_SIZE)
+        spent[BATCHES] += seconds / (steps * BATCH_SIZE)
         seconds, _ = timed(lambda batch=batch: jax.block_until_ready(mask(key, batch)))
-        spent[MASKS] += seconds / (batches.batches_per_epoch * BATCH_SIZE)
+        spent[MASKS] += seconds / (steps * BATCH_SIZE)
     return spent
 
 

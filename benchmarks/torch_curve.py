@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from bertjax import config as config_lib
-from bertjax import optimizer, sharding, train, workdir
+from bertjax import optimizer, sharding, stages, train, workdir
 from bertjax.convert import hf
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data import pipeline, store
@@ -57,11 +57,11 @@ def make_config(args) -> config_lib.Config:
 
 def masked_batches(config, directory: Path, tokenizer):
     """The batches of the run as the loop makes them, masked: NumPy dicts, one a step."""
-    phase = config.phases["phase1"]
     documents = store.open_store(directory / "store", "train")
-    batches = pipeline.Batches(documents, tokenizer, config, phase, 0)
-    mask = jax.jit(train.masker(config, tokenizer, 0, phase))
-    for step in range(phase.steps):
+    stage = stages.of(config)[0]
+    batches = pipeline.Batches([documents], tokenizer, config, stage)
+    mask = jax.jit(train.masker(config, tokenizer, stage))
+    for step in range(stage.steps):
         yield jax.device_get(mask(batches.batch(step)))
 
 
@@ -83,7 +83,7 @@ def their_curve(config, directory: Path, batches, device: str, dtype) -> list[fl
     groups = [{"params": decayed, "weight_decay": opt.weight_decay},
               {"params": exempt, "weight_decay": 0.0}]  # fmt: skip
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=(opt.b1, opt.b2), eps=opt.eps)
-    rate = optimizer.learning_rate(opt, config.num_steps)
+    rate = optimizer.learning_rate(config)
     losses = []
     for step, batch in enumerate(batches):
         for group in adamw.param_groups:

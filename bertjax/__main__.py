@@ -208,8 +208,19 @@ def _parse(command: str, argv: list[str]):
             config_help.check_field(name)
     try:
         return values, values(argv)[1:]
+    except KeyError as error:  # config_flags, of a phase or component that the config has not
+        raise UsageError(
+            f"{_one_line(error.args[0])}: no such group in this config; its file may add one"
+        ) from None
     except (flags.Error, ValueError, TypeError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(_one_line(error)) from None
+
+
+def _one_line(error) -> str:
+    # config_flags puts the whole traceback of a config file into its message.
+    before, traceback, after = str(error).partition(" Error whilst parsing config file:")
+    lines = [before, after.splitlines()[-1]] if traceback else [before]
+    return " ".join(" ".join(lines).split())
 
 
 def _help(command: str | None) -> str:

@@ -1,5 +1,8 @@
 """Every check on a config: which values can be run, and what to do about the others."""
 
+import math
+import re
+
 from bertjax.errors import UsageError
 
 
@@ -51,14 +54,23 @@ def _check_recipe(c):
              f"needs model.head=pretraining or masked_lm (here: {head})")  # fmt: skip
     _require(nsp == 0 or head == "pretraining", "objective.nsp", nsp,
              f"needs model.head=pretraining (here: {head})")  # fmt: skip
-    for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):
-        value = getattr(c.masking, name)
-        _require(0 <= value <= 1, f"masking.{name}", value, "must lie in [0, 1]")
-    both = c.masking.mask_token_prob + c.masking.random_token_prob
-    _require(both <= 1, "masking.random_token_prob", c.masking.random_token_prob,
-             "mask_token_prob + random_token_prob must not exceed 1")  # fmt: skip
-    h = c.data.heldout_fraction
-    _require(0 <= h < 1, "data.heldout_fraction", h, "must lie in [0, 1)")
+    _require(nsp == 0 or c.examples.has_next_sentence, "objective.nsp", nsp,
+             f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0")  # fmt: skip
+    _check_masking(c.masking)
+    _check_optimizer(c)
+    _require(1 <= c.examples.max_per_row <= 256, "examples.max_per_row", c.examples.max_per_row,
+             "must lie between 1 (no packing) and 256")  # fmt: skip
+    for path, data in [("data", c.data)] + [
+        (f"mixture.{k}.data", m.data) for k, m in c.mixture.items()
+    ]:
+        h = data.heldout_fraction
+        _require(0 <= h < 1, f"{path}.heldout_fraction", h, "must lie in [0, 1)")
+    for name, component in c.mixture.items():
+        _require(re.fullmatch(r"[A-Za-z0-9_]{1,64}", name), "mixture", name,
+                 "name it by letters, digits and _ (it is also a folder)")  # fmt: skip
+        _require(
+            component.weight > 0, f"mixture.{name}.weight", component.weight, "must be positive"
+        )
     _require(c.checkpoints.keep >= 2, "checkpoints.keep", c.checkpoints.keep,
              "keep at least 2, so that a damaged newest checkpoint leaves one to restore")  # fmt: skip
     for name in ("checkpoints.every_steps", "logging.every_steps", "evaluation.batch_size",
@@ -79,6 +91,28 @@ def _check_recipe(c):
     )
 
 
+def _check_masking(m):
+    for name in ("masked_lm_prob", "mask_token_prob", "random_token_prob"):
+        value = getattr(m, name)
+        _require(0 <= value <= 1, f"masking.{name}", value, "must lie in [0, 1]")
+    both = m.mask_token_prob + m.random_token_prob
+    _require(both <= 1, "masking.random_token_prob", m.random_token_prob,
+             "mask_token_prob + random_token_prob must not exceed 1")  # fmt: skip
+    _require(0 < m.span_p < 1, "masking.span_p", m.span_p, "must lie between 0 and 1")
+    _require(m.span_max_words > 0, "masking.span_max_words", m.span_max_words, "must be positive")
+    _require(m.static_patterns >= 0, "masking.static_patterns", m.static_patterns,
+             "must be 0 (dynamic masking) or positive")  # fmt: skip
+
+
+def _check_optimizer(c):
+    o = c.optimizer
+    _require(o.decay_power > 0, "optimizer.decay_power", o.decay_power, "must be positive")
+    rates = {name: p.learning_rate for name, p in c.phases.items() if p.steps}
+    for name, rate in rates.items():
+        _require((rate > 0) == any(rates.values()), f"phases.{name}.learning_rate", rate,
+                 "all phases have a schedule of their own, or none has")  # fmt: skip
+
+
 def _check_phase(c, name: str, p):
     field = f"phases.{name}"
     _require(p.steps >= 0, f"{field}.steps", p.steps, "must be 0 or positive")
@@ -92,3 +126,19 @@ def _check_phase(c, name: str, p):
     if c.optimizer.clip_mode == "per_shard":
         _require(p.batch_size % c.optimizer.clip_shards == 0, f"{field}.batch_size", p.batch_size,
                  f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}")  # fmt: skip
+    rows = p.micro_batch_size or p.batch_size
+    _require(0 < rows <= p.batch_size and p.batch_size % rows == 0, f"{field}.micro_batch_size",
+             p.micro_batch_size, f"must divide {field}.batch_size={p.batch_size}, or be 0")  # fmt: skip
+    _require(rows == p.batch_size or c.optimizer.clip_mode == "global", f"{field}.micro_batch_size",
+             p.micro_batch_size, "optimizer.clip_mode=per_shard clips parts of a batch that is "
+             "computed at once; set this to 0 or clip_mode to global")  # fmt: skip
+    if p.ramp_from:
+        _check_ramp(field, p)
+
+
+def _check_ramp(field: str, p):
+    ratio = p.batch_size / p.ramp_from if p.ramp_from > 0 else 0
+    _require(ratio > 1 and ratio == 2 ** round(math.log2(ratio)), f"{field}.ramp_from", p.ramp_from,
+             f"{field}.batch_size={p.batch_size} must be this times 2, 4, 8...")  # fmt: skip
+    _require(0 < p.ramp_steps < p.steps, f"{field}.ramp_steps", p.ramp_steps,
+             f"must lie between 1 and {field}.steps={p.steps} - 1")  # fmt: skip

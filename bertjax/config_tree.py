@@ -10,6 +10,12 @@ from ml_collections import ConfigDict, config_dict
 from bertjax.errors import UsageError
 
 
+def field(default, help: str, choices=None):
+    """A dataclass field with what --help says of it and, where not every value will do, those
+    that will."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
 def to_config_dict(node) -> ConfigDict:
     """The mutable tree of a dataclass; fields that are None become placeholders of their type."""
     result = ConfigDict()

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 from rich import console, progress
 
-from bertjax import checkpoint, models, objectives, sharding, train, workdir
+from bertjax import checkpoint, models, objectives, sharding, stages, train, workdir
 from bertjax import config as config_lib
-from bertjax.data import pipeline, store
+from bertjax.data import pipeline
 
 
 class Evaluation:
@@ -19,11 +19,11 @@ class Evaluation:
     one call to the next but the parameters.
     """
 
-    def __init__(self, config: config_lib.Config, mesh, store, tokenizer, phase_index: int, phase):
-        self.batches = pipeline.HeldoutBatches(store, tokenizer, config, phase, phase_index)
+    def __init__(self, config: config_lib.Config, mesh, corpora, tokenizer, stage):
+        self.batches = pipeline.HeldoutBatches(corpora, tokenizer, config, stage)
         self._mesh = mesh
 
-        mask = train.masker(config, tokenizer, phase_index, phase)
+        mask = train.masker(config, tokenizer, stage)
 
         def measure(params, batch):
             batch = mask(batch)
@@ -68,9 +68,8 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
     sharding.check(config, mesh, training=False)
     abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})
     step, state = checkpoint.read_newest(directory / "checkpoints", abstract)
-    index, _, phase = config.phase_at(max(step - 1, 0))
-    heldout = store.open_store(directory / "store", "heldout")
-    run = Evaluation(config, mesh, heldout, tokenizer, index, phase)
+    heldout = workdir.open_stores(config, directory, "heldout")
+    run = Evaluation(config, mesh, heldout, tokenizer, stages.at(config, max(step - 1, 0)))
     with progress.Progress(console=console.Console(stderr=True)) as bar:
         task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
         return {"step": step, **run(state["params"], lambda: bar.advance(task))}

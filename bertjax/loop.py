@@ -14,11 +14,12 @@ from bertjax import (
     metrics,
     models,
     sharding,
+    stages,
     train,
     workdir,
 )
 from bertjax import config as config_lib
-from bertjax.data import pipeline, store
+from bertjax.data import pipeline
 from bertjax.errors import NonFiniteError, Preempted
 
 
@@ -74,10 +75,10 @@ class Trainer:
             )
             self.progress = stack.enter_context(metrics.Progress(config.num_steps, step))
             self._between_steps(step, state)
-            for index, first, phase in config.phase_spans():
-                if step < first + phase.steps:
-                    state = self._run_phase(index, first, phase, step, state)
-                    step = first + phase.steps
+            for stage in stages.of(config):
+                if step < stage.end_step:
+                    state = self._run_stage(stage, step, state)
+                    step = stage.end_step
             self.checkpoints.wait()
 
     def _start(self):
@@ -111,43 +112,46 @@ class Trainer:
 
         return jax.tree_util.tree_map_with_path(take, params)
 
-    def _run_phase(self, index, first, phase, start, state):
-        documents = store.open_store(self.directory / "store", "train")
-        batches = pipeline.Batches(documents, self.tokenizer, self.config, phase, index)
-        start, prefetch = max(start, first), self.config.data.prefetch_batches
-        rows = sharding.local_rows(self.mesh, phase.batch_size)
-        reader = pipeline.iterate(batches, start - first, phase.steps, rows=rows, prefetch=prefetch)
+    def _run_stage(self, stage, start, state):
+        corpora = workdir.open_stores(self.config, self.directory, "train")
+        batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
+        start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
+        rows = sharding.local_rows(self.mesh, stage.phase.batch_size)
+        reader = pipeline.iterate(
+            batches, start - stage.first_step, stage.steps, rows=rows, prefetch=prefetch
+        )
         train_step, pending = None, None
         with contextlib.closing(reader):
-            for step in range(start, first + phase.steps):
-                batch = sharding.to_global(self.mesh, next(reader), phase.batch_size)
+            for step in range(start, stage.end_step):
+                batch = sharding.to_global(self.mesh, next(reader), stage.phase.batch_size)
                 if train_step is None:
-                    train_step = self._compile(index, phase, state, batch)
-                    self.speed = self._clock(phase, step)
+                    train_step = self._compile(stage, batches, state, batch)
+                    self.speed = self._clock(stage.phase, step)
                 self._profile(step)
                 state, values = train_step(state, batch)
                 if pending:
-                    self._report(*pending, index)
+                    self._report(*pending, stage)
                 pending = step + 1, values
                 self.stopping = self.signals.should_stop(step + 1)
                 if self._must_pause(step + 1):
-                    self._report(*pending, index)
+                    self._report(*pending, stage)
                     pending = None
                     self._between_steps(step + 1, state)
                     self.speed.restart(step + 1)
         if pending:
-            self._report(*pending, index)
+            self._report(*pending, stage)
         return state
 
-    def _compile(self, index, phase, state, batch):
-        started = time.monotonic()
-        mask = train.masker(self.config, self.tokenizer, index, phase)
-        compiled = train.compile_step(self.config, self.mesh, mask).lower(state, batch).compile()
+    def _compile(self, stage, batches, state, batch):
+        started, phase = time.monotonic(), stage.phase
+        mask = train.masker(self.config, self.tokenizer, stage)
+        train_step = train.compile_step(self.config, self.mesh, mask, stage.micro_batches)
+        compiled = train_step.lower(state, batch).compile()
         _say(
-            f"phase {index + 1}: {phase.steps:,} steps of {phase.batch_size} x "
+            f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
             f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "
             f"({dict(self.mesh.shape)}), {models.attention_kernel(self.config.model)} attention, "
-            f"compiled in {time.monotonic() - started:.0f} s"
+            f"compiled in {time.monotonic() - started:.0f} s; {batches.describe()}"
         )
         return compiled
 
@@ -159,12 +163,12 @@ class Trainer:
         peak = self.config.logging.peak_flops_per_device or metrics.peak_flops(jax.devices()[0])
         return metrics.Speed(step, phase.batch_size * length, flops, peak and peak * self.mesh.size)
 
-    def _report(self, step, values, index):
+    def _report(self, step, values, stage):
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
             rated = values | self.speed.rates(step)
             self.writer.write(step, rated)
-            self.progress.update(step, f"phase {index + 1}", rated)
+            self.progress.update(step, f"phase {stage.phase_index + 1}", rated)
         self.skips = self.skips + 1 if values["skipped"] else 0
         if self.skips >= self.config.optimizer.max_consecutive_skips:
             raise NonFiniteError(
@@ -197,16 +201,18 @@ class Trainer:
         raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
 
     def _evaluate(self, step, state):
-        index, _, phase = self.config.phase_at(step - 1)
+        stage = stages.at(self.config, step - 1)
+        index = stage.phase_index
         if index not in self.evaluations:
-            heldout = store.open_store(self.directory / "store", "heldout")
-            needed = 2 if self.config.objective.nsp else 1
-            if heldout.num_documents < needed:
-                _say(f"no evaluation: {heldout.num_documents} held-out documents, {needed} needed; "
+            heldout = workdir.open_stores(self.config, self.directory, "heldout")
+            needed = 2 if self.config.examples.has_next_sentence else 1
+            fewest = min(corpus.num_documents for corpus in heldout)
+            if fewest < needed:
+                _say(f"no evaluation: {fewest} held-out documents, {needed} needed; "
                      "raise config.data.heldout_fraction and prepare again")  # fmt: skip
                 return
             self.evaluations[index] = evaluate.Evaluation(
-                self.config, self.mesh, heldout, self.tokenizer, index, phase
+                self.config, self.mesh, heldout, self.tokenizer, stage
             )
 
         def on_batch():

@@ -37,18 +37,20 @@ def accuracy(logits, labels, weights):
 
 
 def measure(outputs, batch) -> dict[str, tuple]:
-    """(sum, weight) of every loss and accuracy that the model's outputs allow.
+    """(sum, weight) of every loss and accuracy that the model's outputs and the labels allow.
 
-    Rows whose example id is negative are padding and weigh nothing.
+    Examples whose id is negative are padding and weigh nothing (masking leaves them whole, so
+    they have no masked-LM weights). In packed rows every example has its own next-sentence loss:
+    labels and ids are `[B, E]` then, and logits `[B, E, 2]`.
     """
-    real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
-    ids, weights = batch["masked_lm_ids"], batch["masked_lm_weights"] * real_B[:, None]
+    ids, weights = batch["masked_lm_ids"], batch["masked_lm_weights"]
     logits = outputs["masked_lm_logits"]
     terms = {
         "mlm_loss": mlm(logits, ids, weights),
         "mlm_accuracy": accuracy(logits, ids, weights),
     }
-    if "next_sentence_logits" in outputs:
+    if "next_sentence_logits" in outputs and "next_sentence_labels" in batch:
+        real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
         logits, labels = outputs["next_sentence_logits"], batch["next_sentence_labels"]
         terms["nsp_loss"] = nsp(logits, labels, real_B)
         terms["nsp_accuracy"] = accuracy(logits, labels, real_B)

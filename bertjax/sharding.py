@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bertjax import config as config_lib
+from bertjax import stages
 from bertjax.errors import UsageError
 
 AXES = ("data", "fsdp", "tensor")
@@ -65,14 +66,11 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
 def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
     """Raises UsageError, naming the field, where a batch or a layer does not divide by the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    batches = {"evaluation.batch_size": config.evaluation.batch_size}
-    if training:
-        batches |= {f"phases.{name}.batch_size": p.batch_size for name, p in config.phases.items()}
-    for field, size in batches.items():
+    for field, value, size, fix in _batch_sizes(config, rows, training):
         if size % rows:
             raise UsageError(
-                f"config.{field}={size}: does not divide by the mesh's data x fsdp = {rows} "
-                f"devices; take {-(-size // rows) * rows}"
+                f"config.{field}={value}: does not divide by the mesh's data x fsdp = {rows} "
+                f"devices; take {fix}"
             )
     model, fsdp, tensor = config.model, mesh.shape["fsdp"], mesh.shape["tensor"]
     for field, ways, axis in (
@@ -83,6 +81,26 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
         size = getattr(model, field)
         if size % ways:
             raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
+
+
+def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
+    """`(field, its value, size of batch computed at once, value to take)` of all a run's batches.
+
+    Every fix supposes that the sizes before it divide by `rows`.
+    """
+    size = config.evaluation.batch_size
+    yield "evaluation.batch_size", size, size, -(-size // rows) * rows
+    phases = [(name, phase) for name, phase in config.phases.items() if phase.steps]
+    for stage in stages.of(config) if training else ():
+        name, phase = phases[stage.phase_index]
+        whole, start, micro = phase.batch_size, phase.ramp_from, phase.micro_batch_size
+        yield f"phases.{name}.batch_size", whole, whole, -(-whole // rows) * rows
+        doubled = (start << i for i in range(32))
+        fix = next((n for n in doubled if n % rows == 0 and n < whole), 0)
+        yield f"phases.{name}.ramp_from", start, stage.phase.batch_size, fix
+        size = stage.phase.batch_size // stage.micro_batches
+        fix = next(n for n in range(rows, whole + 1, rows) if whole % n == 0 and n >= micro)
+        yield f"phases.{name}.micro_batch_size", micro, size, fix
 
 
 def spec(path: str, ndim: int) -> P:
@@ -128,6 +146,7 @@ def constrain(mesh: Mesh):
     """
     placements = {
         "hidden": P(BATCH_AXES, None, None),
+        "micro_batches": P(None, BATCH_AXES),
         "word_embedding": P("tensor", None),
         "position_embedding": P(None, None),
         "token_type_embedding": P(None, None),

@@ -9,17 +9,19 @@ import jax
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
-from bertjax.data import prepare, store, tokenizer
+from bertjax.data import corpus, prepare, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
 
 
 def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
     """`(config, tokenizer)` that fit `W/store`, which is made first where it is missing and may be.
 
-    The config comes back with `model.vocab_size` filled in where it was 0.
+    The config comes back with `model.vocab_size` filled in where it was 0. What is there stays:
+    a changed `data` is read when somebody prepares again.
 
     Raises:
-      DataError: no store (and `build` is False), or one that another tokenizer made.
+      DataError: no store (and `build` is False), one that another tokenizer made, or one of
+        another mixture.
       UsageError: `model.vocab_size` is smaller than the tokenizer's, or the model has no head to
         predict masked tokens with.
     """
@@ -30,16 +32,17 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
         )
     directory = Path(workdir) / "store"
     if build:
-        if jax.process_index() == 0 and not (directory / "manifest.json").exists():
+        if jax.process_index() == 0 and not _components(directory):
             prepare.prepare(config, workdir)
         multihost_utils.sync_global_devices("store")  # the others wait for process 0
-    manifest = store.read_manifest(directory)
+    manifests = {path: store.read_manifest(path) for path in _store_directories(config, workdir)}
     encoder = tokenizer.load(Path(workdir) / "tokenizer", config.tokenizer.lowercase)
-    if encoder.sha256 != manifest["tokenizer_sha256"]:
-        raise DataError(
-            f"{directory}: made with another tokenizer than {workdir}/tokenizer holds; "
-            "run bertjax prepare again"
-        )
+    for path, manifest in manifests.items():
+        if encoder.sha256 != manifest["tokenizer_sha256"]:
+            raise DataError(
+                f"{path}: made with another tokenizer than {workdir}/tokenizer holds; "
+                "run bertjax prepare again"
+            )
     size = config.model.vocab_size or encoder.vocab_size
     if size < encoder.vocab_size:
         raise UsageError(
@@ -48,6 +51,42 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
         )
     model = dataclasses.replace(config.model, vocab_size=size)
     return dataclasses.replace(config, model=model), encoder
+
+
+def open_stores(config: config_lib.Config, workdir: Path, split: str) -> list[store.Store]:
+    """One split ("train" or "heldout") of everything that a run reads.
+
+    Returns:
+      A store for each component of `config.mixture`, in its order (by name); one without a
+      mixture.
+
+    Raises:
+      DataError: a store is missing or damaged, or `W/store` was made for another mixture.
+    """
+    return [store.open_store(path, split) for path in _store_directories(config, workdir)]
+
+
+def _store_directories(config, workdir) -> list[Path]:
+    """Where the stores of a config's corpora are; refused where W/store was made of others."""
+    directory = Path(workdir) / "store"
+    held, wanted = _components(directory), [part.name for part in corpus.of(config)]
+    if held and not set(wanted) <= set(held):
+        raise DataError(
+            f"{directory}: holds {_named(held)}, the config reads {_named(wanted)}; "
+            "run bertjax prepare again, or take another --workdir"
+        )
+    return [directory / name for name in wanted]
+
+
+def _components(directory: Path) -> list[str]:
+    """Names of the stores within W/store, [""] where it is one itself, [] where there is none."""
+    if (directory / "manifest.json").exists():
+        return [""]
+    return sorted(path.parent.name for path in directory.glob("*/manifest.json"))
+
+
+def _named(components: list[str]) -> str:
+    return "one corpus" if components == [""] else f"a mixture of {', '.join(components)}"
 
 
 def read_config(workdir: Path) -> config_lib.Config:

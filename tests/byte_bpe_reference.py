@@ -1,12 +1,15 @@
-"""A tiny byte-level BPE vocabulary, texts that are hard to cut, and `transformers` on them."""
+"""Byte-level BPE for comparison: a tiny vocabulary, texts that are hard to cut, `transformers`,
+and learning merges in plain Python."""
 
 import gzip
 import json
 import os
-from itertools import islice
+from collections import Counter
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
+import regex
 import transformers
 from tokenizers import pre_tokenizers
 
@@ -30,6 +33,56 @@ NASTY = [
     "x" * 150 + " 1234567890 ½ ² 3.14e-10 #hash @at <html> {} ~`",
     "<|endoftext|> [mask] < mask > madeupword0000 ##ing Ġhello Ċ",
 ]
+# What is cut differently beside one thing than beside another.
+HARD = [*" \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
+        *"\u200b\u2060\ufeff\u00ad\u180e\u0301\u0327\u20e3\ufe0f\u200d\u0e31\u093f",
+        *"aéßΣжאعठ日ก01٣½²Ⅷ'\u2019\"-.,_#@<>😀👩🇫", "  ", "   ", "'s", "'ll", " '", "the", " w"]  # fmt: skip
+# Of openai/gpt-2's encoder.py.
+PATTERN = regex.compile(
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+
+
+def byte_characters():
+    """The character of each byte: its own in Latin-1 where that can be seen, else from 256 on."""
+    seen = [b for b in range(256) if 33 <= b <= 126 or (161 <= b <= 255 and b != 173)]
+    others = [b for b in range(256) if b not in seen]
+    return {b: chr(b) for b in seen} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def library_pieces(text):
+    """The pieces of `tokenizers`, in characters of bytes."""
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return [piece for piece, _ in splitter.pre_tokenize_str(text)]
+
+
+def learn_merges(texts, count):
+    """At most `count` merges of pairs that occur twice or more, every pair counted anew each time.
+
+    Of equally frequent pairs the one whose pieces were there first, bytes by their characters.
+    """
+    characters = byte_characters()
+    age = {character: i for i, character in enumerate(sorted(characters.values()))}
+    pieces = Counter(piece for text in texts for piece in PATTERN.findall(text))
+    pieces = [([characters[b] for b in piece.encode()], n) for piece, n in pieces.items()]
+    merges = []
+    while len(merges) < count:
+        pairs = Counter()
+        for piece, n in pieces:
+            for pair in pairwise(piece):
+                pairs[pair] += n
+        if not pairs or max(pairs.values()) < 2:
+            break
+        best = min(pairs, key=lambda p: (-pairs[p], age[p[0]], age[p[1]]))
+        merges.append(best)
+        age["".join(best)] = len(age)
+        for piece, _ in pieces:
+            i = 0
+            while i < len(piece) - 1:
+                if (piece[i], piece[i + 1]) == best:
+                    piece[i : i + 2] = ["".join(best)]
+                i += 1
+    return merges
 
 
 def mask_that_swallows_space():

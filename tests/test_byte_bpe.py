@@ -1,8 +1,10 @@
 """Byte-level BPE has the ids of `transformers`, loses no text, and opens every form of its files."""
 
 import json
+import re
 
 import byte_bpe_reference as reference
+import numpy as np
 import pytest
 from byte_bpe_reference import MERGES, NASTY, PIECES
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from bertjax.errors import DataError
 
 TINY = byte_bpe.ByteBPE(PIECES, MERGES)
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+HARD = st.lists(st.sampled_from(reference.HARD), max_size=20).map("".join)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +65,30 @@ def test_no_text_is_lost(text):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(UNICODE | st.sampled_from(NASTY), max_size=4), st.booleans())
+@given(st.lists(UNICODE | HARD | st.sampled_from(NASTY), max_size=4), st.booleans())
 def test_ids_equal_transformers(texts, add_prefix_space):
     ours = byte_bpe.ByteBPE(PIECES, MERGES, add_prefix_space)
     options = {"add_prefix_space": add_prefix_space, "split_special_tokens": True}
     theirs = reference.transformers_tokenizer(PIECES, MERGES, **options)
     expected = [theirs(text, add_special_tokens=False).input_ids for text in texts]
     assert ours.encode(texts) == expected
+    assert ours.encode(texts) == expected  # now every word is remembered
+
+
+@settings(max_examples=1000, deadline=None)
+@given(HARD)
+def test_words_are_cut_where_the_pattern_cuts(text):
+    """The pieces of the words are the pieces of the text; the library writes bytes as characters."""
+    pieces = [piece for word in byte_bpe.words(text) for piece in reference.PATTERN.findall(word)]
+    assert pieces == reference.PATTERN.findall(text)
+    library = reference.library_pieces(text)
+    assert [p for word in byte_bpe.words(text) for p in reference.library_pieces(word)] == library
+
+
+def test_sentences_without_spaces_are_not_remembered():
+    model = byte_bpe.ByteBPE(PIECES, MERGES)
+    assert model.encode(["日" * 100 + " hello"]) == TINY.encode(["日" * 100 + " hello"])
+    assert len(model._memory) == 1
 
 
 def test_special_tokens_in_text_are_text():
@@ -205,3 +225,24 @@ def test_published_vocabulary_on_real_text(published):
     ours = published.encode(texts)
     assert ours == expected
     assert [published.decode(ids) for ids in ours] == texts
+
+
+@settings(max_examples=300, deadline=None)
+@given(HARD | UNICODE)
+def test_published_vocabulary_on_hard_text(published, text):
+    expected = published._backend.encode(text, add_special_tokens=False).ids
+    assert published.encode([text]) == [expected]
+
+
+def test_words_of_real_text_are_what_stands_between_white_space(published):
+    """Grouped by `word_starts`, as whole-word masking does it; the first piece always starts one."""
+    starts = published.word_starts()
+    found = 0
+    for text in reference.real_texts(100):
+        (ids,) = published.encode([text])
+        first = np.flatnonzero(starts[ids] | (np.arange(len(ids)) == 0))
+        groups = [published.decode(word) for word in np.split(np.array(ids), first[1:])]
+        words = [word for word in re.split(r"[ \t\n\v\f\r]+", text) if word]
+        assert [g.strip(" \t\n\v\f\r") for g in groups if g.strip(" \t\n\v\f\r")] == words
+        found += len(words)
+    assert found > 10_000

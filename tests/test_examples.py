@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import reference_examples as reference
 
-from bertjax.data import examples
+from bertjax.config import Examples
+from bertjax.data import examples, pairs
 from bertjax.errors import DataError, UsageError
 
 
@@ -32,19 +33,23 @@ def realistic_store(num_documents=400, seed=0):
     return make_store([np.ceil(rng.lognormal(3, 0.7, n)).astype(int).tolist() for n in sizes])
 
 
-def build(store, sequence_length=128, short_seq_prob=0.1, seed=0):
+def build(store, sequence_length=128, short_seq_prob=0.1, seed=0, builder="segment_pair_nsp"):
+    config = Examples(builder=builder, short_seq_prob=short_seq_prob)
     return examples.build_index(
-        store,
-        sequence_length=sequence_length,
-        short_seq_prob=short_seq_prob,
-        rng=np.random.default_rng(seed),
+        store, config, sequence_length=sequence_length, rng=np.random.default_rng(seed)
     )
 
 
+def columns(index):
+    """Of pairs: `(a_start, a_length, b_start, b_length, is_random)`, each [N]."""
+    assert (np.diff(index.first_part) == 2).all()
+    starts, lengths = index.part_start, index.part_length.astype(int)
+    return starts[::2], lengths[::2], starts[1::2], lengths[1::2], index.is_random
+
+
 def rows(index):
-    """Examples as `(a_start, a_length, b_start, b_length, is_random)`."""
-    columns = index.a_start, index.a_length, index.b_start, index.b_length, index.is_random
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    """Pairs as `(a_start, a_length, b_start, b_length, is_random)`."""
+    return list(zip(*(column.tolist() for column in columns(index)), strict=True))
 
 
 # ---- corners with one possible outcome, or few
@@ -135,23 +140,25 @@ def test_pairs_are_well_formed(sequence_length):
     store = realistic_store()
     index = build(store, sequence_length)
     most = sequence_length - 3
-    total = index.a_length.astype(int) + index.b_length
+    a_start, a_length, b_start, b_length, is_random = columns(index)
+    total = a_length + b_length
+    np.testing.assert_array_equal(index.lengths(), total + 3)
     assert total.max() == most
-    assert index.a_length.min() >= 1
-    assert index.b_length.min() >= 1
+    assert a_length.min() >= 1
+    assert b_length.min() >= 1
     bounds = store.sentences[store.documents]
 
     def document(token):
         return np.searchsorted(bounds, token, "right") - 1
 
-    a_end, b_end = index.a_start + index.a_length - 1, index.b_start + index.b_length - 1
-    assert (document(index.a_start) == document(a_end)).all()
-    assert (document(index.b_start) == document(b_end)).all()
-    assert ((document(index.a_start) != document(index.b_start)) == index.is_random).all()
+    a_end, b_end = a_start + a_length - 1, b_start + b_length - 1
+    assert (document(a_start) == document(a_end)).all()
+    assert (document(b_start) == document(b_end)).all()
+    assert ((document(a_start) != document(b_start)) == is_random).all()
     # B starts behind A; what separates them was cut off their ends.
-    assert (index.b_start > a_end)[~index.is_random].all()
+    assert (b_start > a_end)[~is_random].all()
     whole = total < most
-    for edge in (index.a_start, a_end + 1, index.b_start, b_end + 1):
+    for edge in (a_start, a_end + 1, b_start, b_end + 1):
         assert np.isin(edge[whole], store.sentences).all()
 
 
@@ -162,7 +169,7 @@ def test_truncation_keeps_what_popping_one_by_one_keeps():
             for b in range(1, 20):
                 popped = list(range(a)), list(range(100, 100 + b))
                 reference.truncate(*popped, most, random.Random(0))
-                a_start, a_kept, b_start, b_kept = examples._truncate(0, a, 100, b, most, rng)
+                a_start, a_kept, b_start, b_kept = pairs.truncate(0, a, 100, b, most, rng)
                 assert (a_kept, b_kept) == tuple(map(len, popped))
                 assert 0 <= a_start <= a - a_kept
                 assert 100 <= b_start <= 100 + b - b_kept
@@ -176,8 +183,9 @@ def test_same_generator_state_same_index():
 
 def test_index_is_compact():
     index = build(realistic_store(50))
-    assert sum(vars(index)[name].itemsize for name in vars(index)) == 21
-    assert all(len(column) == len(index) and column.base is None for column in vars(index).values())
+    sizes = {name: column.nbytes for name, column in vars(index).items()}
+    assert sum(sizes.values()) == 29 * len(index) + 8
+    assert all(column.base is None for column in vars(index).values())
 
 
 @pytest.mark.parametrize("damage", [(3, 10**12), (3, -1), (0, 1), (-1, 7)])
@@ -193,6 +201,57 @@ def test_damaged_offsets_are_refused(name, damage):
 def test_sequence_beyond_16_bits_is_refused():
     with pytest.raises(UsageError, match="sequence_length=70000"):
         build(make_store([[3], [2]]), 70_000)
+
+
+# ---- pairs of sentences
+
+
+def sentence_pairs(documents, seed=0, sequence_length=128):
+    return rows(
+        build(make_store(documents), sequence_length, seed=seed, builder="sentence_pair_nsp")
+    )
+
+
+def test_sentence_pairs_follow_each_other_or_come_from_two_documents():
+    """Every outcome of two documents, and its probability."""
+    a, b = (0, 3), (3, 4)  # the first document; the second is one sentence at 7
+    outcomes = {
+        ((*a, *b, False), (7, 5, *a, True)): 1 / 4,
+        ((*a, *b, False), (7, 5, *b, True)): 1 / 4,
+        ((*a, 7, 5, True), (*b, 7, 5, True), (7, 5, *a, True)): 1 / 4,
+        ((*a, 7, 5, True), (*b, 7, 5, True), (7, 5, *b, True)): 1 / 4,
+    }
+    seen = [tuple(sentence_pairs([[3, 4], [5]], seed)) for seed in range(800)]
+    assert set(seen) == set(outcomes)
+    for outcome, p in outcomes.items():
+        assert abs(seen.count(outcome) - 800 * p) < 4 * (800 * p * (1 - p)) ** 0.5
+
+
+def test_sentence_pairs_of_one_document_end_with_an_empty_b():
+    assert sentence_pairs([[3, 4, 5]]) == [(0, 3, 3, 4, False), (7, 5, 12, 0, False)]
+
+
+def test_sentence_pairs_are_cut_as_segments_are():
+    for seed in range(20):
+        ((a, a_length, b, b_length, is_random),) = sentence_pairs([[9, 4]], seed, 11)
+        assert (a_length, b_length, b, is_random) == (4, 4, 9, False)
+        assert 0 <= a <= 5
+
+
+@pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp"])
+def test_a_little_over_half_of_the_pairs_are_random(builder):
+    """One half, and whatever ends a document alone."""
+    index = build(make_store([[5] * 400] * 20), 20, 0.0, builder=builder)
+    deviation = 0.5 / len(index) ** 0.5
+    assert 0.5 - 4 * deviation < index.is_random.mean() < 0.5 + 20 / len(index) + 4 * deviation
+
+
+def test_sentence_pairs_tile_the_corpus():
+    documents = [[3] * n for n in np.random.default_rng(0).geometric(1 / 9, 300)]
+    ends = []
+    for a, a_length, b, b_length, is_random in sentence_pairs(documents):
+        ends += [(a, a_length)] if is_random else [(a, a_length), (b, b_length)]
+    assert ends == [(3 * i, 3) for i in range(sum(map(len, documents)))]
 
 
 # ---- faithfulness: the same documents through the plain loop
@@ -245,7 +304,7 @@ def test_same_law_as_the_plain_loop(corpus, sequence_length):
     ours, theirs = [], []
     for seed in range(repeats):
         index = build(store, sequence_length, seed=seed)
-        ours.append([column.astype(int) for column in vars(index).values()])
+        ours.append([column.astype(int) for column in columns(index)])
         pairs = reference.pairs(documents, sequence_length, 0.1, random.Random(seed))
         fields = [(a[0], len(a), b[0], len(b), is_random) for a, b, is_random in pairs]
         theirs.append(np.array(fields).T)
@@ -260,8 +319,8 @@ def test_same_law_as_the_plain_loop(corpus, sequence_length):
 
 def compare_on(store, ours, theirs):
     sizes = [part.shape[1] if hasattr(part, "shape") else len(part[0]) for part in ours + theirs]
-    columns = [np.concatenate([part[i] for part in ours + theirs]) for i in range(5)]
-    quantities = summary(store, *columns)
+    joined = [np.concatenate([part[i] for part in ours + theirs]) for i in range(5)]
+    quantities = summary(store, *joined)
     bounds = np.cumsum([0, *sizes])
     means = {
         name: np.array([values[i:j].mean() for i, j in itertools.pairwise(bounds)])

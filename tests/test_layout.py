@@ -7,7 +7,16 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 
 # Each tier may import itself and the tiers before it.
 TIERS = (
-    {"errors", "config", "config_checks", "config_tree", "config_help"},
+    {
+        "errors",
+        "config",
+        "config_arg",
+        "config_checks",
+        "config_data",
+        "config_help",
+        "config_tree",
+        "stages",
+    },
     {"data"},
     {"keys"},
     {"models"},
@@ -80,7 +89,7 @@ def test_readers_refuse_before_jax_is_imported():
 
 def test_workers_that_tokenise_do_not_import_jax():
     """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
-    light = {"prepare", "tokenise", "sources", "documents", "store", "tokenizer",
+    light = {"prepare", "corpus", "tokenise", "sources", "documents", "store", "tokenizer",
              "tokenizer_base", "byte_bpe", "vocabulary", "train_tokenizer"}  # fmt: skip
     for path, parts, tree in modules():
         if parts[0] == "data" and parts[-1] in light:

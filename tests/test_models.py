@@ -315,3 +315,71 @@ def test_initial_values():
     kernels_NDD = np.asarray(params["blocks"]["query"]["kernel"])
     assert abs(np.corrcoef(kernels_NDD.reshape(2, -1))[0, 1]) < 0.01  # layers differ
     assert not np.asarray(params["embeddings"]["word"]["embedding"])[config.vocab_size :].any()
+
+
+# ---- packed rows
+
+
+def pack_rows(batch, rows, length):
+    """The examples of `batch`, packed into `rows` (lists of their numbers) of `length` tokens."""
+    slots = max(map(len, rows))
+    shape, P_ = (len(rows), length), PREDICTIONS * slots
+    packed = {name: np.zeros(shape, int) for name in ("input_ids", "token_type_ids",
+              "attention_mask", "segment_ids", "position_ids")}  # fmt: skip
+    packed |= {name: np.zeros((len(rows), P_)) for name in ("masked_lm_positions",
+               "masked_lm_ids", "masked_lm_weights")}  # fmt: skip
+    packed |= {name: np.zeros((len(rows), slots), int)
+               for name in ("cls_positions", "next_sentence_labels")}  # fmt: skip
+    packed["example_ids"] = np.full((len(rows), slots), -1)
+    for r, row in enumerate(rows):
+        at = 0
+        for slot, i in enumerate(row):
+            count = batch["attention_mask"][i].sum()
+            tokens = slice(at, at + count)
+            for name in ("input_ids", "token_type_ids", "attention_mask"):
+                packed[name][r, tokens] = batch[name][i, :count]
+            packed["segment_ids"][r, tokens] = slot + 1
+            packed["position_ids"][r, tokens] = range(count)
+            packed["cls_positions"][r, slot] = at
+            packed["example_ids"][r, slot] = i
+            packed["next_sentence_labels"][r, slot] = batch["next_sentence_labels"][i]
+            spot = slice(slot * PREDICTIONS, (slot + 1) * PREDICTIONS)
+            packed["masked_lm_positions"][r, spot] = at + batch["masked_lm_positions"][i]
+            packed["masked_lm_ids"][r, spot] = batch["masked_lm_ids"][i]
+            packed["masked_lm_weights"][r, spot] = batch["masked_lm_weights"][i]
+            at += count
+    dtypes = {"masked_lm_weights": np.float32}
+    return {name: x.astype(dtypes.get(name, np.int32)) for name, x in packed.items()}
+
+
+def test_a_packed_example_is_computed_as_alone(params, batch):
+    """Hidden states, both heads' logits, and the losses of the batch with all their gradients."""
+    packed = pack_rows(batch, [[1, 2], [0]], 20)
+    alone, together = apply(SILENT, params, batch), apply(SILENT, params, packed)
+    for row, slot, i in ((0, 0, 1), (0, 1, 2), (1, 0, 0)):
+        count, at = batch["attention_mask"][i].sum(), packed["cls_positions"][row, slot]
+        spot = slice(slot * PREDICTIONS, (slot + 1) * PREDICTIONS)
+        for found, expected in (
+            (together["hidden"][row, at : at + count], alone["hidden"][i, :count]),
+            (together["masked_lm_logits"][row, spot], alone["masked_lm_logits"][i]),
+            (together["pooled"][row, slot], alone["pooled"][i]),
+            (together["next_sentence_logits"][row, slot], alone["next_sentence_logits"][i]),
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    losses = [value_and_grad(SILENT, params, b, None) for b in (batch, packed)]
+    np.testing.assert_allclose(losses[1][0], losses[0][0], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        losses[1][1],
+        losses[0][1],
+    )
+
+
+def test_examples_of_a_row_do_not_see_each_other(params, batch):
+    packed = pack_rows(batch, [[1, 2], [0]], 20)
+    changed = dict(packed, input_ids=packed["input_ids"].copy())
+    changed["input_ids"][0, 9:16] = 5  # the second example of the first row
+    before, after = apply(SILENT, params, packed), apply(SILENT, params, changed)
+    np.testing.assert_array_equal(before["hidden"][0, :9], after["hidden"][0, :9])
+    assert (before["hidden"][0, 9:16] != after["hidden"][0, 9:16]).any()
+    assert np.isfinite(before["hidden"]).all()  # padding included

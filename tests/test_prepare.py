@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from bertjax import config as configs
-from bertjax.data import prepare as prepare_module
 from bertjax.data import store, tokenizer
 from bertjax.data.prepare import prepare
+from bertjax.data.tokenise import share
 from bertjax.errors import DataError, StorageError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +151,7 @@ def test_tokenizer_is_trained_on_train_documents_only(config, tmp_path, kind):
     texts = corpus(300)
     run(config, tmp_path / "w")
     texts += [f"{'zq' * (i % 5 + 1)} " * 50 + str(i) + "." for i in range(40)]
-    held = [t for t in texts if prepare_module.share(t) < 0.1]
+    held = [t for t in texts if share(t) < 0.1]
     texts = [t for t in texts if "zq" not in t or t in held]  # z and q are held out altogether
     assert "zq" in "".join(texts)
     write_jsonl(tmp_path / "corpus.jsonl", texts)

@@ -141,11 +141,31 @@ def test_meshes_that_do_not_fit_are_named(mesh, said):
         sharding.check(config, sharding.make_mesh(config.mesh))
 
 
-def test_batch_that_does_not_divide_is_named_with_the_next_that_does():
-    phase = dataclasses.replace(PHASE, batch_size=12)
-    config = config_lib.Config(model=MODEL, phases={"phase1": phase})
-    with pytest.raises(UsageError, match=r"phases.phase1.batch_size=12: .*8 devices; take 16"):
-        sharding.check(config, sharding.make_mesh(config.mesh))
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"batch_size": 12}, "batch_size=12: does not divide by .* 8 devices; take 16"),
+        ({"batch_size": 64, "ramp_from": 4, "ramp_steps": 50},
+         "ramp_from=4: does not divide by .* 8 devices; take 8"),
+        ({"batch_size": 8, "ramp_from": 2, "ramp_steps": 50},
+         "ramp_from=2: does not divide by .*; take 0"),
+        ({"batch_size": 48, "micro_batch_size": 12},
+         "micro_batch_size=12: does not divide by .*; take 16"),
+        ({"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 32},
+         None),
+        ({"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 12},
+         "micro_batch_size=12: does not divide by .*; take 16"),
+    ],
+)  # fmt: skip
+def test_batches_that_do_not_divide_are_named_with_the_next_that_do(fields, said):
+    phases = {"phase1": config_lib.Phase(steps=0, batch_size=3),
+              "phase2": dataclasses.replace(PHASE, **fields)}  # fmt: skip
+    config = config_lib.Config(model=MODEL, phases=phases)
+    mesh = sharding.make_mesh(config.mesh)
+    if said is None:
+        return sharding.check(config, mesh)
+    with pytest.raises(UsageError, match=rf"config\.phases\.phase2\.{said}$"):
+        sharding.check(config, mesh)
 
 
 def test_per_shard_clipping_is_the_mean_of_clipped_parts_on_any_mesh():

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjax.config import Tokenizer as TokenizerConfig
-from bertjax.data import tokenizer, train_tokenizer
+from bertjax.data import tokenizer, tokenizer_base, train_tokenizer
 from bertjax.errors import DataError
 
 SPECIALS = list(tokenizer.WORDPIECE_SPECIALS)
@@ -81,10 +81,10 @@ def test_wordpiece_equals_the_library(texts):
 def test_the_word_memory_is_bounded_and_changes_nothing(wordpiece, monkeypatch):
     texts = [f"a unwanted{'e' * i} running" for i in range(50)]
     expected = wordpiece.encode(texts)
-    monkeypatch.setattr(tokenizer, "CACHED_WORDS", 5)
+    monkeypatch.setattr(tokenizer_base, "REMEMBERED_WORDS", 5)
     small = tokenizer.WordPiece(VOCAB, lowercase=True)
     assert [small.encode([text])[0] for text in texts] == expected
-    assert len(small._bytes_of_word) <= 5
+    assert len(small._memory) == 5
 
 
 def test_encode_flat_agrees_with_encode(wordpiece, sentence_piece):

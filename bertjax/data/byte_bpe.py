@@ -4,7 +4,7 @@ Each byte of a text is written as one printable character (a space as "Ġ"), so 
 cover every text and nothing is unknown; `tokenizers` does the work.
 """
 
-from itertools import chain
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from bertjax.data import vocabulary
 from bertjax.data.documents import one_line
-from bertjax.data.store import token_dtype
-from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.data.tokenizer_base import Tokenizer, WordMemory
 from bertjax.errors import DataError
 
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -23,6 +22,7 @@ _WHITE_SPACE = "".join(
     c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f"
 )  # fmt: skip
 _SPACE_MARKS = tuple(chr(0x100 + ord(c)) for c in "\t\n\v\f\r ")  # how byte-level BPE spells them
+_WORD_BREAK = re.compile(r"(?= \S)")
 
 
 class ByteBPE(Tokenizer):
@@ -35,6 +35,7 @@ class ByteBPE(Tokenizer):
 
     kind = "byte_bpe"
     file_name = "tokenizer.json"
+    marks_spaces = True
 
     def __init__(
         self,
@@ -63,15 +64,12 @@ class ByteBPE(Tokenizer):
         super().__init__(backend.to_str(pretty=True).encode(), pieces, SPECIALS, name)
         backend.encode_special_tokens = True
         self._backend = backend
+        self._memory = WordMemory(backend, self.vocab_size)
         self.merges = merges
         self.add_prefix_space = add_prefix_space
 
     def encode_flat(self, texts):
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        parts = [e.ids for e in encoded]
-        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-        dtype = token_dtype(self.vocab_size)
-        return np.fromiter(chain.from_iterable(parts), dtype, lengths.sum()), lengths
+        return self._memory.encode_flat([words(text) for text in texts])
 
     def _split_at_masks(self, text):
         # RoBERTa's mask takes the place of a word and of the space before it.
@@ -88,6 +86,16 @@ class ByteBPE(Tokenizer):
         flags = np.array([piece.startswith(_SPACE_MARKS) for piece in self._pieces])
         flags[list(self.special_ids)] = True
         return flags
+
+
+def words(text: str) -> list[str]:
+    """Cuts a text before each space that something other than white space follows.
+
+    There GPT-2's pattern always begins a piece, and it does not look across: of a run of white
+    space it leaves the last space to the word, and a run that ends the text is cut like one
+    before a space. So the ids of a text are those of its words, one after the other.
+    """
+    return _WORD_BREAK.split(text)
 
 
 def from_json(tree: dict, name: str) -> ByteBPE:

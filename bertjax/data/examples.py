@@ -1,9 +1,9 @@
-"""Sentence pairs: (store, generator) -> an index of every example of one epoch.
+"""Examples: (store, generator) -> an index of every example of one epoch.
 
-The rules are those of google-research/bert, `create_pretraining_data.py`. They read sentence
-lengths only, so an example is four numbers and a bit: sentences of one document lie side by
-side in the store, hence A and B are each one range of tokens, also after truncation. The
-rules are sequential, and are compiled rather than vectorised.
+An example is [CLS] and one or more ranges of tokens, its parts, each closed by [SEP]: sentences of
+one document lie side by side in the store, so segment A, segment B and what a block takes from one
+document are each one range, also after truncation. The builders are the four input formats of
+Liu et al. 2019 (RoBERTa), section 4.2; they read sentence lengths only.
 """
 
 import dataclasses
@@ -11,52 +11,46 @@ import dataclasses
 import numba
 import numpy as np
 
+from bertjax.config import Examples
+from bertjax.data import blocks, pairs
 from bertjax.errors import DataError, UsageError
 
-SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-_LENGTH = np.uint16
+LENGTH = np.uint16
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Token ranges of `N` examples in reading order; 21 bytes an example.
+    """`N` examples of `K` parts in reading order; a pair takes 29 bytes.
 
-    A is `tokens[a_start : a_start + a_length]` and B likewise; `is_random` says that B comes
-    from another document.
+    Example i has the parts `first_part[i]` to `first_part[i + 1] - 1`, part k is
+    `tokens[part_start[k] : part_start[k] + part_length[k]]`.
     """
 
-    a_start: np.ndarray  # [N] int64
-    a_length: np.ndarray  # [N] uint16
-    b_start: np.ndarray  # [N] int64
-    b_length: np.ndarray  # [N] uint16
-    is_random: np.ndarray  # [N] bool
+    part_start: np.ndarray  # [K] int64
+    part_length: np.ndarray  # [K] uint16
+    first_part: np.ndarray  # [N + 1] int64
+    is_random: np.ndarray | None  # [N] bool: B is of another document; None without such labels
 
     def __len__(self) -> int:
-        return len(self.a_start)
+        return len(self.first_part) - 1
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of every example, [CLS] and [SEP] included: [N] int32."""
+        return _lengths(self.part_length, self.first_part)
 
 
 def build_index(
-    store, *, sequence_length: int, short_seq_prob: float, rng: np.random.Generator
+    store, config: Examples, *, sequence_length: int, rng: np.random.Generator
 ) -> Index:
-    """Cuts every document of `store` into sentence pairs: one epoch of examples.
+    """Cuts every document of `store` into examples: one epoch of them.
 
-    A pure function of its arguments and the state of `rng`. The rules, in the order in which
-    `rng` is used:
+    A pure function of its arguments and the state of `rng`. The builders:
 
-    1. A document's target length is `sequence_length - 3`, or with `short_seq_prob` uniform in
-       [2, `sequence_length - 3`].
-    2. Sentences are gathered until they reach the target or the document ends; A is the first
-       k of them, k uniform, and at least one sentence is left for B where there are two.
-    3. B is what is left, or, with probability one half and whenever nothing is left, it starts
-       at a uniform sentence of another uniform document and takes sentences until A and B
-       reach the target or that document ends. What was left then opens the next example.
-    4. A pair that is too long loses tokens one by one from the longer side (from B when equal),
-       each from the front or the back with probability one half.
-
-    The reference draws another document by up to ten attempts, and after ten failures takes the
-    same one; here it is always another, which is the same law but for a chance of
-    `num_documents ** -10`. With a single document no pair is random, and where nothing is left
-    for B, B is empty.
+    - `segment_pair_nsp`: BERT's pairs of segments (see `pairs.segments`).
+    - `sentence_pair_nsp`: pairs of single sentences (see `pairs.sentences`).
+    - `full_sentences`: sentences up to the sequence length, documents one after the other in
+      random order, a [SEP] between two (see `blocks.fill`).
+    - `doc_sentences`: the same, but an example ends where its document ends.
 
     Returns:
       The index; ids of examples are positions in it.
@@ -65,23 +59,48 @@ def build_index(
       UsageError: `sequence_length` does not fit the 16 bits of a length.
       DataError: the offsets of the store do not ascend: compiled code would read anywhere.
     """
-    max_tokens = sequence_length - SPECIAL_TOKENS
-    if max_tokens > np.iinfo(_LENGTH).max:
+    if sequence_length > np.iinfo(LENGTH).max:
         raise UsageError(
             f"sequence_length={sequence_length}: the example index holds lengths of 16 bits; "
-            f"use at most {np.iinfo(_LENGTH).max + SPECIAL_TOKENS}"
+            f"use at most {np.iinfo(LENGTH).max}"
         )
-    sentences, documents = np.asarray(store.sentences), np.asarray(store.documents)
-    _require_ascending("sentences", sentences, len(store.tokens))
-    _require_ascending("documents", documents, len(sentences) - 1)
-    # An example consumes at least one sentence. Untouched pages of the arrays cost no memory,
-    # and `resize` gives them back without a copy.
-    most = len(sentences) - 1
-    columns = [np.empty(most, dtype) for dtype in (np.int64, _LENGTH, np.int64, _LENGTH, np.bool_)]
-    count = _build(sentences, documents, max_tokens, short_seq_prob, rng, *columns)
-    for column in columns:
-        column.resize(count, refcheck=False)
-    return Index(*columns)
+    offsets = np.asarray(store.sentences), np.asarray(store.documents)
+    _require_ascending("sentences", offsets[0], len(store.tokens))
+    _require_ascending("documents", offsets[1], len(offsets[0]) - 1)
+    if config.has_next_sentence:
+        return _pairs(offsets, config, sequence_length, rng)
+    return _blocks(offsets, config, sequence_length, rng)
+
+
+def _pairs(offsets, config, sequence_length, rng):
+    # A pair consumes at least one sentence. Untouched pages of the arrays cost no memory, and
+    # `resize` gives them back without a copy.
+    most = len(offsets[0]) - 1
+    columns = np.empty((most, 2), np.int64), np.empty((most, 2), LENGTH), np.empty(most, np.bool_)
+    if config.builder == "segment_pair_nsp":
+        count = pairs.segments(*offsets, sequence_length, config.short_seq_prob, rng, *columns)
+    else:
+        count = pairs.sentences(*offsets, sequence_length, rng, *columns)
+    starts, lengths, is_random = columns
+    starts.resize(2 * count, refcheck=False)
+    lengths.resize(2 * count, refcheck=False)
+    is_random.resize(count, refcheck=False)
+    return Index(starts, lengths, np.arange(0, 2 * count + 1, 2), is_random)
+
+
+def _blocks(offsets, config, sequence_length, rng):
+    sentences, documents = offsets
+    across = config.builder == "full_sentences"
+    order = np.arange(len(documents) - 1)
+    if across:
+        rng.shuffle(order)
+    # A part ends at a sentence's end, or it is a full example cut from a long sentence.
+    most = len(sentences) - 1 + (int(sentences[-1]) // max(sequence_length - 2, 1)) + 1
+    columns = np.empty(most, np.int64), np.empty(most, LENGTH), np.empty(most + 1, np.int64)
+    parts, count = blocks.fill(sentences, documents, order, sequence_length, across, *columns)
+    for column, size in zip(columns, (parts, parts, count + 1), strict=True):
+        column.resize(size, refcheck=False)
+    return Index(*columns, None)
 
 
 def _require_ascending(name, offsets, end):
@@ -101,68 +120,11 @@ def _ascends(offsets):
 
 
 @numba.njit(cache=True, nogil=True)
-def _build(
-    sentences, documents, max_tokens, short_seq_prob, rng,
-    a_start, a_length, b_start, b_length, is_random,
-):  # fmt: skip
-    count = 0
-    for document in range(len(documents) - 1):
-        target = max_tokens
-        if rng.random() < short_seq_prob:
-            target = rng.integers(2, max_tokens + 1)
-        first, end = documents[document], documents[document + 1]
-        while first < end:
-            last = _gather(sentences, first, end, target)
-            split = first + 1
-            if last - first > 1:
-                split += rng.integers(0, last - first - 1)
-            a, a_end = sentences[first], sentences[split]
-            random = len(documents) > 2 and (last - first == 1 or rng.random() < 0.5)
-            if random:
-                b, b_end = _random_range(sentences, documents, document, target - (a_end - a), rng)
-                first = split
-            else:
-                b, b_end = a_end, sentences[last]
-                first = last
-            a, a_kept, b, b_kept = _truncate(a, a_end - a, b, b_end - b, max_tokens, rng)
-            a_start[count], a_length[count] = a, a_kept
-            b_start[count], b_length[count] = b, b_kept
-            is_random[count] = random
-            count += 1
-    return count
-
-
-@numba.njit(cache=True, nogil=True)
-def _gather(sentences, first, end, target):
-    """The sentence after the last one taken: at least one, then more until `target` tokens."""
-    last = first + 1
-    while last < end and sentences[last] - sentences[first] < target:
-        last += 1
-    return last
-
-
-@numba.njit(cache=True, nogil=True)
-def _random_range(sentences, documents, document, target, rng):
-    """`(first token, token after the last)` of sentences from another document."""
-    other = rng.integers(0, len(documents) - 2)
-    other += other >= document
-    begin, end = documents[other], documents[other + 1]
-    first = rng.integers(begin, end)
-    return sentences[first], sentences[_gather(sentences, first, end, target)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _truncate(a, a_tokens, b, b_tokens, most, rng):
-    """Rule 4 in closed form: how many tokens each side loses does not depend on the draws.
-
-    The longer side shrinks to the other's length, then both shrink in turn, B first. So the
-    shorter side stays whole if it takes no more than half, and else A keeps the larger half.
-    Only how many of a side's tokens go from the front is random.
-    """
-    if a_tokens + b_tokens <= most:
-        return a, a_tokens, b, b_tokens
-    a_kept = min(a_tokens, max(most - b_tokens, most - most // 2))
-    b_kept = most - a_kept
-    a += rng.binomial(a_tokens - a_kept, 0.5)
-    b += rng.binomial(b_tokens - b_kept, 0.5)
-    return a, a_kept, b, b_kept
+def _lengths(part_length, first_part):
+    lengths = np.empty(len(first_part) - 1, np.int32)
+    for i in range(len(lengths)):
+        length = 1
+        for k in range(first_part[i], first_part[i + 1]):
+            length += part_length[k] + 1
+        lengths[i] = length
+    return lengths

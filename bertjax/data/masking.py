@@ -1,12 +1,11 @@
 """Masked-LM corruption, in JAX, inside the jitted step: (key, batch) -> masked batch.
 
 The mask of an example depends on the key, its epoch and its id alone: neither on the batch it
-arrives in, nor on the number of hosts, nor on the mesh. All shapes are static. The rules are
-those of google-research/bert, `create_masked_lm_predictions`.
+arrives in, nor on the examples that share its row, nor on the number of hosts, nor on the mesh.
+The draws of a token are the two words of one Threefry block, whose counter is the token's
+position within its example: the same wherever the example lies. All shapes are static.
 
-Which positions are chosen is a matter of order: every token (or word) draws random bits, and
-those with the lowest are taken. The position is packed into the low bits, so that one sort of
-plain integers does it; on a CPU that is six times faster than `argsort`.
+What is chosen is the business of `mask_units`: tokens, whole words or spans.
 """
 
 import functools
@@ -16,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax.config import Masking
+from bertjax.data import mask_units
 
-_LAST = np.uint32(0xFFFFFFFF)  # sorts behind every candidate
+# Counters of an example's other draws; those of its tokens are their positions.
+_SPANS = np.uint32(1 << 31)  # + position
+_ROUNDING = np.uint32(0xFFFFFFFF)
 
 
 def mask_tokens(
@@ -29,13 +31,19 @@ def mask_tokens(
 ) -> dict[str, jax.Array]:
     """Chooses positions to predict and corrupts them.
 
-    In a sequence of `length` tokens, [CLS] and [SEP] counted,
-    `min(max_predictions_per_seq, max(1, round(masked_lm_prob * length)))` tokens are chosen
-    uniformly (`round` is Python's: a half goes to the even side), never [CLS], [SEP] or padding.
-    Each chosen token becomes [MASK], a uniform id of the whole vocabulary, or stays, on its own
-    draw. With `masking.whole_word`, words are taken in random order, all tokens of a word or
-    none, and a word that would exceed the number is skipped; what truncation left of a word at
-    the start of A or B counts as a word (the reference adds the one of B to the last word of A).
+    An example of n tokens, [CLS] and [SEP] counted, wants a number of predictions, at most
+    `max_predictions_per_seq` and at most what may be chosen:
+
+    - rounding=nearest: `max(1, round(masked_lm_prob * n))`, where `round` is Python's, a half
+      to the even side (google-research/bert, `create_masked_lm_predictions`);
+    - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
+      be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
+
+    Padding is never chosen; [CLS] and [SEP] only with `choose_special`. Each chosen token becomes
+    [MASK], a random id, or stays, on its own draw; with unit=span, adjacent chosen tokens share
+    that draw (SpanBERT merges touching spans too) and random ids are drawn token by token. Random
+    ids are uniform over the vocabulary; `random_special=False` leaves out all special ids (fairseq
+    leaves out all but <mask>; SpanBERT draws tokens by frequency).
 
     Static masking is no other rule: `pipeline.Batches` then repeats the epochs themselves.
 
@@ -43,112 +51,139 @@ def mask_tokens(
       key: made with `impl="threefry2x32"`, so that the bits are the same on every backend;
         fold the phase in, as every phase counts its epochs from 0.
       batch: the host batch: `input_ids`, `attention_mask` [B, L]; `epochs`, `example_ids` [B].
-        Rows with `example_ids` < 0 pad the batch: nothing in them is chosen.
-      tokenizer: gives `cls_id`, `sep_id`, `mask_id`, `vocab_size` (not the padded one) and,
-        for whole words, `word_starts()`, bool [V].
-      masking: probabilities and `whole_word`.
-      max_predictions_per_seq: P.
+        With several examples a row, `example_ids` [B, E], `segment_ids` [B, L] (1 to E, 0 for
+        padding) and `position_ids` [B, L]. Nothing is chosen where `example_ids` < 0.
+      tokenizer: gives `cls_id`, `sep_id`, `mask_id`, `vocab_size` (not the padded one),
+        `special_ids` (ascending) and `word_starts()`, bool [V].
+      masking: unit, probabilities, rounding and the part of special tokens.
+      max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
 
     Returns:
-      `batch` with `input_ids` corrupted, and `masked_lm_positions` [B, P] (ascending, then 0),
-      `masked_lm_ids` [B, P] (the original tokens, then 0), `masked_lm_weights` [B, P] float32.
+      `batch` with `input_ids` corrupted, and `masked_lm_positions` [B, P] (ascending places in
+      the row, then 0), `masked_lm_ids` [B, P] (the original tokens, then 0),
+      `masked_lm_weights` [B, P] float32.
     """
-    ids, attended = batch["input_ids"], batch["attention_mask"] > 0
-    candidates = attended & (ids != tokenizer.cls_id) & (ids != tokenizer.sep_id)
-    counts = prediction_counts(ids.shape[1], masking.masked_lm_prob, max_predictions_per_seq)
-    wanted = jnp.minimum(jnp.asarray(counts)[attended.sum(1)], candidates.sum(1))
-    wanted = jnp.where(batch["example_ids"] >= 0, wanted, 0)
-    if masking.whole_word:
-        after_candidate = jnp.pad(candidates[:, :-1], ((0, 0), (1, 0)))
-        starts = candidates & (jnp.asarray(tokenizer.word_starts())[ids] | ~after_candidate)
-        choose = _choose_words
+    ids, example_ids = batch["input_ids"], batch["example_ids"]
+    if "segment_ids" in batch:
+        segments, positions = batch["segment_ids"] - 1, batch["position_ids"]
     else:
-        starts, choose = candidates, _choose_tokens
-    bits = jax.vmap(_example_bits, (None, 0, 0, None))(
-        key, batch["epochs"], batch["example_ids"], ids.shape[1] + 2 * max_predictions_per_seq
+        segments = (batch["attention_mask"] > 0).astype(jnp.int32) - 1
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        example_ids = example_ids[:, None]
+    mask_row = functools.partial(
+        _mask_row, key, tokenizer=tokenizer, masking=masking, size=max_predictions_per_seq
     )
-    order_bits, mask_bits, id_bits = jnp.split(
-        bits, (ids.shape[1], ids.shape[1] + max_predictions_per_seq), axis=1
-    )
-    choose = functools.partial(choose, size=max_predictions_per_seq)
-    positions = jax.vmap(choose)(order_bits, candidates, starts, wanted)
-    corrupt = functools.partial(_corrupt, tokenizer=tokenizer, masking=masking)
-    return batch | jax.vmap(corrupt)(ids, positions, mask_bits, id_bits)
+    return batch | jax.vmap(mask_row)(ids, segments, positions, example_ids, batch["epochs"])
 
 
-def prediction_counts(
-    length: int, masked_lm_prob: float, max_predictions_per_seq: int
-) -> np.ndarray:
-    """Tokens to predict for every number of attended tokens from 0 to `length`: [length + 1].
+def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.ndarray:
+    """Most predictions that an example of n tokens may want, for n from 0 to `length`.
 
-    A table, made in Python's float64, because float32 on a device rounds some halves otherwise.
+    Returns:
+      [length + 1] int32.
     """
-    return np.array(
-        [
-            min(max_predictions_per_seq, max(1, round(masked_lm_prob * n)))
-            for n in range(length + 1)
-        ],
-        np.int32,
-    )
+    least, fraction = _counts(length, masking)
+    return np.minimum(max_predictions, least + (fraction > 0))
 
 
-def _example_bits(key, epoch, example_id, count):
-    """All the randomness of one example in one draw: [count] uint32."""
-    return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, epoch), example_id), count)
+def _counts(length, masking):
+    """`(least [length + 1] int32, probability of one more [length + 1] float32)`.
 
-
-def _shuffle(bits, valid):
-    """Indices of `valid` [L] in random order, as [L] int32, with L behind the last of them."""
-    length = len(valid)
-    low = np.uint32((1 << (length - 1).bit_length()) - 1)
-    packed = (bits & ~low) | jnp.arange(length, dtype=jnp.uint32)
-    packed = jax.lax.sort(jnp.where(valid, packed, _LAST))
-    return jnp.where(packed == _LAST, length, packed & low).astype(jnp.int32)
-
-
-def _choose_tokens(bits, candidates, starts, wanted, *, size):
-    """`wanted` of the candidates [L], uniformly: ascending positions [size], then L."""
-    del starts
-    length = len(candidates)
-    order = _shuffle(bits, candidates)[:size]
-    return jax.lax.sort(jnp.where(jnp.arange(size) < wanted, order, length))
-
-
-def _choose_words(bits, candidates, starts, wanted, *, size):
-    """As `_choose_tokens`, whole words; `starts` [L] marks the first token of each word.
-
-    Taking words greedily is sequential: the scan runs over words, in random order, of all
-    examples at once, and a step of it is one addition.
+    A table, made in Python's float64: float32 on a device would round some halves otherwise.
     """
-    length = len(candidates)
-    word = jnp.cumsum(starts) - 1  # of a token: the number of its word
-    tokens_in = jax.ops.segment_sum(candidates.astype(jnp.int32), word, length)
-    order = _shuffle(bits, jnp.arange(length) < starts.sum())
-    sizes = tokens_in.at[order].get(mode="fill", fill_value=length)
-
-    def take(total, words):
-        fits = total + words <= wanted
-        return total + jnp.where(fits, words, 0), fits
-
-    _, fits = jax.lax.scan(take, jnp.zeros_like(wanted), sizes)
-    taken = jnp.zeros(length, bool).at[order].set(fits, mode="drop")
-    chosen = candidates & taken[word]
-    return jax.lax.sort(jnp.where(chosen, jnp.arange(length), length))[:size]
+    wanted = [masking.masked_lm_prob * n for n in range(length + 1)]
+    if masking.rounding == "nearest":
+        least = [max(1, round(x)) for x in wanted]
+        return np.array(least, np.int32), np.zeros(length + 1, np.float32)
+    least = np.floor(wanted)
+    return least.astype(np.int32), (wanted - least).astype(np.float32)
 
 
-def _corrupt(ids, positions, mask_bits, id_bits, *, tokenizer, masking):
-    """Replaces tokens of `ids` [L] at `positions` [P] (L where unused)."""
-    used = positions < len(ids)
-    labels = ids.at[positions].get(mode="fill", fill_value=0)
-    draw = mask_bits * np.float32(2**-32)
-    # The remainder favours some ids by V / 2**32, less than one in 10**4.
-    random = (id_bits % np.uint32(tokenizer.vocab_size)).astype(ids.dtype)
-    is_mask = draw < masking.mask_token_prob
-    is_random = draw < masking.mask_token_prob + masking.random_token_prob
-    new = jnp.where(is_mask, tokenizer.mask_id, jnp.where(is_random, random, labels))
+def _mask_row(key, ids, segments, positions, example_ids, epoch, *, tokenizer, masking, size):
+    """Masks one row: `ids`, `segments` (-1 for padding), `positions` [L]; `example_ids` [E]."""
+    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = fold_in(jax.random.fold_in(key, epoch), example_ids)
+    special = (ids == tokenizer.cls_id) | (ids == tokenizer.sep_id)
+    candidates = (segments >= 0) & (masking.choose_special | ~special)
+    slots = segments[:, None] == jnp.arange(len(example_ids))
+    wanted = _wanted(keys, slots.sum(0), masking, size, len(ids))
+    wanted = jnp.minimum(wanted, (slots & candidates[:, None]).sum(0))
+    wanted = jnp.where(example_ids >= 0, wanted, 0)
+    counters = positions.astype(jnp.uint32)
+    order, replacement = _draws(keys, segments, counters)
+    tokens = mask_units.Tokens(order, candidates, segments, wanted)
+    if masking.unit == "token":
+        chosen = mask_units.choose_tokens(tokens, size)
+    else:
+        starts = jnp.asarray(tokenizer.word_starts())[ids]
+        words = mask_units.number_words(starts, special, candidates)
+        if masking.unit == "whole_word":
+            chosen = mask_units.choose_words(tokens, words, size)
+        else:
+            lengths, _ = _draws(keys, segments, counters + _SPANS)
+            lengths = mask_units.span_lengths(lengths, masking.span_p, masking.span_max_words)
+            chosen = mask_units.choose_spans(tokens, words, lengths, size)
+    chosen = jax.lax.sort(chosen)[:size]
+    own = _at(chosen, replacement)
+    shared = _first_of_run(own, chosen, positions) if masking.unit == "span" else own
+    return _replace(ids, chosen, own, shared, tokenizer, masking)
+
+
+def _draws(keys, segments, counters):
+    """Two random words for each counter [N] of the examples `segments` [N]: two [N] uint32.
+
+    `fold_in` is the Threefry block of a counter under a key; its result, read as numbers, is
+    64 random bits. One key for all is not copied for each: the key schedule would be too.
+    """
+    alone = len(keys) == 1
+    fold_in = jax.vmap(jax.random.fold_in, (None if alone else 0, 0))
+    words = jax.random.key_data(fold_in(keys[0] if alone else keys[segments], counters))
+    return words[:, 0], words[:, 1]
+
+
+def _wanted(keys, lengths, masking, size, longest):
+    """Predictions that examples of `lengths` [E], none over `longest`, want: [E]."""
+    least, fraction = (jnp.asarray(table)[lengths] for table in _counts(longest, masking))
+    if masking.rounding == "probabilistic":
+        examples = jnp.arange(len(keys))
+        draw, _ = _draws(keys, examples, jnp.full(len(keys), _ROUNDING))
+        least = least + (draw * np.float32(2**-32) < fraction)
+    return jnp.minimum(size, least)
+
+
+def _at(index, values):
+    return values.at[index].get(mode="fill", fill_value=0)
+
+
+def _first_of_run(draws, chosen, positions):
+    """Each slot's draw [P] replaced by that of the first slot of its run of adjacent tokens."""
+    goes_on = jnp.pad(chosen[1:] == chosen[:-1] + 1, (1, 0)) & (_at(chosen, positions) > 0)
+    return draws[jax.lax.cummax(jnp.where(goes_on, 0, jnp.arange(len(chosen))))]
+
+
+def _replace(ids, chosen, own, shared, tokenizer, masking):
+    """Replaces tokens of `ids` [L] at `chosen` [P] (L where unused).
+
+    `shared` [P] uint32 decides what becomes of a token. Its range is cut in three by the
+    probabilities; where it falls into the part of the random ids, its place in that part is as
+    uniform as a second draw, so the id is made of the token's `own` [P], the same but in a span.
+    """
+    used = chosen < len(ids)
+    labels = _at(chosen, ids)
+    to_mask, to_random = (
+        np.uint32(min(p * 2**32, 2**32 - 1))
+        for p in (masking.mask_token_prob, masking.mask_token_prob + masking.random_token_prob)
+    )
+    left_out = () if masking.random_special else tokenizer.special_ids
+    # The remainder favours some ids, in BERT's recipe by less than one in 10**4.
+    random = (own - to_mask) % np.uint32(tokenizer.vocab_size - len(left_out))
+    for special in left_out:  # ascending: steps over each in turn
+        random += random >= special
+    new = jnp.where(shared < to_random, random.astype(ids.dtype), labels)
+    new = jnp.where(shared < to_mask, tokenizer.mask_id, new)
     return {
-        "input_ids": ids.at[positions].set(new, mode="drop"),
-        "masked_lm_positions": jnp.where(used, positions, 0),
+        "input_ids": ids.at[chosen].set(new, mode="drop"),
+        "masked_lm_positions": jnp.where(used, chosen, 0),
         "masked_lm_ids": labels,
         "masked_lm_weights": used.astype(jnp.float32),
     }

@@ -1,130 +1,132 @@
-"""(config, store, step) -> host batch, and Grain to read ahead.
+"""(config, stores, step) -> host batch, and Grain to read ahead.
 
 The batch of a step is a function of the step: whole, it is assembled in one vectorised read, so
-starting anywhere is an index and nothing needs saving. The nominal length of an epoch is the
-number of examples of epoch 0, cut to whole batches: the draws of another epoch may give a few
-more examples, of which the last in its order are left out, or a few fewer, and then its first
-ones come twice. (A share of some 1 / sqrt(examples) either way.)
+starting anywhere is an index and nothing needs saving. Rows are numbered through a whole phase,
+and a batch may hold the end of one epoch and the start of the next.
 """
-
-import threading
 
 import grain
 import numba
 import numpy as np
 
-from bertjax.config import Config, Phase
-from bertjax.data import examples
+from bertjax.config import Config
+from bertjax.data.epochs import Epochs, generator
+from bertjax.data.mixture import Mixture
 from bertjax.errors import DataError
+from bertjax.stages import Stage
 
-_PAIRS, _ORDER = range(2)  # what a generator is for
+_MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
 
 
 class Batches:
-    """The training batches of one phase.
+    """The training batches of one stage. Safe to use from several threads."""
 
-    Epochs are built when a batch first needs them and the two latest are kept: 25 bytes an
-    example each (index and order), and building one holds 21 bytes a sentence of address space
-    for a moment. Safe to use from several threads.
-
-    With `masking.static_patterns=k`, epoch e has the examples of epoch e % k and says so in
-    `epochs`, so their masks repeat as well; only the order is new.
-    """
-
-    def __init__(self, store, tokenizer, config: Config, phase: Phase, phase_index: int):
-        """Builds epoch 0 for its number of examples.
+    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage):
+        """Builds epoch 0 of every component, for its number of rows.
 
         Args:
-          store: `tokens`, `sentences`, `documents` of the train split.
+          corpora: the stores of the train split, one for each component of `config.mixture`
+            (one without a mixture): `tokens`, `sentences`, `documents`.
           tokenizer: gives `cls_id`, `sep_id`, `pad_id` and `vocab_size`.
-          phase: sequence length L and batch size B.
-          phase_index: place of `phase` in the run; each phase draws its own examples.
+          stage: sequence length L, batch size B, and the rows that earlier stages have read.
 
         Raises:
-          DataError: one document where next-sentence prediction needs two, or fewer examples
-            than the batch has rows.
+          DataError: no documents, or one where next-sentence prediction needs two.
         """
-        self.sequence_length, self.batch_size = phase.sequence_length, phase.batch_size
-        self._config, self._phase_index = config, phase_index
-        self._store, self._tokenizer = store, tokenizer
-        self._patterns = config.masking.static_patterns
-        self._epochs, self._lock = {}, threading.Lock()
-        _require_documents(store, config, "train", "add documents")
-        self.num_examples = len(self._epoch(0)[0])
-        if self.num_examples < self.batch_size:
-            raise DataError(
-                f"the train documents give {self.num_examples} examples of "
-                f"{self.sequence_length} tokens, fewer than batch_size={self.batch_size}: "
-                "lower the phase's batch_size or add documents"
-            )
-        self.batches_per_epoch = self.num_examples // self.batch_size
+        self._components = [
+            Epochs(corpus, "train", "add documents", config, stage, number)
+            for number, corpus in enumerate(corpora)
+        ]
+        self._assembler = _Assembler(corpora, tokenizer, config, stage.phase.sequence_length)
+        weights = [c.weight for c in config.mixture.values()] or [1.0]
+        self._mixture = Mixture(
+            weights, lambda block: generator(config, stage.phase_index, block, _MIXTURE)
+        )
+        self._stage = stage
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-        """The batch of `step`, counted from the start of the phase.
+        """The batch of `step`, counted from the start of the stage.
 
         Args:
           rows: the part of the global batch that this process holds.
 
         Returns:
-          int32: `input_ids` ([CLS] A [SEP] B [SEP] and padding), `token_type_ids`,
-          `attention_mask` [B, L]; `next_sentence_labels` (1 = random), `example_ids`,
-          `epochs` [B].
+          int32: `input_ids` ([CLS], then each part of the example and a [SEP], then padding),
+          `token_type_ids`, `attention_mask` [B, L]; `epochs` [B], the passes over the corpus
+          before this one (of a mixture: passes times components plus the component's number);
+          `example_ids` [B] and, for pairs, `next_sentence_labels` [B] (1 = random).
+
+          With `examples.max_per_row` = E > 1, `example_ids` and `next_sentence_labels` are
+          [B, E], -1 and 0 where a row has fewer; `cls_positions` [B, E]; `segment_ids` [B, L] is
+          1 to E, 0 for padding; `position_ids` [B, L] start anew in each example.
 
         Raises:
           DataError: a token id beyond the vocabulary.
         """
-        epoch, step_in_epoch = divmod(step, self.batches_per_epoch)
-        index, order = self._epoch(epoch)
-        places = step_in_epoch * self.batch_size + np.arange(self.batch_size)[rows]
-        batch = _assemble(self._store, self._tokenizer, index, order[places % len(index)],
-                          self.sequence_length)  # fmt: skip
-        return batch | {"epochs": np.full(len(places), self._pattern(epoch), np.int32)}
+        size = self._stage.phase.batch_size
+        numbers = self._stage.first_row + step * size + np.arange(size)[rows]
+        components, numbers = self._mixture.locate(numbers)
+        batch = self._assembler.empty(len(numbers))
+        for component in np.unique(components):
+            source = self._components[component]
+            epochs = numbers // source.num_rows
+            for epoch in np.unique(epochs[components == component]):
+                places = np.flatnonzero((components == component) & (epochs == epoch))
+                examples = source.examples(epoch, numbers[places] % source.num_rows)
+                self._assembler.fill(batch, places, component, source.index(epoch), examples)
+                batch["epochs"][places] = source.pattern(epoch) * len(self._components) + component
+        return batch
 
-    def _pattern(self, epoch):
-        return epoch % self._patterns if self._patterns else epoch
-
-    def _epoch(self, epoch):
-        with self._lock:
-            if epoch not in self._epochs:
-                index = _index(self._store, self._config, self.sequence_length,
-                               self._phase_index, self._pattern(epoch))  # fmt: skip
-                order = _order(self._config, self._phase_index, epoch, len(index))
-                # Threads that read ahead cross into the next epoch while others finish this.
-                kept = sorted(self._epochs)[-1:]
-                self._epochs = {e: self._epochs[e] for e in kept} | {epoch: (index, order)}
-            return self._epochs[epoch]
+    def describe(self) -> str:
+        """How many rows an epoch has and how full they are, for people."""
+        parts = [c.describe() for c in self._components]
+        return "; ".join(parts)
 
 
 class HeldoutBatches:
     """Held-out examples, each once, the same ones in the same order and epoch 0 every time.
 
-    At most `evaluation.num_examples` of them, spread over all documents. Rows that fill the
-    last of the `num_batches` batches repeat an example but have `example_ids` -1: masking gives
-    them no predictions, and what counts sequences must leave them out.
+    At most `evaluation.num_examples` of them, spread over all documents, and over the components
+    of a mixture by weight; the same ones packed or not. Rows that fill the last of the
+    `num_batches` batches repeat a row but have `example_ids` -1: masking gives them no
+    predictions, and what counts sequences must leave them out.
     """
 
-    def __init__(self, store, tokenizer, config: Config, phase: Phase, phase_index: int):
+    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage):
         """As `Batches`, of the held-out split; B is `evaluation.batch_size`.
 
         Raises:
           DataError: no documents, or one where next-sentence prediction needs two.
         """
-        _require_documents(store, config, "held-out", "raise data.heldout_fraction")
-        self.sequence_length, self.batch_size = phase.sequence_length, config.evaluation.batch_size
-        self._store, self._tokenizer = store, tokenizer
-        self._index = _index(store, config, self.sequence_length, phase_index, 0)
-        order = _order(config, phase_index, 0, len(self._index))
-        self._order = order[: config.evaluation.num_examples]
-        self.num_examples = len(self._order)
-        self.num_batches = -(-self.num_examples // self.batch_size)
+        fix = "raise data.heldout_fraction"
+        weights = np.array([c.weight for c in config.mixture.values()] or [1.0])
+        most = np.ceil(weights / weights.sum() * config.evaluation.num_examples).astype(int)
+        self._components = [
+            Epochs(corpus, "held-out", fix, config, stage, number, most=most[number])
+            for number, corpus in enumerate(corpora)
+        ]
+        self._assembler = _Assembler(corpora, tokenizer, config, stage.phase.sequence_length)
+        self.batch_size = config.evaluation.batch_size
+        self.num_examples = sum(c.num_examples for c in self._components)
+        self._ends = np.cumsum([c.num_rows for c in self._components])
+        self.num_batches = -(-int(self._ends[-1]) // self.batch_size)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """Batch number `step` of `num_batches`, in the form of `Batches.batch`."""
-        places = step * self.batch_size + np.arange(self.batch_size)[rows]
-        ids = self._order[np.minimum(places, self.num_examples - 1)]
-        batch = _assemble(self._store, self._tokenizer, self._index, ids, self.sequence_length)
-        batch["example_ids"][places >= self.num_examples] = -1
-        return batch | {"epochs": np.zeros(len(places), np.int32)}
+        numbers = step * self.batch_size + np.arange(self.batch_size)[rows]
+        real = numbers < self._ends[-1]
+        numbers = np.minimum(numbers, self._ends[-1] - 1)
+        components = np.searchsorted(self._ends, numbers, "right")
+        batch = self._assembler.empty(len(numbers))
+        for component in np.unique(components):
+            source = self._components[component]
+            places = np.flatnonzero(components == component)
+            first = self._ends[component] - source.num_rows
+            examples = source.examples(0, numbers[places] - first)
+            self._assembler.fill(batch, places, component, source.index(0), examples)
+        batch["epochs"][:] = components
+        batch["example_ids"][~real] = -1
+        return batch
 
 
 def iterate(
@@ -141,84 +143,87 @@ def iterate(
     return iterator
 
 
-def _require_documents(store, config, split, fix):
-    count = len(store.documents) - 1
-    needed = 2 if config.objective.nsp else 1
-    if count < needed:
-        why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
-        raise DataError(
-            f"the {split} split has {count} document{'s' * (count != 1)} where {needed} "
-            f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
-        )
+class _Assembler:
+    """Writes examples into the rows of a batch."""
 
+    def __init__(self, corpora, tokenizer, config, sequence_length):
+        self._corpora, self._tokenizer = corpora, tokenizer
+        self._length, self._slots = sequence_length, config.examples.max_per_row
+        self._is_pair = config.examples.has_next_sentence
 
-def _rng(config, phase_index, epoch, purpose):
-    seeds = np.random.SeedSequence((config.seed, phase_index, epoch, purpose))
-    return np.random.Generator(np.random.Philox(seeds))
+    def empty(self, size: int) -> dict[str, np.ndarray]:
+        """A batch of `size` rows, to be filled."""
+        packed = self._slots > 1
+        slots = (size, self._slots) if packed else (size,)
+        shapes = dict.fromkeys(("input_ids", "token_type_ids", "attention_mask"),
+                               (size, self._length))  # fmt: skip
+        shapes |= {"example_ids": slots, "epochs": (size,)}
+        if self._is_pair:
+            shapes["next_sentence_labels"] = slots
+        if packed:
+            shapes |= {"segment_ids": (size, self._length), "position_ids": (size, self._length)}
+            shapes["cls_positions"] = slots
+        return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
 
-
-def _index(store, config, sequence_length, phase_index, epoch):
-    return examples.build_index(
-        store,
-        sequence_length=sequence_length,
-        short_seq_prob=config.examples.short_seq_prob,
-        rng=_rng(config, phase_index, epoch, _PAIRS),
-    )
-
-
-def _order(config, phase_index, epoch, count):
-    """A permutation of the example ids, 4 bytes each."""
-    order = np.arange(count, dtype=np.int32)
-    _rng(config, phase_index, epoch, _ORDER).shuffle(order)
-    return order
-
-
-def _assemble(store, tokenizer, index, ids, sequence_length):
-    """The rows of the examples `ids` [B] of `index`: all of a batch but `epochs`."""
-    shape = len(ids), sequence_length
-    input_ids, token_type_ids, attention_mask = (np.empty(shape, np.int32) for _ in range(3))
-    largest = _fill(
-        np.asarray(store.tokens),
-        index.a_start[ids], index.a_length[ids], index.b_start[ids], index.b_length[ids],
-        tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
-        input_ids, token_type_ids, attention_mask,
-    )  # fmt: skip
-    if largest >= tokenizer.vocab_size:  # a device would clamp it in silence
-        raise DataError(
-            f"the store has token id {largest}, but the vocabulary has {tokenizer.vocab_size} "
-            "tokens: the store is damaged or another tokenizer made it; run `bertjax prepare` again"
-        )
-    return {
-        "input_ids": input_ids,
-        "token_type_ids": token_type_ids,
-        "attention_mask": attention_mask,
-        "next_sentence_labels": index.is_random[ids].astype(np.int32),
-        "example_ids": ids.astype(np.int32),
-    }
+    def fill(self, batch, places, component, index, examples):
+        """Writes the rows `places` [n]: the `examples` [n, E] (-1: none) of `index`."""
+        store, tokenizer = self._corpora[component], self._tokenizer
+        unused = np.empty((0, 0), np.int32)
+        largest = _fill(
+            np.asarray(store.tokens), index.part_start, index.part_length, index.first_part,
+            examples, places, self._is_pair,
+            tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
+            batch["input_ids"], batch["token_type_ids"], batch["attention_mask"],
+            batch.get("segment_ids", unused), batch.get("position_ids", unused),
+            batch.get("cls_positions", unused),
+        )  # fmt: skip
+        if largest >= tokenizer.vocab_size:  # a device would clamp it in silence
+            raise DataError(
+                f"the store has token id {largest}, but the vocabulary has {tokenizer.vocab_size} "
+                "tokens: the store is damaged or another tokenizer made it; run `bertjax prepare` "
+                "again"
+            )
+        slots = batch["example_ids"][0].shape
+        batch["example_ids"][places] = examples.reshape(-1, *slots)
+        if self._is_pair:
+            labels = index.is_random[examples] & (examples >= 0)
+            batch["next_sentence_labels"][places] = labels.reshape(-1, *slots)
 
 
 @numba.njit(cache=True, nogil=True)
 def _fill(
-    tokens, a_start, a_length, b_start, b_length, cls_id, sep_id, pad_id,
-    input_ids, token_type_ids, attention_mask,
+    tokens, part_start, part_length, first_part, examples, places, is_pair,
+    cls_id, sep_id, pad_id, input_ids, token_type_ids, attention_mask,
+    segment_ids, position_ids, cls_positions,
 ):  # fmt: skip
-    """Writes every element of the last three, and returns the largest token id read."""
-    largest = 0
-    for row in range(len(a_start)):
-        a, b = a_start[row], b_start[row]
-        first_sep = 1 + a_length[row]
-        last_sep = first_sep + 1 + b_length[row]
-        ids = input_ids[row]
-        ids[0], ids[first_sep], ids[last_sep] = cls_id, sep_id, sep_id
-        ids[last_sep + 1 :] = pad_id
-        for i in range(1, first_sep):
-            token = tokens[a + i - 1]
-            ids[i], largest = token, max(largest, token)
-        for i in range(first_sep + 1, last_sep):
-            token = tokens[b + i - first_sep - 1]
-            ids[i], largest = token, max(largest, token)
-        token_type_ids[row] = 0
-        token_type_ids[row, first_sep + 1 : last_sep + 1] = 1
-        attention_mask[row, : last_sep + 1] = 1
-        attention_mask[row, last_sep + 1 :] = 0
+    """Writes every element of these rows, and returns the largest token id read."""
+    largest, packed = 0, len(segment_ids) > 0
+    for n in range(len(places)):
+        row, at = places[n], 0
+        ids, types = input_ids[row], token_type_ids[row]
+        types[:] = 0
+        for slot in range(examples.shape[1]):
+            example, begin = examples[n, slot], at
+            if example >= 0:
+                ids[at] = cls_id
+                at += 1
+                for k in range(first_part[example], first_part[example + 1]):
+                    start, length = part_start[k], part_length[k]
+                    for i in range(length):
+                        token = tokens[start + i]
+                        ids[at + i], largest = token, max(largest, token)
+                    ids[at + length] = sep_id
+                    if is_pair and k > first_part[example]:
+                        types[at : at + length + 1] = 1
+                    at += length + 1
+            if packed:
+                cls_positions[row, slot] = begin if example >= 0 else 0
+                segment_ids[row, begin:at] = slot + 1
+                position_ids[row, begin:at] = np.arange(at - begin)
+        ids[at:] = pad_id
+        attention_mask[row, :at] = 1
+        attention_mask[row, at:] = 0
+        if packed:
+            segment_ids[row, at:] = 0
+            position_ids[row, at:] = 0
     return largest

@@ -22,6 +22,7 @@ from bertjax.errors import BertjaxError
 
 ENCODED_AT_ONCE = 1 << 17  # characters, so that what the tokenizer returns stays small
 IN_FLIGHT = 3  # chunks handed out per worker
+UNSPACED = ("ja", "zh")  # languages that put no space between sentences
 
 
 class Tokenised(NamedTuple):
@@ -86,7 +87,11 @@ def _tokenise_here(chunk):
 
 
 def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenised:
-    """Documents of a chunk to token ids; a document or sentence without tokens is left out."""
+    """Documents of a chunk to token ids; a document or sentence without tokens is left out.
+
+    Where the tokenizer marks spaces, a sentence has the space before it that stood between it and
+    the one before: the ids of a document are those of its sentences in one line.
+    """
     dropped = Counter()
     ids, sentence_lengths, document_lengths, shares = [], [], [], []
     text_bytes = 0
@@ -95,6 +100,8 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
         sentences = paragraphs(text, record.form)
         if record.form != "sentences":
             sentences = [s for p in sentences for s in segment(p, data.language)]
+        if encoder.marks_spaces and data.language not in UNSPACED:
+            sentences = sentences[:1] + [" " + s for s in sentences[1:]]
         lengths = _encode(sentences, encoder, ids)
         if not lengths.any():
             dropped["empty document"] += 1

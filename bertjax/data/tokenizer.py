@@ -5,7 +5,6 @@ in a corpus becomes pieces, never the special token.
 """
 
 import unicodedata
-from array import array
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -18,12 +17,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from bertjax.data import byte_bpe, vocabulary
 from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
-from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.data.tokenizer_base import Tokenizer, WordMemory
 from bertjax.errors import DataError
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SENTENCEPIECE_SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
-CACHED_WORDS = 1 << 18  # about 60 MB in each process
 _WORD_START = "▁"
 
 
@@ -60,24 +58,11 @@ class WordPiece(Tokenizer):
         super().__init__(backend.to_str(pretty=True).encode(), vocab, WORDPIECE_SPECIALS, name)
         backend.encode_special_tokens = True
         self._backend = backend
-        self._bytes_of_word: dict[str, bytes] = {}
+        self._memory = WordMemory(backend, self.vocab_size)
 
     def encode_flat(self, texts):
-        # Nothing that BERT's normaliser, splitter or WordPiece does looks across a space, so the
-        # ids of a text are those of its space-separated words, and most words were seen before.
-        known, dtype = self._bytes_of_word, token_dtype(self.vocab_size)
-        words = [text.split(" ") for text in texts]
-        new = list(set(chain.from_iterable(words)).difference(known))
-        encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
-        known.update(
-            (w, array(dtype.char, e.ids).tobytes()) for w, e in zip(new, encoded, strict=True)
-        )
-        parts = [b"".join([known[word] for word in line]) for line in words]
-        if len(known) > CACHED_WORDS:  # frequent words came early: forget the new ones
-            for word in new:
-                del known[word]
-        lengths = np.fromiter(map(len, parts), np.int64, len(parts)) // dtype.itemsize
-        return np.frombuffer(b"".join(parts), dtype), lengths
+        # Nothing that BERT's normaliser, splitter or WordPiece does looks across a space.
+        return self._memory.encode_flat([text.split(" ") for text in texts])
 
     def decode(self, ids):
         return self._backend.decode(list(ids), skip_special_tokens=False)

@@ -1,12 +1,19 @@
 """What every tokenizer is: text to ids and back, and the file it is kept in."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 
+from bertjax.data.store import token_dtype
 from bertjax.errors import DataError
+
+REMEMBERED_WORDS = 1 << 18  # about 60 MB in each process
+LONGEST_REMEMBERED = 64  # characters; a language without spaces makes words of whole sentences
 
 
 class Tokenizer:
@@ -17,10 +24,12 @@ class Tokenizer:
       vocab_size: number of ids.
       pad_id, unk_id, cls_id, sep_id, mask_id: the special ids; special_ids holds them sorted.
       sha256: hash of the file that `save` writes.
+      marks_spaces: a space is part of the word after it, so that "word" and " word" differ.
     """
 
     kind: str
     file_name: str
+    marks_spaces = False
 
     def __init__(self, contents: bytes, pieces: list[str], specials: tuple, name: str):
         self._contents = contents
@@ -81,3 +90,33 @@ class Tokenizer:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._contents)
         return path
+
+
+class WordMemory:
+    """Encodes texts that are cut into words, and remembers the ids of words: most recur.
+
+    Only for a tokenizer that never looks from one of these words into the next.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int):
+        self._backend = backend
+        self._dtype = token_dtype(vocab_size)
+        self._bytes_of_word: dict[str, bytes] = {}
+
+    def __len__(self):
+        return len(self._bytes_of_word)
+
+    def encode_flat(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """As `Tokenizer.encode_flat`, of the words of each text."""
+        known, dtype = self._bytes_of_word, self._dtype
+        new = list(set(chain.from_iterable(texts)).difference(known))
+        encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
+        known.update(
+            (w, array(dtype.char, e.ids).tobytes()) for w, e in zip(new, encoded, strict=True)
+        )
+        parts = [b"".join([known[word] for word in words]) for words in texts]
+        for word in new:  # frequent words came early: once full, the new ones are forgotten
+            if len(known) > REMEMBERED_WORDS or len(word) > LONGEST_REMEMBERED:
+                del known[word]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts)) // dtype.itemsize
+        return np.frombuffer(b"".join(parts), dtype), lengths

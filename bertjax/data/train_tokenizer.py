@@ -1,14 +1,16 @@
-"""Learns a WordPiece or SentencePiece vocabulary from a corpus."""
+"""Learns a WordPiece, SentencePiece or byte-level BPE vocabulary from a corpus."""
 
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import sentencepiece
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from bertjax.config import Tokenizer as TokenizerConfig
+from bertjax.data import byte_bpe
 from bertjax.data.documents import cut, one_line
 from bertjax.data.tokenizer import WORDPIECE_SPECIALS, SentencePiece, Tokenizer, WordPiece
 from bertjax.errors import DataError, UsageError
@@ -23,20 +25,17 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Learns a vocabulary of at most `config.vocab_size` pieces.
 
     The result depends on the texts alone: the same in every run, on any number of cores.
+    Byte-level BPE keeps case and accents, whatever `config.lowercase` says.
 
     Raises:
-      DataError: the texts hold no words, or too few for this vocabulary size.
-      UsageError: a kind of tokenizer that cannot be trained here.
+      DataError: the texts hold no words, or SentencePiece finds too few.
+      UsageError: a vocabulary too small for the bytes that byte-level BPE begins with.
     """
     if config.kind == "sentencepiece":
         return _train_sentencepiece(config, texts)
-    if config.kind == "wordpiece":
-        return _train_wordpiece(config, texts)
-    raise UsageError(
-        f"config.tokenizer.kind={config.kind}: no such tokenizer is trained here yet; set "
-        "config.tokenizer.path to an encoder.json (beside vocab.bpe and dict.txt), a vocab.json "
-        "(beside merges.txt) or a tokenizer.json"
-    )
+    if config.kind == "byte_bpe":
+        return _train_byte_bpe(config, texts)
+    return _train_wordpiece(config, texts)
 
 
 def _train_wordpiece(config, texts):
@@ -47,7 +46,8 @@ def _train_wordpiece(config, texts):
     if it were special, fixes the numbers.
     """
     normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
-    pieces = _count_pieces(texts, normalizer, pre_tokenizers.BertPreTokenizer())
+    words = _count_words(texts, str.split)
+    pieces = _count_pieces(words, normalizer, pre_tokenizers.BertPreTokenizer())
     characters = Counter()
     for piece, count in pieces.items():
         for character in piece:
@@ -69,14 +69,58 @@ def _train_wordpiece(config, texts):
     return WordPiece(sorted(vocab, key=vocab.get), config.lowercase, "trained vocabulary")
 
 
-def _count_pieces(texts, normalizer, splitter) -> Counter:
-    """How often each piece between spaces and punctuation occurs, in bounded memory."""
+def _train_byte_bpe(config, texts):
+    """Counts the pieces of GPT-2's pattern here and leaves the merges to `tokenizers`.
+
+    The pair of neighbours that occurs most often is merged next; of equals, the one whose left
+    piece, then right piece, has the lower id (the bytes come first, in the order of their
+    characters). Overlapping pairs all count: "aaa" holds two. Nothing here hangs on the order of
+    a hash table, unlike in WordPiece. Ids: <s>, <pad>, </s>, <unk>, the pieces, <mask> (RoBERTa's);
+    none of the specials can be learned as a piece, because the pattern cuts words from punctuation.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = len(byte_bpe.SPECIALS)
+    if config.vocab_size < specials + len(alphabet):
+        raise UsageError(
+            f"config.tokenizer.vocab_size={config.vocab_size}: byte-level BPE begins with "
+            f"{specials} special tokens and {len(alphabet)} bytes; set it to at least "
+            f"{specials + len(alphabet)}"
+        )
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = Counter()
+    for word, count in _count_words(texts, byte_bpe.words).items():
+        for piece, _ in splitter.pre_tokenize_str(word):
+            pieces[piece] += count
+    if not pieces:
+        raise DataError("no words to train a tokenizer on")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size - specials, min_frequency=2,
+        initial_alphabet=alphabet, show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(_repeat(pieces), trainer)
+    model = json.loads(backend.to_str())["model"]
+    learned = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [(left, right) for left, right in model["merges"]]
+    return byte_bpe.ByteBPE(
+        ["<s>", "<pad>", "</s>", "<unk>", *learned, "<mask>"], merges, name="trained vocabulary"
+    )
+
+
+def _count_words(texts, split: Callable[[str], list[str]]) -> Counter:
+    """How often each word occurs, in bounded memory."""
     words = Counter()
     for text in texts:
-        words.update(text.split())
+        words.update(split(text))
         if len(words) > COUNTED_WORDS:
             rare = sorted(words.values())[len(words) // 2]
             words = Counter({word: count for word, count in words.items() if count > rare})
+    return words
+
+
+def _count_pieces(words: Counter, normalizer, splitter) -> Counter:
+    """How often each piece between spaces and punctuation occurs."""
     by_count = {}
     for word, count in words.items():
         by_count.setdefault(count, []).append(word)

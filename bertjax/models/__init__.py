@@ -70,7 +70,9 @@ def apply(
       params: as from `init`.
       batch: `input_ids`, `attention_mask` and, for a model with token types, `token_type_ids`,
         each `[B, L]`; `position_ids [B, L]` where positions are not 0, 1, 2...; with
-        `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only.
+        `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only. In packed
+        rows `segment_ids [B, L]` says which tokens see each other and `cls_positions [B, E]`
+        where the E examples of a row begin.
       dropout_key: None runs without dropout.
       constrain: `(name, array) -> array`, applied to the hidden states between blocks and to
         the embedding tables before use: placement's only foothold (see `sharding.constrain`).
@@ -80,6 +82,7 @@ def apply(
       `pooled [B, D]`, `next_sentence_logits [B, 2]`, `classification_logits [B, num_labels]`
       (`[B, 1]` for multiple choice, a choice a row), `span_logits [B, L, 2]` (start, end);
       logits in float32.
+      With `cls_positions`, what has one row for an example has `[B, E, ...]`.
     """
     embed_key, block_key, head_key = (
         (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
@@ -88,10 +91,7 @@ def apply(
     embeddings = _bind(config, params, "embeddings")
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, constrain)
     hidden_BLD = constrain("hidden", hidden_BLD)
-    mask_BLM = jnp.broadcast_to(
-        batch["attention_mask"][:, None, :].astype(bool),
-        (*batch["input_ids"].shape, hidden_BLD.shape[1]),
-    )
+    mask_BLM = _attention_mask(batch)
 
     def apply_block(block_params, hidden_BLD, mask_BLM, key):
         return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, mask_BLM, key)
@@ -104,7 +104,10 @@ def apply(
             hidden_BLD, batch["masked_lm_positions"], word_embedding_VD
         )
     if config.has_pooler:
-        outputs["pooled"] = _bind(config, params, "pooler")(hidden_BLD)
+        first_BD = hidden_BLD[:, 0]
+        if "cls_positions" in batch:
+            first_BD = jnp.take_along_axis(hidden_BLD, batch["cls_positions"][..., None], axis=1)
+        outputs["pooled"] = _bind(config, params, "pooler")(first_BD)
     if config.head == "pretraining":
         outputs["next_sentence_logits"] = _bind(config, params, "next_sentence")(outputs["pooled"])
     if "classifier" in params:
@@ -113,6 +116,19 @@ def apply(
     if "span" in params:
         outputs["span_logits"] = _bind(config, params, "span")(hidden_BLD)
     return outputs
+
+
+def _attention_mask(batch):
+    """`[B, L, M]`, True where a token may look.
+
+    The padding of a packed row sees itself: a token that sees nothing would be a NaN to kernels
+    that subtract the largest score.
+    """
+    if "segment_ids" in batch:
+        return batch["segment_ids"][:, :, None] == batch["segment_ids"][:, None, :]
+    length = batch["input_ids"].shape[1]
+    mask_BLM = batch["attention_mask"][:, None, :].astype(bool)
+    return jnp.broadcast_to(mask_BLM, (len(mask_BLM), length, length))
 
 
 def abstract_params(config: config_lib.Model) -> dict:

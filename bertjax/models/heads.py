@@ -12,7 +12,7 @@ from bertjax.models import encoder
 
 
 class Pooler(nnx.Module):
-    """Dense and activation over the first token's hidden state: `[B, L, D]` -> `[B, D]`.
+    """Dense and activation over the first token's hidden state: `[..., D]` -> `[..., D]`.
 
     BERT's pooler; the first layer of RoBERTa's classification head (tanh) and of DistilBERT's
     (`pre_classifier`, relu).
@@ -22,8 +22,8 @@ class Pooler(nnx.Module):
         self.activation = jnp.tanh if config.pooler_act == "tanh" else jax.nn.relu
         self.dense = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
 
-    def __call__(self, hidden_BLD):
-        return self.activation(self.dense(hidden_BLD[:, 0]))
+    def __call__(self, first_BD):
+        return self.activation(self.dense(first_BD))
 
 
 class NextSentence(nnx.Module):

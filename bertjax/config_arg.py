@@ -1,0 +1,42 @@
+"""The argument of a config file: what stands after the colon of `--config=FILE:arg`."""
+
+import types
+
+from bertjax.errors import UsageError
+
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
+    """The values of a config file's argument, for its `get_config(arg=None)`.
+
+    `"builder=doc_sentences,nsp=False"` sets two; the name of a bool alone sets it. A value has
+    the type of its default, which must be a bool, int, float or str.
+
+        arg = config_lib.parse_arg(arg, builder="full_sentences", nsp=True, steps=3000)
+        config.examples.builder = arg.builder
+
+    Raises:
+      UsageError: a name without a default, one that is given twice, or a value of another type.
+    """
+    values = {}
+    for item in arg.split(",") if arg else ():
+        name, equals, text = item.partition("=")
+        if name not in defaults:
+            known = ", ".join(f"{k}={v}" for k, v in defaults.items())
+            raise UsageError(f"--config=FILE:{arg}: no {name!r} here; known: {known}")
+        if name in values:
+            raise UsageError(f"--config=FILE:{arg}: {name} is given twice")
+        kind = type(defaults[name])
+        try:
+            values[name] = _read(kind, text if equals or kind is not bool else "true")
+        except (KeyError, ValueError):
+            raise UsageError(f"--config=FILE:{arg}: {item}: expected {name}={kind.__name__}, "
+                             f"for example {name}={defaults[name]}") from None  # fmt: skip
+    return types.SimpleNamespace(**defaults | values)
+
+
+def _read(kind, text):
+    if not text:
+        raise ValueError("nothing")
+    return _BOOLS[text.lower()] if kind is bool else kind(text)

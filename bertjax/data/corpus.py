@@ -1,0 +1,114 @@
+"""What is read into one store: the corpus of `config.data`, or of one component of a mixture."""
+
+import contextlib
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bertjax.config import Config, Data
+from bertjax.data import sources
+from bertjax.data.documents import paragraphs, read_text
+from bertjax.data.tokenise import share
+from bertjax.errors import DataError, UsageError
+
+
+@dataclasses.dataclass
+class Corpus:
+    """One corpus on its way into a store.
+
+    Attributes:
+      name: of the component, "" without a mixture. It is also the folder of its store within
+        W/store, which is W/store itself for "".
+      data: where its text is.
+      proportion: of the rows of a batch, in (0, 1].
+      dropped: counts, by reason, what was left out so far.
+      size: length, in the unit of `sources.Chunk.position`; known once it is open.
+    """
+
+    name: str
+    data: Data
+    proportion: float
+    dropped: Counter = dataclasses.field(default_factory=Counter)
+    size: int = 0
+
+    def __str__(self):
+        data = self.data
+        names = {"files": f"config.data.files={data.files!r}", "tfds": f"TFDS {data.tfds_name}"}
+        return names.get(data.source, f"config.data.source={data.source}")
+
+    @property
+    def reasons(self) -> str:
+        """`dropped` in words."""
+        return "; ".join(f"{n:,} x {reason}" for reason, n in sorted(self.dropped.items()))
+
+    @contextlib.contextmanager
+    def blamed(self):
+        """Errors within say which component of the mixture they are about."""
+        try:
+            yield
+        except (DataError, UsageError) as error:
+            if not self.name:
+                raise
+            place = f"config.mixture.{self.name}"
+            named = str(error).replace("config.data.", f"{place}.data.")
+            raise type(error)(named if place in named else f"{place}: {named}") from None
+
+    def open(self):
+        """Finds the text: the cheap part, before anything is read.
+
+        Raises:
+          UsageError, DataError: as `sources.chunks`, where it is not there.
+        """
+        with self.blamed():
+            self.size = sources.size(self.data)
+
+    def training_texts(self, most_bytes: float, console) -> Iterator[str]:
+        """Paragraphs of documents that are not held out, thinned to about `most_bytes` in all.
+
+        The same hash that holds documents out decides which of the others stay.
+        """
+        low = self.data.heldout_fraction
+        wanted = most_bytes / max(sources.estimate_bytes(self.data), 1)
+        high = low + (1 - low) * min(wanted, 1.0)
+        first = True
+        with contextlib.closing(sources.chunks(self.data, Counter())) as chunks:
+            for chunk in self.watched(chunks, "read for vocabulary", console):
+                for record in chunk.records:
+                    text = read_text(record, self.data.text_field)
+                    if first or low <= share(text) < high:
+                        found = paragraphs(text, record.form)
+                        first = first and not found
+                        yield from found
+
+    def watched(self, items, title: str, console):
+        """Passes chunks or results on and shows how far they reach, their rate, the time left."""
+        columns = (
+            TextColumn("{task.description:20}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]:.1f} MB/s"),
+            TimeRemainingColumn(),
+        )
+        done, started = 0, time.monotonic()
+        with Progress(*columns, console=console) as bar:
+            title = f"{self.name}: {title}" if self.name else title
+            task = bar.add_task(title, total=self.size, rate=0.0)
+            for item in items:
+                done += item.text_bytes
+                rate = done / (time.monotonic() - started) / 1e6
+                bar.update(task, completed=item.position, rate=rate)
+                yield item
+
+
+def of(config: Config) -> list[Corpus]:
+    """The corpora that a config reads: one, or its mixture's components in order of name."""
+    if not config.mixture:
+        return [Corpus("", config.data, 1.0)]
+    total = sum(component.weight for component in config.mixture.values())
+    return [
+        Corpus(name, component.data, component.weight / total)
+        for name, component in config.mixture.items()
+    ]

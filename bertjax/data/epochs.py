@@ -1,0 +1,142 @@
+"""One corpus, epoch after epoch: the examples of each and the rows that they are read in."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.config import Config
+from bertjax.data import masking, packing
+from bertjax.data.examples import Index, build_index
+from bertjax.errors import DataError
+from bertjax.stages import Stage
+
+_EXAMPLES, _ORDER = range(2)  # what a generator is for
+
+
+class _Epoch(NamedTuple):
+    index: Index
+    members: np.ndarray  # [n] int32, example ids in the order of the rows
+    first: np.ndarray | None  # [R + 1]: row r has members[first[r] : first[r + 1]]; None: one each
+
+    @property
+    def num_rows(self):
+        return len(self.members) if self.first is None else len(self.first) - 1
+
+
+class Epochs:
+    """The rows of one component in every epoch of a phase.
+
+    Epochs are built when first needed and the two latest are kept: 33 bytes a pair (index and
+    order) each. Safe to use from several threads. The nominal length of an epoch is that of
+    epoch 0: the draws of another may give a few more rows, of which the last in its order are
+    left out, or a few fewer, and then its first ones come twice. (A share of some
+    1 / sqrt(examples) either way.)
+
+    With `masking.static_patterns=k`, epoch e has the examples of epoch e % k and says so in
+    `pattern`, so their masks repeat as well; only the order is new.
+
+    Attributes:
+      num_rows: rows R of an epoch.
+      num_examples: examples in epoch 0.
+    """
+
+    def __init__(
+        self, store, split: str, fix: str, config: Config, stage: Stage, component: int, most=None
+    ):
+        """Builds epoch 0.
+
+        Args:
+          store: `tokens`, `sentences`, `documents`.
+          split, fix: what it is and what to do when it is too small, for the error.
+          component: its number in the mixture; each draws its own examples.
+          most: take no more examples than this (of epoch 0's order).
+
+        Raises:
+          DataError: no documents, or one where next-sentence prediction needs two.
+        """
+        self._store, self._config, self._stage = store, config, stage
+        self._component, self._most = component, most
+        self._patterns = config.masking.static_patterns
+        self._epochs, self._lock = {}, threading.Lock()
+        _require_documents(store, config, split, fix)
+        first = self._epoch(0)
+        self.num_rows, self.num_examples = first.num_rows, len(first.members)
+
+    def pattern(self, epoch: int) -> int:
+        """The epoch whose examples and masks this one repeats."""
+        return epoch % self._patterns if self._patterns else epoch
+
+    def index(self, epoch: int) -> Index:
+        """The examples of an epoch."""
+        return self._epoch(epoch).index
+
+    def examples(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Ids of the examples in `rows` [n] of an epoch: [n, E] int32, -1 where there are fewer."""
+        _, members, first = built = self._epoch(epoch)
+        rows = rows % built.num_rows
+        if first is None:
+            return members[rows][:, None]
+        slots = first[rows][:, None] + np.arange(self._config.examples.max_per_row)
+        ids = members[np.minimum(slots, len(members) - 1)]
+        return np.where(slots < first[rows + 1][:, None], ids, np.int32(-1))
+
+    def describe(self) -> str:
+        """What epoch 0 holds and how full its rows are."""
+        epoch, length = self._epoch(0), self._stage.phase.sequence_length
+        tokens = int(epoch.index.lengths()[epoch.members].sum())
+        text = f"{len(epoch.members):,} examples an epoch, "
+        if epoch.first is not None:
+            per_row = len(epoch.members) / epoch.num_rows
+            alone = tokens / (len(epoch.members) * length)
+            text += f"{per_row:.2f} packed into a row, {alone:.1%} full alone, "
+        return text + f"rows {tokens / (epoch.num_rows * length):.1%} full"
+
+    def _epoch(self, epoch):
+        with self._lock:
+            if epoch not in self._epochs:
+                built = self._build(epoch)
+                # Threads that read ahead cross into the next epoch while others finish this.
+                kept = sorted(self._epochs)[-1:]
+                self._epochs = {e: self._epochs[e] for e in kept} | {epoch: built}
+            return self._epochs[epoch]
+
+    def _build(self, epoch):
+        config, phase, numbers = self._config, self._stage.phase, (self._stage.phase_index, epoch)
+        rng = generator(config, numbers[0], self.pattern(epoch), _EXAMPLES, self._component)
+        index = build_index(
+            self._store, config.examples, sequence_length=phase.sequence_length, rng=rng
+        )
+        order = np.arange(len(index), dtype=np.int32)
+        generator(config, *numbers, _ORDER, self._component).shuffle(order)
+        order = order[: self._most]
+        if config.examples.max_per_row == 1:
+            return _Epoch(index, order, None)
+        lengths, predictions = index.lengths()[order], phase.max_predictions_per_seq
+        most = masking.largest_counts(phase.sequence_length, config.masking, predictions)
+        members, first = packing.pack(
+            order,
+            lengths,
+            most[lengths],
+            sequence_length=phase.sequence_length,
+            max_predictions=predictions,
+            max_per_row=config.examples.max_per_row,
+        )
+        return _Epoch(index, members, first)
+
+
+def generator(config: Config, *numbers: int) -> np.random.Generator:
+    """Host randomness: a function of the seed and what it is for."""
+    seeds = np.random.SeedSequence((config.seed, *numbers))
+    return np.random.Generator(np.random.Philox(seeds))
+
+
+def _require_documents(store, config, split, fix):
+    count = len(store.documents) - 1
+    needed = 2 if config.objective.nsp else 1
+    if count < needed:
+        why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
+        raise DataError(
+            f"the {split} split has {count} document{'s' * (count != 1)} where {needed} "
+            f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
+        )

@@ -1,0 +1,46 @@
+"""Corpora read together: which one a row is of, as a function of the row's number."""
+
+import numpy as np
+
+BLOCK = 10_000  # rows that hold the exact shares
+
+
+class Mixture:
+    """Every `BLOCK` rows hold each component's share of them, in an order of their own draw.
+
+    The component of a row, and how many rows of that component come before it, are found from
+    the row's number alone. Shares are exact to 1 / `BLOCK` (largest remainders).
+    """
+
+    def __init__(self, weights: list[float], rng_of_block):
+        """Args:
+        weights: of the components, positive; only their ratios count.
+        rng_of_block: `block number -> np.random.Generator`.
+        """
+        self.counts = _shares(weights)  # [C], rows of each component in a block
+        self._rng_of_block = rng_of_block
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of row numbers [n]: the component [n], and the number within that component [n]."""
+        if len(self.counts) == 1:
+            return np.zeros(len(rows), np.int64), rows
+        components, numbers = np.empty_like(rows), np.empty_like(rows)
+        for block in np.unique(rows // BLOCK):
+            chosen = rows // BLOCK == block
+            labels = np.repeat(np.arange(len(self.counts)), self.counts)
+            self._rng_of_block(int(block)).shuffle(labels)
+            before = np.empty(BLOCK, np.int64)  # rows of the same component earlier in the block
+            for component, count in enumerate(self.counts):
+                before[labels == component] = np.arange(count)
+            places = rows[chosen] % BLOCK
+            components[chosen] = labels[places]
+            numbers[chosen] = block * self.counts[labels[places]] + before[places]
+        return components, numbers
+
+
+def _shares(weights):
+    exact = np.array(weights, np.float64) / sum(weights) * BLOCK
+    counts = exact.astype(np.int64)
+    left_over = BLOCK - counts.sum()
+    counts[np.argsort(counts - exact, kind="stable")[:left_over]] += 1
+    return counts

@@ -1,0 +1,123 @@
+"""The next-sentence formats: pairs of segments (BERT) and pairs of sentences, compiled.
+
+The rules of segments are those of google-research/bert, `create_pretraining_data.py`. They are
+sequential, and are compiled rather than vectorised. Both write `starts`, `lengths` [N, 2] (A, B)
+and `is_random` [N], and return N.
+"""
+
+import numba
+
+SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
+
+
+@numba.njit(cache=True, nogil=True)
+def segments(
+    sentence_ends, documents, sequence_length, short_seq_prob, rng, starts, lengths, is_random
+):
+    """Pairs of segments; the rules, in the order in which `rng` is used:
+
+    1. A document's target length is `sequence_length - 3`, or with `short_seq_prob` uniform in
+       [2, `sequence_length - 3`].
+    2. Sentences are gathered until they reach the target or the document ends; A is the first
+       k of them, k uniform, and at least one sentence is left for B where there are two.
+    3. B is what is left, or, with probability one half and whenever nothing is left, it starts
+       at a uniform sentence of another uniform document and takes sentences until A and B
+       reach the target or that document ends. What was left then opens the next example.
+    4. A pair that is too long loses tokens one by one from the longer side (from B when equal),
+       each from the front or the back with probability one half.
+
+    The reference draws another document by up to ten attempts, and after ten failures takes the
+    same one; here it is always another, which is the same law but for a chance of
+    `num_documents ** -10`. With a single document no pair is random, and where nothing is left
+    for B, B is empty.
+    """
+    count, most = 0, sequence_length - SPECIAL_TOKENS
+    for document in range(len(documents) - 1):
+        target = most
+        if rng.random() < short_seq_prob:
+            target = rng.integers(2, most + 1)
+        first, end = documents[document], documents[document + 1]
+        while first < end:
+            last = _gather(sentence_ends, first, end, target)
+            split = first + 1
+            if last - first > 1:
+                split += rng.integers(0, last - first - 1)
+            a, a_end = sentence_ends[first], sentence_ends[split]
+            random = len(documents) > 2 and (last - first == 1 or rng.random() < 0.5)
+            if random:
+                sentence, other_end = _random_sentence(documents, document, rng)
+                stop = _gather(sentence_ends, sentence, other_end, target - (a_end - a))
+                b, b_end = sentence_ends[sentence], sentence_ends[stop]
+                first = split
+            else:
+                b, b_end = a_end, sentence_ends[last]
+                first = last
+            _write(a, a_end, b, b_end, most, rng, starts[count], lengths[count])
+            is_random[count] = random
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def sentences(sentence_ends, documents, sequence_length, rng, starts, lengths, is_random):
+    """Pairs of single sentences (SENTENCE-PAIR+NSP), in the order of the documents.
+
+    A is the next sentence. B is the one after it, or, with probability one half and whenever the
+    document ends with A, a uniform sentence of another uniform document; the one after A then
+    is the next A. A pair that is too long is cut as segments are.
+    """
+    count, most = 0, sequence_length - SPECIAL_TOKENS
+    for document in range(len(documents) - 1):
+        first, end = documents[document], documents[document + 1]
+        while first < end:
+            random = len(documents) > 2 and (first + 1 == end or rng.random() < 0.5)
+            second = first + 1
+            if random:
+                second, _ = _random_sentence(documents, document, rng)
+            a, a_end = sentence_ends[first], sentence_ends[first + 1]
+            b = sentence_ends[second]
+            b_end = sentence_ends[second + 1] if random or second < end else b
+            first += 1 if random else 2
+            _write(a, a_end, b, b_end, most, rng, starts[count], lengths[count])
+            is_random[count] = random
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(sentence_ends, first, end, target):
+    """The sentence after the last one taken: at least one, then more until `target` tokens."""
+    last = first + 1
+    while last < end and sentence_ends[last] - sentence_ends[first] < target:
+        last += 1
+    return last
+
+
+@numba.njit(cache=True, nogil=True)
+def _random_sentence(documents, document, rng):
+    """A uniform sentence of another uniform document, and that document's end."""
+    other = rng.integers(0, len(documents) - 2)
+    other += other >= document
+    return rng.integers(documents[other], documents[other + 1]), documents[other + 1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _write(a, a_end, b, b_end, most, rng, starts, lengths):
+    starts[0], lengths[0], starts[1], lengths[1] = truncate(a, a_end - a, b, b_end - b, most, rng)
+
+
+@numba.njit(cache=True, nogil=True)
+def truncate(a, a_tokens, b, b_tokens, most, rng):
+    """Rule 4 in closed form: how many tokens each side loses does not depend on the draws.
+
+    The longer side shrinks to the other's length, then both shrink in turn, B first. So the
+    shorter side stays whole if it takes no more than half, and else A keeps the larger half.
+    Only how many of a side's tokens go from the front is random.
+    """
+    if a_tokens + b_tokens <= most:
+        return a, a_tokens, b, b_tokens
+    a_kept = min(a_tokens, max(most - b_tokens, most - most // 2))
+    b_kept = most - a_kept
+    a += rng.binomial(a_tokens - a_kept, 0.5)
+    b += rng.binomial(b_tokens - b_kept, 0.5)
+    return a, a_kept, b, b_kept

@@ -1,0 +1,63 @@
+"""The stages of a run: steps that one compiled program runs, in order."""
+
+import dataclasses
+import math
+
+from bertjax.config import Config, Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Steps of a phase with one batch size.
+
+    Attributes:
+      phase_index: place of the phase among those that have steps.
+      phase: the phase, with the batch size of this stage.
+      first_step: steps of the run before this stage; it has `steps` of them.
+      first_row: rows of the phase's examples that its earlier stages read.
+    """
+
+    phase_index: int
+    phase: Phase
+    first_step: int
+    steps: int
+    first_row: int
+
+    @property
+    def end_step(self) -> int:
+        """The step after the last one."""
+        return self.first_step + self.steps
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts of a batch whose gradients are computed one after the other."""
+        size = self.phase.batch_size
+        return size // math.gcd(size, self.phase.micro_batch_size or size)
+
+
+def of(config: Config) -> list[Stage]:
+    """The phases that have steps, in order, cut where a ramp doubles the batch."""
+    stages, step = [], 0
+    for index, phase in enumerate(p for p in config.phases.values() if p.steps):
+        row = 0
+        for steps, batch_size in _sizes(phase):
+            stage = dataclasses.replace(phase, batch_size=batch_size)
+            stages.append(Stage(index, stage, step, steps, row))
+            step, row = step + steps, row + steps * batch_size
+    return stages
+
+
+def at(config: Config, step: int) -> Stage:
+    """The stage that runs `step`; the last one past the end."""
+    return next(stage for stage in reversed(of(config)) if stage.first_step <= step)
+
+
+def _sizes(phase: Phase) -> list[tuple[int, int]]:
+    """`(steps, batch size)` of each stage: a ramp doubles after equal numbers of steps."""
+    if not phase.ramp_from:
+        return [(phase.steps, phase.batch_size)]
+    doublings = (phase.batch_size // phase.ramp_from).bit_length() - 1
+    ends = [phase.ramp_steps * (i + 1) // doublings for i in range(doublings)] + [phase.steps]
+    sizes = [phase.ramp_from << i for i in range(doublings + 1)]
+    spans = zip([0, *ends], ends, sizes, strict=False)
+    return [(end - start, size) for start, end, size in spans if end > start]
