@@ -205,7 +205,7 @@ class Trainer:
         index = stage.phase_index
         if index not in self.evaluations:
             heldout = workdir.open_stores(self.config, self.directory, "heldout")
-            needed = 2 if self.config.examples.has_next_sentence else 1
+            needed = 2 if self.config.objective.nsp else 1
             fewest = min(corpus.num_documents for corpus in heldout)
             if fewest < needed:
                 _say(f"no evaluation: {fewest} held-out documents, {needed} needed; "

@@ -6,13 +6,15 @@ Variants: :builder=segment_pair_nsp | sentence_pair_nsp | full_sentences | doc_s
           :static=10     masks (and examples) of 10 fixed patterns, as BERT's duplicated data;
                          0 is dynamic. It tells only on text that is read more than `static` times.
           :steps=2000    steps in all, a tenth of them warm-up
+          :vocab=8192    pieces of the byte-level BPE; with fewer, a short run learns more than the
+                         frequencies of pieces
           e.g. configs/roberta_small.py:builder=segment_pair_nsp,nsp=False,steps=5000
 Recipe:   RoBERTa's optimizer (betas .9/.98, no clipping) and masks as fairseq draws them, at the
-          rate of a small model. Every step reads about 2,000 tokens in every format: rows are
-          packed, and where whole sentences leave an eighth of them empty there are 18 instead of
-          16 (the paper, too, enlarges the batch of a short format). No token types, so that a model
+          rate of a small model. Every step reads about 1,000 tokens in every format: rows are
+          packed, and where whole sentences leave an eighth of them empty there are 9 instead of
+          8 (the paper, too, enlarges the batch of a short format). No token types, so that a model
           of one format reads the others as well. No dropout: most text is read once.
-Data:     any corpus; the byte-level BPE of 8,192 tokens is trained on it.
+Data:     any corpus; the byte-level BPE is trained on it.
 Command:  bertjax pretrain --config=configs/roberta_small.py:builder=doc_sentences --workdir=W \\
               --config.data.files=corpus.jsonl.gz
           The whole grid: python -m benchmarks.ablation --data=corpus.jsonl.gz --workdir=W
@@ -23,11 +25,13 @@ from bertjax import config as config_lib
 
 
 def get_config(arg=None):
-    arg = config_lib.parse_arg(arg, builder="full_sentences", nsp=True, static=0, steps=2000)
+    arg = config_lib.parse_arg(
+        arg, builder="full_sentences", nsp=True, static=0, steps=2000, vocab=8192
+    )
     has_nsp = arg.nsp and arg.builder.endswith("_nsp")
     config = config_lib.default()
     config.tokenizer.kind = "byte_bpe"
-    config.tokenizer.vocab_size = 8192
+    config.tokenizer.vocab_size = arg.vocab
     config.data.heldout_fraction = 0.03
     config.examples.builder = arg.builder
     config.examples.max_per_row = 16
@@ -53,7 +57,7 @@ def get_config(arg=None):
     config.phases.phase1 = config_lib.phase(
         steps=arg.steps,
         sequence_length=128,
-        batch_size=16 if arg.builder.endswith("_nsp") else 18,
+        batch_size=8 if arg.builder.endswith("_nsp") else 9,
         max_predictions_per_seq=22,
     )
     config.optimizer.name = "adamw"
@@ -62,7 +66,8 @@ def get_config(arg=None):
     config.optimizer.warmup_steps = arg.steps // 10
     config.optimizer.b2 = 0.98
     config.optimizer.clip_norm = 0.0
-    config.evaluation.every_steps = max(arg.steps // 10, 1)
+    config.evaluation.every_steps = max(arg.steps // 5, 1)
+    config.evaluation.num_examples = 256
     config.evaluation.batch_size = 32
     config.checkpoints.every_steps = max(arg.steps // 2, 1)
     return config

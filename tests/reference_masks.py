@@ -2,8 +2,8 @@
 
 The loops follow google-research/bert (`create_masked_lm_predictions`), fairseq
 (`MaskTokensDataset`) and SpanBERT (`PairWithSpanMaskingScheme`), one token at a time. Their
-random numbers are the ones that `masking` documents: the two words of the Threefry block of a
-token's position under the key of (key, epoch, example id).
+random numbers are those of `masking`: Threefry blocks of a token's position (for the length of a
+span 2**31 on) under the key of (key, epoch, example id).
 """
 
 import functools
@@ -134,17 +134,18 @@ def assert_as_alone(packed, alone):
 # ---- the rules, for one example
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _draws(key, epoch, example_id, length):
+@jax.jit
+def _words(key, epoch, example_id, counters):
     key = jax.random.fold_in(jax.random.fold_in(key, epoch), example_id)
-    return jax.random.key_data(jax.vmap(lambda p: jax.random.fold_in(key, p))(np.arange(length)))
+    return jax.random.key_data(jax.vmap(lambda counter: jax.random.fold_in(key, counter))(counters))
 
 
-def draws(batch, row, key=KEY):
-    """`(order, free)` words of each position of an example, as lists of Python integers."""
-    length = batch["input_ids"].shape[1]
-    words = _draws(key, batch["epochs"][row], batch["example_ids"][row], length)
-    return np.asarray(words).T.tolist()
+def draws(batch, row):
+    """`(order, span)` draws of each position of an example, as lists of Python integers."""
+    positions = np.arange(batch["input_ids"].shape[1], dtype=np.uint32)
+    counters = np.concatenate([positions, positions + np.uint32(2**31)])
+    words = _words(KEY, batch["epochs"][row], batch["example_ids"][row], counters)
+    return np.split(np.asarray(words)[:, 0].astype(int), 2)
 
 
 def stretches(ids, count):
@@ -179,7 +180,7 @@ def span_length(uniform, p, most):
     return number
 
 
-def spans(text, order, free, wanted, p=0.2, most=10):
+def spans(text, order, uniform, wanted, p=0.2, most=10):
     """`(positions, span lengths drawn)`: anchors in order, each with the span of its word."""
     place = {
         position: (words, number)
@@ -194,7 +195,7 @@ def spans(text, order, free, wanted, p=0.2, most=10):
         if anchor in chosen:
             continue
         words, number = place[anchor]
-        lengths.append(span_length(free[anchor] / 2**32, p, most))
+        lengths.append(span_length(uniform[anchor], p, most))
         for word in words[number : number + lengths[-1]]:
             for position in word:
                 if len(chosen) < wanted:

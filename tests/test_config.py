@@ -14,11 +14,11 @@ from bertjax.errors import USAGE, UsageError
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def load(name):
+def load(name, *arg):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*arg)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(CONFIGS.glob("*.py"))])
@@ -26,6 +26,21 @@ def test_config_files_are_valid_and_survive_json(name):
     config = config_lib.from_config_dict(load(name))
     again = json.loads(json.dumps(config_lib.to_dict(config)))
     assert config_lib.from_config_dict(again) == config
+
+
+@pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp", "full_sentences",
+                                     "doc_sentences"])  # fmt: skip
+@pytest.mark.parametrize(("nsp", "static"), [(True, 0), (False, 10)])
+def test_ablation_grid(builder, nsp, static):
+    arg = f"builder={builder},nsp={nsp},static={static},steps=50"
+    config = config_lib.from_config_dict(load("roberta_small", arg))
+    has_nsp = nsp and builder in ("segment_pair_nsp", "sentence_pair_nsp")
+    assert (config.examples.builder, config.masking.static_patterns) == (builder, static)
+    assert (config.model.head, config.objective.nsp) == (
+        ("pretraining", 1.0) if has_nsp else ("masked_lm", 0.0)
+    )
+    assert (config.num_steps, config.optimizer.warmup_steps) == (50, 5)
+    assert config.model.max_sequence_length == config.phases["phase1"].sequence_length
 
 
 @pytest.mark.parametrize(

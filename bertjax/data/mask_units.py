@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
     Attributes:
       draws: [L] uint32, random, to order the tokens by.
       candidates: [L] bool, which may be chosen.
-      segments: [L] int32, the example of each token, in ascending order; -1 for padding.
+      segments: [L] int32, the example of each token; -1 for padding.
       wanted: [E] int32, predictions of each example; not more than it has candidates.
     """
 
@@ -89,7 +89,8 @@ def choose_spans(tokens: Tokens, words: Words, lengths: jax.Array, size: int) ->
     A span starts with the word of a token that is uniform among those not chosen yet, and has as
     many words as `lengths` [L] says at that token. It ends with its stretch of text at the latest
     and may run over chosen tokens. The last one is cut where the number wanted is reached, within
-    a word if need be. (facebookresearch/SpanBERT, `PairWithSpanMaskingScheme`.)
+    a word if need be. (facebookresearch/SpanBERT, `PairWithSpanMaskingScheme`, whose number is
+    0.15 * n rounded up, the special tokens not counted, and whose text is one stretch.)
     """
 
     def can_start(left):
