@@ -49,7 +49,8 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
     """Mesh `data x fsdp x tensor` over all devices; an axis of -1 takes what the others leave.
 
     Raises:
-      UsageError: the axes do not multiply to the number of devices.
+      UsageError: the axes do not multiply to the number of devices, or a TPU slice cannot be
+        divided so.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -60,7 +61,14 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does "
             f"not fit {len(devices)} devices; let their product be {len(devices)}, or one axis -1"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError:  # a TPU slice is wired as a box, whose sides an axis cannot split
+        names = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UsageError(
+            f"config.mesh: {names} does not fit the sides of this {devices[0].device_kind} slice; "
+            "let each axis be the product of some of them (of 4x4x4: 4, 16 or 64)"
+        ) from None
 
 
 def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):

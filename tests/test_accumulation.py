@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import models, sharding, stages, train
+from bertjax import models, optimizer, sharding, stages, train
 
 MODEL = config_lib.Model(
     vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -20,7 +20,7 @@ MODEL = config_lib.Model(
     attention_probs_dropout_prob=0.0,
 )  # fmt: skip
 PHASE = config_lib.Phase(steps=100, sequence_length=32, batch_size=256, max_predictions_per_seq=5)
-PARTS = 8
+PARTS, STEPS = 8, 5
 
 
 def make_config(name="bert_adamw", mesh=None, **model):
@@ -54,19 +54,19 @@ def make_batch(step):
 
 
 @functools.cache
-def initial(optimizer):
+def initial(name):
     """The state that every run with an optimizer starts from, on the host."""
-    config = make_config(optimizer)
+    config = make_config(name)
     return jax.device_get(jax.jit(lambda: train.init_state(config))())
 
 
-def run(config, num_devices, micro_batches, steps=5):
-    """Metrics of the last of `steps` steps, the parameters after it, and the compiled step."""
+def run(config, num_devices, micro_batches):
+    """Metrics of the last step, the parameters after it, and the compiled step."""
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:num_devices])
     shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, mesh))
     state = jax.device_put(initial(config.optimizer.name), shardings)
     step_fn = train.compile_step(config, mesh, lambda batch: batch, micro_batches)
-    for step in range(steps):
+    for step in range(STEPS):
         batch = sharding.to_global(mesh, make_batch(step), PHASE.batch_size)
         if step == 0:
             step_fn = step_fn.lower(state, batch).compile()
@@ -75,19 +75,20 @@ def run(config, num_devices, micro_batches, steps=5):
 
 
 def assert_same_training(got, expected):
-    """Parameters within 1e-6 of the norm of their tensor, and the same metrics.
+    """The same metrics, and parameters within 1e-6 of the norm of their tensor.
 
-    Nothing but rounding reaches a key's bias (softmax does not see it, its gradient is zero), so
-    it is held against the norm of the query's.
+    Or of the way that Adam went, if that is longer: a bias that starts at 0 and whose gradients
+    cancel ends near 0, where rounding is all there is (a key's bias gets nothing else, as softmax
+    does not see it). Adam's step is about the learning rate in each element.
     """
     for name, value in expected[0].items():
         np.testing.assert_allclose(got[0][name], value, rtol=2e-6, err_msg=name)
-    norms = jax.tree.map(np.linalg.norm, expected[1])
-    norms["blocks"]["key"]["bias"] = norms["blocks"]["query"]["bias"]
-    for path, error in jax.tree_util.tree_leaves_with_path(
-        jax.tree.map(lambda a, b, norm: np.linalg.norm(a - b) / norm, got[1], expected[1], norms)
+    rates = optimizer.learning_rate(make_config("adamw"))(np.arange(STEPS))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got[1]), jax.tree.leaves(expected[1]), strict=True
     ):
-        assert error < 1e-6, (jax.tree_util.keystr(path), error)
+        scale = max(np.linalg.norm(b), float(rates.sum()) * b.size**0.5)
+        assert np.linalg.norm(a - b) < 1e-6 * scale, jax.tree_util.keystr(path)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +118,10 @@ def test_micro_batches_on_eight_devices_stay_where_their_rows_are(whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert_adamw", "adamw", "bert_lamb", "lamb"])
+@pytest.mark.parametrize("name", ["bert_adamw", "lamb"])
 @pytest.mark.parametrize(
     ("num_devices", "micro_batches", "mesh"),
-    [(1, 8, None), (8, 1, None), (8, 8, None), (8, 8, config_lib.Mesh(data=1, fsdp=8)),
+    [(1, 8, None), (8, 8, config_lib.Mesh(data=1, fsdp=8)),
      (8, 4, config_lib.Mesh(data=2, fsdp=2, tensor=2))],
 )  # fmt: skip
 def test_every_optimizer_and_mesh(whole, name, num_devices, micro_batches, mesh):

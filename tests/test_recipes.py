@@ -1,6 +1,7 @@
 """Whole runs of every input format, packed and mixed: stopped and resumed, they are the same run."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import convert, loop, metrics
+from bertjax import convert, loop, metrics, sharding
 from bertjax.data import prepare
 from bertjax.errors import Preempted
 
@@ -65,6 +66,13 @@ def root(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", None)
 
 
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+    """Eight fake devices on two cores spend their time waiting for each other."""
+    make = functools.partial(sharding.make_mesh, devices=jax.devices()[:2])
+    monkeypatch.setattr(sharding, "make_mesh", make)
+
+
 def start(root, config, directory):
     """A workdir with the corpus prepared already."""
     directory.mkdir()
@@ -108,6 +116,7 @@ def check_resumes(root, tmp_path, monkeypatch, config, step):
     return figures(whole)
 
 
+@pytest.mark.slow
 def test_lamb_on_packed_pairs_in_micro_batches_resumes(root, tmp_path, monkeypatch):
     config = make_config(
         root, "sentence_pair_nsp", "packed",

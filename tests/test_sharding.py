@@ -141,6 +141,17 @@ def test_meshes_that_do_not_fit_are_named(mesh, said):
         sharding.check(config, sharding.make_mesh(config.mesh))
 
 
+def test_a_mesh_that_a_tpu_slice_cannot_be_divided_into_is_named(monkeypatch):
+    """JAX raises NotImplementedError for 8 x 8 on a slice of 4x4x4 chips."""
+
+    def make_mesh(*args, **kwargs):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 1 of size 4")
+
+    monkeypatch.setattr(jax, "make_mesh", make_mesh)
+    with pytest.raises(UsageError, match=r"^config\.mesh: data=2 x fsdp=4 x tensor=1 .* sides"):
+        sharding.make_mesh(config_lib.Mesh(fsdp=4))
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
