@@ -1,12 +1,12 @@
 """The large configs at their planned mesh: parameters, tokens a step, memory of a device.
 
 Each phase's whole train step is compiled ahead of time, nothing is allocated, for as many devices
-as the plan has: fake CPU devices by default, whose compiler is not the accelerator's (it keeps
-what a TPU's would fuse, and widens bfloat16), or with --tpu the real slice's compiler, which needs
-no TPU but the package `libtpu`. Masking is left out (some MB).
+as the plan has: fake CPU devices by default, whose compiler is not the accelerator's (its temporaries
+came out at 1.4 times the TPU's), or with --tpu the real slice's compiler, which needs no TPU but
+the package `libtpu`. Masking is left out.
 
-    python -m benchmarks.large_configs                          all, a minute or two each
-    python -m benchmarks.large_configs --only=roberta_base --tpu
+    python -m benchmarks.large_configs                          10 seconds a phase
+    python -m benchmarks.large_configs --only=roberta_base --tpu    a minute or two
 """
 
 import argparse

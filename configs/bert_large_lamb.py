@@ -1,14 +1,15 @@
 """BERT-Large with LAMB: batches of 64K at 128 tokens, then 32K at 512, in 8,599 steps.
 
 Paper:    You et al. 2020 (Large Batch Optimization for Deep Learning: Training BERT in 76 minutes):
-          65,536 sequences of 128, then 32,768 of 512, 8,599 steps in all. It publishes neither
-          how they divide nor the rate at 65,536. 1,562 is a tenth of its 512M sequences at
-          32,768, which leaves 7,037.
+          65,536 sequences of 128, then 32,768 of 512, 8,599 steps in all. How they divide is our
+          inference: 1,562 steps are a tenth of 512M sequences at 32,768, which leaves 7,037; and
+          no rate for 65,536 was found in it.
 Schedule: NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT, the one recipe of these
           batches that is published whole (scripts/configs/pretrain_config.sh, schedulers.py):
           peaks 6e-3 and 4e-3, warm-up over .2843 and .128 of the phase (2,000 and 200 steps), each
           phase warming up from 0 again, square-root decay from the phase's start, which the warm-up
-          hides. It takes 7,038 + 1,563 steps. Not the paper's decay, which is linear.
+          hides. It takes 7,038 + 1,563 steps. (The paper's
+          decay is linear, by what we know of it.)
 LAMB:     with bias correction, as in the paper's Algorithm 2 and at NVIDIA; decay 0.01; gradients
           clipped to a norm of 1; LayerNorm and biases neither decayed nor adapted. Google's code,
           google-research/albert lamb_optimizer.py, has no bias correction (here: bert_lamb).
