@@ -38,6 +38,7 @@ class Batches:
             for number, corpus in enumerate(corpora)
         ]
         self._assembler = _Assembler(corpora, tokenizer, config, stage.phase.sequence_length)
+        self._names = list(config.mixture)
         weights = [c.weight for c in config.mixture.values()] or [1.0]
         self._mixture = Mixture(
             weights, lambda block: generator(config, stage.phase_index, block, _MIXTURE)
@@ -78,9 +79,10 @@ class Batches:
         return batch
 
     def describe(self) -> str:
-        """How many rows an epoch has and how full they are, for people."""
-        parts = [c.describe() for c in self._components]
-        return "; ".join(parts)
+        """How many examples an epoch has and how full the rows are, for people."""
+        texts = [component.describe() for component in self._components]
+        named = [f"{name}: {text}" for name, text in zip(self._names, texts, strict=False)]
+        return "; ".join(named or texts)
 
 
 class HeldoutBatches:

@@ -126,9 +126,9 @@ def _attention_mask(batch):
     """
     if "segment_ids" in batch:
         return batch["segment_ids"][:, :, None] == batch["segment_ids"][:, None, :]
-    length = batch["input_ids"].shape[1]
+    size, length = batch["input_ids"].shape
     mask_BLM = batch["attention_mask"][:, None, :].astype(bool)
-    return jnp.broadcast_to(mask_BLM, (len(mask_BLM), length, length))
+    return jnp.broadcast_to(mask_BLM, (size, length, length))
 
 
 def abstract_params(config: config_lib.Model) -> dict:
