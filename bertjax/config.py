@@ -13,34 +13,27 @@ from ml_collections import ConfigDict
 from bertjax import config_checks, config_tree
 from bertjax.config_arg import parse_arg as parse_arg
 from bertjax.config_data import Component, Data, Examples, Masking, Tokenizer
+from bertjax.config_tree import field
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    vocab_size: int = config_tree.field(
-        30522, "tokens in the vocabulary; 0 takes the tokenizer's size"
-    )
-    hidden_size: int = config_tree.field(768, "width D of the encoder")
-    num_hidden_layers: int = config_tree.field(12, "encoder blocks N")
-    num_attention_heads: int = config_tree.field(12, "attention heads H; must divide hidden_size")
-    intermediate_size: int = config_tree.field(3072, "width F of the feed-forward layer")
-    max_position_embeddings: int = config_tree.field(512, "rows of the position table")
-    position_offset: int = config_tree.field(0, "row of the first position (RoBERTa: 2)")
-    type_vocab_size: int = config_tree.field(2, "token types (sentence A / B); 0 for none")
-    hidden_act: str = config_tree.field(
+    vocab_size: int = field(30522, "tokens in the vocabulary; 0 takes the tokenizer's size")
+    hidden_size: int = field(768, "width D of the encoder")
+    num_hidden_layers: int = field(12, "encoder blocks N")
+    num_attention_heads: int = field(12, "attention heads H; must divide hidden_size")
+    intermediate_size: int = field(3072, "width F of the feed-forward layer")
+    max_position_embeddings: int = field(512, "rows of the position table")
+    position_offset: int = field(0, "row of the first position (RoBERTa: 2)")
+    type_vocab_size: int = field(2, "token types (sentence A / B); 0 for none")
+    hidden_act: str = field(
         "gelu", "activation: gelu (erf) or gelu_new (tanh)", ("gelu", "gelu_new")
     )
-    hidden_dropout_prob: float = config_tree.field(
-        0.1, "dropout on embeddings and on both block outputs"
-    )
-    attention_probs_dropout_prob: float = config_tree.field(
-        0.1, "dropout on attention probabilities"
-    )
-    layer_norm_eps: float = config_tree.field(1e-12, "epsilon inside LayerNorm")
-    initializer_range: float = config_tree.field(
-        0.02, "deviation of the truncated-normal initialiser"
-    )
-    head: str = config_tree.field(
+    hidden_dropout_prob: float = field(0.1, "dropout on embeddings and on both block outputs")
+    attention_probs_dropout_prob: float = field(0.1, "dropout on attention probabilities")
+    layer_norm_eps: float = field(1e-12, "epsilon inside LayerNorm")
+    initializer_range: float = field(0.02, "deviation of the truncated-normal initialiser")
+    head: str = field(
         "pretraining",
         "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
         "masked_lm, classification, multiple_choice, span (question answering), pooler, none",
@@ -54,22 +47,18 @@ class Model:
             "none",
         ),
     )
-    pooler_act: str = config_tree.field(
-        "tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu")
-    )
-    num_labels: int = config_tree.field(2, "logits of head=classification; 1 for regression")
-    dtype: str = config_tree.field(
+    pooler_act: str = field("tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu"))
+    num_labels: int = field(2, "logits of head=classification; 1 for regression")
+    dtype: str = field(
         "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
     )
-    attention: str = config_tree.field("auto", "attention kernel", ("auto", "xla", "cudnn"))
-    remat: str = config_tree.field(
+    attention: str = field("auto", "attention kernel", ("auto", "xla", "cudnn"))
+    remat: str = field(
         "none",
         "recompute in the backward pass: none, dots (keep matmul results), full (keep block inputs)",
         ("none", "dots", "full"),
     )
-    scan_unroll: int = config_tree.field(
-        1, "encoder blocks unrolled per scan iteration; 0 unrolls all"
-    )
+    scan_unroll: int = field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -92,115 +81,105 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    steps: int = config_tree.field(0, "optimizer steps in this phase; 0 leaves the phase out")
-    sequence_length: int = config_tree.field(128, "tokens in a sequence, special tokens included")
-    batch_size: int = config_tree.field(256, "sequences in a global batch")
-    max_predictions_per_seq: int = config_tree.field(
+    steps: int = field(0, "optimizer steps in this phase; 0 leaves the phase out")
+    sequence_length: int = field(128, "tokens in a sequence, special tokens included")
+    batch_size: int = field(256, "sequences in a global batch")
+    max_predictions_per_seq: int = field(
         20, "most masked positions in a sequence (in a row of several: in all of them together)"
     )
-    micro_batch_size: int = config_tree.field(
+    micro_batch_size: int = field(
         0, "sequences whose gradients are computed at once and then summed; 0 takes the whole batch"
     )
-    ramp_from: int = config_tree.field(
+    ramp_from: int = field(
         0, "batch size at the start, doubled in equal numbers of steps; 0 does not ramp"
     )
-    ramp_steps: int = config_tree.field(0, "steps until the ramp has reached batch_size")
-    learning_rate: float = config_tree.field(
+    ramp_steps: int = field(0, "steps until the ramp has reached batch_size")
+    learning_rate: float = field(
         0.0,
         "peak of a schedule of this phase's own (with optimizer.schedule's form); 0 goes on "
         "with the run's one schedule",
     )
-    warmup_steps: int = config_tree.field(0, "warm-up of the phase's own schedule")
+    warmup_steps: int = field(0, "warm-up of the phase's own schedule")
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    name: str = config_tree.field(
+    name: str = field(
         "bert_adamw",
         "bert_adamw (no bias correction, as google-research/bert), adamw (with); bert_lamb, lamb: "
         "the same with a trust ratio for every layer",
         ("bert_adamw", "adamw", "bert_lamb", "lamb"),
     )
-    learning_rate: float = config_tree.field(1e-4, "peak learning rate")
-    warmup_steps: int = config_tree.field(10_000, "steps of linear warm-up")
-    schedule: str = config_tree.field(
+    learning_rate: float = field(1e-4, "peak learning rate")
+    warmup_steps: int = field(10_000, "steps of linear warm-up")
+    schedule: str = field(
         "warmup_replaces_decay",
         "warmup_replaces_decay (google-research/bert: warm-up hides the start of the decay) "
         "or warmup_then_decay",
         ("warmup_replaces_decay", "warmup_then_decay"),
     )
-    decay_power: float = config_tree.field(
-        1.0, "power of the polynomial decay of the rate; 1 is linear"
-    )
-    b1: float = config_tree.field(0.9, "decay of the first moment")
-    b2: float = config_tree.field(0.999, "decay of the second moment")
-    eps: float = config_tree.field(1e-6, "epsilon outside the square root")
-    weight_decay: float = config_tree.field(0.01, "decoupled decay")
-    decay_all: bool = config_tree.field(
+    decay_power: float = field(1.0, "power of the polynomial decay of the rate; 1 is linear")
+    b1: float = field(0.9, "decay of the first moment")
+    b2: float = field(0.999, "decay of the second moment")
+    eps: float = field(1e-6, "epsilon outside the square root")
+    weight_decay: float = field(0.01, "decoupled decay")
+    decay_all: bool = field(
         False, "decay LayerNorm and biases too (fairseq); by default they are spared (BERT)"
     )
-    clip_norm: float = config_tree.field(1.0, "largest gradient norm; 0 does not clip")
-    clip_mode: str = config_tree.field(
+    clip_norm: float = field(1.0, "largest gradient norm; 0 does not clip")
+    clip_mode: str = field(
         "global",
         "global (norm of the whole batch's gradient) or per_shard (google-research/bert: each of "
         "clip_shards parts of the batch is clipped on its own, then averaged)",
         ("global", "per_shard"),
     )
-    clip_shards: int = config_tree.field(
-        8, "parts of the batch for clip_mode=per_shard, whatever the mesh"
-    )
-    max_consecutive_skips: int = config_tree.field(
+    clip_shards: int = field(8, "parts of the batch for clip_mode=per_shard, whatever the mesh")
+    max_consecutive_skips: int = field(
         10, "non-finite updates skipped in a row before the run stops"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = config_tree.field(
-        -1, "devices that hold copies and split the batch; -1 takes the rest"
-    )
-    fsdp: int = config_tree.field(1, "devices that split both the batch and the parameters")
-    tensor: int = config_tree.field(1, "devices that split each matrix product")
+    data: int = field(-1, "devices that hold copies and split the batch; -1 takes the rest")
+    fsdp: int = field(1, "devices that split both the batch and the parameters")
+    tensor: int = field(1, "devices that split each matrix product")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    every_steps: int = config_tree.field(1000, "steps between checkpoints")
-    keep: int = config_tree.field(3, "newest checkpoints kept (at least 2)")
+    every_steps: int = field(1000, "steps between checkpoints")
+    keep: int = field(3, "newest checkpoints kept (at least 2)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    every_steps: int = config_tree.field(
-        1000, "steps between evaluations on held-out documents; 0 for none"
-    )
-    num_examples: int = config_tree.field(1024, "most held-out examples read")
-    batch_size: int = config_tree.field(64, "sequences in an evaluation batch")
+    every_steps: int = field(1000, "steps between evaluations on held-out documents; 0 for none")
+    num_examples: int = field(1024, "most held-out examples read")
+    batch_size: int = field(64, "sequences in an evaluation batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    every_steps: int = config_tree.field(10, "steps between lines of metrics.jsonl")
-    tensorboard: bool = config_tree.field(True, "also write TensorBoard event files")
-    profile_start: int = config_tree.field(
-        0, "first step of an XProf trace in W/tensorboard; 0 for none"
-    )
-    profile_steps: int = config_tree.field(3, "steps in the trace")
-    peak_flops_per_device: float = config_tree.field(
+    every_steps: int = field(10, "steps between lines of metrics.jsonl")
+    tensorboard: bool = field(True, "also write TensorBoard event files")
+    profile_start: int = field(0, "first step of an XProf trace in W/tensorboard; 0 for none")
+    profile_steps: int = field(3, "steps in the trace")
+    peak_flops_per_device: float = field(
         0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    mlm: float = config_tree.field(1.0, "weight of the masked-LM loss")
-    nsp: float = config_tree.field(1.0, "weight of the next-sentence loss; 0 for none")
+    mlm: float = field(1.0, "weight of the masked-LM loss")
+    nsp: float = field(1.0, "weight of the next-sentence loss; 0 for none")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seed: int = config_tree.field(0, "the only source of randomness")
-    init_from: str | None = config_tree.field(
+    seed: int = field(0, "the only source of randomness")
+    init_from: str | None = field(
         None, "weights to start from, any source of bertjax convert (hf:DIR, tf1:PREFIX, ...)"
     )
     model: Model = Model()
@@ -225,6 +204,11 @@ class Config:
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every corpus that is read, by component; of one alone, its name is ""."""
+        return {name: part.weight for name, part in self.mixture.items()} or {"": 1.0}
 
     @property
     def num_steps(self) -> int:

@@ -2,64 +2,56 @@
 
 import dataclasses
 
-from bertjax import config_tree
+from bertjax.config_tree import field
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    kind: str = config_tree.field(
-        "wordpiece", "tokenizer family", ("wordpiece", "sentencepiece", "byte_bpe")
-    )
-    path: str | None = config_tree.field(
+    kind: str = field("wordpiece", "tokenizer family", ("wordpiece", "sentencepiece", "byte_bpe"))
+    path: str | None = field(
         None, "vocab.txt, tokenizer.json or a SentencePiece .model; unset trains one on the corpus"
     )
-    vocab_size: int = config_tree.field(30522, "size of a newly trained vocabulary")
-    lowercase: bool = config_tree.field(True, "lower-case and strip accents (uncased vocabularies)")
+    vocab_size: int = field(30522, "size of a newly trained vocabulary")
+    lowercase: bool = field(True, "lower-case and strip accents (uncased vocabularies)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    source: str = config_tree.field(
+    source: str = field(
         "files",
         "files (data.files), tfds (data.tfds_*) or sample (the prose of the Python installation)",
         ("files", "tfds", "sample"),
     )
-    files: str | None = config_tree.field(
+    files: str | None = field(
         None, "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet"
     )
-    text_field: str = config_tree.field(
+    text_field: str = field(
         "text", "field of a .jsonl, .parquet or TFDS record that holds the text"
     )
-    txt_format: str = config_tree.field(
+    txt_format: str = field(
         "auto",
         "form of .txt: sentences (one a line, blank line between documents), prose, or auto",
         ("auto", "sentences", "prose"),
     )
-    language: str = config_tree.field("en", "language of the sentence splitter (ISO 639-1)")
-    tfds_name: str | None = config_tree.field(
-        None, "TFDS dataset, for example wikipedia/20230601.en"
-    )
-    tfds_split: str = config_tree.field("train", "TFDS split")
-    tfds_data_dir: str | None = config_tree.field(None, "where TFDS keeps its prepared datasets")
-    heldout_fraction: float = config_tree.field(
-        0.01, "share of documents kept out of training, for evaluation"
-    )
-    num_workers: int = config_tree.field(0, "processes that tokenise; 0 takes one a core")
-    prefetch_batches: int = config_tree.field(4, "host batches assembled ahead of the step")
+    language: str = field("en", "language of the sentence splitter (ISO 639-1)")
+    tfds_name: str | None = field(None, "TFDS dataset, for example wikipedia/20230601.en")
+    tfds_split: str = field("train", "TFDS split")
+    tfds_data_dir: str | None = field(None, "where TFDS keeps its prepared datasets")
+    heldout_fraction: float = field(0.01, "share of documents kept out of training, for evaluation")
+    num_workers: int = field(0, "processes that tokenise; 0 takes one a core")
+    prefetch_batches: int = field(4, "host batches assembled ahead of the step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    builder: str = config_tree.field(
+    builder: str = field(
         "segment_pair_nsp",
         "how sequences are cut from documents (RoBERTa, section 4.2): segment_pair_nsp (BERT's), "
         "sentence_pair_nsp, full_sentences (across documents), doc_sentences (within one)",
         ("segment_pair_nsp", "sentence_pair_nsp", "full_sentences", "doc_sentences"),
     )
-    short_seq_prob: float = config_tree.field(
-        0.1, "share of documents with a random shorter target length"
-    )
-    max_per_row: int = config_tree.field(
+    short_seq_prob: float = field(0.1, "share of documents with a random shorter target length")
+    max_per_row: int = field(
         1, "most examples packed into one row, none seeing another; 1 does not pack"
     )
 
@@ -71,38 +63,32 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    masked_lm_prob: float = config_tree.field(0.15, "share of tokens predicted")
-    mask_token_prob: float = config_tree.field(0.8, "of those, replaced by [MASK]")
-    random_token_prob: float = config_tree.field(
-        0.1, "of those, replaced by a random token; the rest stay"
-    )
-    rounding: str = config_tree.field(
+    masked_lm_prob: float = field(0.15, "share of tokens predicted")
+    mask_token_prob: float = field(0.8, "of those, replaced by [MASK]")
+    random_token_prob: float = field(0.1, "of those, replaced by a random token; the rest stay")
+    rounding: str = field(
         "nearest",
         "masked_lm_prob * length to a number: nearest (google-research/bert) or probabilistic "
         "(fairseq: up with the probability of the fraction)",
         ("nearest", "probabilistic"),
     )
-    unit: str = config_tree.field(
+    unit: str = field(
         "token",
         "what is chosen: token, whole_word, or span (SpanBERT: runs of whole words)",
         ("token", "whole_word", "span"),
     )
-    span_p: float = config_tree.field(
-        0.2, "unit=span: p of the geometric number of words in a span"
-    )
-    span_max_words: int = config_tree.field(10, "unit=span: most words in a span")
-    choose_special: bool = config_tree.field(
-        False, "[CLS] and [SEP] may be chosen too (fairseq: True)"
-    )
-    random_special: bool = config_tree.field(
+    span_p: float = field(0.2, "unit=span: p of the geometric number of words in a span")
+    span_max_words: int = field(10, "unit=span: most words in a span")
+    choose_special: bool = field(False, "[CLS] and [SEP] may be chosen too (fairseq: True)")
+    random_special: bool = field(
         True, "a random token may be a special one (google-research/bert: True; fairseq: False)"
     )
-    static_patterns: int = config_tree.field(
+    static_patterns: int = field(
         0, "0 masks afresh every epoch (dynamic); k repeats k fixed patterns (static)"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    weight: float = config_tree.field(1.0, "share of rows, relative to the other components'")
+    weight: float = field(1.0, "share of rows, relative to the other components'")
     data: Data = Data()

@@ -38,7 +38,7 @@ def make(cls=pipeline.Batches, store=STORE, phase=PHASE, phase_index=0, first_ro
 
 
 def num_rows(batches):
-    return batches._components[0].num_rows
+    return batches._corpora[0].num_rows
 
 
 def assert_same(a, b):
@@ -63,7 +63,7 @@ def epoch_of(batches, epoch):
 
 def test_rows_hold_the_tokens_of_their_example():
     batch = make().batch(3)
-    index = make()._components[0].index(0)
+    index = make()._corpora[0].index(0)
     for row, i in enumerate(batch["example_ids"]):
         a, b = (
             STORE.tokens[index.part_start[k] :][: index.part_length[k]].tolist()
@@ -90,7 +90,7 @@ def test_an_epoch_shows_every_example_once():
 
 def test_epochs_of_other_lengths_are_dropped_or_wrapped():
     batches = make()
-    lengths = {e: len(batches._components[0].index(e)) for e in range(1, 20)}
+    lengths = {e: len(batches._corpora[0].index(e)) for e in range(1, 20)}
     used = num_rows(batches)
     longer = max(lengths, key=lengths.get)
     shorter = min(lengths, key=lengths.get)
@@ -152,7 +152,7 @@ def test_a_far_step_builds_no_more_than_its_own_epoch(monkeypatch):
 
 
 def test_at_most_two_epochs_are_kept():
-    corpus = make()._components[0]
+    corpus = make()._corpora[0]
     for epoch in (1, 2, 5, 3):
         corpus.index(epoch)
         assert len(corpus._epochs) <= 2
@@ -465,7 +465,7 @@ def test_heldout_examples_are_the_same_packed(mode):
         )
         if mode == "mixture":
             assert [(component == c).sum() for c in (0, 1)] == [28, 12]
-    assert len(parts) * 16 - 16 < sum(c.num_rows for c in batches._components) <= len(parts) * 16
+    assert len(parts) * 16 - 16 < sum(c.num_rows for c in batches._corpora) <= len(parts) * 16
 
 
 def test_stages_go_on_where_the_last_one_stopped():

@@ -105,10 +105,8 @@ class Corpus:
 
 def of(config: Config) -> list[Corpus]:
     """The corpora that a config reads: one, or its mixture's components in order of name."""
-    if not config.mixture:
-        return [Corpus("", config.data, 1.0)]
-    total = sum(component.weight for component in config.mixture.values())
+    total = sum(config.weights.values())
     return [
-        Corpus(name, component.data, component.weight / total)
-        for name, component in config.mixture.items()
+        Corpus(name, config.mixture[name].data if name else config.data, weight / total)
+        for name, weight in config.weights.items()
     ]

@@ -37,6 +37,7 @@ class Epochs:
     `pattern`, so their masks repeat as well; only the order is new.
 
     Attributes:
+      store: the corpus.
       num_rows: rows R of an epoch.
       num_examples: examples in epoch 0.
     """
@@ -55,7 +56,7 @@ class Epochs:
         Raises:
           DataError: no documents, or one where next-sentence prediction needs two.
         """
-        self._store, self._config, self._stage = store, config, stage
+        self.store, self._config, self._stage = store, config, stage
         self._component, self._most = component, most
         self._patterns = config.masking.static_patterns
         self._epochs, self._lock = {}, threading.Lock()
@@ -105,7 +106,7 @@ class Epochs:
         config, phase, numbers = self._config, self._stage.phase, (self._stage.phase_index, epoch)
         rng = generator(config, numbers[0], self.pattern(epoch), _EXAMPLES, self._component)
         index = build_index(
-            self._store, config.examples, sequence_length=phase.sequence_length, rng=rng
+            self.store, config.examples, sequence_length=phase.sequence_length, rng=rng
         )
         order = np.arange(len(index), dtype=np.int32)
         generator(config, *numbers, _ORDER, self._component).shuffle(order)

@@ -33,17 +33,17 @@ class Batches:
         Raises:
           DataError: no documents, or one where next-sentence prediction needs two.
         """
-        self._components = [
+        self._corpora = [
             Epochs(corpus, "train", "add documents", config, stage, number)
             for number, corpus in enumerate(corpora)
         ]
-        self._assembler = _Assembler(corpora, tokenizer, config, stage.phase.sequence_length)
-        self._names = list(config.mixture)
-        weights = [c.weight for c in config.mixture.values()] or [1.0]
+        self._sizes = np.array([corpus.num_rows for corpus in self._corpora])
         self._mixture = Mixture(
-            weights, lambda block: generator(config, stage.phase_index, block, _MIXTURE)
+            list(config.weights.values()),
+            lambda block: generator(config, stage.phase_index, block, _MIXTURE),
         )
-        self._stage = stage
+        self._assembler = _Assembler(self._corpora, tokenizer, config, stage)
+        self._names, self._stage = list(config.weights), stage
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The batch of `step`, counted from the start of the stage.
@@ -67,22 +67,14 @@ class Batches:
         size = self._stage.phase.batch_size
         numbers = self._stage.first_row + step * size + np.arange(size)[rows]
         components, numbers = self._mixture.locate(numbers)
-        batch = self._assembler.empty(len(numbers))
-        for component in np.unique(components):
-            source = self._components[component]
-            epochs = numbers // source.num_rows
-            for epoch in np.unique(epochs[components == component]):
-                places = np.flatnonzero((components == component) & (epochs == epoch))
-                examples = source.examples(epoch, numbers[places] % source.num_rows)
-                self._assembler.fill(batch, places, component, source.index(epoch), examples)
-                batch["epochs"][places] = source.pattern(epoch) * len(self._components) + component
-        return batch
+        epochs, numbers = np.divmod(numbers, self._sizes[components])
+        return self._assembler.batch(components, epochs, numbers)
 
     def describe(self) -> str:
         """How many examples an epoch has and how full the rows are, for people."""
-        texts = [component.describe() for component in self._components]
-        named = [f"{name}: {text}" for name, text in zip(self._names, texts, strict=False)]
-        return "; ".join(named or texts)
+        texts = [corpus.describe() for corpus in self._corpora]
+        named = zip(self._names, texts, strict=True)
+        return "; ".join(f"{name}: {text}" if name else text for name, text in named)
 
 
 class HeldoutBatches:
@@ -101,16 +93,16 @@ class HeldoutBatches:
           DataError: no documents, or one where next-sentence prediction needs two.
         """
         fix = "raise data.heldout_fraction"
-        weights = np.array([c.weight for c in config.mixture.values()] or [1.0])
+        weights = np.array(list(config.weights.values()))
         most = np.ceil(weights / weights.sum() * config.evaluation.num_examples).astype(int)
-        self._components = [
+        self._corpora = [
             Epochs(corpus, "held-out", fix, config, stage, number, most=most[number])
             for number, corpus in enumerate(corpora)
         ]
-        self._assembler = _Assembler(corpora, tokenizer, config, stage.phase.sequence_length)
+        self._assembler = _Assembler(self._corpora, tokenizer, config, stage)
         self.batch_size = config.evaluation.batch_size
-        self.num_examples = sum(c.num_examples for c in self._components)
-        self._ends = np.cumsum([c.num_rows for c in self._components])
+        self.num_examples = sum(corpus.num_examples for corpus in self._corpora)
+        self._ends = np.cumsum([corpus.num_rows for corpus in self._corpora])
         self.num_batches = -(-int(self._ends[-1]) // self.batch_size)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
@@ -119,14 +111,8 @@ class HeldoutBatches:
         real = numbers < self._ends[-1]
         numbers = np.minimum(numbers, self._ends[-1] - 1)
         components = np.searchsorted(self._ends, numbers, "right")
-        batch = self._assembler.empty(len(numbers))
-        for component in np.unique(components):
-            source = self._components[component]
-            places = np.flatnonzero(components == component)
-            first = self._ends[component] - source.num_rows
-            examples = source.examples(0, numbers[places] - first)
-            self._assembler.fill(batch, places, component, source.index(0), examples)
-        batch["epochs"][:] = components
+        numbers = numbers - np.concatenate([[0], self._ends])[components]
+        batch = self._assembler.batch(components, np.zeros_like(numbers), numbers)
         batch["example_ids"][~real] = -1
         return batch
 
@@ -146,15 +132,26 @@ def iterate(
 
 
 class _Assembler:
-    """Writes examples into the rows of a batch."""
+    """Makes a batch of rows that are given by component, epoch and number."""
 
-    def __init__(self, corpora, tokenizer, config, sequence_length):
+    def __init__(self, corpora: list[Epochs], tokenizer, config, stage):
         self._corpora, self._tokenizer = corpora, tokenizer
-        self._length, self._slots = sequence_length, config.examples.max_per_row
+        self._length, self._slots = stage.phase.sequence_length, config.examples.max_per_row
         self._is_pair = config.examples.has_next_sentence
 
-    def empty(self, size: int) -> dict[str, np.ndarray]:
-        """A batch of `size` rows, to be filled."""
+    def batch(self, components, epochs, numbers) -> dict[str, np.ndarray]:
+        """The rows `numbers` [B] of `epochs` [B] of `components` [B]."""
+        batch = self._empty(len(numbers))
+        for component in np.unique(components):
+            corpus, mine = self._corpora[component], components == component
+            for epoch in np.unique(epochs[mine]):
+                places = np.flatnonzero(mine & (epochs == epoch))
+                self._fill(batch, places, corpus, epoch, numbers[places])
+                pattern = corpus.pattern(epoch)
+                batch["epochs"][places] = pattern * len(self._corpora) + component
+        return batch
+
+    def _empty(self, size):
         packed = self._slots > 1
         slots = (size, self._slots) if packed else (size,)
         shapes = dict.fromkeys(("input_ids", "token_type_ids", "attention_mask"),
@@ -167,12 +164,13 @@ class _Assembler:
             shapes["cls_positions"] = slots
         return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
 
-    def fill(self, batch, places, component, index, examples):
-        """Writes the rows `places` [n]: the `examples` [n, E] (-1: none) of `index`."""
-        store, tokenizer = self._corpora[component], self._tokenizer
+    def _fill(self, batch, places, corpus, epoch, numbers):
+        """Writes the rows `places` [n] of a batch: the rows `numbers` [n] of an epoch."""
+        index, examples = corpus.index(epoch), corpus.examples(epoch, numbers)
+        tokenizer = self._tokenizer
         unused = np.empty((0, 0), np.int32)
         largest = _fill(
-            np.asarray(store.tokens), index.part_start, index.part_length, index.first_part,
+            np.asarray(corpus.store.tokens), index.part_start, index.part_length, index.first_part,
             examples, places, self._is_pair,
             tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
             batch["input_ids"], batch["token_type_ids"], batch["attention_mask"],
