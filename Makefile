@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 READY_TEST := .venv/.ready-test
+READY_TPU := .venv/.ready-tpu
 W ?= runs/quickstart
 
 # .installing marks an install that was cut off: nothing that it was part of counts as ready.
 ifneq ($(wildcard .venv/.installing),)
-  $(shell rm -f $(READY) $(READY_TEST))
+  $(shell rm -f $(READY) $(READY_TEST) $(READY_TPU))
 endif
 
 # glibc gives large buffers back to the kernel after every step, and the kernel zeroes them again
@@ -16,7 +17,7 @@ endif
 KEEP_HEAP := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 \
   MALLOC_TOP_PAD_=268435456
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-compiled lint clean
 
 quickstart: $(READY)
 	$(KEEP_HEAP) $(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
@@ -25,10 +26,14 @@ quickstart: $(READY)
 	$(BIN)/bertjax plot $(W)
 
 test: $(READY_TEST)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not tpu_compiler"
 
 test-slow: $(READY_TEST)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not tpu_compiler"
+
+# Compiles for TPU slices that are not there.
+test-compiled: $(READY_TPU)
+	$(BIN)/python -m pytest -m tpu_compiler
 
 lint: $(READY_TEST)
 	$(BIN)/ruff check .
@@ -54,3 +59,9 @@ $(READY_TEST): $(READY)
 	@touch .venv/.installing
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@rm .venv/.installing && touch $(READY_TEST)
+
+# The TPU's compiler, libtpu: no TPU is needed.
+$(READY_TPU): $(READY_TEST)
+	@touch .venv/.installing
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]'
+	@rm .venv/.installing && touch $(READY_TPU)

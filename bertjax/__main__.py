@@ -10,18 +10,25 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bertjax import config as config_lib
-from bertjax import config_help, errors
+from bertjax import config_help, errors, storage
+from bertjax import goodput as _goodput  # noqa: F401  its clock starts here
 from bertjax.errors import BertjaxError, UsageError
 
 
-def prepare(values, _):
-    """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...]
+def prepare(values, args):
+    """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...] [--runner=NAME -- OPTION ...]
 
     Text to W/store and W/tokenizer, in parallel, atomically; prints what was kept and dropped.
+    With --runner, Apache Beam tokenises, to the same bytes: DataflowRunner, FlinkRunner,
+    SparkRunner, or FnApiRunner for this machine. What follows -- are Beam's own options. W and
+    the text must be where its workers reach them.
     """
     from bertjax.data import prepare
 
-    prepare.prepare(_config(values), _workdir(values))
+    if args and values.runner is None:
+        raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
+    options = None if values.runner is None else [f"--runner={values.runner}", *args]
+    prepare.prepare(_config(values), _workdir(values), beam_options=options)
 
 
 def pretrain(values, _):
@@ -32,8 +39,8 @@ def pretrain(values, _):
     """
     from bertjax import distributed, loop
 
-    distributed.initialize()
-    loop.pretrain(_config(values), _workdir(values))
+    with distributed.processes():
+        loop.pretrain(_config(values), _workdir(values))
 
 
 def evaluate(values, _):
@@ -42,12 +49,16 @@ def evaluate(values, _):
     Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
     --config, that of the run itself (W/config.json).
     """
+    import jax
+
     from bertjax import distributed, evaluate, workdir
 
-    distributed.initialize()
     directory = _workdir(values)
-    config = _config(values) if values.config is not None else workdir.read_config(directory)
-    print(json.dumps(evaluate.evaluate(config, directory)))
+    with distributed.processes():
+        config = _config(values) if values.config is not None else workdir.read_config(directory)
+        figures = evaluate.evaluate(config, directory)
+        if jax.process_index() == 0:
+            print(json.dumps(figures))
 
 
 def fill_mask(values, args):
@@ -106,7 +117,7 @@ def verify(values, args):
     from bertjax import checkpoint
 
     (directory,) = _positional(args, "DIR")
-    reports = checkpoint.verify(Path(directory))
+    reports = checkpoint.verify(storage.path(directory))
     for report in reports:
         print(report)
     damaged = [str(r.step) for r in reports if r.problems]
@@ -122,7 +133,22 @@ def plot(values, args):
     from bertjax import plot
 
     (workdir,) = _positional(args, "W")
-    print(plot.plot(Path(workdir), None if values.out is None else Path(values.out)))
+    print(plot.plot(storage.path(workdir), values.out and storage.path(values.out)))
+
+
+def plan(values, _):
+    """plan --config=FILE [--topology=v5e:16x16] [--workdir=W] [--json] [--table]
+
+    Compiles the train step for TPUs that need not be there (v4:4x4x8, v5e:16x16*2 for two slices;
+    needs the extra tpu) or for the devices at hand: memory, FLOPs, collectives, a predicted step
+    time, the whole recipe. --table tries meshes, micro-batches and recomputation, a minute each.
+    """
+    from bertjax import plan_report
+
+    workdir = None if values.workdir is None else _workdir(values)
+    plan_report.run(
+        _config(values), values.topology, workdir, as_json=values.json, as_table=values.table
+    )
 
 
 COMMANDS = {
@@ -134,6 +160,7 @@ COMMANDS = {
     "convert": convert,
     "verify": verify,
     "plot": plot,
+    "plan": plan,
 }
 
 
@@ -166,7 +193,8 @@ def _positional(args, *names):
 def _workdir(values) -> Path:
     if values.workdir is None:
         raise UsageError("--workdir: missing; name the directory for what this run writes")
-    return Path(values.workdir)
+    storage.require_bucket(values.workdir)
+    return storage.path(values.workdir)
 
 
 def _config(values) -> config_lib.Config:
@@ -184,11 +212,13 @@ def _parse(command: str, argv: list[str]):
       UsageError: an unknown flag or config field, or a value that does not parse.
     """
     values = flags.FlagValues()
-    if command in ("prepare", "pretrain", "evaluate"):
+    if command in ("prepare", "pretrain", "evaluate", "plan"):
         config_flags.DEFINE_config_file(
             "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
         )
         flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
+    if command == "prepare":
+        flags.DEFINE_string("runner", None, "Apache Beam runner", flag_values=values)
     if command in ("fill-mask", "embed", "convert"):
         flags.DEFINE_enum(
             "hidden_act", None, ("gelu", "gelu_new"), "activation", flag_values=values
@@ -200,6 +230,10 @@ def _parse(command: str, argv: list[str]):
         flags.DEFINE_string("pooling", "mean", "mean, cls, max or pooler", flag_values=values)
     if command == "fill-mask":
         flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
+    if command == "plan":
+        flags.DEFINE_string("topology", None, "TPU slice to plan for", flag_values=values)
+        flags.DEFINE_bool("json", False, "one JSON object", flag_values=values)
+        flags.DEFINE_bool("table", False, "search for what fits", flag_values=values)
     if command == "plot":
         flags.DEFINE_string("out", None, "file to write", flag_values=values)
     for arg in argv:
@@ -231,7 +265,7 @@ def _help(command: str | None) -> str:
             f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
         ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
     text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
-    if command in ("prepare", "pretrain", "evaluate"):
+    if command in ("prepare", "pretrain", "evaluate", "plan"):
         rows = (
             f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_help.describe()
         )
@@ -257,8 +291,11 @@ def run(argv: list[str]) -> int:
     except BertjaxError as error:
         print(f"bertjax {command}: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        print(f"bertjax {command}: {error}", file=sys.stderr)
+    except Exception as error:
+        reason = storage.refusal(error) or (str(error) if isinstance(error, OSError) else None)
+        if reason is None:
+            raise
+        print(f"bertjax {command}: {reason}", file=sys.stderr)
         return errors.IO
     except KeyboardInterrupt:
         print(f"bertjax {command}: interrupted", file=sys.stderr)

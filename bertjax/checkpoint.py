@@ -5,7 +5,9 @@ step counts only once `integrity.json` lies in it: the size and SHA-256 of every
 shapes of the arrays, and a hash of the manifest itself. Nothing older is deleted before that.
 
     W/checkpoints/200/                  a step: Orbax's files and integrity.json
-    W/checkpoints/damaged-300-0/        set aside by a restore, never read again
+    W/checkpoints/damaged-300-0/        set aside by a restore, never read again; the newest two stay
+
+With several processes, process 0 alone reads the hashes and decides for all.
 """
 
 import concurrent.futures
@@ -13,19 +15,19 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from bertjax import integrity, signature
+from bertjax import integrity, signature, steps, storage
 from bertjax.errors import DataError, StorageError
 
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
-_PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
 
 
 class Checkpoints:
@@ -42,17 +44,18 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int, *, in_flight_bytes: int | None = None):
         _silence_orbax()
-        self._directory = Path(directory).absolute()
+        self._directory = storage.absolute(directory)
         self._keep = keep
         self._sealing = None
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         with _storage_errors(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            is_remote = storage.is_remote(self._directory)
+            if not is_remote:
+                self._directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                for leftover in self._directory.glob(f"{_PRUNED}*"):
-                    shutil.rmtree(leftover)
+                steps.remove_leftovers(self._directory)
             # Orbax's own pruning knows nothing of manifests: max_to_keep stays unset.
-            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=not is_remote)
             limit = None if in_flight_bytes is None else in_flight_bytes / 1e9
             handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit)
             self._manager = ocp.CheckpointManager(
@@ -69,7 +72,7 @@ class Checkpoints:
           StorageError: this save could not start, or the one before it failed.
         """
         self.wait()
-        if step in _steps(self._directory):
+        if step in steps.numbers(self._directory):
             return
         with _storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
@@ -80,23 +83,14 @@ class Checkpoints:
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
                 integrity.write(self._directory / str(step), shapes)
-                self._prune()
-
-    def _prune(self):
-        steps = _steps(self._directory)
-        sealed = [s for s in steps if (self._directory / str(s) / integrity.MANIFEST).exists()]
-        for step in sealed[: -self._keep]:
-            # Renamed first: a kill half-way through leaves no step that looks damaged.
-            leaving = self._directory / f"{_PRUNED}{step}"
-            os.rename(self._directory / str(step), leaving)
-            shutil.rmtree(leaving)
+                steps.prune(self._directory, self._keep)
 
     def restore(self, abstract_state):
         """`(step, state)` of the newest whole step, or None where nothing was saved yet.
 
-        Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why. If
-        the only step is a damaged step 0, nothing was learned: it is moved away too, and None
-        returned.
+        Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why; the
+        two with the highest n stay. If the only step is a damaged step 0, nothing was learned: it
+        is moved away too, and None returned.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct`, with the shardings wanted; the mesh
@@ -107,22 +101,19 @@ class Checkpoints:
             has other names, shapes or types.
         """
         self.wait()
-        step, damaged = _newest_whole(self._directory)
-        if step is None and any(report.step > 0 for report in damaged):
-            raise _none_whole(self._directory, damaged)
+        step = _agreed(self._directory, self._choose)
         with _storage_errors(self._directory):
-            for report in damaged:
-                self._set_aside(report)
             self._manager.reload()
         return None if step is None else (step, _read(self._directory / str(step), abstract_state))
 
-    def _set_aside(self, report: integrity.StepReport):
-        if jax.process_index() != 0:
-            return
-        taken = len(list(self._directory.glob(f"damaged-{report.step}-*")))
-        target = self._directory / f"damaged-{report.step}-{taken}"
-        os.rename(self._directory / str(report.step), target)
-        _warn(f"checkpoint damaged, moved to {target}: {report}")
+    def _choose(self) -> int | None:
+        step, damaged = steps.newest_whole(self._directory)
+        if step is None and any(report.step > 0 for report in damaged):
+            raise steps.none_whole(self._directory, damaged)
+        with _storage_errors(self._directory):
+            for report in reversed(damaged):
+                steps.set_aside(self._directory, report)
+        return step
 
     def wait(self):
         """Blocks until the last save is whole; raises StorageError if it failed."""
@@ -152,19 +143,24 @@ def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
       DataError: no step is whole, or the state saved has other names, shapes or types.
     """
     _silence_orbax()
-    directory = Path(directory).absolute()
-    step, damaged = _newest_whole(directory)
-    if step is None:
-        raise _none_whole(directory, damaged)
-    for report in damaged:
-        _warn(f"checkpoint skipped: {report}")
+    directory = storage.absolute(directory)
+
+    def choose():
+        step, damaged = steps.newest_whole(directory)
+        if step is None:
+            raise steps.none_whole(directory, damaged)
+        for report in damaged:
+            _warn(f"checkpoint skipped: {report}")
+        return step
+
+    step = _agreed(directory, choose)
     return step, _read(directory / str(step), abstract_state, on_host)
 
 
 def holds(directory: Path, group: str) -> bool:
     """Whether the newest step has arrays under `group` (`params`, `opt_state`), by its manifest."""
-    directory = Path(directory).absolute()
-    for step in reversed(_steps(directory)):
+    directory = storage.absolute(directory)
+    for step in reversed(steps.numbers(directory)):
         with contextlib.suppress(ValueError, OSError):
             return any(
                 name.startswith(f"{group}/") for name in signature.saved(directory / str(step))
@@ -178,39 +174,31 @@ def verify(directory: Path) -> list[integrity.StepReport]:
     Raises:
       DataError: there is no step to verify.
     """
-    directory = Path(directory).absolute()
-    steps = _steps(directory)
-    if not steps:
-        raise _none_whole(directory, [])
-    return [integrity.inspect(directory / str(step)) for step in steps]
+    directory = storage.absolute(directory)
+    found = steps.numbers(directory)
+    if not found:
+        raise steps.none_whole(directory, [])
+    return [integrity.inspect(directory / str(step)) for step in found]
 
 
-def _none_whole(directory, damaged) -> DataError:
-    if not damaged:
-        return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")
-    reasons = "; ".join(str(report) for report in damaged)
-    return DataError(
-        f"{directory}: no checkpoint is whole ({reasons}); "
-        "put back a copy, or move the directory away to start from zero"
-    )
-
-
-def _steps(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
-
-
-def _newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport]]:
-    """The newest whole step, and the reports of the damaged ones that are newer."""
-    damaged = []
-    for step in reversed(_steps(directory)):
-        report = integrity.inspect(directory / str(step))
-        if not report.problems:
-            return step, damaged
-        damaged.append(report)
-    return None, damaged
+def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
+    """The step that process 0 chooses; where it fails, so do the others."""
+    if jax.process_count() == 1:
+        return choose()
+    none, failed = -1, -2
+    step, failure = failed, None
+    if jax.process_index() == 0:
+        try:
+            step = choose()
+            step = none if step is None else step
+        except Exception as error:
+            failure = error
+    step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    if failure is not None:
+        raise failure
+    if step == failed:
+        raise DataError(f"{directory}: process 0 found no checkpoint to restore, and says why")
+    return None if step == none else step
 
 
 # Reading
@@ -237,23 +225,29 @@ def _read(step_dir: Path, abstract_state, on_host: bool = False):
 
 @contextlib.contextmanager
 def _storage_errors(directory: Path):
-    """Turns what the disk refuses into StorageError; TensorStore says it in a ValueError's text."""
+    """Turns what the storage refuses into StorageError."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        elif code:
-            reason = os.strerror(int(code[1]))
-        elif re.match(r"[A-Z_]+: ", str(error)):  # another TensorStore status
-            reason = str(error).splitlines()[0]
-        else:
+    except Exception as error:
+        reason = storage.refusal(error) or _reason(error)
+        if reason is None:
             raise
         raise StorageError(
             f"{directory}: checkpoint not written: {reason}; earlier checkpoints are intact: "
             "make room or write access, then run the same command again"
         ) from error
+
+
+def _reason(error: Exception) -> str | None:
+    """Of a disk or of TensorStore, which says it in a ValueError's text."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not isinstance(error, ValueError):
+        return None
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    is_status = re.match(r"[A-Z_]+: ", str(error))
+    return str(error).splitlines()[0] if is_status else None
 
 
 def _warn(line: str):

@@ -52,7 +52,12 @@ class Model:
     dtype: str = field(
         "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
     )
-    attention: str = field("auto", "attention kernel", ("auto", "xla", "cudnn"))
+    attention: str = field(
+        "auto",
+        "attention kernel: xla (written out), cudnn (fused, GPU), splash (fused, TPU), auto (a "
+        "fused one where it computes the same); the fused ones have no dropout on probabilities",
+        ("auto", "xla", "cudnn", "splash"),
+    )
     remat: str = field(
         "none",
         "recompute in the backward pass: none, dots (keep matmul results), full (keep block inputs)",
@@ -204,6 +209,11 @@ class Config:
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
+    watchdog_seconds: float = field(
+        0.0,
+        "seconds without a finished step after which a process prints its stacks and exits 42, to "
+        "be started again; 0 is ten median steps, at least 300; below 0 is never",
+    )
 
     @property
     def weights(self) -> dict[str, float]:

@@ -1,14 +1,20 @@
-"""Start-up of the processes of one run, and the signals that ask it to stop."""
+"""Start-up and end of the processes of one run, and the signals that ask it to stop."""
 
+import contextlib
+import importlib.util
 import os
+import re
 import signal
 import threading
+import time
+import traceback
 
 import jax
+from jax._src import distributed as jax_distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
-from bertjax import errors
-from bertjax.errors import UsageError
+from bertjax import errors, peers
+from bertjax.errors import BertjaxError, Preempted, UsageError
 
 # What bertjax reads, and what a launcher therefore sets, for every process of one run.
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -17,19 +23,111 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 _LAUNCHER_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
+_START_SECONDS = 300.0  # until all processes are there
+
+# JAX's own heartbeats only back up what peers.py and the watchdog find sooner, and say in a line.
+_HEARTBEAT_SECONDS = 900
+_SHUTDOWN_SECONDS = 60
+
+# An error that a lost peer caused may come before the news of its loss.
+_NEWS_SECONDS = 5.0
+
+# Statuses of the runtime for what another start may not meet again: a network, a host.
+_TRANSIENT = r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|.*(Gloo|heartbeat|coordination)"
+
+_peers: peers.Peers | None = None  # the other processes of this run, if there are any
+
+
 def initialize():
     """Joins the other processes of this run, if there are any. Call it before any other JAX call.
 
     Several processes are meant where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID are set, or where Slurm, Open MPI or a GKE TPU slice started more than one.
+    JAX_PROCESS_ID are set, where Slurm or Open MPI started more than one, or on the hosts of a
+    TPU slice (of GKE, or a TPU VM that knows its workers from the metadata server).
 
     Raises:
       UsageError: only some of the three variables are set, or they are no numbers.
     """
     if any(name in os.environ for name in (ADDRESS, COUNT, INDEX)):
-        jax.distributed.initialize(*_explicit())
+        _connect(*_explicit())
     elif _launched():
-        jax.distributed.initialize()
+        _connect()
+    elif _on_tpu_vm():
+        try:
+            _connect()
+        except ValueError as error:
+            if "coordinator_address" not in str(error):  # no cluster found: a host on its own
+                raise
+    _watch_peers()
+
+
+def _connect(*cluster):
+    line = f"not all processes appeared within {_START_SECONDS:.0f} s; start them all again"
+    late = threading.Timer(_START_SECONDS, leave, (errors.RESTART, line))
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(
+            *cluster,
+            # JAX would abort where the time is up.
+            initialization_timeout=round(2 * _START_SECONDS),
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except jax.errors.JaxRuntimeError as error:  # a port that is taken, a coordinator just gone
+        leave(errors.RESTART, f"no start with the other processes: {str(error).splitlines()[0]}")
+    finally:
+        late.cancel()
+
+
+def _watch_peers():
+    global _peers
+    state = jax_distributed.global_state
+    if state.client is not None and state.num_processes > 1:
+        host = state.coordinator_address.rsplit(":", 1)[0].strip("[]")
+        _peers = peers.Peers(state.client, state.process_id, host)
+
+
+@contextlib.contextmanager
+def processes():
+    """Joins the other processes, and ends with them.
+
+    On its own, a process ends as Python does. With others: in order with them when the run is
+    done or was asked to stop; on any error at once, telling the others why, who leave too. Never
+    through JAX's exit barrier then, where each would wait for the rest.
+    """
+    initialize()
+    try:
+        yield
+    except BaseException as error:
+        if _peers is None:
+            raise
+        if not isinstance(error, Preempted):
+            _leave_with(error)
+        _peers.finish(error.exit_code)
+        raise
+    if _peers is not None:
+        _peers.finish(errors.DONE)
+
+
+def leave(code: int, reason: str):
+    """Ends this process at once with one line, and the others with it. Does not return."""
+    os.write(2, f"bertjax: {reason}\n".encode())
+    if _peers is not None:
+        _peers.leave(code, reason)
+    os._exit(code)
+
+
+def _leave_with(error: BaseException):
+    if isinstance(error, BertjaxError):
+        leave(error.exit_code, str(error))
+    if isinstance(error, KeyboardInterrupt):
+        leave(errors.INTERRUPTED, "interrupted")
+    time.sleep(_NEWS_SECONDS)  # if a peer is lost, the news of it ends this process meanwhile
+    if isinstance(error, jax.errors.JaxRuntimeError) and re.match(_TRANSIENT, str(error)):
+        leave(errors.RESTART, str(error).splitlines()[0])
+    traceback.print_exception(error)
+    leave(errors.IO if isinstance(error, OSError) else errors.INTERNAL, f"{error}")
 
 
 def _explicit() -> tuple[str, int, int]:
@@ -47,13 +145,20 @@ def _launched() -> bool:
     return max(counts) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
+def _on_tpu_vm() -> bool:
+    """Whether this host has TPU chips that JAX will use."""
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
+    chips = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    return "tpu" in platforms and chips and importlib.util.find_spec("libtpu") is not None
+
+
 class StopSignals:
     """While entered, SIGTERM and Ctrl-C ask the run to stop instead of ending it.
 
         with StopSignals() as signals:
             for step in ...:
                 ...
-                if signals.should_stop(step): save, then raise Preempted
+                if signals.should_stop(): save, then raise Preempted
 
     The first signal sets `requested` to its name. A second Ctrl-C leaves at once with exit code
     130. Outside the main thread, where Python allows no handlers, nothing is installed.
@@ -66,6 +171,7 @@ class StopSignals:
     def __init__(self):
         self.requested: str | None = None
         self._interrupts = 0
+        self._asked = 0
         self._previous = {}
 
     def __enter__(self):
@@ -81,14 +187,16 @@ class StopSignals:
             signal.signal(number, handler)
         self._previous = {}
 
-    def should_stop(self, step: int) -> bool:
-        """True if the run should save and stop after `step`, the same step in every process.
+    def should_stop(self) -> bool:
+        """True if the run should save and stop here, the same place in every process.
 
-        With several processes every one of them must ask at every step.
+        With several processes every one of them must ask equally often, at the same places: JAX
+        agrees on the number of the call.
         """
         if not jax.distributed.is_initialized():
             return self.requested is not None
-        if multihost_utils.reached_preemption_sync_point(step):
+        self._asked += 1
+        if multihost_utils.reached_preemption_sync_point(self._asked):
             self.requested = self.requested or signal.SIGTERM.name
             return True
         return False
@@ -97,8 +205,7 @@ class StopSignals:
         if number == signal.SIGINT:
             self._interrupts += 1
         if self._interrupts > 1:
-            _say("second Ctrl-C: leaving at once, nothing more is saved")
-            os._exit(errors.INTERRUPTED)
+            leave(errors.INTERRUPTED, "second Ctrl-C: leaving at once, nothing more is saved")
         if self.requested is None:
             self.requested = signal.Signals(number).name
             _say(f"{self.requested}: stopping after this step; a second Ctrl-C leaves at once")

@@ -27,11 +27,17 @@ class Evaluation:
 
         def measure(params, batch):
             batch = mask(batch)
-            constrain = sharding.constrain(mesh)
-            outputs = models.apply(config.model, params, batch, constrain=constrain)
+            placement = sharding.Placement(mesh)
+            outputs = models.apply(config.model, params, batch, placement=placement)
             return objectives.measure(outputs, batch)
 
-        self._measure = jax.jit(measure)
+        self._jitted, self._measure = jax.jit(measure), None
+        self._rows = sharding.local_rows(mesh, self.batches.batch_size)
+
+    def compile(self, params):
+        """Compiles for parameters like these, once; the first call would do it otherwise."""
+        if self._measure is None:
+            self._measure = self._jitted.lower(params, self._batch(0)).compile()
 
     def __call__(self, params, on_batch=lambda: None) -> dict[str, float]:
         """Means over all held-out examples; `on_batch` is called after each batch.
@@ -40,16 +46,18 @@ class Evaluation:
           `mlm_loss` (nats), `mlm_accuracy`, `perplexity` = exp(mlm_loss) and, where the model
           has the head, `nsp_loss` and `nsp_accuracy`.
         """
-        rows = sharding.local_rows(self._mesh, self.batches.batch_size)
+        self.compile(params)
         totals = None
         for step in range(self.batches.num_batches):
-            batch = self.batches.batch(step, rows)
-            batch = sharding.to_global(self._mesh, batch, self.batches.batch_size)
-            terms = self._measure(params, batch)
+            terms = self._measure(params, self._batch(step))
             totals = terms if totals is None else jax.tree.map(_add, totals, terms)
             on_batch()
         values = {k: float(v) for k, v in objectives.means(totals).items()}
         return values | {"perplexity": math.exp(min(values["mlm_loss"], 700.0))}
+
+    def _batch(self, step):
+        batch = self.batches.batch(step, self._rows)
+        return sharding.to_global(self._mesh, batch, self.batches.batch_size)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -1,7 +1,8 @@
-"""The manifest of a checkpoint: size and SHA-256 of every file, shapes of every array.
+"""The manifest of a checkpoint: size and hash of every file, shapes of every array.
 
 Orbax restores flipped bits without a word. A step directory counts only if `integrity.json` lies
-in it and every byte is as recorded, the manifest's own included.
+in it and every byte is as recorded, the manifest's own included. The hash is SHA-256; on gs://,
+where the store keeps a CRC32C of every object, it is that one, and one listing compares them all.
 """
 
 import concurrent.futures
@@ -11,7 +12,13 @@ import json
 import os
 from pathlib import Path
 
+import google_crc32c
+
+from bertjax import storage
+
 MANIFEST = "integrity.json"
+
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +39,17 @@ class StepReport:
 
 def write(step_dir: Path, shapes: dict):
     """Hashes every file of a committed step and writes its manifest, last and at once."""
-    names = _files(step_dir)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        entries = pool.map(lambda name: _entry(step_dir / name, sync=True), names)
-    manifest = {
-        "format": 1,
-        "step": int(step_dir.name),
-        "arrays": shapes,
-        "files": dict(zip(names, entries, strict=True)),
-    }
-    partial = step_dir / f"{MANIFEST}.tmp"
-    with open(partial, "wb") as file:
-        file.write(_dump(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, step_dir / MANIFEST)
+    if storage.is_remote(step_dir):
+        files = _objects(step_dir)
+    else:
+        names = _files(step_dir)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            entries = pool.map(lambda name: _entry(step_dir / name, sync=True), names)
+        files = dict(zip(names, entries, strict=True))
+    manifest = {"format": 1, "step": int(step_dir.name), "arrays": shapes, "files": files}
+    storage.write(step_dir / MANIFEST, _dump(manifest))
+    if storage.is_remote(step_dir):
+        return
     for directory in (step_dir, step_dir.parent):
         descriptor = os.open(directory, os.O_RDONLY)
         os.fsync(descriptor)
@@ -63,7 +66,7 @@ def _dump(manifest: dict) -> bytes:
 def load(step_dir: Path) -> dict:
     """Raises ValueError, saying what is wrong, unless every byte is as written."""
     try:
-        raw = (step_dir / MANIFEST).read_bytes()
+        raw = storage.read(step_dir / MANIFEST)
     except FileNotFoundError:
         raise ValueError(f"{MANIFEST} is missing (its save never finished)") from None
     try:
@@ -82,38 +85,67 @@ def _files(step_dir: Path) -> list[str]:
     return sorted(path.relative_to(step_dir).as_posix() for path in found if path.name != MANIFEST)
 
 
-def _entry(path: Path, *, sync: bool = False) -> dict:
-    with open(path, "rb") as file:
+def _objects(step_dir: Path) -> dict[str, dict]:
+    """What the object store itself knows of every file."""
+    entries = storage.checksums(step_dir)
+    entries.pop(MANIFEST, None)
+    return entries
+
+
+def _entry(path: Path, kind: str = "sha256", *, sync: bool = False) -> dict:
+    with storage.open_file(path) as file:
         if sync:  # a power cut after this leaves the file as it is hashed here
             os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
+        if kind == "sha256":
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            checksum = google_crc32c.Checksum()
+            while block := file.read(_BLOCK):
+                checksum.update(block)
+            digest = checksum.hexdigest().decode()
+        return {"bytes": file.tell(), kind: digest}
 
 
-def inspect(step_dir: Path) -> StepReport:
-    """Re-reads every byte of a step directory and compares it with the manifest."""
+def inspect(step_dir: Path, *, reread: bool = True) -> StepReport:
+    """Re-reads every byte of a step directory and compares it with the manifest.
+
+    Args:
+      reread: False trusts the checksums that an object store keeps, and reads nothing.
+
+    Raises:
+      StorageError: the object store refuses.
+    """
     step = int(step_dir.name)
     try:
         expected = load(step_dir)["files"]
     except (ValueError, OSError) as error:
         return StepReport(step, 0, 0, (str(error),))
-    names = sorted(expected.keys() | set(_files(step_dir)))
+    is_remote = storage.is_remote(step_dir)
+    listed = _objects(step_dir) if is_remote else {}
+    names = sorted(expected.keys() | (listed if is_remote else set(_files(step_dir))))
+
+    def problem(name):
+        known = None if reread else listed.get(name)
+        return _problem(step_dir / name, name, expected.get(name), known)
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda name: _problem(step_dir, name, expected.get(name)), names)
+        problems = pool.map(problem, names)
     num_bytes = sum(entry["bytes"] for entry in expected.values())
     return StepReport(step, len(names), num_bytes, tuple(p for p in problems if p))
 
 
-def _problem(step_dir: Path, name: str, expected: dict | None) -> str | None:
+def _problem(path: Path, name: str, expected: dict | None, known: dict | None) -> str | None:
     if expected is None:
         return f"{name}: not part of this checkpoint"
+    kind = "crc32c" if "crc32c" in expected else "sha256"  # of where it was written
     try:
-        found = _entry(step_dir / name)
+        with storage.refusals(path):
+            found = known if known and kind in known else _entry(path, kind)
     except FileNotFoundError:
         return f"{name}: missing"
     except OSError as error:
         return f"{name}: cannot be read ({error.strerror})"
-    for what in ("bytes", "sha256"):
+    for what in ("bytes", kind):
         if found[what] != expected[what]:
             return f"{name}: expected {what} {expected[what]}, found {found[what]}"
     return None

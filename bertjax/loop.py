@@ -1,6 +1,7 @@
 """The loop: restore or start, train phase by phase, evaluate, save, stop when asked to."""
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import jax
 from bertjax import (
     checkpoint,
     distributed,
+    errors,
     evaluate,
+    goodput,
     initial,
     metrics,
     models,
     sharding,
     stages,
+    storage,
     train,
+    watchdog,
     workdir,
 )
 from bertjax import config as config_lib
@@ -41,6 +46,10 @@ def pretrain(config: config_lib.Config, directory: Path):
         trainer.run()
 
 
+# Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
+_ACCOUNT_SECONDS = 60.0
+
+
 class Trainer:
     """One run of the loop over `directory`: restores or starts, trains, leaves a checkpoint.
 
@@ -56,6 +65,7 @@ class Trainer:
         sharding.check(config, self.mesh)
         self.skips = 0  # non-finite updates in a row
         self.evaluations = {}  # phase index -> Evaluation
+        self.goodput = goodput.Goodput()
 
     def run(self):
         """Trains to the last step; raises as `pretrain`."""
@@ -66,6 +76,8 @@ class Trainer:
                 contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
             )
             step, state = self._start()
+            log = self.directory / "metrics.jsonl"
+            self.goodput.go_on(metrics.read(log) if storage.exists(log) else [], step)
             self.writer = stack.enter_context(
                 contextlib.closing(
                     metrics.MetricsWriter(
@@ -74,17 +86,41 @@ class Trainer:
                 )
             )
             self.progress = stack.enter_context(metrics.Progress(config.num_steps, step))
+            self.watchdog = stack.enter_context(
+                watchdog.Watchdog(
+                    config.watchdog_seconds,
+                    functools.partial(distributed.leave, errors.RESTART),
+                )
+            )
+            self.goodput.begin_steps()
             self._between_steps(step, state)
             for stage in stages.of(config):
                 if step < stage.end_step:
                     state = self._run_stage(stage, step, state)
                     step = stage.end_step
-            self.checkpoints.wait()
+            with self.goodput.spend("save"):
+                self.checkpoints.wait()
+            self._end(step)
+
+    @contextlib.contextmanager
+    def _compiling(self):
+        with self.goodput.spend("compile"), self.watchdog.off():
+            yield
+
+    def _account(self, step):
+        """Writes down where the time went up to now."""
+        self.writer.write(step, self.goodput.seconds, prefix="goodput")
+        self.accounted = time.monotonic()
+
+    def _end(self, step):
+        self._account(step)
+        _say(self.goodput.summary())
 
     def _start(self):
         """`(step, state)`: the newest whole checkpoint, or step 0 fresh from the seed."""
         abstract = train.abstract_state(self.config, self.mesh)
-        restored = self.checkpoints.restore(abstract)
+        with self.goodput.spend("restore"):
+            restored = self.checkpoints.restore(abstract)
         if restored is not None:
             _say(f"resuming at step {restored[0]:,} of {self.config.num_steps:,}")
             return restored
@@ -113,8 +149,9 @@ class Trainer:
         return jax.tree_util.tree_map_with_path(take, params)
 
     def _run_stage(self, stage, start, state):
-        corpora = workdir.open_stores(self.config, self.directory, "train")
-        batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
+        with self.goodput.spend("init"):
+            corpora = workdir.open_stores(self.config, self.directory, "train")
+            batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
         start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
         rows = sharding.local_rows(self.mesh, stage.phase.batch_size)
         reader = pipeline.iterate(
@@ -123,16 +160,17 @@ class Trainer:
         train_step, pending = None, None
         with contextlib.closing(reader):
             for step in range(start, stage.end_step):
-                batch = sharding.to_global(self.mesh, next(reader), stage.phase.batch_size)
+                with self.goodput.spend("data"):
+                    batch = sharding.to_global(self.mesh, next(reader), stage.phase.batch_size)
                 if train_step is None:
-                    train_step = self._compile(stage, batches, state, batch)
+                    train_step = self._compile(stage, batches, step, state, batch)
                     self.speed = self._clock(stage.phase, step)
                 self._profile(step)
                 state, values = train_step(state, batch)
                 if pending:
                     self._report(*pending, stage)
                 pending = step + 1, values
-                self.stopping = self.signals.should_stop(step + 1)
+                self.stopping = self.signals.should_stop()
                 if self._must_pause(step + 1):
                     self._report(*pending, stage)
                     pending = None
@@ -142,17 +180,27 @@ class Trainer:
             self._report(*pending, stage)
         return state
 
-    def _compile(self, stage, batches, state, batch):
+    def _compile(self, stage, batches, step, state, batch):
+        # It may take longer than a machine has left: what was learned is saved first.
+        with self.goodput.spend("save"):
+            self._save(step, state)
         started, phase = time.monotonic(), stage.phase
         mask = train.masker(self.config, self.tokenizer, stage)
         train_step = train.compile_step(self.config, self.mesh, mask, stage.micro_batches)
-        compiled = train_step.lower(state, batch).compile()
+        with self._compiling():
+            compiled = train_step.lower(state, batch).compile()
+        placement = train.placement_of(self.config, self.mesh)
+        kernel = models.attention_kernel(self.config.model, placement, phase.sequence_length)
         _say(
             f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
             f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "
-            f"({dict(self.mesh.shape)}), {models.attention_kernel(self.config.model)} attention, "
+            f"({dict(self.mesh.shape)}), {kernel} attention, "
             f"compiled in {time.monotonic() - started:.0f} s; {batches.describe()}"
         )
+        self._account(step)
+        self.stopping = self.signals.should_stop()
+        if self.stopping:
+            self._stop(step, state)
         return compiled
 
     def _clock(self, phase, step):
@@ -165,9 +213,12 @@ class Trainer:
 
     def _report(self, step, values, stage):
         values = {name: float(value) for name, value in jax.device_get(values).items()}
+        self.watchdog.beat()
         if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
             rated = values | self.speed.rates(step)
             self.writer.write(step, rated)
+            if time.monotonic() > self.accounted + _ACCOUNT_SECONDS:
+                self._account(step)
             self.progress.update(step, f"phase {stage.phase_index + 1}", rated)
         self.skips = self.skips + 1 if values["skipped"] else 0
         if self.skips >= self.config.optimizer.max_consecutive_skips:
@@ -191,13 +242,22 @@ class Trainer:
         # A checkpoint holds no update that was skipped for want of finite numbers: those leave
         # the parameters alone.
         if self._due(step, self.config.checkpoints.every_steps):
-            self.checkpoints.save(step, state)
+            self._account(step)
+            with self.goodput.spend("save"):
+                self._save(step, state)
         if self._due(step, self.config.evaluation.every_steps):
-            self._evaluate(step, state)
+            with self.goodput.spend("evaluation"):
+                self._evaluate(step, state)
+
+    def _save(self, step, state):
+        self.writer.save()  # a run that resumes here does not write these lines again
+        self.checkpoints.save(step, state)
 
     def _stop(self, step, state):
-        self.checkpoints.save(step, state)
-        self.checkpoints.wait()
+        with self.goodput.spend("save"):
+            self._save(step, state)
+            self.checkpoints.wait()
+        self._end(step)
         raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
 
     def _evaluate(self, step, state):
@@ -216,10 +276,12 @@ class Trainer:
             )
 
         def on_batch():
-            # With several processes they stop together, at the end of a step.
-            if self.signals.requested and jax.process_count() == 1:
+            self.watchdog.beat()
+            if self.signals.should_stop():
                 self._stop(step, state)
 
+        with self._compiling():
+            self.evaluations[index].compile(state["params"])
         values = self.evaluations[index](state["params"], on_batch)
         self.writer.write(step, values, prefix="eval")
         _say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bertjax import config as config_lib
+from bertjax import event_files, storage
 from bertjax.errors import StorageError
 
 # Dense bfloat16 peak of one JAX device in FLOP/s, by the start of its `device_kind`; the longest
@@ -106,6 +106,9 @@ class MetricsWriter:
     (the loop evaluates after it saved, so it makes them again), and a line that a kill cut short:
     the file goes on as if the run had never stopped.
 
+    Objects of gs:// do not grow: both files are held in memory there and written anew once a
+    minute, and metrics.jsonl by `save` too.
+
     Raises:
       StorageError: the disk refuses.
     """
@@ -114,17 +117,16 @@ class MetricsWriter:
         self._file = self._tensorboard = None
         if jax.process_index() != 0:
             return
-        self._path = Path(workdir) / "metrics.jsonl"
+        self._path = storage.path(workdir) / "metrics.jsonl"
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_after(self._path, step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = _open_after(self._path, step)
         except OSError as error:
             raise _refused(self._path, error) from error
         if tensorboard:
             # Imported here: it imports torch where that is installed, which takes seconds.
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter, record_writer
 
+            record_writer.register_writer_factory("gs", event_files)
             # purge_step: TensorBoard forgets the later steps of the run before, as the file does.
             log = str(self._path.parent / "tensorboard")
             self._tensorboard = SummaryWriter(log, purge_step=step + 1)
@@ -142,13 +144,21 @@ class MetricsWriter:
         line = {"step": int(step)}
         line |= {start + name: _json_float(value) for name, value in metrics.items()}
         try:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             self._file.flush()
             for name, value in metrics.items():
                 if self._tensorboard is not None and math.isfinite(value):
                     self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
         except OSError as error:
             raise _refused(self._path, error) from error
+
+    def save(self):
+        """On gs://, writes the lines so far; call it before the checkpoint of their step is saved.
+
+        Otherwise a run that was killed and resumes there lacks those of the last minute.
+        """
+        if isinstance(self._file, storage.Growing):
+            self._file.save()
 
     def close(self):
         """Writes out what TensorBoard still holds back."""
@@ -161,7 +171,7 @@ class MetricsWriter:
 def read(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl, in order; a line that a kill cut short is left out."""
     lines = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in storage.read(path).decode("utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
             lines.append({k: v if k == "step" else float(v) for k, v in entry.items()})
@@ -170,16 +180,17 @@ def read(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def _drop_after(path: Path, step: int):
-    if not path.exists():
-        return
-    kept = [line for line in path.read_bytes().splitlines(keepends=True) if _stays(line, step)]
-    partial = path.with_suffix(".jsonl.tmp")
-    with open(partial, "wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _open_after(path: Path, step: int):
+    """A metrics.jsonl to append to, without the lines that a run which resumes at `step` drops."""
+    is_remote = storage.is_remote(path)
+    if not is_remote:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    kept = b""
+    if storage.exists(path):
+        lines = storage.read(path).splitlines(keepends=True)
+        kept = b"".join(line for line in lines if _stays(line, step))
+        storage.write(path, kept)
+    return storage.Growing(path, kept) if is_remote else path.open("ab")
 
 
 def _stays(line: bytes, step: int) -> bool:

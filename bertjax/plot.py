@@ -1,11 +1,12 @@
 """W/metrics.jsonl as one picture: losses, accuracies, learning rate, throughput."""
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 
-from bertjax import metrics
+from bertjax import metrics, storage
 from bertjax.data import store
 from bertjax.errors import DataError, StorageError
 
@@ -28,16 +29,18 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     entries = _entries(workdir)
-    out = workdir / "plot.png" if out is None else Path(out)
+    out = workdir / "plot.png" if out is None else storage.path(out)
     with pyplot.rc_context(_STYLE):
         figure, axes = pyplot.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
         _draw(axes.ravel(), entries, _unigram_entropy(workdir), ticker)
         last = max(entry["step"] for entry in entries)
-        figure.suptitle(f"{workdir.absolute().name}: {last:,} steps", x=0.01, ha="left")
+        figure.suptitle(f"{storage.absolute(workdir).name}: {last:,} steps", x=0.01, ha="left")
+        picture = io.BytesIO()
         try:
-            figure.savefig(out, dpi=120)
+            figure.savefig(picture, dpi=120, format=out.suffix[1:] or "png")
+            storage.write(out, picture.getvalue())
         except OSError as error:
             raise StorageError(f"{out}: cannot be written: {error.strerror}") from error
         finally:
@@ -88,7 +91,7 @@ _STYLE = {
 
 def _entries(workdir: Path) -> list[dict[str, float]]:
     path = workdir / "metrics.jsonl"
-    if not path.exists():
+    if not storage.exists(path):
         raise DataError(f"{path}: no such file; is {workdir} the --workdir of a pretrain run?")
     entries = metrics.read(path)
     if not entries:

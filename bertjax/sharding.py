@@ -1,10 +1,12 @@
 """Placement: the mesh, one table for parameters, one rule for batches. The model knows none of it."""
 
+import dataclasses
 import math
 import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -44,13 +46,26 @@ PARAMETERS = (
     (r"masked_lm/bias", ("vocab",)),
 )
 
+# Array in use, by the name that the model calls it -> what its dimensions are split over.
+USED = {
+    "hidden": ("rows", None, None),
+    "heads": ("rows", None, "tensor", None),
+    "ids": ("rows", None),
+    "micro_batches": (None, "data", "fsdp"),
+    "word_embedding": ("tensor", None),
+    "position_embedding": (None, None),
+    "token_type_embedding": (None, None),
+}
+
 
 def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
     """Mesh `data x fsdp x tensor` over all devices; an axis of -1 takes what the others leave.
 
+    Where the devices are several TPU slices, `data` spans them and the other axes lie within.
+
     Raises:
-      UsageError: the axes do not multiply to the number of devices, or a TPU slice cannot be
-        divided so.
+      UsageError: the axes do not multiply to the number of devices, or `data` does not divide by
+        the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
@@ -61,14 +76,33 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does "
             f"not fit {len(devices)} devices; let their product be {len(devices)}, or one axis -1"
         )
-    try:
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    except NotImplementedError:  # a TPU slice is wired as a box, whose sides an axis cannot split
-        names = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    slices = len({getattr(d, "slice_index", None) for d in devices if d.platform == "tpu"})
+    if slices > 1 and sizes[0] % slices:
         raise UsageError(
-            f"config.mesh: {names} does not fit the sides of this {devices[0].device_kind} slice; "
-            "let each axis be the product of some of them (of 4x4x4: 4, 16 or 64)"
-        ) from None
+            f"config.mesh.data={sizes[0]}: does not divide by the {slices} slices, which only "
+            f"`data` spans; take a multiple of {slices} (fsdp and tensor stay within a slice)"
+        )
+    return Mesh(_arrange(sizes, devices, slices), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
+    """Devices in the form of a mesh, neighbours by wire next to each other.
+
+    TPU slices are wired as boxes. Where the axes are not products of a box's sides, sides are
+    split, and collectives over such an axis share wires.
+    """
+
+    def arrange(**options):
+        if slices > 1:
+            within = [sizes[0] // slices, *sizes[1:]]
+            between = [slices, 1, 1]  # over the data-centre network
+            return mesh_utils.create_hybrid_device_mesh(within, between, devices, **options)
+        return mesh_utils.create_device_mesh(sizes, devices, **options)
+
+    try:
+        return arrange()
+    except NotImplementedError:
+        return arrange(allow_split_physical_axes=True)
 
 
 def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
@@ -146,38 +180,84 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def constrain(mesh: Mesh):
-    """`(name, array) -> array` for `models.apply`: where things lie while they are used.
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a model's arrays lie while they are used: what `models.apply` knows of devices.
 
     Without it the partitioner is free to gather the batch instead of the FSDP weights: looked up
     in a table split over `fsdp`, the hidden states of the whole batch came out on every device.
     """
-    placements = {
-        "hidden": P(BATCH_AXES, None, None),
-        "micro_batches": P(None, BATCH_AXES),
-        "word_embedding": P("tensor", None),
-        "position_embedding": P(None, None),
-        "token_type_embedding": P(None, None),
-    }
 
-    def place(name, array):
-        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, placements[name]))
+    mesh: Mesh
+    rows: tuple[str, ...] = BATCH_AXES
+    has_shards = True
 
-    return place
+    @property
+    def of_shard(self):
+        """The placement within a function that is mapped over `data`, each on its own rows."""
+        return dataclasses.replace(self, rows=("fsdp",))
+
+    def spec(self, name: str) -> P:
+        """What the dimensions of an array in use are split over."""
+        return P(*(self.rows if axis == "rows" else axis for axis in USED[name]))
+
+    @property
+    def platform(self) -> str:
+        """That of the mesh's devices, which need not be at hand: a program may be compiled for
+        others.
+        """
+        return self.mesh.devices.flat[0].platform
+
+    def __call__(self, name: str, array):
+        """`array`, placed as `USED` says of `name`.
+
+        The gradient of the word table goes to where the table lies. Wanted where the table is used,
+        on every device of `fsdp`, it was reduced whole, and once more for the lookup.
+        """
+        used = NamedSharding(self.mesh, self.spec(name))
+        if name != "word_embedding":
+            return jax.lax.with_sharding_constraint(array, used)
+        kept = NamedSharding(self.mesh, spec("embeddings/word/embedding", array.ndim))
+        place = jax.custom_vjp(lambda x: jax.lax.with_sharding_constraint(x, used))
+        place.defvjp(
+            lambda x: (jax.lax.with_sharding_constraint(x, used), None),
+            lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
+        )
+        return place(array)
+
+    def per_shard(self, kernel):
+        """`kernel` over `[B, L, H, K]` arrays and ids `[B, L]`, run by each device on its share.
+
+        For kernels that the partitioner cannot look into: `(query, key, value, ids) -> mixed`,
+        the rows split over `data` and `fsdp`, the heads over `tensor`.
+        """
+        heads, ids = self.spec("heads"), self.spec("ids")
+        return jax.shard_map(
+            kernel,
+            mesh=self.mesh,
+            in_specs=(heads, heads, heads, ids),
+            out_specs=heads,
+            check_vma=False,  # a kernel's result does not say over which axes it varies
+        )
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The contiguous rows of a global batch that this process's devices hold."""
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold, in order.
+
+    A slice's wiring, not its hosts, orders the devices of a mesh: they need not be consecutive.
+    """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    spans = [(i[0].start or 0, batch_size if i[0].stop is None else i[0].stop) for i in indices]
-    return slice(min(s for s, _ in spans), max(e for _, e in spans))
+    return np.unique(np.concatenate([np.arange(batch_size)[i] for i in indices]))
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
     """Global arrays `[batch_size, ...]` from this process's rows (`local_rows`) of each."""
-    sharding = batch_sharding(mesh)
+    sharding, numbers = batch_sharding(mesh), local_rows(mesh, batch_size)
 
     def place(rows):
-        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+        def shard(index):
+            return rows[np.searchsorted(numbers, np.arange(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard)
 
     return jax.tree.map(place, batch)

@@ -23,16 +23,33 @@ def abstract_state(config: config_lib.Config, mesh) -> dict:
     return sharding.abstract(mesh, jax.eval_shape(functools.partial(init_state, config)))
 
 
-def gradients(config: config_lib.Config, params, batch, dropout_key, constrain, weights=None):
+def clips_per_shard(config: config_lib.Config) -> bool:
+    """Whether every part of the batch has its gradient clipped alone."""
+    return config.optimizer.clip_mode == "per_shard" and config.optimizer.clip_norm > 0
+
+
+def placement_of(config: config_lib.Config, mesh):
+    """What the model knows of devices in this training (see `models.apply`).
+
+    Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
+    """
+    if clips_per_shard(config):
+        platform = sharding.Placement(mesh).platform
+        return models.Unplaced(platform, has_shards=mesh.size == 1)
+    return sharding.Placement(mesh)
+
+
+def gradients(config: config_lib.Config, params, batch, dropout_key, placement, weights=None):
     """`(gradients, metrics)` of the mean loss over `batch` (masked already).
 
+    `dropout_key` is None, one key, or one for each row `[B]`, as of `models.apply`.
     With `weights`, those of a larger batch (`{term: weight}`), it is what this part of it adds to
     that batch's gradients and metrics: a mean of means would not be the mean.
     """
 
     def loss_of(params):
         outputs = models.apply(
-            config.model, params, batch, dropout_key=dropout_key, constrain=constrain
+            config.model, params, batch, dropout_key=dropout_key, placement=placement
         )
         terms = objectives.measure(outputs, batch)
         if weights is not None:
@@ -44,34 +61,44 @@ def gradients(config: config_lib.Config, params, batch, dropout_key, constrain, 
     return jax.grad(loss_of, has_aux=True)(params)
 
 
-def accumulated_gradients(
-    config: config_lib.Config, params, batch, dropout_key, constrain, micro_batches: int
+def reduced_gradients(
+    config: config_lib.Config, params, batch, dropout_keys, placement, micro_batches: int
 ):
     """As `gradients`, of parts of the batch one after the other: memory for one part at a time.
 
+    `dropout_keys` are None or one for each row `[B]`: rows drop the same in whichever part.
+
     Row `i` belongs to part `i % micro_batches`. Every device so has its share of every part
     among the rows that it holds already, and which rows make a part does not depend on the mesh.
+
+    The sum over the mesh's `data` axis is made once, at the end, of float32. Left to itself the
+    partitioner makes it of every layer of every part, in the type that the layer computes in.
+    Until then every device keeps a sum of its own, as large as the one that all would keep alike.
     """
     # The weights are the labels' alone: the forward pass written here is never run.
-    terms = objectives.measure(models.apply(config.model, params, batch), batch)
+    outputs = models.apply(config.model, params, batch, placement=placement)
+    terms = objectives.measure(outputs, batch)
     weights = {name: weight for name, (_, weight) in terms.items()}
+    shards = placement.mesh.shape["data"]
 
     def split(x):
-        x = x.reshape(-1, micro_batches, *x.shape[1:])
-        return constrain("micro_batches", jnp.moveaxis(x, 1, 0))
+        x = x.reshape(shards, -1, micro_batches, *x.shape[1:])
+        return placement("micro_batches", jnp.moveaxis(x, 2, 0))
+
+    def of_shard(rows, keys):
+        return gradients(config, params, rows, keys, placement.of_shard, weights)
 
     def add(total, part):
-        index, rows = part
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        grads, metrics = gradients(config, params, rows, key, constrain, weights)
+        grads, metrics = jax.vmap(of_shard, spmd_axis_name="data")(*part)
         return jax.tree.map(jnp.add, total, grads), metrics
 
-    parts = jnp.arange(micro_batches), jax.tree.map(split, batch)
-    grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
-    return grads, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+    zeros = jax.tree.map(lambda x: jnp.zeros((shards, *x.shape), x.dtype), params)
+    grads, metrics = jax.lax.scan(add, zeros, jax.tree.map(split, (batch, dropout_keys)))
+    grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), grads)
+    return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
 
 
-def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_key):
+def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_keys, placement):
     """As `gradients`, but clipped part by part, then averaged; the metrics are the parts' means.
 
     The recipe of google-research/bert on TPUs: every core clips the gradient of its own part of
@@ -80,18 +107,16 @@ def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_ke
     """
     opt = config.optimizer
 
-    def one_shard(shard, key):
-        grads, metrics = gradients(config, params, shard, key, lambda name, x: x)
+    def one_shard(shard, keys):
+        grads, metrics = gradients(config, params, shard, keys, placement)
         norm = optax.tree.norm(grads)
         return optimizer.clip(grads, norm, opt.clip_norm), metrics | {"grad_norm": norm}
 
     def split(x):
         return x.reshape(opt.clip_shards, -1, *x.shape[1:])
 
-    keys = None if dropout_key is None else jax.random.split(dropout_key, opt.clip_shards)
-    return jax.tree.map(
-        lambda x: jnp.mean(x, axis=0), jax.vmap(one_shard)(jax.tree.map(split, batch), keys)
-    )
+    shards = jax.vmap(one_shard)(*jax.tree.map(split, (batch, dropout_keys)))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), shards)
 
 
 def masker(config: config_lib.Config, tokenizer, stage: stages.Stage):
@@ -105,7 +130,7 @@ def masker(config: config_lib.Config, tokenizer, stage: stages.Stage):
     )
 
 
-def train_step(config: config_lib.Config, mask, constrain, micro_batches, state, batch):
+def train_step(config: config_lib.Config, mask, placement, micro_batches, state, batch):
     """One update: `(state, host batch) -> (state, metrics)`.
 
     `mask` corrupts the batch (a closure over the vocabulary's tables). A non-finite loss or
@@ -114,14 +139,14 @@ def train_step(config: config_lib.Config, mask, constrain, micro_batches, state,
     """
     params, step, opt = state["params"], state["step"], config.optimizer
     dropout = config.model.hidden_dropout_prob or config.model.attention_probs_dropout_prob
-    arguments = config, params, mask(batch), keys.dropout(config, step) if dropout else None
-    per_shard = opt.clip_mode == "per_shard" and opt.clip_norm
+    rows = jnp.arange(len(batch["input_ids"]))
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.dropout(config, step), rows)
+    arguments = config, params, mask(batch), row_keys if dropout else None, placement
+    per_shard = clips_per_shard(config)
     if per_shard:
         grads, metrics = shard_clipped_gradients(*arguments)
-    elif micro_batches > 1:
-        grads, metrics = accumulated_gradients(*arguments, constrain, micro_batches)
     else:
-        grads, metrics = gradients(*arguments, constrain)
+        grads, metrics = reduced_gradients(*arguments, micro_batches)
     metrics = {"grad_norm": optax.tree.norm(grads)} | metrics
 
     def update():
@@ -145,7 +170,7 @@ def compile_step(config: config_lib.Config, mesh, mask, micro_batches: int = 1):
     """
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     return jax.jit(
-        functools.partial(train_step, config, mask, sharding.constrain(mesh), micro_batches),
+        functools.partial(train_step, config, mask, placement_of(config, mesh), micro_batches),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=0,

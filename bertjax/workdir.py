@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
+from bertjax import storage
 from bertjax.data import corpus, prepare, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
 
@@ -30,13 +30,13 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
             f"config.model.head={config.model.head!r}: predicts no masked tokens; "
             "take pretraining or masked_lm"
         )
-    directory = Path(workdir) / "store"
+    directory = storage.path(workdir) / "store"
     if build:
         if jax.process_index() == 0 and not _components(directory):
             prepare.prepare(config, workdir)
         multihost_utils.sync_global_devices("store")  # the others wait for process 0
     manifests = {path: store.read_manifest(path) for path in _store_directories(config, workdir)}
-    encoder = tokenizer.load(Path(workdir) / "tokenizer", config.tokenizer.lowercase)
+    encoder = tokenizer.load(storage.path(workdir) / "tokenizer", config.tokenizer.lowercase)
     for path, manifest in manifests.items():
         if encoder.sha256 != manifest["tokenizer_sha256"]:
             raise DataError(
@@ -68,7 +68,7 @@ def open_stores(config: config_lib.Config, workdir: Path, split: str) -> list[st
 
 def _store_directories(config, workdir) -> list[Path]:
     """Where the stores of a config's corpora are; refused where W/store was made of others."""
-    directory = Path(workdir) / "store"
+    directory = storage.path(workdir) / "store"
     held, wanted = _components(directory), [part.name for part in corpus.of(config)]
     if held and not set(wanted) <= set(held):
         raise DataError(
@@ -80,9 +80,10 @@ def _store_directories(config, workdir) -> list[Path]:
 
 def _components(directory: Path) -> list[str]:
     """Names of the stores within W/store, [""] where it is one itself, [] where there is none."""
-    if (directory / "manifest.json").exists():
+    if storage.exists(directory / "manifest.json"):
         return [""]
-    return sorted(path.parent.name for path in directory.glob("*/manifest.json"))
+    found = storage.folders(directory)
+    return sorted(name for name in found if storage.exists(directory / name / "manifest.json"))
 
 
 def _named(components: list[str]) -> str:
@@ -95,9 +96,9 @@ def read_config(workdir: Path) -> config_lib.Config:
     Raises:
       DataError: there is none, or it cannot be read.
     """
-    path = Path(workdir) / "config.json"
+    path = storage.path(workdir) / "config.json"
     try:
-        return config_lib.from_config_dict(json.loads(path.read_text()))
+        return config_lib.from_config_dict(json.loads(storage.read(path)))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: missing; is {workdir} the --workdir of a bertjax run?") from None
     except (ValueError, RecursionError, UsageError) as error:
@@ -108,12 +109,10 @@ def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
     """Writes `W/config.json`; returns a line for each field that differs from what was there."""
     if jax.process_index() != 0:
         return []
-    path = Path(workdir) / "config.json"
-    changes = _changes(read_config(workdir), config) if path.exists() else []
-    partial = path.with_suffix(".tmp")
+    path = storage.path(workdir) / "config.json"
+    changes = _changes(read_config(workdir), config) if storage.exists(path) else []
     try:
-        partial.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-        os.replace(partial, path)
+        storage.write(path, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
     return changes

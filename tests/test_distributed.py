@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 
 import pytest
+from runs import cluster
 
 from bertjax import distributed
 from bertjax.distributed import StopSignals
@@ -21,7 +21,7 @@ LOOP = """
     with distributed.StopSignals() as signals:
         for step in range(1000):
             print(step, flush=True)
-            if signals.should_stop(step):
+            if signals.should_stop():
                 print("stopped", step, signals.requested, flush=True)
                 {after}
                 sys.exit(42)
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_leaves_at_once():
     child.send_signal(signal.SIGINT)
     code, _, err = finish(child)
     assert code == 130
-    assert err.splitlines()[-1].startswith("second Ctrl-C")
+    assert "second Ctrl-C" in err.splitlines()[-1]
 
 
 def test_a_second_sigterm_does_not_cut_the_save_short():
@@ -88,7 +88,7 @@ def test_no_handlers_outside_the_main_thread():
 
     def body():
         with StopSignals() as signals:
-            seen.append((signal.getsignal(signal.SIGTERM), signals.should_stop(0)))
+            seen.append((signal.getsignal(signal.SIGTERM), signals.should_stop()))
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=body)
@@ -99,18 +99,7 @@ def test_no_handlers_outside_the_main_thread():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_processes_stop_at_the_same_step(number):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    children = [
-        start(
-            LOOP.format(after="pass"),
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
-    ]
+    children = [start(LOOP.format(after="pass"), **mine) for mine in cluster(2)]
     for child in children:
         child.stdout.readline()
     children[1].send_signal(number)
@@ -138,3 +127,147 @@ def test_half_a_cluster_is_a_usage_error(monkeypatch, given):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="set all three"):
         distributed.initialize()
+
+
+TPU_WORKER = """
+    import http.server, os, sys, threading
+    import jax
+    from jax._src.clusters import cloud_tpu_cluster
+    from bertjax import distributed
+
+    # What the metadata server of a TPU VM says of a slice of two hosts.
+    ANSWERS = {
+        "agent-worker-number": sys.argv[1],
+        "worker-network-endpoints": "unused:one:127.0.0.1,unused:two:127.0.0.1",
+        "tpu-env": "ACCELERATOR_TYPE: 'v4-16'\\n",
+    }
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(ANSWERS[self.path.rsplit("/", 1)[1]].encode())
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["GCE_METADATA_IP"] = f"127.0.0.1:{server.server_port}"
+    # There are no chips here, from which JAX concludes that there is no such server.
+    cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+    os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+    distributed._on_tpu_vm = lambda: True
+    with distributed.processes():
+        print(jax.process_index(), jax.process_count(), len(jax.devices()), flush=True)
+"""
+
+
+def test_the_hosts_of_a_tpu_slice_find_each_other():
+    command = [sys.executable, "-c", textwrap.dedent(TPU_WORKER)]
+    workers = [
+        subprocess.Popen([*command, str(index)], stdout=subprocess.PIPE, text=True,
+                         env=os.environ | {"XLA_FLAGS": ""})
+        for index in range(2)
+    ]  # fmt: skip
+    outputs = [worker.communicate(timeout=60)[0].splitlines()[-1] for worker in workers]
+    assert outputs == ["0 2 2", "1 2 2"]
+    assert [worker.returncode for worker in workers] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "chips", "found"),
+    [("", True, True), ("tpu,cpu", True, True), ("cpu", True, False), ("", False, False)],
+)
+def test_a_tpu_vm_is_a_host_with_chips_that_jax_will_use(monkeypatch, platforms, chips, found):
+    pytest.importorskip("libtpu", reason="the tpu extra is not installed")
+    monkeypatch.setattr(os.path, "exists", lambda path: chips and path == "/dev/accel0")
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    else:
+        monkeypatch.delenv("JAX_PLATFORMS")
+    assert distributed._on_tpu_vm() == found
+
+
+FAILURE = """
+    import os, sys
+    import jax
+    from bertjax import distributed
+    from bertjax.errors import DataError
+    with distributed.processes():
+        jax.devices()
+        print("up", flush=True)
+        if jax.process_index() == 1:
+            {failure}
+        import time
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "line"),
+    [
+        ("raise DataError('w: damaged')", 65, "process 1: w: damaged; leaving too"),
+        ("raise RuntimeError('a defect')", 70, "process 1: a defect; leaving too"),
+        (
+            "raise jax.errors.JaxRuntimeError('UNAVAILABLE: a link is down')",
+            42,
+            "process 1: UNAVAILABLE: a link is down; start the same command again",
+        ),
+        ("os.kill(os.getpid(), 9)", 42, "process 1 is lost; start the same command again"),
+    ],
+)
+def test_what_ends_one_process_ends_the_others_with_its_reason(failure, code, line):
+    processes = [start(FAILURE.format(failure=failure), **mine) for mine in cluster(2)]
+    results = [finish(process) for process in processes]
+    assert results[0][0] == code
+    assert results[0][2].splitlines()[-1] == f"bertjax: {line}"
+    assert results[1][0] in (code, -9)
+
+
+ROWS = """
+    import numpy as np
+    import jax
+    from jax.experimental import multihost_utils
+    from bertjax import distributed, sharding
+    from bertjax.config import Mesh
+    with distributed.processes():
+        # As the wiring of a slice may order them: the processes take turns.
+        devices = sorted(jax.devices(), key=lambda device: (device.id % 2, device.process_index))
+        mesh = jax.sharding.Mesh(
+            np.array(devices).reshape(4, 1, 1), sharding.AXES,
+            axis_types=(jax.sharding.AxisType.Auto,) * 3)
+        rows = sharding.local_rows(mesh, 8)
+        batch = sharding.to_global(mesh, {"x": 10 * rows[:, None] + np.arange(2)}, 8)
+        whole = multihost_utils.process_allgather(batch["x"], tiled=True)
+        print(rows.tolist(), whole.tolist(), sep=";", flush=True)
+"""
+
+
+def test_rows_of_a_process_need_not_be_consecutive():
+    processes = [
+        start(ROWS, XLA_FLAGS="--xla_force_host_platform_device_count=2", **mine)
+        for mine in cluster(2)
+    ]
+    results = [finish(process) for process in processes]
+    assert [code for code, _, _ in results] == [0, 0], results
+    rows, wholes = zip(*(out[-1].split(";") for _, out, _ in results), strict=True)
+    assert rows == ("[0, 1, 4, 5]", "[2, 3, 6, 7]")
+    expected = str([[10 * row, 10 * row + 1] for row in range(8)])
+    assert wholes == (expected, expected)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_whose_peers_do_not_appear_asks_to_be_started_again(index):
+    child = start(
+        """
+        from bertjax import distributed
+        distributed._START_SECONDS = 1.0
+        with distributed.processes():
+            pass
+        """,
+        **cluster(2)[index],
+    )
+    code, _, err = finish(child)
+    assert code == 42
+    line = "bertjax: not all processes appeared within 1 s; start them all again"
+    assert err.splitlines()[-1] == line

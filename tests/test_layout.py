@@ -9,6 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 TIERS = (
     {
         "errors",
+        "storage",
+        "event_files",
+        "goodput",
+        "watchdog",
+        "peers",
         "config",
         "config_arg",
         "config_checks",
@@ -22,12 +27,13 @@ TIERS = (
     {"models"},
     {"objectives", "optimizer", "sharding", "metrics"},
     {"integrity"},
-    {"signature"},
+    {"signature", "steps"},
     {"checkpoint", "distributed", "workdir"},
     {"train", "evaluate"},
     {"convert"},
     {"initial"},
-    {"loop", "inference", "plot"},
+    {"hlo", "hlo_cost", "topology", "roofline"},
+    {"loop", "inference", "plot", "recipe", "plan", "plan_search", "plan_report"},
     {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(TIERS) for name in names}
@@ -89,7 +95,7 @@ def test_readers_refuse_before_jax_is_imported():
 
 def test_workers_that_tokenise_do_not_import_jax():
     """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
-    light = {"prepare", "corpus", "tokenise", "sources", "documents", "store", "tokenizer",
+    light = {"prepare", "beam", "corpus", "tokenise", "sources", "documents", "store", "tokenizer",
              "tokenizer_base", "byte_bpe", "vocabulary", "train_tokenizer"}  # fmt: skip
     for path, parts, tree in modules():
         if parts[0] == "data" and parts[-1] in light:

@@ -1,113 +1,27 @@
 """The program as its users meet it: real processes on real text, killed, stopped and misused."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+from runs import assert_same_run, bertjax, cluster, losses, make_project, start, wait_for_step
 
-from bertjax import convert, metrics
+from bertjax import convert
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
-
-CONFIG = """
-from bertjax import config as config_lib
-
-def get_config():
-    config = config_lib.default()
-    config.data.files = "{text}"
-    config.data.heldout_fraction = 0.2
-    config.data.num_workers = 1
-    config.tokenizer.vocab_size = 400
-    config.model.vocab_size = 0
-    config.model.hidden_size = 32
-    config.model.num_hidden_layers = 2
-    config.model.num_attention_heads = 2
-    config.model.intermediate_size = 64
-    config.model.max_position_embeddings = 64
-    config.phases.phase1 = config_lib.phase(
-        steps=120, sequence_length=32, batch_size=8, max_predictions_per_seq=5)
-    config.phases.phase2 = config_lib.phase(
-        steps=40, sequence_length=64, batch_size=4, max_predictions_per_seq=10)
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 10
-    config.checkpoints.every_steps = 20
-    config.evaluation.every_steps = 40
-    config.evaluation.num_examples = 32
-    config.evaluation.batch_size = 8
-    config.logging.every_steps = 1
-    config.logging.tensorboard = False
-    return config
-"""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A config on real text (the language reference that Python carries), and its whole run."""
-    from pydoc_data import topics
-
-    root = tmp_path_factory.mktemp("loop")
-    documents = ["\n".join(t.split("\n\n")) for t in list(topics.topics.values())[:60]]
-    lines = (json.dumps({"text": text}) for text in documents)
-    (root / "text.jsonl").write_text("\n".join(lines) + "\n")
-    (root / "config.py").write_text(CONFIG.format(text=root / "text.jsonl"))
+    """A config, its text, and its whole run."""
+    root = make_project(tmp_path_factory.mktemp("loop"))
     run = bertjax(root, "pretrain", root / "whole")
     assert run.returncode == DONE, run.stderr
     return root
-
-
-def start(root, command, workdir, *overrides, **variables):
-    # One compilation serves all processes of this module.
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
-    }
-    arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
-    return subprocess.Popen(
-        [sys.executable, "-m", "bertjax", command, *arguments],
-        env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def bertjax(root, command, workdir, *overrides):
-    process = start(root, command, workdir, *overrides)
-    process.stdout, process.stderr = process.communicate(timeout=300)
-    return process
-
-
-def losses(workdir):
-    """Every deterministic figure of metrics.jsonl, in order."""
-    timing = {"seconds_per_step", "tokens_per_second", "mfu"}
-    lines = metrics.read(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
-
-
-def assert_same_run(workdir, whole):
-    assert losses(workdir) == losses(whole)
-    ours, theirs = (convert.read(str(d)) for d in (workdir, whole))
-    assert ours.step == theirs.step == 160
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
-
-
-def wait_for_step(process, workdir, step):
-    path = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = metrics.read(path) if path.exists() else []
-        if lines and lines[-1]["step"] >= step:
-            return
-        time.sleep(0.02)
-    if process.poll() is None:
-        process.kill()
-        pytest.fail(f"step {step} not reached: {process.communicate()}")
 
 
 def test_a_run_learns_evaluates_and_keeps_what_the_design_says(project):
@@ -181,16 +95,7 @@ def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tm
 
 def test_two_processes_train_as_one(project, tmp_path):
     """Each loads its half of every batch; what they log is the single process's run."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    processes = [
-        start(
-            project, "pretrain", tmp_path / "w", JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
-    ]  # fmt: skip
+    processes = [start(project, "pretrain", tmp_path / "w", **mine) for mine in cluster(2)]
     for process in processes:
         _, error = process.communicate(timeout=300)
         assert process.returncode == DONE, error

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bertjax import config as configs
+from bertjax.data import prepare as prepare_module
 from bertjax.data import store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.data.tokenise import share
@@ -245,6 +246,15 @@ def test_a_new_store_replaces_the_former_one_and_leftovers(config, tmp_path):
     assert first["splits"] != second["splits"]
     assert store.read_manifest(tmp_path / "w" / "store") == second
     assert {p.name for p in (tmp_path / "w").iterdir()} == {"store", "tokenizer"}
+
+
+def test_one_at_a_time_in_a_workdir(config, tmp_path):
+    before = run(config, tmp_path / "w")
+    with prepare_module._locked(tmp_path / "w"), pytest.raises(UsageError, match="another process"):
+        run(config, tmp_path / "w")
+    with pytest.raises(DataError), prepare_module._locked(tmp_path / "w"):
+        raise DataError("a failure ends the lock")
+    assert run(config, tmp_path / "w") == before
 
 
 def test_a_disk_that_refuses(config, tmp_path):

@@ -143,15 +143,18 @@ def test_meshes_that_do_not_fit_are_named(mesh, said):
         sharding.check(config, sharding.make_mesh(config.mesh))
 
 
-def test_a_mesh_that_a_tpu_slice_cannot_be_divided_into_is_named(monkeypatch):
-    """JAX raises NotImplementedError for 8 x 8 on a slice of 4x4x4 chips."""
+def test_axes_that_are_no_products_of_a_slices_sides_split_them(monkeypatch):
+    """JAX raises NotImplementedError for 8 x 8 on a slice of 4x4x4 chips, unless it may."""
 
-    def make_mesh(*args, **kwargs):
-        raise NotImplementedError("Failed to find assignment for logical_axis_index 1 of size 4")
+    def create_device_mesh(sizes, devices, allow_split_physical_axes=False):
+        if not allow_split_physical_axes:
+            raise NotImplementedError(
+                "Failed to find assignment for logical_axis_index 1 of size 4"
+            )
+        return np.array(devices).reshape(sizes)
 
-    monkeypatch.setattr(jax, "make_mesh", make_mesh)
-    with pytest.raises(UsageError, match=r"^config\.mesh: data=2 x fsdp=4 x tensor=1 .* sides"):
-        sharding.make_mesh(config_lib.Mesh(fsdp=4))
+    monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", create_device_mesh)
+    assert sharding.make_mesh(config_lib.Mesh(fsdp=4)).shape == {"data": 2, "fsdp": 4, "tensor": 1}
 
 
 @pytest.mark.parametrize(
@@ -189,9 +192,9 @@ def test_per_shard_clipping_is_the_mean_of_clipped_parts_on_any_mesh():
     params = models.init(model, keys.root(config, keys.INIT))
     batch = make_batch(0)
     shard_clipped_gradients = jax.jit(
-        lambda p, b: train.shard_clipped_gradients(config, p, b, None)
+        lambda p, b: train.shard_clipped_gradients(config, p, b, None, models.Unplaced())
     )
-    gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, lambda name, x: x))
+    gradients = jax.jit(lambda p, b: train.gradients(config, p, b, None, models.Unplaced()))
     got, _ = shard_clipped_gradients(params, batch)
     total, clipped = jax.tree.map(jnp.zeros_like, params), 0
     for part in range(8):

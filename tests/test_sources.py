@@ -16,7 +16,9 @@ def read(path, dropped=None, **fields):
     """The sentences of each document."""
     data = Data(files=str(path), **fields) if path else Data(**fields)
     found = []
-    for chunk in sources.chunks(data, Counter() if dropped is None else dropped):
+    for chunk in sources.chunks(data):
+        if dropped is not None:
+            dropped.update(chunk.dropped)
         for record in chunk.records:
             lines = documents.paragraphs(documents.read_text(record, data.text_field), record.form)
             if record.form != "sentences":
@@ -270,8 +272,27 @@ def test_a_100_mb_line_is_left_out_in_bounded_memory(tmp_path):
 def test_positions_reach_the_size(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["It is here. " * 1000] * 500)
     data = Data(files=str(path))
-    found = list(sources.chunks(data, Counter()))
+    found = list(sources.chunks(data))
     positions = [chunk.position for chunk in found]
     assert len(found) > 3
     assert positions == sorted(positions)
     assert positions[-1] == sources.size(data)
+
+
+def test_pieces_read_alone_are_the_whole(tmp_path):
+    texts = [f"Document {i}. It is here." for i in range(50)]
+    write_jsonl(tmp_path / "a.jsonl", texts[:20])
+    write_jsonl(tmp_path / "b.jsonl.gz", texts[20:])
+    (tmp_path / "c.txt").write_text("")
+    data = Data(files=f"{tmp_path}/*")
+    pieces = sources.pieces(data)
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert pieces[0].start == 0
+    assert pieces[-1].end == sources.size(data)
+    together = list(sources.chunks(data))
+    alone = [list(sources.chunks(data, [piece])) for piece in pieces]
+    assert [c.dropped for c in alone[2]] == [{"empty file": 1}]
+    for chunks in (together, [chunk for some in alone for chunk in some]):
+        assert [json.loads(r.data)["text"] for c in chunks for r in c.records] == texts
+        assert sum((c.dropped for c in chunks), Counter()) == {"empty file": 1}
+    assert alone[1][-1].position == pieces[1].end

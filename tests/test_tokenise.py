@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 
 import byte_bpe_reference as reference
 import numpy as np
@@ -23,7 +24,7 @@ SENTENCE = st.lists(PARTS, max_size=10).map(lambda parts: "".join(parts).strip()
 def tokenised(sentences, encoder, language="en"):
     """Tokens [T] and where each sentence begins, [S], of one document."""
     record = Record("file", 1, 0, "sentences", "\n".join(sentences).encode())
-    result = tokenise(Chunk([record], 0), Data(language=language), encoder)
+    result = tokenise(Chunk([record], 0, Counter()), Data(language=language), encoder)
     ends = np.cumsum(result.sentence_lengths)
     return result.tokens, [0, *ends[:-1].tolist()]
 
@@ -62,7 +63,7 @@ def test_published_vocabulary_on_real_text():
     data = dataclasses.replace(Data(), num_workers=1)
     for text in reference.real_texts(30):
         record = Record("file", 1, 0, "json", json.dumps({"text": text}).encode())
-        result = tokenise(Chunk([record], 0), data, published)
+        result = tokenise(Chunk([record], 0, Counter()), data, published)
         line = " ".join(s for p in paragraphs(text, "json") for s in segment(p, "en"))
         assert published.decode(result.tokens.tolist()) == line
         assert result.tokens.tolist() == published.encode([line])[0]

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bertjax import storage
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import StorageError, UsageError
 
@@ -65,6 +66,8 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:
         writable = ", ".join(name for name, (_, writer, _) in FORMS.items() if writer)
         raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")
     if form != "hub":
+        if storage.is_remote(path):
+            raise UsageError(f"{destination}: write to a disk, and copy the whole from there")
         _refuse_existing(_target(form, path))
     pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
     write = _writer(form)
@@ -77,14 +80,18 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:
 def parse(uri: str) -> tuple[str, Path | str]:
     """`(form, path)` of a URI; raises UsageError where the form is not known."""
     form, colon, rest = uri.partition(":")
-    if not colon or not re.fullmatch(r"[a-z][a-z0-9\-]+", form):
+    if storage.is_remote(uri) or not colon or not re.fullmatch(r"[a-z][a-z0-9\-]+", form):
         form, rest = "orbax", uri
     if form not in FORMS:
         known = " ".join(f"{name}:{path}" for name, (_, _, path) in FORMS.items())
         raise UsageError(f"{uri}: no such form {form!r}; one of {known}")
     if not rest:
         raise UsageError(f"{uri}: names no place; expected {form}:{FORMS[form][2]}")
-    return form, rest if form == "hub" else Path(rest)
+    if form == "hub":
+        return form, rest
+    if storage.is_remote(rest) and form != "orbax":
+        raise UsageError(f"{uri}: on gs:// only runs (orbax:) are read; copy it to a disk")
+    return form, storage.path(rest)
 
 
 def _writer(form: str) -> Callable:

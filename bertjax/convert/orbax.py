@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
+from bertjax import storage
 from bertjax.convert import names
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
@@ -29,7 +30,9 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     config = workdir.read_config(path)
     directory = path / "tokenizer"
     tokenizer = (
-        tokenizer_lib.load(directory, config.tokenizer.lowercase) if directory.is_dir() else None
+        tokenizer_lib.load(directory, config.tokenizer.lowercase)
+        if storage.is_directory(directory)
+        else None
     )
     if hints.tokenizer is not None:
         lowercase = config.tokenizer.lowercase if hints.lowercase is None else hints.lowercase
@@ -71,7 +74,7 @@ def _figures(path: Path, step: int) -> dict[str, float]:
     """The last held-out figures that the run recorded up to `step`."""
     from bertjax import metrics
 
-    if not (path / "metrics.jsonl").is_file():
+    if not storage.is_file(path / "metrics.jsonl"):
         return {}
     lines = [line for line in metrics.read(path / "metrics.jsonl") if line["step"] <= step]
     evaluated = [line for line in lines if any(name.startswith("eval/") for name in line)]

@@ -74,7 +74,7 @@ class Corpus:
         wanted = most_bytes / max(sources.estimate_bytes(self.data), 1)
         high = low + (1 - low) * min(wanted, 1.0)
         first = True
-        with contextlib.closing(sources.chunks(self.data, Counter())) as chunks:
+        with contextlib.closing(sources.chunks(self.data)) as chunks:
             for chunk in self.watched(chunks, "read for vocabulary", console):
                 for record in chunk.records:
                     text = read_text(record, self.data.text_field)

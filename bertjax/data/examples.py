@@ -38,6 +38,17 @@ class Index:
         """Tokens of every example, [CLS] and [SEP] included: [N] int32."""
         return _lengths(self.part_length, self.first_part)
 
+    def of(self, examples: np.ndarray) -> tuple["Index", np.ndarray]:
+        """The index of `examples` [n, E] alone, and their numbers in it [n, E]; -1 stays -1."""
+        used = examples >= 0
+        chosen = examples[used]
+        counts = self.first_part[chosen + 1] - self.first_part[chosen]
+        first = np.concatenate([[0], np.cumsum(counts)])
+        parts = np.repeat(self.first_part[chosen] - first[:-1], counts) + np.arange(first[-1])
+        numbers = np.full_like(examples, -1)
+        numbers[used] = np.arange(len(chosen))
+        return Index(self.part_start[parts], self.part_length[parts], first, None), numbers
+
 
 def build_index(
     store, config: Examples, *, sequence_length: int, rng: np.random.Generator

@@ -9,7 +9,8 @@ import grain
 import numba
 import numpy as np
 
-from bertjax.config import Config
+from bertjax.config import Config, Phase
+from bertjax.data import remote
 from bertjax.data.epochs import Epochs, generator
 from bertjax.data.mixture import Mixture
 from bertjax.errors import DataError
@@ -131,6 +132,27 @@ def iterate(
     return iterator
 
 
+def batch_shapes(config: Config, phase: Phase) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a phase's batches, all of them int32."""
+    examples = config.examples
+    return _shapes(
+        phase.batch_size, phase.sequence_length, examples.max_per_row, examples.has_next_sentence
+    )
+
+
+def _shapes(size, length, max_per_row, is_pair):
+    packed = max_per_row > 1
+    slots = (size, max_per_row) if packed else (size,)
+    tokens = ("input_ids", "token_type_ids", "attention_mask")
+    shapes = dict.fromkeys(tokens, (size, length)) | {"example_ids": slots, "epochs": (size,)}
+    if is_pair:
+        shapes["next_sentence_labels"] = slots
+    if packed:
+        shapes |= {"segment_ids": (size, length), "position_ids": (size, length)}
+        shapes["cls_positions"] = slots
+    return shapes
+
+
 class _Assembler:
     """Makes a batch of rows that are given by component, epoch and number."""
 
@@ -152,26 +174,22 @@ class _Assembler:
         return batch
 
     def _empty(self, size):
-        packed = self._slots > 1
-        slots = (size, self._slots) if packed else (size,)
-        shapes = dict.fromkeys(("input_ids", "token_type_ids", "attention_mask"),
-                               (size, self._length))  # fmt: skip
-        shapes |= {"example_ids": slots, "epochs": (size,)}
-        if self._is_pair:
-            shapes["next_sentence_labels"] = slots
-        if packed:
-            shapes |= {"segment_ids": (size, self._length), "position_ids": (size, self._length)}
-            shapes["cls_positions"] = slots
+        shapes = _shapes(size, self._length, self._slots, self._is_pair)
         return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
 
     def _fill(self, batch, places, corpus, epoch, numbers):
         """Writes the rows `places` [n] of a batch: the rows `numbers` [n] of an epoch."""
         index, examples = corpus.index(epoch), corpus.examples(epoch, numbers)
+        tokens, parts, numbers = corpus.store.tokens, index, examples
+        starts = parts.part_start
+        if isinstance(tokens, remote.Tokens):
+            parts, numbers = index.of(examples)
+            tokens, starts = tokens.gather(parts.part_start, parts.part_length)
         tokenizer = self._tokenizer
         unused = np.empty((0, 0), np.int32)
         largest = _fill(
-            np.asarray(corpus.store.tokens), index.part_start, index.part_length, index.first_part,
-            examples, places, self._is_pair,
+            np.asarray(tokens), starts, parts.part_length, parts.first_part,
+            numbers, places, self._is_pair,
             tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
             batch["input_ids"], batch["token_type_ids"], batch["attention_mask"],
             batch.get("segment_ids", unused), batch.get("position_ids", unused),

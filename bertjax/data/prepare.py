@@ -3,18 +3,22 @@
 One process reads the corpus and writes the store; the others decode, cut into sentences and
 tokenise. Only a few chunks are on their way at any moment, and results are written in the
 order of the corpus, so memory is bounded and the bytes do not depend on the number of workers.
+Where one machine is too few, the workers of a Beam runner read and tokenise (see `beam`); the
+one process then writes what they leave, the same bytes.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from bertjax import storage
 from bertjax.config import Config
 from bertjax.data import corpus, sources, tokenizer, train_tokenizer
 from bertjax.data.store import Writer
@@ -29,7 +33,13 @@ TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe":
 _RUNTIME_FIELDS = ("num_workers", "prefetch_batches")
 
 
-def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
+def prepare(
+    config: Config,
+    workdir: Path,
+    *,
+    beam_options: Sequence[str] | None = None,
+    progress: bool = True,
+) -> dict:
     """Builds `workdir/store` and `workdir/tokenizer` from the corpus of `config.data`.
 
     A mixture becomes one store for each component, `workdir/store/NAME`, and one tokenizer.
@@ -38,6 +48,8 @@ def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
     are not held out.
 
     Args:
+      beam_options: tokenise with Apache Beam, given these options (`--runner=...` and the
+        runner's own); by default in processes of this machine.
       progress: show progress and print the report on stderr.
 
     Returns:
@@ -45,23 +57,24 @@ def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
       `{component: manifest}`.
 
     Raises:
-      UsageError: the config names no corpus, or a vocabulary smaller than the tokenizer's.
+      UsageError: the config names no corpus, or a vocabulary smaller than the tokenizer's; Beam
+        is not installed or refuses its options; another process prepares the same `workdir`.
       DataError: the corpus or the tokenizer is missing or damaged, or holds no text.
       StorageError: the disk is full or refuses to be written.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     config = _with_tokenizer_of_weights(config, workdir)
     console = Console(stderr=True, quiet=not progress)
     started = time.monotonic()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(workdir)
-        scratch = workdir / f"store.tmp-{os.getpid()}"
-        try:
-            manifests = _build(config, scratch, console)
-            _install(scratch, workdir)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with _locked(workdir):
+            _remove_leftovers(workdir)
+            scratch = workdir / f"store.tmp-{os.getpid()}"
+            try:
+                manifests = _build(config, scratch, beam_options, console)
+                _install(scratch, workdir)
+            finally:
+                storage.remove(scratch)
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
     for manifest in manifests.values():
@@ -74,32 +87,64 @@ def prepare(config: Config, workdir: Path, *, progress: bool = True) -> dict:
 def _with_tokenizer_of_weights(config: Config, workdir: Path) -> Config:
     """Weights that lie in W already, converted or trained, read their ids by W's own tokenizer."""
     mine = workdir / "tokenizer"
-    if config.tokenizer.path or not (mine.is_dir() and (workdir / "checkpoints").is_dir()):
+    if config.tokenizer.path or not all(map(storage.is_directory, (mine, workdir / "checkpoints"))):
         return config
     return dataclasses.replace(
         config, tokenizer=dataclasses.replace(config.tokenizer, path=str(mine))
     )
 
 
+@contextlib.contextmanager
+def _locked(workdir):
+    """Makes W and keeps others out of it. The lock ends with its process, however that ends, and
+    leaves no file. Object stores have none."""
+    if storage.is_remote(workdir):
+        storage.require_bucket(workdir)
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    directory = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(directory)
+        raise UsageError(
+            f"--workdir={workdir}: another process prepares it; wait, or name another"
+        ) from None
+    except OSError:
+        pass  # a network file system without locks
+    try:
+        yield
+    finally:
+        os.close(directory)
+
+
 def _remove_leftovers(workdir):
-    for path in workdir.glob("store.tmp-*"):
-        shutil.rmtree(path)
+    for name in storage.folders(workdir):
+        if name.startswith("store.tmp-"):
+            storage.remove(workdir / name)
 
 
 def _install(scratch, workdir):
     # Between the two removals and the renames there is no store at all, never one that does not
-    # match the tokenizer.
+    # match the tokenizer. Of objects the manifests go first and come last.
     store, saved = workdir / "store", workdir / "tokenizer"
-    if store.exists():
+    if storage.is_remote(store):
+        parts = [store, *(store / name for name in storage.folders(store))]
+        storage.remove(
+            store, first=tuple(f"{part.relative_to(store)}/manifest.json" for part in parts)
+        )
+    elif store.exists():
         store.rename(scratch / "replaced")
-    shutil.rmtree(saved, ignore_errors=True)
-    (scratch / "tokenizer").rename(saved)
-    (scratch / "store").rename(store)
+    storage.remove(saved)
+    storage.move(scratch / "tokenizer", saved)
+    storage.move(scratch / "store", store, last="manifest.json")
 
 
-def _build(config, scratch, console):
+def _build(config, scratch, beam_options, console):
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
-    scratch.mkdir()
+    if not storage.is_remote(scratch):
+        scratch.mkdir()
     corpora = corpus.of(config)
     with console.status("opening the corpus"):
         for part in corpora:
@@ -113,9 +158,10 @@ def _build(config, scratch, console):
         )
     saved = model.save(scratch / "tokenizer")
     manifests = {}
-    for part in corpora:
+    tokenised = _tokenised(corpora, saved, scratch / "parts", beam_options, console)
+    for part, results in zip(corpora, tokenised, strict=True):
         with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
-            text_bytes = _fill(writer, part, saved, console)
+            text_bytes = _fill(writer, part, results, console)
             data = dataclasses.asdict(part.data)
             manifests[part.name] = writer.finish(
                 tokenizer_sha256=model.sha256,
@@ -147,11 +193,26 @@ def _training_texts(config, corpora, console):
     console.print(f"learning a vocabulary of {config.vocab_size:,} tokens ...")
 
 
-def _fill(writer, part, saved, console):
-    """Tokenises a corpus into `writer`; returns the bytes of its text."""
+def _tokenised(corpora, saved, directory, beam_options, console):
+    """The chunks of each corpus as tokens, in order."""
+    if beam_options is None:
+        return [tokenise_all(sources.chunks(part.data), part.data, saved) for part in corpora]
+    with console.status(f"Beam tokenises ({' '.join(beam_options)})"):
+        return _beam().tokenise_all(corpora, saved, directory, beam_options)
+
+
+def _beam():
+    try:
+        from bertjax.data import beam  # an extra, and slow to import
+    except ImportError as error:
+        raise UsageError(f"Apache Beam: {error}; pip install 'bertjax[beam]'") from None
+    return beam
+
+
+def _fill(writer, part, results, console):
+    """Writes the chunks of a corpus; returns the bytes of its text."""
     text_bytes = 0
-    chunks = sources.chunks(part.data, part.dropped)
-    with contextlib.closing(tokenise_all(chunks, part.data, saved)) as results:
+    with contextlib.closing(results):
         for result in part.watched(results, "tokenise", console):
             _write(writer, result, part.data.heldout_fraction)
             part.dropped.update(result.dropped)

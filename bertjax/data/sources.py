@@ -1,20 +1,21 @@
 """A corpus cut into raw records: .txt, .jsonl, .jsonl.gz, .parquet, TFDS, the built-in sample.
 
-Everything here runs in the one process that reads; what is costly about a record (decoding,
-JSON, sentences) waits for `documents`, which any process can run.
+Reading is cheap: one process reads for all the others, or each reads pieces of its own. What is
+costly about a record (decoding, JSON, sentences) waits for `documents`.
 
 What is wrong with one record only (empty, far too long) is left out and counted; what says that
 the file is not what it claims to be (not UTF-8, broken JSON, truncated gzip) stops the run.
 """
 
-import glob
+import functools
 import gzip
+import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from bertjax import storage
 from bertjax.config import Data
 from bertjax.data import sample
 from bertjax.data.documents import Record, no_field, one_line, one_sentence_a_line
@@ -25,59 +26,94 @@ CHUNK_BYTES = 1 << 20  # what a worker gets at a time
 LONGEST_RECORD = 16 << 20  # bytes of a line; a longer one is no document
 PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the next blank line
 SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
+TFDS_PIECE = 1 << 14  # examples
 SNIFFED = 64 << 10  # bytes looked at to tell the form of a .txt
 
 
+class Piece(NamedTuple):
+    """What can be read alone: a file, or some examples of TFDS.
+
+    `start` and `end` are its place in the corpus: bytes on disk, or numbers of examples.
+    """
+
+    name: str
+    start: int
+    end: int
+
+
 class Chunk(NamedTuple):
-    """Consecutive records; `position` is how much of `size` has been read after them."""
+    """Consecutive records; `position` is how much of `size` has been read after them.
+
+    `dropped` counts, by reason, what was left out among them.
+    """
 
     records: list[Record]
     position: int
+    dropped: Counter
 
     @property
     def text_bytes(self) -> int:
         return sum(len(record.data) for record in self.records)
 
 
+def pieces(data: Data) -> list[Piece]:
+    """The parts of the corpus that can be read apart from each other, in order.
+
+    Raises:
+      UsageError: the config names no corpus, or a kind of file that is not known.
+      DataError: a file or dataset is missing.
+    """
+    if data.source == "files":
+        names = find_files(data)
+        lengths = storage.sizes(names)
+    else:
+        is_tfds = data.source == "tfds"
+        total = len(_tfds_source(data) if is_tfds else sample.documents())
+        most = TFDS_PIECE if is_tfds else max(total, 1)
+        lengths = [min(most, total - start) for start in range(0, total, most)]
+        names = [data.tfds_name or data.source] * len(lengths)
+    ends = list(itertools.accumulate(lengths))
+    return [Piece(n, end - k, end) for n, k, end in zip(names, lengths, ends, strict=True)]
+
+
 def size(data: Data) -> int:
     """Length of the corpus in the unit of `Chunk.position`: bytes on disk, or examples of TFDS."""
-    if data.source == "files":
-        return sum(Path(path).stat().st_size for path in find_files(data))
-    if data.source == "tfds":
-        return len(_tfds_source(data))
-    return len(sample.documents())
+    found = pieces(data)
+    return found[-1].end if found else 0
 
 
 def estimate_bytes(data: Data) -> int:
     """About how many bytes of text the corpus has: a compressed file counts threefold."""
     if data.source != "files":
         return 4096 * size(data)
-    paths = find_files(data)
     return sum(
-        Path(p).stat().st_size * (3 if p.endswith((".gz", ".parquet")) else 1) for p in paths
+        (piece.end - piece.start) * (3 if piece.name.endswith((".gz", ".parquet")) else 1)
+        for piece in pieces(data)
     )
 
 
-def chunks(data: Data, dropped: Counter) -> Iterator[Chunk]:
+def chunks(data: Data, some: Iterable[Piece] | None = None) -> Iterator[Chunk]:
     """Cuts the corpus into chunks of about `CHUNK_BYTES`, in order.
 
     Args:
-      dropped: counts, by reason, what is left out on the way.
+      some: the pieces to read; by default all of them.
 
     Raises:
       UsageError: the config names no corpus, or a kind of file that is not known.
       DataError: a file is missing, binary, truncated or damaged.
     """
-    readers = {"files": _read_files, "tfds": _read_tfds, "sample": _read_sample}
-    records, held, position = [], 0, 0
-    for record, position in readers[data.source](data, dropped):
-        records.append(record)
-        held += len(record.data)
-        if held >= CHUNK_BYTES:
-            yield Chunk(records, position)
-            records, held = [], 0
-    if records:
-        yield Chunk(records, position)
+    read = {"files": _read_file, "tfds": _read_tfds, "sample": _read_sample}[data.source]
+    records, held, position, dropped = [], 0, 0, Counter()
+    for piece in pieces(data) if some is None else some:
+        for record, position in read(data, piece, dropped):
+            records.append(record)
+            held += len(record.data)
+            if held >= CHUNK_BYTES:
+                yield Chunk(records, position, Counter(dropped))
+                records, held = [], 0
+                dropped.clear()
+    if records or dropped:
+        yield Chunk(records, position, dropped)
 
 
 def find_files(data: Data) -> list[str]:
@@ -87,7 +123,7 @@ def find_files(data: Data) -> list[str]:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
     paths = []
     for pattern in patterns:
-        found = [p for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
+        found = storage.find(pattern)
         if not found:
             raise DataError(f"config.data.files={pattern!r}: no file matches")
         paths += found
@@ -97,26 +133,24 @@ def find_files(data: Data) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _read_files(data, dropped):
-    before = 0
-    for path in find_files(data):
-        length = Path(path).stat().st_size
-        if not length:
-            dropped["empty file"] += 1
-            continue
-        read = _read_parquet if path.endswith(".parquet") else _read_lines
-        try:
+def _read_file(data, piece, dropped):
+    path = piece.name
+    if piece.start == piece.end:
+        dropped["empty file"] += 1
+        return
+    read = _read_parquet if path.endswith(".parquet") else _read_lines
+    try:
+        with storage.refusals(path):
             for record, position in read(path, data, dropped):
-                yield record, before + position
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from None
-        before += length
+                yield record, piece.start + position
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def _read_lines(path, data, dropped):
-    with open(path, "rb") as raw:
+    with storage.open_file(path) as raw:
         file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         head = file.read(SNIFFED)
         if b"\0" in head:
@@ -182,10 +216,11 @@ def _read_parquet(path, data, dropped):
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False) as file:
+        place = storage.open_file(path) if storage.is_remote(path) else path
+        with parquet.ParquetFile(place, buffer_size=CHUNK_BYTES, pre_buffer=False) as file:
             if data.text_field not in file.schema_arrow.names:
                 raise DataError(no_field(path, data.text_field, file.schema_arrow.names))
-            row, rows, length = 0, max(file.metadata.num_rows, 1), Path(path).stat().st_size
+            row, rows, length = 0, max(file.metadata.num_rows, 1), storage.sizes([path])[0]
             for batch in file.iter_batches(batch_size=256, columns=[data.text_field]):
                 for value in batch.column(0).to_pylist():
                     row += 1
@@ -196,10 +231,10 @@ def _read_parquet(path, data, dropped):
         raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
 
 
-def _read_tfds(data, dropped):
+def _read_tfds(data, piece, dropped):
     source = _tfds_source(data)
-    for start in range(0, len(source), 256):
-        rows = range(start, min(start + 256, len(source)))
+    for start in range(piece.start, piece.end, 256):
+        rows = range(start, min(start + 256, piece.end))
         for row, example in zip(rows, source.__getitems__(rows), strict=True):
             if data.text_field not in example:
                 raise DataError(no_field(f"TFDS {data.tfds_name}", data.text_field, example))
@@ -209,6 +244,7 @@ def _read_tfds(data, dropped):
                 yield record, row + 1
 
 
+@functools.lru_cache(maxsize=1)  # opened once for all pieces
 def _tfds_source(data):
     if not data.tfds_name:
         raise UsageError("config.data.tfds_name is unset; config.data.source=tfds needs it")
@@ -223,7 +259,7 @@ def _tfds_source(data):
         raise DataError(f"{name}: {one_line(error)}") from None
 
 
-def _read_sample(data, dropped):
+def _read_sample(data, piece, dropped):
     for number, text in enumerate(sample.documents(), 1):
         yield Record("sample", number, 0, "prose", text.encode()), number
 

@@ -1,4 +1,4 @@
-"""A tokenised corpus on disk: flat arrays, memory-mapped, described by a manifest.
+"""A tokenised corpus: flat arrays, memory-mapped or on gs://, described by a manifest.
 
     store/manifest.json                      written last
     store/{train,heldout}/tokens.bin         uint16 (uint32 beyond 65,536 tokens), no special tokens
@@ -6,6 +6,10 @@
     store/{train,heldout}/documents.bin      int64 [D+1]: document d has sentences documents[d]:documents[d+1]
 
 All numbers are little-endian. There is no empty sentence and no empty document.
+
+On gs:// the tokens stay where they are and batches read their ranges (see `remote`), so that a
+corpus may be larger than a host; its offsets are held in memory, 8 bytes a sentence, and so are
+the tokens of a small one.
 """
 
 import contextlib
@@ -17,12 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
+from bertjax import storage
+from bertjax.data import remote
 from bertjax.errors import DataError
 
 FORMAT = 1
 SPLITS = ("train", "heldout")
 OFFSET = np.dtype("<i8")
 COUNTS = ("tokens", "sentences", "documents")
+HELD_BYTES = 64 << 20  # a tokens.bin on gs:// of this size is read whole: most held-out splits are
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -34,7 +41,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class Store:
     """One split of a corpus: tokens [T], sentences [S+1] and documents [D+1] (see the module)."""
 
-    tokens: np.ndarray
+    tokens: np.ndarray | remote.Tokens
     sentences: np.ndarray
     documents: np.ndarray
     vocab_size: int
@@ -58,9 +65,9 @@ def read_manifest(directory: Path) -> dict:
     Raises:
       DataError: there is no store, its manifest is damaged, or another version wrote it.
     """
-    path = Path(directory) / "manifest.json"
+    path = storage.path(directory) / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(storage.read(path))
         version = manifest["format"]
     except FileNotFoundError:
         raise DataError(f"{directory}: no token store here; run `bertjax prepare`") from None
@@ -74,24 +81,24 @@ def read_manifest(directory: Path) -> dict:
 
 
 def open_store(directory: Path, split: str) -> Store:
-    """Memory-maps one split. Sizes are checked against the manifest; `verify` checks the bytes.
+    """Opens one split. Sizes are checked against the manifest; `verify` checks the bytes.
 
     Raises:
       DataError: the store or a file of it is missing, or a file has another size.
     """
-    directory = Path(directory)
+    directory = storage.path(directory)
     manifest = read_manifest(directory)
     dtypes = {"tokens": token_dtype(manifest["vocab_size"])}
     arrays = {}
     for name in COUNTS:
         path = directory / split / f"{name}.bin"
         expected = manifest["files"].get(f"{split}/{name}.bin", {}).get("bytes")
-        found = path.stat().st_size if path.is_file() else "no"
+        found = storage.sizes([path])[0] if storage.is_file(path) else "no"
         if found != expected:
             raise DataError(
                 f"{path}: {found} bytes, the manifest says {expected}; run `bertjax prepare` again"
             )
-        arrays[name] = _map(path, dtypes.get(name, OFFSET))
+        arrays[name] = _open(path, dtypes.get(name, OFFSET), found)
     return Store(**arrays, vocab_size=manifest["vocab_size"])
 
 
@@ -101,20 +108,25 @@ def verify(directory: Path) -> None:
     Raises:
       DataError: naming the first file that differs.
     """
-    directory = Path(directory)
+    directory = storage.path(directory)
     for name, recorded in read_manifest(directory)["files"].items():
         path = directory / name
-        if not path.is_file() or _sha256(path) != recorded["sha256"]:
+        if not storage.is_file(path) or _sha256(path) != recorded["sha256"]:
             raise DataError(f"{path}: bytes differ from the manifest; run `bertjax prepare` again")
 
 
-def _map(path, dtype):
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+def _open(path, dtype, size):
+    if not size:  # an empty file cannot be mapped
+        return np.empty(0, dtype)
+    if not storage.is_remote(path):
+        return np.memmap(path, dtype, "r")
+    if path.name == "tokens.bin" and size > HELD_BYTES:
+        return remote.Tokens(path, dtype, size // dtype.itemsize)
+    return np.frombuffer(storage.read(path, parts=16), dtype)
 
 
 def _sha256(path):
-    with path.open("rb") as file:
+    with storage.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -122,7 +134,8 @@ class _Column:
     """One file that only grows, hashed as it is written."""
 
     def __init__(self, path: Path, dtype: np.dtype):
-        self._file = path.open("wb")
+        self._file = storage.open_file(path, "wb")
+        self._is_local = not storage.is_remote(path)
         self._sha256 = hashlib.sha256()
         self._dtype = dtype
         self.bytes = 0
@@ -137,8 +150,9 @@ class _Column:
         self._file.close()
 
     def finish(self) -> dict:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._is_local:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._file.close()
         return {"bytes": self.bytes, "sha256": self._sha256.hexdigest()}
 
@@ -151,7 +165,7 @@ class Writer:
     """
 
     def __init__(self, directory: Path, vocab_size: int):
-        self.directory = Path(directory)
+        self.directory = storage.path(directory)
         self.counts = {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
         self._vocab_size = vocab_size
         self._unigrams = np.zeros(vocab_size, np.int64)
@@ -160,7 +174,8 @@ class Writer:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             for split in SPLITS:
-                (self.directory / split).mkdir(parents=True)
+                if not storage.is_remote(self.directory):
+                    (self.directory / split).mkdir(parents=True)
                 for name in COUNTS:
                     dtype = token_dtype(self._vocab_size) if name == "tokens" else OFFSET
                     column = _Column(self.directory / split / f"{name}.bin", dtype)
@@ -205,10 +220,8 @@ class Writer:
             "files": files,
             **description,
         }
-        with (self.directory / "manifest.json").open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        storage.write(self.directory / "manifest.json", text.encode())
         return manifest
 
 

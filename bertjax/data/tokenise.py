@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -51,14 +51,8 @@ def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[T
     # Not fork: threads of this process (JAX has many) would not survive it.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (saved, data))
-    waiting = deque()
     try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_tokenise_here, chunk))
-            if len(waiting) > IN_FLIGHT * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, _tokenise_here, chunks, IN_FLIGHT * workers)
     except BrokenProcessPool:
         raise BertjaxError(
             f"a worker process died, most likely for lack of memory; "
@@ -66,6 +60,17 @@ def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[T
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+    """`map` in a pool, with at most `ahead` results and items on their way."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _start_worker(saved, data):
@@ -92,7 +97,7 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
     Where the tokenizer marks spaces, a sentence has the space before it that stood between it and
     the one before: the ids of a document are those of its sentences in one line.
     """
-    dropped = Counter()
+    dropped = Counter(chunk.dropped)
     ids, sentence_lengths, document_lengths, shares = [], [], [], []
     text_bytes = 0
     for record in chunk.records:

@@ -14,6 +14,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from bertjax import storage
 from bertjax.data import byte_bpe, vocabulary
 from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
@@ -137,10 +138,10 @@ def load(path: Path | str, lowercase: bool = True) -> Tokenizer:
     Raises:
       DataError: no such file, not one of these formats, or a special token is missing.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = storage.path(path)
+    if storage.is_directory(path):
         names = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "encoder.json")
-        found = [path / name for name in names if (path / name).is_file()]
+        found = [path / name for name in names if storage.is_file(path / name)]
         if not found:
             raise DataError(f"{path}: holds none of {', '.join(names)}")
         path = found[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from bertjax import storage
 from bertjax.data.store import token_dtype
 from bertjax.errors import DataError
 
@@ -86,9 +87,10 @@ class Tokenizer:
 
     def save(self, directory: Path) -> Path:
         """Writes the one file that `load` reads back, and returns its path."""
-        path = Path(directory) / self.file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._contents)
+        path = storage.path(directory) / self.file_name
+        if not storage.is_remote(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        storage.write(path, self._contents)
         return path
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from bertjax import storage
 from bertjax.data.documents import one_line
 from bertjax.errors import DataError
 
@@ -15,12 +16,12 @@ MAX_JSON_VALUES = 3 << 18  # strings, lists and objects; as many lists take 80 M
 def read_bytes(path: Path) -> bytes:
     """The contents of a file; raises DataError where it cannot be read or is far too large."""
     try:
-        size = path.stat().st_size
+        (size,) = storage.sizes([path])
         if size > MAX_BYTES:
             raise DataError(f"tokenizer {path}: {size:,} bytes; none has over {MAX_BYTES:,}")
-        contents = path.read_bytes()
+        contents = storage.read(path)
     except OSError as error:
-        raise DataError(f"tokenizer {path}: {error.strerror}") from None
+        raise DataError(f"tokenizer {path}: {error.strerror or 'no such object'}") from None
     # Each piece has one in text, and in SentencePiece's encoding two: the tags of field 1.
     if contents.count(b"\n") > 2 * MAX_PIECES:
         raise DataError(f"tokenizer {path}: no vocabulary has over {MAX_PIECES:,} pieces")

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, L length, M length (keys), P predictions, D hidden, V vocab (padded).
 """
 
+import dataclasses
 import functools
 import math
 
@@ -12,6 +13,26 @@ from flax import nnx
 
 from bertjax import config as config_lib
 from bertjax.models import attention, encoder, heads
+from bertjax.models.attention import choose as attention_kernel  # noqa: F401
+
+
+@dataclasses.dataclass(frozen=True)
+class Unplaced:
+    """The placement that places nothing: of one device, or left to the partitioner.
+
+    Attributes:
+      platform: of the devices; by default those at hand.
+      has_shards: False on several devices, where nothing says which of them runs a kernel on what.
+    """
+
+    platform: str = dataclasses.field(default_factory=jax.default_backend)
+    has_shards: bool = True
+
+    def __call__(self, name: str, array):
+        return array
+
+    def per_shard(self, kernel):
+        return kernel
 
 
 def _modules(config: config_lib.Model) -> dict[str, type[nnx.Module]]:
@@ -61,9 +82,7 @@ def init(config: config_lib.Model, key) -> dict:
     return params
 
 
-def apply(
-    config: config_lib.Model, params, batch, *, dropout_key=None, constrain=lambda name, x: x
-):
+def apply(config: config_lib.Model, params, batch, *, dropout_key=None, placement=None):
     """Runs the model.
 
     Args:
@@ -73,9 +92,11 @@ def apply(
         `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only. In packed
         rows `segment_ids [B, L]` says which tokens see each other and `cls_positions [B, E]`
         where the E examples of a row begin.
-      dropout_key: None runs without dropout.
-      constrain: `(name, array) -> array`, applied to the hidden states between blocks and to
-        the embedding tables before use: placement's only foothold (see `sharding.constrain`).
+      dropout_key: one key, or one for each row `[B]`: what a row drops then depends neither on
+        the rows beside it nor on where it lies. None runs without dropout.
+      placement: what the model knows of devices (`sharding.Placement`): called as
+        `(name, array) -> array` with the hidden states between blocks and with the embedding
+        tables before use, and asked for kernels. None is one device.
 
     Returns:
       Dict with `hidden [B, L, D]` and, as `config.head` says, `masked_lm_logits [B, P, V]`,
@@ -84,20 +105,21 @@ def apply(
       logits in float32.
       With `cls_positions`, what has one row for an example has `[B, E, ...]`.
     """
+    placement = placement or Unplaced()
     embed_key, block_key, head_key = (
-        (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+        (None,) * 3 if dropout_key is None else attention.split(dropout_key, 3)
     )
-    word_embedding_VD = constrain("word_embedding", params["embeddings"]["word"]["embedding"])
+    word_embedding_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
     embeddings = _bind(config, params, "embeddings")
-    hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, constrain)
-    hidden_BLD = constrain("hidden", hidden_BLD)
-    mask_BLM = _attention_mask(batch)
+    hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, placement)
+    hidden_BLD = placement("hidden", hidden_BLD)
+    attend = attention.bind(config, batch, placement)
 
-    def apply_block(block_params, hidden_BLD, mask_BLM, key):
-        return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, mask_BLM, key)
+    def apply_block(block_params, hidden_BLD, key):
+        return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, key)
 
     block = (apply_block, params["blocks"])
-    hidden_BLD = encoder.run_blocks(config, block, hidden_BLD, mask_BLM, block_key, constrain)
+    hidden_BLD = encoder.run_blocks(config, block, hidden_BLD, block_key, placement)
     outputs = {"hidden": hidden_BLD}
     if config.has_masked_lm and "masked_lm_positions" in batch:
         outputs["masked_lm_logits"] = _bind(config, params, "masked_lm")(
@@ -118,19 +140,6 @@ def apply(
     return outputs
 
 
-def _attention_mask(batch):
-    """`[B, L, M]`, True where a token may look.
-
-    The padding of a packed row sees itself: a token that sees nothing would be a NaN to kernels
-    that subtract the largest score.
-    """
-    if "segment_ids" in batch:
-        return batch["segment_ids"][:, :, None] == batch["segment_ids"][:, None, :]
-    size, length = batch["input_ids"].shape
-    mask_BLM = batch["attention_mask"][:, None, :].astype(bool)
-    return jnp.broadcast_to(mask_BLM, (size, length, length))
-
-
 def abstract_params(config: config_lib.Model) -> dict:
     """The parameter tree as `jax.ShapeDtypeStruct`s: shapes without memory."""
     return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
@@ -141,9 +150,3 @@ def num_parameters(config: config_lib.Model) -> int:
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
     padding = config.padded_vocab_size - config.vocab_size
     return total - padding * (config.hidden_size + config.has_masked_lm)
-
-
-def attention_kernel(config: config_lib.Model) -> str:
-    """Name of the attention kernel that this model takes on the default backend."""
-    rate = config.attention_probs_dropout_prob
-    return attention.choose(config.attention, rate, config.dtype, jax.default_backend())[0]

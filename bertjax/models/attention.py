@@ -8,7 +8,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bertjax import config as config_lib
 from bertjax.errors import UsageError
+from bertjax.models import splash
 
 
 def _mix(x):
@@ -29,11 +31,18 @@ def random_words(key, shape):
     any sharding each device makes its own part. Good enough to drop activations, not for
     anything that needs a statistically certified generator. Past 2**32 elements it repeats.
     """
-    k0, k1 = jax.random.key_data(key)[:2]
+    k0, k1 = jnp.moveaxis(jax.random.key_data(key), -1, 0)[:2]
+    k0, k1 = (k.reshape(key.shape + (1,) * (len(shape) - key.ndim)) for k in (k0, k1))
     index = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
+    for axis, size in list(enumerate(shape))[key.ndim :]:
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     return _mix(_mix(index ^ k0) ^ k1)
+
+
+def split(key, num: int):
+    """`[num]` keys of one, `[num, B]` of one for each row."""
+    of_one = functools.partial(jax.random.split, num=num)
+    return jax.vmap(of_one, out_axes=1)(key) if key.ndim else of_one(key)
 
 
 @jax.named_scope("dropout")
@@ -62,31 +71,89 @@ def xla_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_k
     return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
 
 
-def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_key):
+def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM):
     """cuDNN's fused attention (NVIDIA, bfloat16); it has no dropout on probabilities."""
-    del rate, dropout_key
     return jax.nn.dot_product_attention(
         query_BLHK, key_BMHK, value_BMHK, mask=mask_BLM[:, None], implementation="cudnn"
     )
 
 
-@functools.cache
-def choose(name: str, rate: float, dtype: str, backend: str):
-    """`(kernel name, kernel)` for a model's `attention` field on a backend.
+def choose(config: config_lib.Model, placement, length: int) -> str:
+    """The kernel that `config.attention` means for sequences of `length`: xla, cudnn or splash.
 
     `auto` takes a fused kernel only where it computes the same thing; a fused kernel asked for
     by name that would change the mathematics is refused.
 
+    Args:
+      placement: as of `models.apply`; its devices count, which need not be those at hand.
+
     Raises:
       UsageError: the kernel asked for cannot run, or would drop the dropout.
     """
-    fits_cudnn = backend == "gpu" and dtype == "bfloat16" and rate == 0.0
-    if name == "cudnn" and not fits_cudnn:
-        raise UsageError(
-            f"config.model.attention='cudnn': needs a GPU (here: {backend}), model.dtype=bfloat16 "
-            f"(here: {dtype}) and model.attention_probs_dropout_prob=0 (here: {rate}); "
-            "use attention=xla"
-        )
-    if name == "cudnn" or (name == "auto" and fits_cudnn):
-        return "cudnn", cudnn_attention
-    return "xla", xla_attention
+    name, dtype, platform = config.attention, config.dtype, placement.platform
+    rate = config.attention_probs_dropout_prob
+    if name == "xla":
+        return name
+    silent = {f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0}
+    fused = {  # kernel -> what it needs, and whether it is so
+        "cudnn": silent
+        | {
+            f"a GPU (here: {platform})": platform == "gpu",
+            f"config.model.dtype=bfloat16 (here: {dtype})": dtype == "bfloat16",
+        },
+        "splash": silent
+        | {
+            f"a TPU (here: {platform})": platform == "tpu",
+            f"a sequence length that divides by {splash.LANES} (here: {length})": (
+                splash.fits(length)
+            ),
+            "config.optimizer.clip_mode=global (here: per_shard)": placement.has_shards,
+        },
+    }
+    for kernel, needs in fused.items():
+        lacking = [need for need, met in needs.items() if not met]
+        if name in (kernel, "auto") and not lacking:
+            return kernel
+        if name == kernel:
+            raise UsageError(
+                f"config.model.attention={name!r}: needs {' and '.join(lacking)}; "
+                "or set config.model.attention=xla"
+            )
+    return "xla"
+
+
+def bind(config: config_lib.Model, batch, placement):
+    """Attention on `batch` by the kernel that is chosen for it.
+
+    Args:
+      batch, placement: as of `models.apply`.
+
+    Returns:
+      `(query, key, value, dropout_key) -> mixed`, all `[B, L, H, K]`. What tokens see is worked
+      out here, once for all blocks, and as a mask `[B, L, M]` only where the kernel needs one.
+    """
+    rate = config.attention_probs_dropout_prob
+    kernel = choose(config, placement, batch["input_ids"].shape[1])
+    if kernel == "splash":
+        ids_BL = batch["segment_ids"] if "segment_ids" in batch else batch["attention_mask"]
+        attend = placement.per_shard(splash.attention)
+        return lambda query, key, value, _: attend(query, key, value, ids_BL)
+    mask_BLM = attention_mask(batch)
+    if kernel == "cudnn":
+        return lambda query, key, value, _: cudnn_attention(query, key, value, mask_BLM)
+    return lambda query, key, value, dropout_key: xla_attention(
+        query, key, value, mask_BLM, rate=rate, dropout_key=dropout_key
+    )
+
+
+def attention_mask(batch):
+    """`[B, L, M]`, True where a token may look.
+
+    The padding of a packed row sees itself: a token that sees nothing would be a NaN to kernels
+    that subtract the largest score.
+    """
+    if "segment_ids" in batch:
+        return batch["segment_ids"][:, :, None] == batch["segment_ids"][:, None, :]
+    size, length = batch["input_ids"].shape
+    mask_BLM = batch["attention_mask"][:, None, :].astype(bool)
+    return jnp.broadcast_to(mask_BLM, (size, length, length))

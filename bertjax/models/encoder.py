@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
-from bertjax.models import attention
+from bertjax.models import attention, splash
 
 
 def activation(name: str):
@@ -56,11 +56,11 @@ class Embeddings(nnx.Module):
             self.token_type = table(config.type_vocab_size)
         self.layer_norm = layer_norm(config, rngs)
 
-    def __call__(self, batch, word_embedding_VD, dropout_key, constrain):
+    def __call__(self, batch, word_embedding_VD, dropout_key, placement):
         """`hidden [B, L, D]`; the word table comes from outside, as the decoder shares it."""
         ids_BL = batch["input_ids"]
         hidden_BLD = word_embedding_VD[ids_BL]
-        table_XD = constrain("position_embedding", self.position.embedding[...])
+        table_XD = placement("position_embedding", self.position.embedding[...])
         table_XD = table_XD[self.config.position_offset :]
         if "position_ids" in batch:
             hidden_BLD += table_XD[batch["position_ids"]]
@@ -69,7 +69,7 @@ class Embeddings(nnx.Module):
         if self.config.type_vocab_size:
             # A product with a one-hot: the gradient of a lookup in two rows is a serial scatter.
             types_BLT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
-            hidden_BLD += types_BLT @ constrain(
+            hidden_BLD += types_BLT @ placement(
                 "token_type_embedding", self.token_type.embedding[...]
             )
         hidden_BLD = self.layer_norm(hidden_BLD).astype(self.config.dtype)
@@ -91,22 +91,19 @@ class Block(nnx.Module):
         self.output = linear(config, inner, width, rngs)
         self.output_layer_norm = layer_norm(config, rngs)
 
-    def __call__(self, hidden_BLD, mask_BLM, dropout_key):
+    def __call__(self, hidden_BLD, attend, dropout_key):
+        """`hidden [B, L, D]`; `attend` mixes values over the sequence (`attention.bind`)."""
         c = self.config
-        keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+        keys = (None,) * 3 if dropout_key is None else attention.split(dropout_key, 3)
 
         def heads(x_BLD):
             return x_BLD.reshape(*x_BLD.shape[:2], c.num_attention_heads, -1)
 
-        rate = c.attention_probs_dropout_prob
-        _, attend = attention.choose(c.attention, rate, c.dtype, jax.default_backend())
         mixed_BLHK = attend(
             heads(self.query(hidden_BLD)),
             heads(self.key(hidden_BLD)),
             heads(self.value(hidden_BLD)),
-            mask_BLM,
-            rate=rate,
-            dropout_key=keys[0],
+            keys[0],
         )
         mixed_BLD = self.attention_output(mixed_BLHK.reshape(hidden_BLD.shape))
         mixed_BLD = attention.dropout(mixed_BLD, c.hidden_dropout_prob, keys[1])
@@ -116,28 +113,31 @@ class Block(nnx.Module):
         return self.output_layer_norm(hidden_BLD + inner_BLD).astype(c.dtype)
 
 
+# A fused kernel's result is that of matrix products too, and small beside the scores that it
+# never wrote down: `dots` keeps it, where the plain form computes scores and mixture again.
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
-def run_blocks(config: config_lib.Model, block, hidden_BLD, mask_BLM, dropout_key, constrain):
+def run_blocks(config: config_lib.Model, block, hidden_BLD, dropout_key, placement):
     """Applies the N blocks in order by `lax.scan`.
 
     Args:
-      block: `(params, hidden_BLD, mask_BLM, dropout_key) -> hidden_BLD` closed over the stacked
-        parameters' slice type, as `(apply, stacked parameters with a leading [N])`.
-      constrain: `(name, array) -> array`, applied to the hidden states between blocks.
+      block: `(params, hidden_BLD, dropout_key) -> hidden_BLD` and the parameters of all blocks,
+        stacked with a leading `[N]`.
+      placement: applied to the hidden states between blocks.
     """
     apply_block, params_N = block
-    keys_N = (
-        None if dropout_key is None else jax.random.split(dropout_key, config.num_hidden_layers)
-    )
+    keys_N = None if dropout_key is None else attention.split(dropout_key, config.num_hidden_layers)
 
     def body(hidden_BLD, layer):
         params, key = layer
-        return constrain("hidden", apply_block(params, hidden_BLD, mask_BLM, key)), None
+        return placement("hidden", apply_block(params, hidden_BLD, key)), None
 
     if config.remat != "none":
         body = jax.checkpoint(body, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)

@@ -1,0 +1,203 @@
+"""Tokenises a corpus on the workers of an Apache Beam runner: Dataflow, Flink, Spark, ...
+
+Beam keeps no order and may do any work twice; in a store every byte has its place. So the tokens
+of each chunk go into a part file under a name of its own, and what comes out of the pipeline is
+one index: which parts make the corpus, in its order. One machine then copies them, a few chunks
+in memory at a time, into the same writer that the processes of `tokenise` feed.
+
+Elements are `(place, item)`, a place being the numbers of a corpus, a piece of it and a chunk of
+that. An error that says what is wrong with the corpus takes the place of the item that it
+prevents, and the workers leave the rest undone: raised, it would be tried again, at length, and
+end in a traceback of Beam's.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from bertjax import errors, storage
+from bertjax.data import sources, tokenizer
+from bertjax.data.corpus import Corpus
+from bertjax.data.documents import one_line
+from bertjax.data.tokenise import Tokenised, in_order, tokenise
+from bertjax.errors import BertjaxError, StorageError, UsageError
+
+READERS = 16  # part files read at once: a bucket answers slowly, but many at a time
+
+
+class Failure(NamedTuple):
+    """An error on its way through the pipeline: its class in `errors`, and what it says."""
+
+    kind: str
+    message: str
+
+
+def tokenise_all(
+    corpora: Sequence[Corpus], saved: Path, directory: Path, options: Sequence[str]
+) -> list[Iterator[Tokenised]]:
+    """Runs one pipeline over all corpora; returns the tokenised chunks of each, in order.
+
+    Args:
+      saved: the tokenizer's file, which each worker loads.
+      directory: for part files, which are as large as the stores; like `saved` and the text it
+        must be where this machine and all workers reach it.
+      options: pipeline options of Beam, `--runner=...` among them.
+
+    Raises:
+      UsageError: Beam does not take the options.
+      DataError: something is wrong with the text.
+      StorageError: the workers do not share `directory`.
+      BertjaxError: the pipeline failed.
+    """
+    if not storage.is_remote(directory):
+        directory.mkdir()
+    pipeline = _pipeline(options)
+    # Reshuffle: without it Beam would fuse these steps and one worker would do all of them.
+    (
+        pipeline
+        | beam.Create([((number,), None) for number in range(len(corpora))])
+        | "find pieces" >> beam.ParDo(_Find(corpora, directory))
+        | "a piece each" >> beam.Reshuffle()
+        | "read" >> beam.ParDo(_Read(corpora, directory))
+        | "a chunk each" >> beam.Reshuffle()
+        | "tokenise" >> beam.ParDo(_Tokenise(corpora, directory, saved))
+        | "list parts" >> beam.combiners.ToList()
+        | "write index" >> beam.Map(functools.partial(_write_index, directory))
+    )
+    _run(pipeline)
+    names = [[] for _ in corpora]
+    for (number, *_), name in _read_index(directory):
+        names[number].append(directory / name)
+    return [_read_parts(paths) for paths in names]
+
+
+def _pipeline(options):
+    said = io.StringIO()  # argparse shows all of Beam's options before it says what is wrong
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = PipelineOptions(list(options))
+            parsed.get_all_options()  # parsed now, not in the runner
+            pipeline = beam.Pipeline(options=parsed)
+        print(said.getvalue(), end="", file=sys.stderr)  # unknown options, for example
+        return pipeline
+    except SystemExit:
+        reason = said.getvalue().strip().splitlines()[-1]
+    except (ValueError, ImportError, AttributeError) as error:
+        reason = one_line(error)
+    raise UsageError(f"Beam, with {' '.join(options)}: {reason}")
+
+
+def _run(pipeline):
+    try:
+        result = pipeline.run()
+        try:
+            result.wait_until_finish()
+        except KeyboardInterrupt:
+            result.cancel()  # left alone it would go on, and cost
+            raise
+    except OSError:
+        raise
+    except Exception as error:  # whatever a runner raises
+        reason = str(error).strip().splitlines()[-1:]  # below a traceback
+        raise BertjaxError(": ".join(["Beam", type(error).__name__, *reason])) from error
+
+
+class _Step(beam.DoFn):
+    """What workers do with one element: `work`, which yields elements for the next step."""
+
+    def __init__(self, corpora, directory):
+        self.corpora, self.directory = corpora, directory
+
+    def process(self, element):
+        place, item = element
+        stop = self.directory / "stop"
+        if isinstance(item, Failure):
+            yield element
+        elif not storage.exists(stop):
+            corpus = self.corpora[place[0]]
+            try:
+                with corpus.blamed():
+                    yield from self.work(place, item, corpus.data)
+            except BertjaxError as error:
+                with contextlib.suppress(FileNotFoundError):  # two stop at once
+                    storage.write(stop, b"")
+                yield place, Failure(type(error).__name__, str(error))
+
+
+class _Find(_Step):
+    def work(self, place, _, data):
+        for i, piece in enumerate(sources.pieces(data)):
+            yield (*place, i), piece
+
+
+class _Read(_Step):
+    def work(self, place, piece, data):
+        for i, chunk in enumerate(sources.chunks(data, [piece])):
+            yield (*place, i), chunk
+
+
+class _Tokenise(_Step):
+    def __init__(self, corpora, directory, saved):
+        super().__init__(corpora, directory)
+        self.saved = saved
+
+    def setup(self):
+        self.encoder = tokenizer.load(self.saved)
+
+    def work(self, place, chunk, data):
+        name = f"{uuid.uuid4().hex}.npz"
+        _write_part(self.directory / name, tokenise(chunk, data, self.encoder))
+        yield place, name
+
+
+def _write_index(directory, parts):
+    parts = sorted(parts, key=lambda part: part[0])
+    storage.write(directory / "index.json", json.dumps(parts).encode())
+
+
+def _read_index(directory):
+    try:
+        index = json.loads(storage.read(directory / "index.json"))
+    except FileNotFoundError:
+        raise StorageError(
+            f"{directory}: Beam's workers wrote nothing here; --workdir must be "
+            "a place that they and this machine share"
+        ) from None
+    for _, item in index:
+        if not isinstance(item, str):
+            failure = Failure(*item)
+            raise getattr(errors, failure.kind)(failure.message)
+    return index
+
+
+def _write_part(path, result):
+    contents = io.BytesIO()
+    np.savez(contents, **result._asdict() | {"dropped": json.dumps(result.dropped)})
+    storage.write(path, contents.getvalue())
+
+
+def _read_part(path):
+    with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as fields:
+        result = Tokenised(**fields)
+    return result._replace(
+        text_bytes=int(result.text_bytes),
+        position=int(result.position),
+        dropped=Counter(json.loads(str(result.dropped))),
+    )
+
+
+def _read_parts(paths):
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from in_order(pool, _read_part, paths, 2 * READERS)

@@ -1,0 +1,43 @@
+"""Tokens that stay in an object store: what a batch needs of them, read by ranges."""
+
+import numpy as np
+
+from bertjax import storage
+
+_GAP = 4 << 10  # bytes between two ranges for which another request costs more than reading them
+
+
+class Tokens:
+    """tokens.bin [T] on gs://, of which nothing is held. Safe to use from several threads."""
+
+    def __init__(self, path, dtype: np.dtype, size: int):
+        self._path, self.dtype, self._size = path, dtype, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads `starts[i]` to `starts[i] + lengths[i] - 1` for all i, in one round of requests.
+
+        Ranges that touch, overlap or are close together share a request: the two segments of a
+        pair from one document are one.
+
+        Returns:
+          tokens [t] and the new starts [n]: range i is `tokens[new[i] : new[i] + lengths[i]]`.
+
+        Raises:
+          StorageError: the object store refuses.
+        """
+        order = np.argsort(starts, kind="stable")
+        first = starts[order]
+        ends = np.maximum.accumulate(first + lengths[order])
+        opens = np.ones(len(order), bool)
+        opens[1:] = first[1:] > ends[:-1] + _GAP // self.dtype.itemsize
+        closes = np.append(opens[1:], True)[: len(order)]
+        begins, stops = first[opens], ends[closes]
+        at = np.cumsum(stops - begins) - (stops - begins)  # where each request's tokens begin
+        new = np.empty_like(starts)
+        new[order] = first + (at - begins)[np.cumsum(opens) - 1]
+        size = self.dtype.itemsize
+        parts = storage.read_ranges(self._path, (begins * size).tolist(), (stops * size).tolist())
+        return np.frombuffer(b"".join(parts), self.dtype), new

@@ -1,0 +1,240 @@
+"""What a run will need, from compiling its very train step for devices that need not be there."""
+
+import dataclasses
+import math
+import re
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from bertjax import config as config_lib
+from bertjax import (
+    hlo,
+    hlo_cost,
+    metrics,
+    models,
+    recipe,
+    roofline,
+    sharding,
+    stages,
+    topology,
+    train,
+)
+from bertjax.data import pipeline
+from bertjax.errors import UsageError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The devices that a plan is for.
+
+    Attributes:
+      name: of the topology, or the kind of the devices at hand.
+      hbm_limit: bytes that a program can have on one of them; None where it is not known.
+    """
+
+    name: str
+    devices: list
+    hbm_limit: float | None
+    chip: topology.Chip | None
+    peak: float | None
+
+    @classmethod
+    def of(cls, name: str | None):
+        """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
+        devices = topology.devices(name) if name else jax.devices()
+        chip, stats = topology.chip(devices[0]), None
+        if chip is None and not name:
+            stats = devices[0].memory_stats()
+        limit = chip.hbm_limit if chip else (stats or {}).get("bytes_limit")
+        kind = f"{len(devices)} {devices[0].device_kind}"
+        return cls(name or kind, devices, limit, chip, metrics.peak_flops(devices[0]))
+
+
+def compile_stage(config: config_lib.Config, mesh, stage: stages.Stage, tokenizer):
+    """The compiled train step of a stage, masking included, as `loop` runs it."""
+    placed = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+        for name, shape in pipeline.batch_shapes(config, stage.phase).items()
+    }
+    mask = train.masker(config, tokenizer, stage)
+    step = train.compile_step(config, mesh, mask, stage.micro_batches)
+    return step.lower(train.abstract_state(config, mesh), batch).compile()
+
+
+def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, tokenizer) -> dict:
+    """Compiles one stage and says what a device needs for it, in plain values for JSON.
+
+    Raises:
+      UsageError: the mesh does not divide the devices or the batch; or attention cannot be
+        computed as asked.
+    """
+    mesh = sharding.make_mesh(config.mesh, target.devices)
+    sharding.check(config, mesh)
+    phase = stage.phase
+    tokens = phase.batch_size * phase.sequence_length
+    needed = metrics.model_flops_per_step(
+        config.model, phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
+    )
+    state = train.abstract_state(config, mesh)
+    kernel = models.attention_kernel(config.model, train.placement_of(config, mesh),
+                                     phase.sequence_length)  # fmt: skip
+    report = {
+        "phase": [name for name, p in config.phases.items() if p.steps][stage.phase_index],
+        "steps": stage.steps,
+        "batch_size": phase.batch_size,
+        "micro_batch_size": phase.batch_size // stage.micro_batches,
+        "sequence_length": phase.sequence_length,
+        "mesh": dict(mesh.shape),
+        "remat": config.model.remat,
+        "attention": kernel,
+        "parameter_bytes_per_device": bytes_per_device(state["params"]),
+        "optimizer_bytes_per_device": bytes_per_device(state["opt_state"]),
+        "hbm_limit_bytes": target.hbm_limit,
+        "model_flops_per_step_per_device": needed / mesh.size,
+        "model_flops_per_token": needed / tokens,
+    }
+    started = time.monotonic()
+    try:
+        compiled = compile_stage(config, mesh, stage, tokenizer)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        report |= dict.fromkeys(_MEASURED) | {"hbm_bytes_per_device": _wanted(str(error))}
+        return report | {"fits": False, "compile_seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    hidden = kernel_flops(config.model, phase) / mesh.size if kernel == "splash" else 0
+    return report | _read(compiled, target, tokens, hidden) | {"compile_seconds": seconds}
+
+
+_MEASURED = (
+    "flops_per_step_per_device", "flops_per_token", "hbm_traffic_bytes_per_step", "kernels",
+    "collectives", "predicted_step_seconds", "prediction",
+)  # fmt: skip
+
+
+def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
+    """FLOPs of splash attention in a step, which the compiled program does not tell.
+
+    `[L, K] x [K, L]` or as many: two products forward, five backward (the scores once more), and
+    with `remat=full` the two of the forward pass again.
+    """
+    products = 9 if model.remat == "full" else 7
+    row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
+    return products * row * phase.batch_size
+
+
+def _read(compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
+    """What a compiled program says; `hidden_flops` are those of a device that it does not."""
+    devices, memory = len(target.devices), compiled.memory_analysis()
+    program = hlo.Program(compiled.as_text(), devices)
+    flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
+    if target.chip and target.peak:
+        sides = topology.sides(target.devices)
+        predicted = roofline.predict(program, target.chip, target.peak, sides, hidden_flops)
+    hbm = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
+    if target.devices[0].platform == "cpu":  # whose peak leaves out the temporaries
+        hbm += memory.temp_size_in_bytes
+    return {
+        "hbm_bytes_per_device": hbm,
+        # Not left to the compiler: it has let programs pass that no chip could load.
+        "fits": target.hbm_limit is None or hbm <= target.hbm_limit,
+        "flops_per_step_per_device": flops,
+        "flops_per_token": flops * devices / tokens,
+        "hbm_traffic_bytes_per_step": hlo_cost.total_bytes(program),
+        "kernels": sorted(k for k in program.kernels() if k == "tpu_custom_call" or k[:2] == "__"),
+        "collectives": summary(program.collectives()),
+        "predicted_step_seconds": predicted and predicted.step,
+        "prediction": predicted and dataclasses.asdict(predicted),
+    }
+
+
+def _wanted(message: str) -> float | None:
+    """Bytes that the compiler says a program needs; None where it does not say."""
+    found = re.search(r"required for [^(]*\(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
+    if not found:
+        return None
+    number, unit = (part for part in found.groups() if part is not None)
+    return float(number) * _UNITS[unit]
+
+
+def summary(collectives: list[hlo.Collective]) -> list[dict]:
+    """Collectives by kind, type, group and network, most bytes first; bytes are those of a step."""
+    groups = defaultdict(lambda: [0, 0])
+    for c in collectives:
+        group = groups[c.kind, c.dtype, c.devices, "dcn" if c.over_dcn else "ici"]
+        group[0] += c.count
+        group[1] += c.count * c.bytes
+    names = ("kind", "dtype", "devices", "network", "count", "bytes")
+    rows = [dict(zip(names, (*key, *sums), strict=True)) for key, sums in groups.items()]
+    return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def bytes_per_device(tree) -> int:
+    """Bytes that one device holds of abstract arrays with shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def alternatives(config: config_lib.Config, target: Target, length: int) -> list[str]:
+    """Attention kernels that can compute the config as it is; the one that it takes comes first."""
+    placement = train.placement_of(config, sharding.make_mesh(config.mesh, target.devices))
+    found = [models.attention_kernel(config.model, placement, length)]
+    for name in ("xla", "splash"):
+        try:
+            asked = with_model(config, attention=name).model
+            found.append(models.attention_kernel(asked, placement, length))
+        except UsageError:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def with_model(config: config_lib.Config, **fields) -> config_lib.Config:
+    """A config with fields of its model changed."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+
+def plan(config: config_lib.Config, target: Target, workdir: Path | None = None, say=print) -> dict:
+    """The plan of a whole recipe, in plain values for JSON (DESIGN.md, contracts).
+
+    Args:
+      workdir: a run's directory, whose tokenizer and store count where it has them.
+      say: told what is compiled next; each takes up to a minute.
+
+    Returns:
+      The figures of the stage that needs most memory; `stages` with those of all, `recipe`; and
+      as `alternatives` the stages with the other attention kernels that can compute them.
+
+    Raises:
+      UsageError: the config cannot be run on these devices at all. What does not fit into their
+        memory is no error here: `fits` is False.
+    """
+    config, tokenizer, rows = recipe.corpus(config, workdir)
+    taken, others = [], []
+    for stage in stages.of(config):
+        kernels = alternatives(config, target, stage.phase.sequence_length)
+        for place, kernel in enumerate(kernels):
+            say(f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
+                f"{kernel} attention, for {target.name}")  # fmt: skip
+            report = plan_stage(with_model(config, attention=kernel), target, stage, tokenizer)
+            (others if place else taken).append(report)
+    largest = max(taken, key=lambda r: (not r["fits"], r["hbm_bytes_per_device"] or math.inf))
+    return {
+        "num_parameters": models.num_parameters(config.model),
+        "topology": target.name,
+        "num_devices": len(target.devices),
+        **largest,
+        "fits": all(report["fits"] for report in taken),
+        "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
+        "assumptions": roofline.ASSUMPTIONS,
+        "recipe": recipe.totals(config, taken, rows),
+        "stages": taken,
+        "alternatives": others,
+    }

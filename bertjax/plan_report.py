@@ -1,0 +1,152 @@
+"""The command `plan`: a plan for people and for machines, or a refusal that says what would fit."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bertjax import config as config_lib
+from bertjax import plan as planning
+from bertjax import plan_search, recipe
+from bertjax.errors import UsageError
+
+_GIB = 2**30
+
+
+def run(config: config_lib.Config, topology: str | None, workdir: Path | None, *, as_json: bool,
+        as_table: bool):  # fmt: skip
+    """Prints a plan, or with `as_table` the search for what fits; progress goes to stderr.
+
+    Raises:
+      UsageError: no such topology, a mesh that does not divide it, or a stage that does not fit
+        into its memory, with what would.
+    """
+    console = Console(stderr=True)
+
+    def say(line):
+        console.print(line, style="dim", highlight=False)
+
+    target = planning.Target.of(topology)
+    if as_table:
+        config, tokenizer, _ = recipe.corpus(config, workdir)
+        rows = list(plan_search.table(config, target, tokenizer, say))
+        print(json.dumps(rows)) if as_json else Console().print(search_table(rows))
+        return
+    found = planning.plan(config, target, workdir, say)
+    print(json.dumps(found)) if as_json else show(found, Console())
+    if not found["fits"]:
+        config, tokenizer, _ = recipe.corpus(config, workdir)
+        report = next(report for report in found["stages"] if not report["fits"])
+        fix = plan_search.would_fit(config, target, report, tokenizer, say)
+        needed = report["hbm_bytes_per_device"]
+        raise UsageError(
+            f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
+            f"{report['micro_batch_size']} at once) needs "
+            f"{f'{needed / _GIB:.1f} GiB' if needed else 'more memory'}, a device of {target.name} "
+            f"has {report['hbm_limit_bytes'] / _GIB:.2f}: {fix}"
+        )
+
+
+def show(plan: dict, console: Console):
+    """Prints what `plan.plan` returns."""
+    console.print(
+        f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
+        f"({plan['topology']}); a device holds "
+        f"{plan['parameter_bytes_per_device'] / 1e9:.2f} GB of them and "
+        f"{plan['optimizer_bytes_per_device'] / 1e9:.2f} GB of the optimizer"
+    )
+    console.print(stages_table(plan["stages"] + plan["alternatives"]))
+    if plan["collectives"]:
+        console.print("Collectives in a step of the stage that needs most memory:")
+        for row in plan["collectives"][:6]:
+            console.print(
+                f"  {row['count']:,} x {row['kind']} {row['dtype']} among {row['devices']} "
+                f"({row['network']}): {_bytes(row['bytes'])}"
+            )
+    _show_recipe(plan["recipe"], console)
+    console.print(f"Compiled in {plan['compile_seconds']:.0f} s. Predicted times are rooflines:")
+    for line in plan["assumptions"]:
+        console.print(f"  - {line}", highlight=False)
+
+
+def _show_recipe(recipe: dict, console: Console):
+    console.print(
+        f"The recipe: {recipe['steps']:,} steps, {recipe['tokens'] / 1e9:,.1f} G tokens (padding "
+        f"included), predicted {_time(recipe['predicted_seconds'])}; {_epochs(recipe['epochs'])}"
+    )
+    console.print(
+        f"A checkpoint has {_bytes(recipe['checkpoint_bytes'])}, those kept "
+        f"{_bytes(recipe['checkpoints_kept_bytes'])}; one every "
+        f"{recipe['checkpoint_every_steps']:,} steps, predicted "
+        f"{_time(recipe['seconds_between_checkpoints'])}"
+    )
+
+
+def stages_table(reports: list[dict]) -> Table:
+    """A column for each report of `plan.plan_stage`."""
+    table = Table("", *(r["phase"] for r in reports))
+    for name, value in _ROWS.items():
+        table.add_row(name, *(value(r) for r in reports))
+    return table
+
+
+def search_table(reports: list[dict]) -> Table:
+    """A row for each report of `plan_search.table`."""
+    names = ("at once", "mesh", "remat", "attention", "GiB a device", "predicted s")
+    table = Table("phase", *names)
+    for report in reports:
+        table.add_row(report["phase"], *(_ROWS[name](report) for name in names))
+    return table
+
+
+def _memory(report: dict) -> str:
+    needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
+    text = f"{needed / _GIB:.2f}" if needed else "more"
+    text += f" of {limit / _GIB:.2f}" if limit else ""
+    return text if report["fits"] else f"[red]{text}: does not fit[/]"
+
+
+def _if_known(value, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _rate(report: dict) -> str:
+    seconds, tokens = report["predicted_step_seconds"], report["batch_size"]
+    return f"{tokens * report['sequence_length'] / seconds:,.0f}" if seconds else ""
+
+
+_ROWS = {
+    "batch": lambda r: f"{r['batch_size']:,} x {r['sequence_length']}",
+    "at once": lambda r: f"{r['micro_batch_size']:,}",
+    "mesh": lambda r: " x ".join(f"{axis} {n}" for axis, n in r["mesh"].items() if n > 1) or "1",
+    "remat": lambda r: r["remat"],
+    "attention": lambda r: r["attention"],
+    "GiB a device": _memory,
+    "FLOPs a token, by the model": lambda r: _if_known(r["model_flops_per_token"], ".4g"),
+    "FLOPs a token, executed": lambda r: _if_known(r["flops_per_token"], ".4g"),
+    "FLOPs a step and device": lambda r: _if_known(r["flops_per_step_per_device"], ".4g"),
+    "HBM bytes moved a step": lambda r: _if_known(r["hbm_traffic_bytes_per_step"], ".4g"),
+    "predicted s": lambda r: _if_known(r["predicted_step_seconds"], ".4f"),
+    "predicted tokens/s": _rate,
+    "compiled in s": lambda r: f"{r['compile_seconds']:.0f}",
+}
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown for these devices"
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _epochs(epochs: list[float] | None) -> str:
+    if epochs is None:
+        return "epochs unknown without a prepared --workdir"
+    return " then ".join(f"{n:.2f}" for n in epochs) + " epochs"

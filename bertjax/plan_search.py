@@ -1,0 +1,105 @@
+"""What fits: other micro-batches, meshes and recomputation for a config, each compiled."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from bertjax import config as config_lib
+from bertjax import stages
+from bertjax.errors import UsageError
+from bertjax.plan import Target, plan_stage, with_model
+
+_TRIES = 3  # compilations before a suggestion is only computed
+
+
+def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer, say) -> str:
+    """Fields with which a stage that needs too much fits, and whether that was compiled.
+
+    Args:
+      report: of `plan.plan_stage`, of the stage that does not fit.
+      say: told what is compiled next.
+    """
+    number, name = _stage_of(config, report), report["phase"]
+    field = f"config.phases.{name}.micro_batch_size"
+    sizes = micro_batch_sizes(report, 2)[1:]
+    tries = [(f"{field}={size}", config, size) for size in _likely(report, sizes)]
+    smallest = min([*sizes, report["micro_batch_size"]])
+    if config.model.remat != "full":
+        recomputing = with_model(config, remat="full")
+        tries = [*tries[: _TRIES - 1], (f"{field}={smallest} --config.model.remat=full",
+                                        recomputing, smallest)]  # fmt: skip
+    for fields, changed, size in tries[:_TRIES]:
+        say(f"does --{fields} fit?")
+        changed = with_micro_batch(changed, name, size)
+        tried = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
+        if tried["fits"]:
+            return f"--{fields} fits: {tried['hbm_bytes_per_device'] / 2**30:.1f} GiB (compiled)"
+    fsdp = report["mesh"]["fsdp"] * 4
+    return (f"perhaps --config.mesh.fsdp={fsdp} with --{field}={smallest} and "
+            "--config.model.remat=full (not checked), or a larger slice")  # fmt: skip
+
+
+def _likely(report: dict, sizes: list[int]) -> list[int]:
+    """Of `sizes`, those that should fit if what is not state grows with the rows."""
+    state = report["parameter_bytes_per_device"] + report["optimizer_bytes_per_device"]
+    if report["hbm_bytes_per_device"] is None:
+        return sizes
+    row = (report["hbm_bytes_per_device"] - state) / report["micro_batch_size"]
+    return [size for size in sizes if state + size * row < report["hbm_limit_bytes"]]
+
+
+def micro_batch_sizes(report: dict, step: int) -> list[int]:
+    """Sizes from the present one down, each `step` times smaller, that the mesh divides."""
+    rows = report["mesh"]["data"] * report["mesh"]["fsdp"]
+    size, sizes = report["micro_batch_size"], []
+    while size >= rows and size % rows == 0:
+        sizes.append(size)
+        if size % step:
+            break
+        size //= step
+    return sizes
+
+
+def with_micro_batch(config: config_lib.Config, name: str, size: int) -> config_lib.Config:
+    """A config with the micro-batches of one phase changed."""
+    phase = dataclasses.replace(config.phases[name], micro_batch_size=size)
+    return dataclasses.replace(config, phases=config.phases | {name: phase})
+
+
+def _stage_of(config: config_lib.Config, report: dict) -> int:
+    names = [name for name, phase in config.phases.items() if phase.steps]
+    found = [(names[s.phase_index], s.phase.batch_size) for s in stages.of(config)]
+    return found.index((report["phase"], report["batch_size"]))
+
+
+def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator[dict]:
+    """Reports of every phase's largest batch over meshes, recomputation and micro-batches.
+
+    For each mesh (fsdp of 1, 4 and all devices) and each `remat`, from the whole batch at once
+    down by quarters until a micro-batch fits; those before it are reported too.
+
+    Args:
+      say: told what is compiled next; a row takes up to a minute.
+    """
+    devices = len(target.devices)
+    last = {stage.phase_index: number for number, stage in enumerate(stages.of(config))}
+    names = [name for name, phase in config.phases.items() if phase.steps]
+    for index, number in last.items():
+        for fsdp in sorted({1, 4, devices // config.mesh.tensor}):
+            mesh = dataclasses.replace(config.mesh, data=-1, fsdp=fsdp)
+            for remat in ("none", "dots", "full"):
+                changed = with_model(dataclasses.replace(config, mesh=mesh), remat=remat)
+                yield from _until_one_fits(changed, target, names[index], number, tokenizer, say)
+
+
+def _until_one_fits(config, target, name, number, tokenizer, say):
+    size = config.phases[name].batch_size
+    while size:
+        changed = with_micro_batch(config, name, size)
+        say(f"{name}: fsdp={config.mesh.fsdp}, remat={config.model.remat}, micro-batch {size:,}")
+        try:
+            report = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
+        except UsageError:  # the mesh does not divide the devices, the model or the batch
+            return
+        yield report
+        smaller = micro_batch_sizes(report, 4)[1:]
+        size = 0 if report["fits"] or not smaller else smaller[0]

@@ -1,0 +1,95 @@
+"""What a whole recipe reads, takes and writes, before anything of it has run."""
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax import stages, storage, train, workdir
+from bertjax.data import epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyTokenizer:
+    """Stands for a tokenizer that is not at hand: its tables have the same sizes.
+
+    The program that masks with it differs in the values of constants only.
+    """
+
+    vocab_size: int
+    special_ids: tuple[int, ...] = (0, 1, 2, 3, 4)
+    cls_id: int = 2
+    sep_id: int = 3
+    mask_id: int = 4
+
+    def word_starts(self) -> np.ndarray:
+        """bool [V]."""
+        return np.arange(self.vocab_size) % 3 != 0
+
+
+def corpus(config: config_lib.Config, directory: Path | None):
+    """`(config, tokenizer, rows)`: the config with its vocabulary's size filled in.
+
+    With a workdir that is prepared, its tokenizer, and the rows of an epoch of every phase
+    (`[number of phases]`); else a stand-in, and None.
+
+    Raises:
+      DataError, UsageError: as `workdir.open_corpus`.
+    """
+    if directory is None or not storage.is_directory(directory / "store"):
+        size = config.model.vocab_size or config.tokenizer.vocab_size
+        model = dataclasses.replace(config.model, vocab_size=size)
+        return dataclasses.replace(config, model=model), AnyTokenizer(size), None
+    config, tokenizer = workdir.open_corpus(config, directory, build=False)
+    stores = workdir.open_stores(config, directory, "train")
+    first = [next(group) for _, group in itertools.groupby(
+        stages.of(config), lambda stage: stage.phase_index)]  # fmt: skip
+    rows = [
+        sum(epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
+            for number, store in enumerate(stores))
+        for stage in first
+    ]  # fmt: skip
+    return config, tokenizer, rows
+
+
+def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | None) -> dict:
+    """Data, time and checkpoints of a whole run.
+
+    Args:
+      reports: of `plan.plan_stage`, one for each stage, in order.
+      rows: of an epoch of every phase; None where no corpus is at hand.
+
+    Returns:
+      `steps`; `tokens` (padding included); `epochs` of every phase or None; `predicted_seconds`
+      of all steps, None where a stage has no prediction; `checkpoint_bytes` of one and of all
+      that are kept, and `seconds_between_checkpoints`, predicted for the slowest stage.
+    """
+    times = [report["predicted_step_seconds"] for report in reports]
+    known = all(seconds is not None for seconds in times)
+    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config)))
+    checkpoint = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
+    every = config.checkpoints.every_steps
+    return {
+        "steps": config.num_steps,
+        "tokens": sum(r["steps"] * r["batch_size"] * r["sequence_length"] for r in reports),
+        "epochs": rows and _epochs(config, rows),
+        "predicted_seconds": (
+            sum(r["steps"] * t for r, t in zip(reports, times, strict=True)) if known else None
+        ),
+        "checkpoint_bytes": checkpoint,
+        "checkpoints_kept_bytes": checkpoint * config.checkpoints.keep,
+        "checkpoint_every_steps": every,
+        "seconds_between_checkpoints": every * max(times) if known else None,
+    }
+
+
+def _epochs(config, rows) -> list[float]:
+    """Passes over the corpus in each phase."""
+    read = [0] * len(rows)
+    for stage in stages.of(config):
+        read[stage.phase_index] += stage.steps * stage.phase.batch_size
+    return [total / size for total, size in zip(read, rows, strict=True)]

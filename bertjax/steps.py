@@ -1,0 +1,85 @@
+"""The steps under W/checkpoints: which there are, which are whole, and how the others leave.
+
+A directory is renamed before it is removed or set aside, so a kill leaves no half of a step. On
+gs://, where that is no single act, the marks of a step go first.
+
+    W/checkpoints/pruned-100/           local, on its way out: what a kill left of it goes first
+    W/checkpoints/damaged-300-0/        set aside by a restore
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from bertjax import integrity, storage
+from bertjax.errors import DataError
+
+_PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
+_DAMAGED = re.compile(r"damaged-\d+-(\d+)")
+_DAMAGED_KEPT = 2
+# What makes the objects under a step a step: Orbax's mark, which it writes on gs:// only, and ours.
+_MARKS = ("commit_success.txt", integrity.MANIFEST)
+
+
+def numbers(directory: Path) -> list[int]:
+    """The steps that are there, whole or not, in order."""
+    names = storage.folders(directory)
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+def newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport]]:
+    """The newest whole step, and the reports of the damaged ones that are newer.
+
+    On gs:// the checksums that the object store keeps are compared, and nothing is read.
+    """
+    damaged = []
+    for step in reversed(numbers(directory)):
+        report = integrity.inspect(directory / str(step), reread=False)
+        if not report.problems:
+            return step, damaged
+        damaged.append(report)
+    return None, damaged
+
+
+def none_whole(directory: Path, damaged: list[integrity.StepReport]) -> DataError:
+    """The error of a directory without a whole step."""
+    if not damaged:
+        return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")
+    reasons = "; ".join(str(report) for report in damaged)
+    return DataError(
+        f"{directory}: no checkpoint is whole ({reasons}); "
+        "put back a copy, or move the directory away to start from zero"
+    )
+
+
+def prune(directory: Path, keep: int):
+    """Removes all but the newest `keep` steps that have a manifest."""
+    places = [directory / str(step) for step in numbers(directory)]
+    sealed = [place for place in places if storage.exists(place / integrity.MANIFEST)]
+    for leaving in sealed[:-keep]:
+        # A kill half-way through leaves no step that looks damaged.
+        if not storage.is_remote(leaving):
+            leaving = leaving.rename(leaving.with_name(f"{_PRUNED}{leaving.name}"))
+        storage.remove(leaving, first=_MARKS)
+
+
+def set_aside(directory: Path, report: integrity.StepReport):
+    """Moves a damaged step to `damaged-<step>-<n>` and says so; the two highest n stay."""
+    matches = map(_DAMAGED.fullmatch, storage.folders(directory))
+    aside = {int(match[1]): directory / match[0] for match in matches if match}
+    target = directory / f"damaged-{report.step}-{max(aside, default=-1) + 1}"
+    storage.move(directory / str(report.step), target)
+    print(f"checkpoint damaged, moved to {target}: {report}", file=sys.stderr, flush=True)
+    for number in sorted(aside)[: 1 - _DAMAGED_KEPT]:
+        storage.remove(aside[number])
+
+
+def remove_leftovers(directory: Path):
+    """What a killed save or pruning left."""
+    for name in storage.folders(directory):
+        if name.startswith(_PRUNED):
+            storage.remove(directory / name)
+    if storage.is_remote(directory):
+        for step in numbers(directory):
+            if not any(storage.exists(directory / str(step) / mark) for mark in _MARKS):
+                storage.remove(directory / str(step))

@@ -1,0 +1,294 @@
+"""Where files are: on a disk, or as objects of Google Cloud Storage (gs://, extra `gcs`).
+
+A local path is a `pathlib.Path`, one of gs:// an `etils.epath.Path`: both join and print alike.
+What differs is here. An object appears whole or not at all, and its store knows its checksum; but
+it never grows, and there are no directories: to rename one is to copy every object in it.
+
+What the store refuses is a StorageError of one line, except that what is not there is a
+FileNotFoundError, as on a disk.
+"""
+
+import base64
+import contextlib
+import functools
+import glob
+import io
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from bertjax.errors import StorageError, UsageError
+
+_PREFIX = "gs://"
+_BLOCK = 16 << 20  # bytes of one request of a file that is read or written in order
+_REWRITE_SECONDS = 60.0
+
+# Whose exceptions mean that the object store, or the way to it, refused.
+_CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
+
+
+def path(name: str | os.PathLike) -> Path:
+    """`name` as a path whose methods work, local or gs://.
+
+    Raises:
+      UsageError: another scheme, or gs:// without the extra `gcs`.
+    """
+    text = os.fspath(name)
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith(_PREFIX) or not text.removeprefix(_PREFIX).strip("/"):
+        raise UsageError(f"{text}: neither a local path nor gs://BUCKET/...")
+    _objects()
+    from etils import epath
+
+    return epath.Path(text)
+
+
+def absolute(name: str | os.PathLike) -> Path:
+    """As `path`, from the root; `epath` takes gs:// for a folder here."""
+    found = path(name)
+    return found if is_remote(found) else found.absolute()
+
+
+def is_remote(name: str | os.PathLike) -> bool:
+    """Whether this is an object store's."""
+    return os.fspath(name).startswith(_PREFIX)
+
+
+@functools.cache
+def _objects():
+    """The file system of fsspec that `epath` uses too, so that both have one set of credentials."""
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401 (fsspec imports it by name)
+        from etils import epath  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"gs://: {error}; install the extra: pip install 'bertjax[gcs]'") from None
+    # TensorStore and other hosts write too, so no listing holds for later.
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    for name in ("gcsfs", "google.auth"):  # the exception itself is told once
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with refusals("gs://"):
+        return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the object store or the way to it refused, in one line; None for any other error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    forbidden = isinstance(error, OSError) and text.startswith("Forbidden")  # of gcsfs
+    if type(error).__module__.partition(".")[0] not in _CLIENTS and not forbidden:
+        return None
+    if forbidden or getattr(error, "code", None) in (401, 403) or "redential" in text:
+        text += (
+            "; let the account of this machine use the bucket (Storage Object Admin and "
+            "storage.buckets.get), or log in: gcloud auth application-default login"
+        )
+    return text
+
+
+@contextlib.contextmanager
+def refusals(name: str | os.PathLike):
+    """Within, what an object store refuses is a StorageError that names `name`."""
+    try:
+        yield
+    except Exception as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise StorageError(f"{name}: {reason}") from error
+
+
+def require_bucket(name: str | os.PathLike):
+    """Asks for the bucket of a gs:// path, so that a typing error ends at once; else nothing.
+
+    Raises:
+      StorageError: no such bucket, no right to list it, or no credentials.
+    """
+    if is_remote(name):
+        bucket = os.fspath(name).removeprefix(_PREFIX).split("/")[0]
+        try:
+            with refusals(name):
+                _objects().call("GET", "b/{}/o", bucket, maxResults=1)
+        except FileNotFoundError:
+            raise StorageError(f"{name}: there is no bucket {_PREFIX}{bucket}") from None
+
+
+# Files
+
+
+def open_file(name: str | os.PathLike, mode: str = "rb") -> BinaryIO:
+    """A binary file, read ("rb") or written ("wb") in order, in bounded memory."""
+    if not is_remote(name):
+        return open(name, mode)
+    with refusals(name):
+        file = _objects().open(os.fspath(name), mode, block_size=_BLOCK)
+    return io.BufferedReader(file, 1 << 20) if mode == "rb" else file
+
+
+def read(name: str | os.PathLike, parts: int = 1) -> bytes:
+    """A whole file; an object in up to `parts` parts at once, where it is large."""
+    if not is_remote(name):
+        return Path(name).read_bytes()
+    with refusals(name):
+        return _objects().cat_file(os.fspath(name), concurrency=parts)
+
+
+def read_ranges(name: str | os.PathLike, starts: list[int], ends: list[int]) -> list[bytes]:
+    """Bytes `starts[i]` to `ends[i] - 1` of an object, for all i at once (128 on their way)."""
+    with refusals(name):
+        paths = [os.fspath(name)] * len(starts)
+        return _objects().cat_ranges(paths, starts, ends, on_error="raise")
+
+
+def write(name: str | os.PathLike, data: bytes):
+    """Writes a file whole or not at all, whenever this process or the machine ends."""
+    if is_remote(name):
+        with refusals(name):
+            return _objects().pipe_file(os.fspath(name), data)
+    partial = f"{os.fspath(name)}.tmp"
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return os.replace(partial, name)
+
+
+def exists(name: str | os.PathLike) -> bool:
+    """Whether there is such a file or directory."""
+    if not is_remote(name):
+        return os.path.exists(name)
+    with refusals(name):
+        return _objects().exists(os.fspath(name))
+
+
+def is_file(name: str | os.PathLike) -> bool:
+    """Whether there is such a file, and no directory."""
+    return os.path.isfile(name) if not is_remote(name) else _info(name).get("type") == "file"
+
+
+def is_directory(name: str | os.PathLike) -> bool:
+    """Whether there is such a directory."""
+    return os.path.isdir(name) if not is_remote(name) else _info(name).get("type") == "directory"
+
+
+def sizes(names: list[str | os.PathLike]) -> list[int]:
+    """Bytes of each file; many objects are asked for at once."""
+    remote = [os.fspath(name) for name in names if is_remote(name)]
+    with refusals(remote[0] if remote else ""):
+        found = dict(zip(remote, _objects().sizes(remote) if remote else [], strict=True))
+    return [found[os.fspath(n)] if is_remote(n) else os.stat(n).st_size for n in names]
+
+
+def _info(name) -> dict:
+    with refusals(name), contextlib.suppress(FileNotFoundError):
+        return _objects().info(os.fspath(name))
+    return {}
+
+
+def find(pattern: str) -> list[str]:
+    """The files that match a glob pattern, sorted."""
+    if not is_remote(pattern):
+        return [p for p in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(p)]
+    with refusals(pattern):
+        found = _objects().glob(pattern, detail=True)
+    return sorted(_PREFIX + name for name, info in found.items() if info["type"] == "file")
+
+
+# Directories
+
+
+def folders(directory: Path) -> list[str]:
+    """Names of the directories in a directory; [] where it is not there."""
+    if not is_remote(directory):
+        return [p.name for p in directory.iterdir() if p.is_dir()] if directory.is_dir() else []
+    try:
+        with refusals(directory):
+            found = _objects().ls(os.fspath(directory), detail=True)
+    except FileNotFoundError:
+        return []
+    names = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
+    return [name.rpartition("/")[2] for name in names]
+
+
+def checksums(directory: Path) -> dict[str, dict]:
+    """`{name: {"bytes", "crc32c"}}` of every object under a gs:// directory, as its store has it.
+
+    One request for a thousand objects; nothing is read.
+    """
+    with refusals(directory):
+        found = _objects().find(os.fspath(directory), detail=True)
+    root = os.fspath(directory).removeprefix(_PREFIX).rstrip("/") + "/"
+    return {
+        name.removeprefix(root): {
+            "bytes": info["size"],
+            "crc32c": base64.b64decode(info["crc32c"]).hex(),
+        }
+        for name, info in found.items()
+    }
+
+
+def remove(directory: Path, first: tuple[str, ...] = ()):
+    """Removes a directory and all in it, if it is there.
+
+    Args:
+      first: objects of a gs:// directory that go before the others, one after the other.
+    """
+    if not is_remote(directory):
+        return shutil.rmtree(directory, ignore_errors=not os.path.exists(directory))
+    for name in (*(directory / name for name in first), directory):
+        with refusals(directory), contextlib.suppress(FileNotFoundError):
+            _objects().rm(os.fspath(name), recursive=name == directory)
+    return None
+
+
+def move(source: Path, target: Path, last: str = ""):
+    """Renames a directory; of gs://, its store copies every object, and then they are removed.
+
+    Args:
+      last: name of objects that are copied after all others: what makes the target whole.
+    """
+    if not is_remote(source):
+        return os.rename(source, target)
+    names = sorted(checksums(source), key=lambda name: name.rpartition("/")[2] == last)
+    late = [name for name in names if name.rpartition("/")[2] == last]
+    with refusals(target):
+        for some in (names[: len(names) - len(late)], late):
+            pairs = [[f"{os.fspath(root)}/{name}" for name in some] for root in (source, target)]
+            _objects().copy(*pairs)
+    return remove(source, first=tuple(late))
+
+
+class Growing:
+    """A file that only grows, as an object: held in memory and written anew, once a minute.
+
+    `flush` writes where a minute has passed since the last time, `save` and `close` whatever has
+    come since.
+
+    Args:
+      data: what the object holds already.
+    """
+
+    def __init__(self, name: str | os.PathLike, data: bytes = b""):
+        self._name, self._data = os.fspath(name), bytearray(data)
+        self._saved, self._time = len(data), time.monotonic()
+
+    def write(self, data: bytes):
+        """Appends, in memory."""
+        self._data += data
+
+    def flush(self):
+        """Writes the object if it is a minute old."""
+        if time.monotonic() - self._time >= _REWRITE_SECONDS:
+            self.save()
+
+    def save(self):
+        """Writes the object if it has grown."""
+        if len(self._data) > self._saved:
+            data = bytes(self._data)
+            write(self._name, data)
+            self._saved, self._time = len(data), time.monotonic()
+
+    close = save

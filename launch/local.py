@@ -1,0 +1,138 @@
+"""Several processes of one run on this machine, started again when they say so.
+
+    python launch/local.py --num_processes=2 --restarts=5 -- pretrain --config=... --workdir=W
+
+What stands after `--` is a bertjax command. Every line of output is preceded by the number of its
+process. A process that ends with 42 or by a signal ends the attempt: the others get some seconds
+to leave, then all start again, up to --restarts times. Any other code is final. SIGTERM and Ctrl-C
+go to all processes, which save and leave; nothing is started again then.
+
+Exit code: 0 when all are done; 42 when stopped, or out of restarts; else the first final code.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from bertjax import errors
+
+_GRACE_SECONDS = 10.0  # for the others to leave by themselves, once one has ended
+_FINAL = (errors.USAGE, errors.DATA, errors.INTERNAL, errors.IO, errors.INTERRUPTED)
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The launcher's own flags, and the bertjax command after `--`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--num_processes", type=int, default=2)
+    parser.add_argument("--restarts", type=int, default=0, help="most further attempts")
+    parser.add_argument("--cpu_devices", type=int, help="run on the CPU, as this many devices each")
+    parser.add_argument("--gpus_per_process", type=int, help="GPUs for each, in order")
+    parser.add_argument("command", nargs="+", metavar="-- COMMAND", help="for example: pretrain")
+    arguments = parser.parse_args()
+    if arguments.num_processes < 1 or arguments.restarts < 0:
+        parser.error("--num_processes must be positive, --restarts 0 or more")
+    return arguments, arguments.command
+
+
+def environment(arguments: argparse.Namespace, port: int, index: int) -> dict[str, str]:
+    """What process `index` of an attempt is told."""
+    variables = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(arguments.num_processes),
+        "JAX_PROCESS_ID": str(index),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if arguments.cpu_devices:
+        flags = f"--xla_force_host_platform_device_count={arguments.cpu_devices}"
+        variables |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    if arguments.gpus_per_process:
+        first = index * arguments.gpus_per_process
+        mine = range(first, first + arguments.gpus_per_process)
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+    return variables
+
+
+class Attempt:
+    """The processes of one start."""
+
+    def __init__(self, arguments: argparse.Namespace, command: list[str]):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "bertjax", *command],
+                env=environment(arguments, port, index),
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches them through this process only
+            )
+            for index in range(arguments.num_processes)
+        ]  # fmt: skip
+        self._readers = [
+            threading.Thread(target=self._show, args=(index, process.stdout))
+            for index, process in enumerate(self._processes)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _show(index, lines):
+        for line in lines:
+            sys.stdout.write(f"[{index}] {line.decode(errors='replace')}")
+            sys.stdout.flush()
+
+    def signal(self, number: int):
+        """Sends a signal to every process that still runs."""
+        for process in self._processes:
+            process.send_signal(number)
+
+    def wait(self) -> list[int]:
+        """Exit codes of all, once they ended; what hangs after another has failed is killed."""
+        deadline = None
+        while any(process.poll() is None for process in self._processes):
+            failed = any(process.returncode for process in self._processes)
+            if failed and deadline is None:
+                deadline = time.monotonic() + _GRACE_SECONDS
+            if deadline and time.monotonic() > deadline:
+                self.signal(signal.SIGKILL)
+            time.sleep(0.05)
+        for reader in self._readers:
+            reader.join()
+        return [process.returncode for process in self._processes]
+
+
+def main() -> int:
+    """Starts attempts until one is final; returns the exit code."""
+    arguments, command = parse()
+    stopping, attempt = [], None
+
+    def stop(number, _):
+        stopping.append(number)
+        if attempt is not None:
+            attempt.signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for left in range(arguments.restarts, -1, -1):
+        attempt = Attempt(arguments, command)
+        codes = attempt.wait()
+        final = [code for code in codes if code in _FINAL]
+        if not any(codes) or final:
+            return final[0] if final else errors.DONE
+        if stopping:
+            break
+        print(f"local: processes ended with {codes}, {left} restarts left", flush=True)
+        if left:
+            time.sleep(1.0)  # the ports and files of the last attempt
+    return errors.RESTART
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Plays `gcloud` for the launch scripts: TPUs that are folders, hosts that are HOME directories.
+
+Everything is under $FAKE_GCLOUD:
+  script.json        for each creation in turn, the states that `queued-resources describe` gives,
+                     one a call, the last one for good; or a string: the creation's error.
+                     SLOW, in front: the creation is accepted, and its answer takes a minute;
+                     "ACTIVE until FILE" stays until FILE exists; "UNREACHABLE" is a failed call;
+                     SUSPENDING takes the hosts away: SIGTERM, and SIGKILL 60 s later
+  environment.json   what the hosts' processes see, beside what a host has of its own
+  delete_fails       as many bytes as deletions are to fail
+  queued/ nodes/     what exists now; calls.jsonl: the arguments of every call
+  hosts/NODE/0/      HOME of worker 0, while its node lives; gone/ afterwards
+
+`ssh --command` really runs the command, once for each worker, all at the same time.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(os.environ["FAKE_GCLOUD"])
+
+
+def fail(message):
+    print(f"ERROR: (gcloud) {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def parse(argv):
+    """The arguments of the real command line that the scripts use, and no others."""
+    service, *rest = argv
+    parser = argparse.ArgumentParser(prog="gcloud", allow_abbrev=False)
+    if service == "storage":
+        parser.add_argument("verb", choices=["ls"])
+        parser.add_argument("url")
+        return parser.parse_args(rest), "storage"
+    if rest[:1] != ["tpus"]:
+        fail(f"Invalid choice: {argv}")
+    kind, verb, *rest = rest[1:]
+    add = parser.add_argument
+    if (kind, verb) == ("tpu-vm", "scp"):
+        add("names", nargs="+")
+    else:
+        add("name")
+    for flag in ("--zone", "--project"):
+        add(flag, required=True)
+    add("--quiet", action="store_true", required=True)  # nobody is there to answer a question
+    if verb == "create":
+        size = parser.add_mutually_exclusive_group(required=True)
+        size.add_argument("--accelerator-type")
+        size.add_argument("--type")
+        add("--topology")
+        add("--spot", action="store_true")
+        add("--reserved", action="store_true")
+        add("--service-account")
+        if kind == "tpu-vm":
+            add("--version", required=True)
+        else:
+            add("--runtime-version", required=True)
+            add("--node-id", required=True)
+            add("--valid-until-duration")
+    if verb == "describe":
+        add("--format", required=True)
+    if (kind, verb) == ("queued-resources", "delete"):
+        add("--force", action="store_true")
+    if verb in ("ssh", "scp"):
+        add("--worker", default="0")
+        add("--internal-ip", action="store_true")
+    if verb == "ssh":
+        add("--command", required=True)
+        add("--output-directory")
+    return parser.parse_args(rest), f"{kind} {verb}"
+
+
+def path(kind, name):
+    return ROOT / kind / f"{name}.json"
+
+
+def read(kind, name):
+    if not path(kind, name).exists():
+        fail(f"NOT_FOUND: Resource '{name}' was not found")
+    return json.loads(path(kind, name).read_text())
+
+
+def write(kind, name, value):
+    path(kind, name).parent.mkdir(exist_ok=True)
+    path(kind, name).write_text(json.dumps(value))
+
+
+def environment_of(name, home):
+    number = int(home.name)
+    node = read("nodes", name)
+    return json.loads((ROOT / "environment.json").read_text()) | {
+        "HOME": str(home),
+        "HOSTNAME": f"t1v-{name}-w-{number}",
+        "FAKE_HOST": str(home),  # how its processes are found again
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{node['port']}",
+        "JAX_NUM_PROCESSES": str(node["workers"]),
+        "JAX_PROCESS_ID": str(number),
+    }
+
+
+def make_node(name):
+    if path("nodes", name).exists():
+        fail(f"ALREADY_EXISTS: Resource '{name}' already exists")
+    workers = int(os.environ.get("FAKE_WORKERS", "2"))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    for number in range(workers):
+        (ROOT / "hosts" / name / str(number)).mkdir(parents=True)
+    write("nodes", name, {"workers": workers, "port": port, "state": "READY"})
+
+
+def processes(name):
+    """Ids of what runs on the hosts of a node, whoever started it."""
+    mark = f"FAKE_HOST={ROOT / 'hosts' / name}/".encode()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                yield int(entry.name)
+        except OSError:
+            continue
+
+
+def end_processes(name):
+    deadline = time.monotonic() + 60
+    asked = list(processes(name))
+    for pid in asked:
+        os.kill(pid, signal.SIGTERM)
+    while list(processes(name)):
+        if time.monotonic() > deadline:
+            for pid in processes(name):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def delete_node(name):
+    end_processes(name)
+    path("nodes", name).unlink()
+    gone = ROOT / "gone"
+    gone.mkdir(exist_ok=True)
+    (ROOT / "hosts" / name).rename(gone / f"{name}-{len(list(gone.iterdir()))}")
+
+
+def queued_create(args):
+    if path("queued", args.name).exists():
+        fail(f"ALREADY_EXISTS: Resource '{args.name}' already exists")
+    script = json.loads((ROOT / "script.json").read_text())
+    turn = script.pop(0) if len(script) > 1 else script[0]
+    (ROOT / "script.json").write_text(json.dumps(script))
+    if isinstance(turn, str):
+        fail(turn)
+    slow = turn[0] == "SLOW"
+    write("queued", args.name, {"node": args.node_id, "states": turn[slow:]})
+    time.sleep(60 * slow)
+
+
+def queued_describe(args):
+    resource = read("queued", args.name)
+    states, node = resource["states"], resource["node"]
+    now, _, until = states[0].partition(" until ")
+    if len(states) > 1 and not (until and not Path(until).exists()):
+        resource["states"] = states[1:]
+        write("queued", args.name, resource)
+    if now == "UNREACHABLE":
+        fail("UNAVAILABLE: The service is currently unavailable.")
+    if now == "ACTIVE" and not path("nodes", node).exists():
+        make_node(node)
+    if now in ("SUSPENDING", "SUSPENDED") and path("nodes", node).exists():
+        end_processes(node)
+        write("nodes", node, read("nodes", node) | {"state": "PREEMPTED"})
+    assert args.format == "value(state.state)"
+    print(now)
+
+
+def queued_delete(args):
+    resource = read("queued", args.name)
+    failures = ROOT / "delete_fails"
+    if failures.exists() and failures.stat().st_size:
+        failures.write_bytes(failures.read_bytes()[1:])
+        fail("INTERNAL: deletion failed")
+    if path("nodes", resource["node"]).exists():
+        if not args.force:
+            fail("FAILED_PRECONDITION: the queued resource has nodes")
+        delete_node(resource["node"])
+    path("queued", args.name).unlink()
+
+
+def selected(name, worker):
+    homes = sorted((ROOT / "hosts" / name).iterdir(), key=lambda home: int(home.name))
+    return homes if worker == "all" else [homes[int(worker)]]
+
+
+def ready(name):
+    state = read("nodes", name)["state"]
+    if state != "READY":
+        fail(f"the TPU is in state {state}")
+
+
+def ssh(args):
+    ready(args.name)
+    running = []
+    for home in selected(args.name, args.worker):
+        out = None
+        if args.output_directory:
+            out = (Path(args.output_directory) / f"{home.name}.log").open("w")
+        running.append(
+            subprocess.Popen(
+                ["bash", "-c", args.command],
+                cwd=home,
+                env=environment_of(args.name, home),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=None if out is None else subprocess.STDOUT,
+            )
+        )
+    codes = [process.wait() for process in running]
+    sys.exit(next((code for code in codes if code), 0))
+
+
+def scp(args):
+    *sources, destination = args.names
+    name, _, folder = destination.partition(":")
+    ready(name)
+    for home in selected(name, args.worker):
+        for source in sources:
+            shutil.copy(source, home / folder)
+
+
+def node_describe(args):
+    assert args.format == "value(state)"
+    print(read("nodes", args.name)["state"])
+
+
+def storage(args):
+    folder = ROOT / "buckets" / args.url.removeprefix("gs://")
+    if not folder.is_dir():
+        fail("One or more URLs matched no objects.")
+    for entry in sorted(folder.iterdir()):
+        print(f"{args.url.rstrip('/')}/{entry.name}{'/' if entry.is_dir() else ''}")
+
+
+COMMANDS = {
+    "queued-resources create": queued_create,
+    "queued-resources describe": queued_describe,
+    "queued-resources delete": queued_delete,
+    "tpu-vm create": lambda args: make_node(args.name),
+    "tpu-vm describe": node_describe,
+    "tpu-vm delete": lambda args: (read("nodes", args.name), delete_node(args.name)),
+    "tpu-vm ssh": ssh,
+    "tpu-vm scp": scp,
+    "storage": storage,
+}
+
+if __name__ == "__main__":
+    with (ROOT / "calls.jsonl").open("a") as calls:
+        calls.write(json.dumps(sys.argv[1:]) + "\n")
+    arguments, command = parse(sys.argv[1:])
+    COMMANDS[command](arguments)

@@ -1,0 +1,121 @@
+"""Laws of bertjax.peers, on real processes that know each other by a file instead of JAX."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from bertjax.errors import DATA, DONE, RESTART
+
+PROCESS = """
+    import os, sys, time
+    from bertjax.peers import Peers
+
+    class Client:
+        def key_value_set(self, key, value):
+            with open("key.tmp", "w") as file:
+                file.write(value)
+            os.rename("key.tmp", "key")
+        def blocking_key_value_get(self, key, milliseconds):
+            while not os.path.exists("key"):
+                time.sleep(0.01)
+            return open("key").read()
+
+    index = int(sys.argv[1])
+    peers = Peers(Client(), index, "127.0.0.1")
+    print("up", flush=True)
+    for line in sys.stdin:
+        exec(line)
+        print("did", flush=True)
+"""
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three processes, connected; a line to the stdin of one is a statement that it runs."""
+    processes = []
+    for index in range(3):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(PROCESS), str(index)], cwd=tmp_path,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "up\n"
+    time.sleep(0.3)  # for process 0 to have heard who is who
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def do(process, statement):
+    process.stdin.write(statement + "\n")
+    process.stdin.flush()
+
+
+def ends(processes, seconds=5):
+    """Exit code and stderr of each, which must not take longer."""
+    deadline = time.monotonic() + seconds
+    codes = [process.wait(max(deadline - time.monotonic(), 0.01)) for process in processes]
+    return codes, [process.stderr.read() for process in processes]
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_process_takes_the_others_along_within_seconds(three, victim):
+    others = [process for index, process in enumerate(three) if index != victim]
+    three[victim].kill()
+    codes, said = ends(others)
+    assert codes == [RESTART] * 2
+    expected = f"bertjax: process {victim} is lost; start the same command again\n"
+    assert said == [expected] * 2
+
+
+def test_who_leaves_with_an_error_says_why_to_all(three):
+    do(three[1], f"peers.leave({DATA}, 'no such\\nfile')")
+    codes, said = ends(three)
+    assert codes == [DATA] * 3
+    assert said == ["bertjax: process 1: no such file; leaving too\n", "",
+                    "bertjax: process 1: no such file; leaving too\n"]  # fmt: skip
+
+
+def test_processes_that_end_in_order_do_not_disturb_each_other(three):
+    for process in (three[1], three[0], three[2]):
+        do(process, f"peers.finish({DONE})")
+        assert process.stdout.readline() == "did\n"
+        process.stdin.close()
+        process.wait(5)
+        time.sleep(0.1)
+        if process is three[1]:
+            assert [p.poll() for p in (three[0], three[2])] == [None, None]
+    codes, said = ends(three)
+    assert codes == [DONE] * 3
+    assert said == ["", "", ""]
+
+
+def test_a_loss_at_the_end_leaves_a_process_its_own_code(three):
+    do(three[0], f"peers.finish({DONE})")
+    assert three[0].stdout.readline() == "did\n"
+    three[2].send_signal(signal.SIGKILL)
+    assert ends([three[0]])[0] == [DONE]
+
+
+def test_a_stranger_at_the_port_is_turned_away(three, tmp_path):
+    port = int(re.match(r"\d+", (tmp_path / "key").read_text())[0])
+    for words in (b"\n", b"GET / HTTP/1.1\r\n\r\n", b"leave 0 please\n", os.urandom(9000)):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(words)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(100) == b""
+    assert [process.poll() for process in three] == [None] * 3
+    three[1].kill()
+    assert ends([three[0], three[2]])[0] == [RESTART] * 2
