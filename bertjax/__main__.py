@@ -6,11 +6,10 @@ import sys
 import textwrap
 from pathlib import Path
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from bertjax import command_line, config_help, errors, storage
 from bertjax import config as config_lib
-from bertjax import config_help, errors, storage
 from bertjax import goodput as _goodput  # noqa: F401  its clock starts here
 from bertjax.errors import BertjaxError, UsageError
 
@@ -205,58 +204,6 @@ def _config(values) -> config_lib.Config:
     return config_lib.from_config_dict(values.config)
 
 
-def _parse(command: str, argv: list[str]):
-    """`(flag values, positional arguments)` of one command.
-
-    Raises:
-      UsageError: an unknown flag or config field, or a value that does not parse.
-    """
-    values = flags.FlagValues()
-    if command in ("prepare", "pretrain", "evaluate", "plan"):
-        config_flags.DEFINE_config_file(
-            "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
-        )
-        flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
-    if command == "prepare":
-        flags.DEFINE_string("runner", None, "Apache Beam runner", flag_values=values)
-    if command in ("fill-mask", "embed", "convert"):
-        flags.DEFINE_enum(
-            "hidden_act", None, ("gelu", "gelu_new"), "activation", flag_values=values
-        )
-        flags.DEFINE_bool("do_lower_case", None, "casing", flag_values=values)
-        flags.DEFINE_string("tokenizer", None, "file or folder", flag_values=values)
-        flags.DEFINE_bool("allow_pickle", False, "open PyTorch files", flag_values=values)
-    if command == "embed":
-        flags.DEFINE_string("pooling", "mean", "mean, cls, max or pooler", flag_values=values)
-    if command == "fill-mask":
-        flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
-    if command == "plan":
-        flags.DEFINE_string("topology", None, "TPU slice to plan for", flag_values=values)
-        flags.DEFINE_bool("json", False, "one JSON object", flag_values=values)
-        flags.DEFINE_bool("table", False, "search for what fits", flag_values=values)
-    if command == "plot":
-        flags.DEFINE_string("out", None, "file to write", flag_values=values)
-    for arg in argv:
-        name = arg.lstrip("-").partition("=")[0]
-        if name.startswith("config."):
-            config_help.check_field(name)
-    try:
-        return values, values(argv)[1:]
-    except KeyError as error:  # config_flags, of a phase or component that the config has not
-        raise UsageError(
-            f"{_one_line(error.args[0])}: no such group in this config; its file may add one"
-        ) from None
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UsageError(_one_line(error)) from None
-
-
-def _one_line(error) -> str:
-    # config_flags puts the whole traceback of a config file into its message.
-    before, traceback, after = str(error).partition(" Error whilst parsing config file:")
-    lines = [before, after.splitlines()[-1]] if traceback else [before]
-    return " ".join(" ".join(lines).split())
-
-
 def _help(command: str | None) -> str:
     """The text of --help: of all commands, or of one with every config field it reads."""
     if command is None:
@@ -265,7 +212,7 @@ def _help(command: str | None) -> str:
             f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
         ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
     text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
-    if command in ("prepare", "pretrain", "evaluate", "plan"):
+    if command in command_line.READ_CONFIG:
         rows = (
             f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_help.describe()
         )
@@ -285,7 +232,7 @@ def run(argv: list[str]) -> int:
         if {"-h", "--help", "--helpfull"} & set(argv[2:]):
             print(_help(command))
             return errors.DONE
-        values, args = _parse(command, argv[1:])
+        values, args = command_line.parse(command, argv[1:])
         COMMANDS[command](values, args)
         return errors.DONE
     except BertjaxError as error:

@@ -46,7 +46,7 @@ class Checkpoints:
         _silence_orbax()
         self._directory = storage.absolute(directory)
         self._keep = keep
-        self._sealing = None
+        self._sealing = self._restored = None
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         with _storage_errors(self._directory):
             is_remote = storage.is_remote(self._directory)
@@ -72,7 +72,8 @@ class Checkpoints:
           StorageError: this save could not start, or the one before it failed.
         """
         self.wait()
-        if step in steps.numbers(self._directory):
+        # What was restored need not be looked for: hosts may see a shared disk differently.
+        if step == self._restored or step in steps.numbers(self._directory):
             return
         with _storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
@@ -101,7 +102,7 @@ class Checkpoints:
             has other names, shapes or types.
         """
         self.wait()
-        step = _agreed(self._directory, self._choose)
+        step = self._restored = _agreed(self._directory, self._choose)
         with _storage_errors(self._directory):
             self._manager.reload()
         return None if step is None else (step, _read(self._directory / str(step), abstract_state))

@@ -168,7 +168,9 @@ class Evaluation:
 class Logging:
     every_steps: int = field(10, "steps between lines of metrics.jsonl")
     tensorboard: bool = field(True, "also write TensorBoard event files")
-    profile_start: int = field(0, "first step of an XProf trace in W/tensorboard; 0 for none")
+    profile_start: int = field(
+        0, "first step of an XProf trace in W/tensorboard (./profile for a W on gs://); 0 for none"
+    )
     profile_steps: int = field(3, "steps in the trace")
     peak_flops_per_device: float = field(
         0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"

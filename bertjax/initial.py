@@ -1,5 +1,6 @@
 """The start of a run from somebody's weights: `config.init_from`."""
 
+import jax
 import numpy as np
 
 from bertjax import config as config_lib
@@ -11,6 +12,23 @@ from bertjax.errors import UsageError
 
 # Fields of the model that change what weights mean without changing their shapes.
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
+
+
+def load(config: config_lib.Config, tokenizer: Tokenizer, params: dict) -> tuple[dict, list[str]]:
+    """`(params, missing)`: `params` with all that `config.init_from` has, placed as they are.
+
+    `missing` are the paths of the parameters that stay as they were. Raises as `read`.
+    """
+    found, missing = read(config, tokenizer)
+
+    def take(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name not in found:
+            return leaf
+        value = found[name]
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
+
+    return jax.tree_util.tree_map_with_path(take, params), missing
 
 
 def read(config: config_lib.Config, tokenizer: Tokenizer) -> tuple[dict, list[str]]:

@@ -127,26 +127,12 @@ class Trainer:
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()
         if self.config.init_from is not None:
-            state["params"] = self._from_weights(state["params"])
+            state["params"], missing = initial.load(self.config, self.tokenizer, state["params"])
+            random = f"; at random: {', '.join(missing)}" if missing else ""
+            _say(f"weights of {self.config.init_from}{random}")
         # A whole fallback, should the first save on the way be cut off.
         self.checkpoints.save(0, state)
         return 0, state
-
-    def _from_weights(self, params):
-        """`params` with everything that `config.init_from` has, placed as they are."""
-        found, missing = initial.read(self.config, self.tokenizer)
-        _say(f"weights of {self.config.init_from}" + (
-            f"; at random: {', '.join(missing)}" if missing else ""
-        ))  # fmt: skip
-
-        def take(path, leaf):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            if name not in found:
-                return leaf
-            value = found[name]
-            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
-
-        return jax.tree_util.tree_map_with_path(take, params)
 
     def _run_stage(self, stage, start, state):
         with self.goodput.spend("init"):
@@ -289,7 +275,9 @@ class Trainer:
     def _profile(self, step):
         start, steps = self.config.logging.profile_start, self.config.logging.profile_steps
         if start and step == start:
-            jax.profiler.start_trace(str(self.directory / "tensorboard"))
+            # The profiler writes to disks only.
+            remote = storage.is_remote(self.directory)
+            jax.profiler.start_trace("profile" if remote else str(self.directory / "tensorboard"))
         if start and step == start + steps:
             jax.profiler.stop_trace()
 

@@ -26,7 +26,7 @@ settings: as of tpu_vm.sh (NAME, ZONE, PROJECT, ACCELERATOR_TYPE or TYPE and TOP
 environment: POLL, seconds between two looks (30); DRY_RUN=1 prints the commands, runs none
 exit codes: 0 trained to the end; the training's own if it ended with one that no restart helps
   (64, 65, 70, 130 ...); 75 tries or hours used up; 129, 130, 143 told to stop by SIGHUP, SIGINT,
-  SIGTERM; 74 something was not deleted; 64 usage
+  SIGTERM; 74 something was not deleted, or the cloud does not answer; 64 usage
 TEXT
 }
 
@@ -72,7 +72,7 @@ state() {
   local answer
   if answer=$(describe 2>&1); then
     tail -n 1 <<<"$answer"
-  elif [[ $answer == *NOT_FOUND* || $answer == *'not found'* ]]; then
+  elif [[ $answer == *NOT_FOUND*"$NAME"* ]]; then # the resource, not a project or a program
     echo NOT_FOUND
   else
     say "describe: $answer"
@@ -235,7 +235,9 @@ TMPDIR=$scratch
 export COMMIT TMPDIR
 make_bundle
 
+command -v gcloud >/dev/null || die 64 'gcloud: not installed'
 now=$(state)
+[[ $now != UNKNOWN ]] || die 74 "nobody says whether $NAME is there already"
 [[ $now == NOT_FOUND ]] || die 64 "$NAME: is there already ($now), and was not made here; delete it, or take another --name"
 
 for ((try = 1; try <= tries; try++)); do

@@ -85,7 +85,8 @@ def path(kind, name):
 
 def read(kind, name):
     if not path(kind, name).exists():
-        fail(f"NOT_FOUND: Resource '{name}' was not found")
+        resource = f"projects/p/locations/z/{kind}/{name}"
+        fail(f"NOT_FOUND: Resource '{resource}' was not found")
     return json.loads(path(kind, name).read_text())
 
 

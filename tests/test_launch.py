@@ -448,6 +448,15 @@ def test_what_is_there_already_is_refused_and_left_alone(cloud):
     assert "pod.json" in cloud.exists()
 
 
+def test_nothing_is_made_while_the_cloud_does_not_answer(cloud, tmp_path):
+    (tmp_path / "bin" / "gcloud").write_text(
+        "#!/bin/sh\necho 'ERROR: project not found' >&2; exit 1\n"
+    )
+    run = train(cloud)
+    assert run.returncode == 74
+    assert "nobody says whether pod is there already" in run.stderr
+
+
 def test_what_somebody_made_in_between_is_left_alone_too(cloud):
     cloud.plays("ALREADY_EXISTS: Resource 'pod' already exists")
     run = train(cloud)

@@ -34,6 +34,7 @@ TIERS = (
     {"initial"},
     {"hlo", "hlo_cost", "topology", "roofline"},
     {"loop", "inference", "plot", "recipe", "plan", "plan_search", "plan_report"},
+    {"command_line"},
     {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(TIERS) for name in names}
