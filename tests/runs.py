@@ -83,10 +83,10 @@ def losses(workdir):
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-def assert_same_run(workdir, whole):
+def assert_same_run(workdir, whole, steps=160):
     assert losses(workdir) == losses(whole)
     ours, theirs = (convert.read(str(d)) for d in (workdir, whole))
-    assert ours.step == theirs.step == 160
+    assert ours.step == theirs.step == steps
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
 
