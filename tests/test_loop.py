@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from runs import assert_same_run, bertjax, cluster, losses, make_project, start, wait_for_step
 
-from bertjax import convert
+from bertjax import convert, goodput, metrics
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
 
 
@@ -35,6 +35,12 @@ def test_a_run_learns_evaluates_and_keeps_what_the_design_says(project):
     evaluations = [line for line in lines if "eval/mlm_loss" in line]
     assert [line["step"] for line in evaluations] == [40, 80, 120, 160]
     assert evaluations[2]["eval/mlm_loss"] < evaluations[0]["eval/mlm_loss"]
+    ledgers = [x for x in metrics.read(whole / "metrics.jsonl") if "goodput/step" in x]
+    assert ledgers[0]["goodput/step"] == 0  # written once it has compiled
+    assert ledgers[-1]["step"] == 160
+    assert all(
+        ledgers[-1][f"goodput/{name}"] > 0 for name in goodput.CATEGORIES if name != "replay"
+    )
 
 
 def test_a_finished_run_started_again_changes_nothing(project):
