@@ -35,6 +35,11 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
         if jax.process_index() == 0 and not _components(directory):
             prepare.prepare(config, workdir)
         multihost_utils.sync_global_devices("store")  # the others wait for process 0
+        if jax.process_index() != 0 and not _components(directory):
+            raise DataError(
+                f"{directory}: not seen by process {jax.process_index()}, though process 0 has it; "
+                "with several hosts take a --workdir that all see: gs://..., or a shared disk"
+            )
     manifests = {path: store.read_manifest(path) for path in _store_directories(config, workdir)}
     encoder = tokenizer.load(storage.path(workdir) / "tokenizer", config.tokenizer.lowercase)
     for path, manifest in manifests.items():

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,14 @@ case "$1 $2" in
   *) exit 99 ;;
 esac
 """
+
+
+def wait_until(condition, seconds=60.0):
+    """Returns once `condition()` holds, and fails where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 @dataclasses.dataclass

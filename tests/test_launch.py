@@ -7,6 +7,7 @@ import time
 
 import fake_cloud
 import pytest
+from fake_cloud import wait_until
 
 COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 
@@ -329,10 +330,8 @@ def test_a_preempted_resource_is_replaced_and_the_training_started_again(cloud, 
         [*WAITS, f"ACTIVE until {preempt}", "SUSPENDING", "SUSPENDED"], ["PROVISIONING", "ACTIVE"]
     )
     process = cloud.start("tpu_queued.sh", "--spot", "--", "bash", "-c", counted)
-    while not (
-        (tmp_path / "starts").exists() and (tmp_path / "starts").read_text().count("\n") == 2
-    ):
-        time.sleep(0.05)
+    starts = tmp_path / "starts"
+    wait_until(lambda: starts.exists() and starts.read_text().count("\n") == 2)
     (tmp_path / "preempted").touch()
     preempt.touch()
     _, err = process.communicate(timeout=60)
@@ -399,10 +398,9 @@ def test_told_to_stop_while_waiting_it_deletes_what_it_made(cloud, name, code):
     cloud.plays(["WAITING_FOR_RESOURCES"])
     process = cloud.start("tpu_queued.sh", "--", "true")
     while "WAITING_FOR_RESOURCES" not in process.stderr.readline():
-        pass
+        assert process.poll() is None
     process.send_signal(getattr(signal, name))
-    while "delete" not in verbs(cloud):
-        time.sleep(0.01)
+    wait_until(lambda: "delete" in verbs(cloud))
     process.send_signal(signal.SIGINT)  # an impatient second Ctrl-C
     process.communicate(timeout=30)
     assert process.returncode == code
@@ -413,8 +411,7 @@ def test_told_to_stop_while_waiting_it_deletes_what_it_made(cloud, name, code):
 def test_told_to_stop_before_the_cloud_answered_it_deletes_too(cloud):
     cloud.plays(["SLOW", "WAITING_FOR_RESOURCES"])
     process = cloud.start("tpu_queued.sh", "--", "true")
-    while not cloud.exists():
-        time.sleep(0.01)
+    wait_until(cloud.exists)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
@@ -481,8 +478,7 @@ def test_replacements_get_the_commit_that_the_first_had(cloud, tmp_path):
     cloud.plays([f"ACTIVE until {preempt}", "SUSPENDED"], ["ACTIVE"])
     said = f"git rev-parse HEAD >> {tmp_path}/commits; [ -e {preempt} ] || sleep 60"
     process = cloud.start("tpu_queued.sh", "--", "bash", "-c", said)
-    while not (tmp_path / "commits").exists():
-        time.sleep(0.05)
+    wait_until((tmp_path / "commits").exists)
     fake_cloud.git(checkout, "commit", "--quiet", "--allow-empty", "--message=later")
     (checkout / "draft.py").write_text("")
     preempt.touch()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_cloud import wait_until
 
 SUPERVISE = str(Path(__file__).parent.parent / "launch" / "supervise.sh")
 EXITS = "echo x >> runs; exit $(sed -n $(wc -l < runs)p codes)"  # the next line of `codes`
@@ -157,8 +158,7 @@ def test_a_command_that_takes_its_time_to_save_is_waited_for(tmp_path):
 
 
 def wait_until_up(state):
-    while "up" not in (state / "train.log").read_text():
-        time.sleep(0.02)
+    wait_until(lambda: "up" in (state / "train.log").read_text())
 
 
 def test_detached_it_is_reported_stopped_and_never_doubled(tmp_path):
@@ -193,8 +193,8 @@ def test_a_supervisor_that_was_killed_leaves_its_command_in_possession(tmp_path)
     children = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and marked in output(p)]
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGKILL)
-    while supervise(tmp_path, state, "--report").stdout == "supervise: running\n":
-        time.sleep(0.02)
+    running = "supervise: running\n"
+    wait_until(lambda: supervise(tmp_path, state, "--report").stdout != running)
     assert supervise(tmp_path, state, "--report").stdout == "supervise: died\n"
 
 
