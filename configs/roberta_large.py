@@ -3,10 +3,11 @@
 Paper:    Liu et al. 2019, table 9: as roberta_base.py but a peak of 4e-4 after 30,000 steps of
           warm-up. What the paper leaves open is as there.
 Data:     as in roberta_base.py.
-Command:  bertjax pretrain --config=configs/roberta_large.py --workdir=W --config.mesh.fsdp=4 \
+Command:  bertjax pretrain --config=configs/roberta_large.py --workdir=W \
               --config.data.files='corpus/*.jsonl.gz' --config.tokenizer.path=encoder.json
-Mesh:     planned for a TPU v4-128 (64 chips) as data 16 x fsdp 4: 1,024 sequences at once, 16 a
-          chip. Elsewhere set phases.phase1.micro_batch_size to what all devices hold together.
+Mesh:     planned for a TPU v4-128 (64 chips), 512 sequences at once, 8 a chip: 18.2 of 30.75 GiB.
+          With mesh.fsdp=4 it needs less, but gathers the weights in each of 16 parts of a batch.
+          Elsewhere set phases.phase1.micro_batch_size to what all devices hold together.
 Expected: 355,412,057 parameters (tested), 4,194,304 tokens a step; memory in benchmarks/RESULTS.md.
           Full run: not yet run.
 """
@@ -40,7 +41,7 @@ def get_config():
         steps=500_000,
         sequence_length=512,
         batch_size=8192,
-        micro_batch_size=1024,
+        micro_batch_size=512,
         max_predictions_per_seq=77,
     )
     config.optimizer.name = "adamw"
