@@ -128,6 +128,7 @@ def test_every_optimizer_and_mesh(whole, name, num_devices, micro_batches, mesh)
     assert_same_training(run(make_config(name, mesh), num_devices, micro_batches), whole(name))
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_the_whole_with_dropout_and_are_not_averaged():
     """Every part counts by its weights, and a row drops the same in a part as in the whole."""
     config = make_config(hidden_dropout_prob=0.1)

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from runs import assert_same_run, bertjax, cluster, losses, make_project, start, wait_for_step
+from runs import assert_same_run, bertjax, losses, make_project, start, wait_for_step
 
 from bertjax import convert, goodput, metrics
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
@@ -97,20 +97,6 @@ def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tm
     run = bertjax(project, "pretrain", tmp_path / "w")
     assert run.returncode == DONE, run.stderr
     assert_same_run(tmp_path / "w", project / "whole")
-
-
-def test_two_processes_train_as_one(project, tmp_path):
-    """Each loads its half of every batch; what they log is the single process's run."""
-    processes = [start(project, "pretrain", tmp_path / "w", **mine) for mine in cluster(2)]
-    for process in processes:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == DONE, error
-    ours, whole = losses(tmp_path / "w"), losses(project / "whole")
-    assert [line.keys() for line in ours] == [line.keys() for line in whole]
-    for name in ("loss", "eval/mlm_loss"):
-        ours_of, whole_of = ([x[name] for x in lines if name in x] for lines in (ours, whole))
-        np.testing.assert_allclose(ours_of, whole_of, atol=2e-4)
-        np.testing.assert_allclose(ours_of[:10], whole_of[:10], atol=1e-5)
 
 
 def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(project, tmp_path):

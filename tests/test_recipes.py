@@ -9,9 +9,10 @@ import signal
 import jax
 import numpy as np
 import pytest
+from runs import losses
 
 from bertjax import config as config_lib
-from bertjax import convert, loop, metrics, sharding
+from bertjax import convert, loop, sharding
 from bertjax.data import prepare
 from bertjax.errors import Preempted
 
@@ -94,12 +95,6 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(loop.Trainer, "_report", reporting)
 
 
-def figures(directory):
-    timing = {"seconds_per_step", "tokens_per_second", "mfu"}
-    lines = metrics.read(directory / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
-
-
 def check_resumes(root, tmp_path, monkeypatch, config, step):
     whole = start(root, config, tmp_path / "whole")
     loop.pretrain(config, whole)
@@ -108,12 +103,12 @@ def check_resumes(root, tmp_path, monkeypatch, config, step):
         stop_at(patch, step)
         with pytest.raises(Preempted):
             loop.pretrain(config, stopped)
-    assert 0 < len(figures(stopped)) < len(figures(whole))
+    assert 0 < len(losses(stopped)) < len(losses(whole))
     loop.pretrain(config, stopped)
-    assert figures(stopped) == figures(whole)
+    assert losses(stopped) == losses(whole)
     states = [convert.read(str(directory)).params for directory in (stopped, whole)]
     jax.tree.map(np.testing.assert_array_equal, *states)
-    return figures(whole)
+    return losses(whole)
 
 
 @pytest.mark.slow
@@ -135,6 +130,7 @@ def test_lamb_on_packed_pairs_in_micro_batches_resumes(root, tmp_path, monkeypat
     np.testing.assert_allclose([rates[2], rates[10]], [5e-3, 2.5e-3], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_ramp_on_mixed_blocks_resumes_within_a_stage(root, tmp_path, monkeypatch):
     phase = config_lib.Phase(
         steps=12, sequence_length=48, batch_size=32, max_predictions_per_seq=12,
