@@ -283,7 +283,9 @@ def test_text_and_workdir_on_gs(tmp_path):
             server.put("bucket", f"text/{name}", (tmp_path / name).read_bytes())
         settings = configured("gs://bucket/text/*", tokenizer=tiny(tmp_path))
         for _ in range(2):  # the second replaces the first
-            assert program(settings, "gs://bucket/w", **server.environment).wait() == 0
+            assert (
+                program(settings, "gs://bucket/w", **fake_gcs.environment(server.url)).wait() == 0
+            )
         found = {name: blob.data for name, blob in server.buckets["bucket"].items()}
     here = dataclasses.replace(settings.data, files=f"{tmp_path}/*.jsonl*")
     prepare(dataclasses.replace(settings, data=here), tmp_path / "w", progress=False)
