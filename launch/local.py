@@ -7,11 +7,14 @@ process. A process that ends with 42 or by a signal ends the attempt: the others
 to leave, then all start again, up to --restarts times. Any other code is final. SIGTERM and Ctrl-C
 go to all processes, which save and leave; nothing is started again then.
 
+DRY_RUN=1 prints the commands and runs none.
+
 Exit code: 0 when all are done; 42 when stopped, or out of restarts; else the first final code.
 """
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +24,7 @@ import time
 
 from bertjax import errors
 
+BERTJAX = (sys.executable, "-m", "bertjax")
 _GRACE_SECONDS = 10.0  # for the others to leave by themselves, once one has ended
 _FINAL = (errors.USAGE, errors.DATA, errors.INTERNAL, errors.IO, errors.INTERRUPTED)
 
@@ -41,9 +45,16 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return arguments, arguments.command
 
 
-def environment(arguments: argparse.Namespace, port: int, index: int) -> dict[str, str]:
-    """What process `index` of an attempt is told."""
-    variables = os.environ | {
+def free_port() -> int:
+    """A port for the coordinator, another one for each attempt."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def variables(arguments: argparse.Namespace, port: int, index: int) -> dict[str, str]:
+    """What process `index` of an attempt is told, beside the environment of this one."""
+    told = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(arguments.num_processes),
         "JAX_PROCESS_ID": str(index),
@@ -51,25 +62,31 @@ def environment(arguments: argparse.Namespace, port: int, index: int) -> dict[st
     }
     if arguments.cpu_devices:
         flags = f"--xla_force_host_platform_device_count={arguments.cpu_devices}"
-        variables |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        told |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if arguments.gpus_per_process:
         first = index * arguments.gpus_per_process
         mine = range(first, first + arguments.gpus_per_process)
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
-    return variables
+        told["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+    return told
+
+
+def show(arguments: argparse.Namespace, command: list[str]):
+    """Prints what an attempt would run."""
+    port = free_port()
+    for index in range(arguments.num_processes):
+        told = [f"{k}={v}" for k, v in variables(arguments, port, index).items()]
+        print(shlex.join([*told, *BERTJAX, *command]))
 
 
 class Attempt:
     """The processes of one start."""
 
     def __init__(self, arguments: argparse.Namespace, command: list[str]):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "bertjax", *command],
-                env=environment(arguments, port, index),
+                [*BERTJAX, *command],
+                env=os.environ | variables(arguments, port, index),
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches them through this process only
             )
@@ -111,6 +128,9 @@ class Attempt:
 def main() -> int:
     """Starts attempts until one is final; returns the exit code."""
     arguments, command = parse()
+    if os.environ.get("DRY_RUN") == "1":
+        show(arguments, command)
+        return errors.DONE
     stopping, attempt = [], None
 
     def stop(number, _):

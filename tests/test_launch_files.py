@@ -277,3 +277,17 @@ def test_the_readme_begins_with_how_to_stop_the_cost_and_names_every_file():
     for name in os.listdir(LAUNCH):
         if not name.startswith(("README", "__")):
             assert f"`{name}`" in text, name
+
+
+def test_several_processes_on_one_machine_as_a_dry_run():
+    command = [sys.executable, str(PROJECT / "launch/local.py"), "--cpu_devices=2", "--", "pretrain",
+               "--workdir=a b"]  # fmt: skip
+    run = subprocess.run(command, env=os.environ | {"DRY_RUN": "1"}, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    address = re.search(r"127\.0\.0\.1:\d+", run.stdout)[0]
+    assert run.stdout.splitlines() == [
+        f"JAX_COORDINATOR_ADDRESS={address} JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={index} "
+        "PYTHONUNBUFFERED=1 JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=2 "
+        f"{sys.executable} -m bertjax pretrain '--workdir=a b'"
+        for index in range(2)
+    ]
