@@ -26,7 +26,6 @@ from bertjax import errors
 
 BERTJAX = (sys.executable, "-m", "bertjax")
 _GRACE_SECONDS = 10.0  # for the others to leave by themselves, once one has ended
-_FINAL = (errors.USAGE, errors.DATA, errors.INTERNAL, errors.IO, errors.INTERRUPTED)
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -125,6 +124,12 @@ class Attempt:
         return [process.returncode for process in self._processes]
 
 
+def verdict(codes: list[int]) -> int | None:
+    """The exit code that an attempt's codes end the run with; None asks for another attempt."""
+    final = [code for code in codes if code > 0 and code != errors.RESTART]
+    return next(iter(final), None) if any(codes) else errors.DONE
+
+
 def main() -> int:
     """Starts attempts until one is final; returns the exit code."""
     arguments, command = parse()
@@ -143,9 +148,9 @@ def main() -> int:
     for left in range(arguments.restarts, -1, -1):
         attempt = Attempt(arguments, command)
         codes = attempt.wait()
-        final = [code for code in codes if code in _FINAL]
-        if not any(codes) or final:
-            return final[0] if final else errors.DONE
+        final = verdict(codes)
+        if final is not None:
+            return final
         if stopping:
             break
         print(f"local: processes ended with {codes}, {left} restarts left", flush=True)

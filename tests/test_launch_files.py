@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -291,3 +292,19 @@ def test_several_processes_on_one_machine_as_a_dry_run():
         f"{sys.executable} -m bertjax pretrain '--workdir=a b'"
         for index in range(2)
     ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "final"),
+    [
+        ([0, 0], 0),
+        ([42, 42], None),
+        ([42, -9], None),
+        ([0, -15], None),
+        ([42, 65], 65),
+        ([-9, 74], 74),
+        ([42, 1], 1),  # a code that bertjax does not use: nobody promised that a restart helps
+    ],
+)
+def test_only_42_and_signals_start_all_processes_again(codes, final):
+    assert runpy.run_path(str(LAUNCH / "local.py"))["verdict"](codes) == final
