@@ -63,8 +63,13 @@ def model_flops_per_step(
 
 def peak_flops(device: jax.Device) -> float | None:
     """Dense bfloat16 peak of a device in FLOP/s; None where it is not in the table."""
-    kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
+    return by_kind(PEAK_FLOPS, device)
+
+
+def by_kind(table: dict, device: jax.Device):
+    """The entry whose name the device's kind begins with, the longest; None where there is none."""
+    kinds = [kind for kind in table if device.device_kind.startswith(kind)]
+    return table[max(kinds, key=len)] if kinds else None
 
 
 class Speed:

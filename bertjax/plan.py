@@ -5,7 +5,6 @@ import math
 import re
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -201,11 +200,11 @@ def with_model(config: config_lib.Config, **fields) -> config_lib.Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
 
-def plan(config: config_lib.Config, target: Target, workdir: Path | None = None, say=print) -> dict:
+def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=print) -> dict:
     """The plan of a whole recipe, in plain values for JSON (DESIGN.md, contracts).
 
     Args:
-      workdir: a run's directory, whose tokenizer and store count where it has them.
+      config, tokenizer, rows: as of `recipe.corpus`.
       say: told what is compiled next; each takes up to a minute.
 
     Returns:
@@ -216,7 +215,6 @@ def plan(config: config_lib.Config, target: Target, workdir: Path | None = None,
       UsageError: the config cannot be run on these devices at all. What does not fit into their
         memory is no error here: `fits` is False.
     """
-    config, tokenizer, rows = recipe.corpus(config, workdir)
     taken, others = [], []
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)

@@ -28,15 +28,14 @@ def run(config: config_lib.Config, topology: str | None, workdir: Path | None, *
         console.print(line, style="dim", highlight=False)
 
     target = planning.Target.of(topology)
+    config, tokenizer, rows = recipe.corpus(config, workdir)
     if as_table:
-        config, tokenizer, _ = recipe.corpus(config, workdir)
-        rows = list(plan_search.table(config, target, tokenizer, say))
-        print(json.dumps(rows)) if as_json else Console().print(search_table(rows))
+        reports = list(plan_search.table(config, target, tokenizer, say))
+        print(json.dumps(reports)) if as_json else Console().print(search_table(reports))
         return
-    found = planning.plan(config, target, workdir, say)
+    found = planning.plan(config, target, tokenizer, rows, say)
     print(json.dumps(found)) if as_json else show(found, Console())
     if not found["fits"]:
-        config, tokenizer, _ = recipe.corpus(config, workdir)
         report = next(report for report in found["stages"] if not report["fits"])
         fix = plan_search.would_fit(config, target, report, tokenizer, say)
         needed = report["hbm_bytes_per_device"]

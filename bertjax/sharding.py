@@ -1,6 +1,7 @@
 """Placement: the mesh, one table for parameters, one rule for batches. The model knows none of it."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -241,6 +242,7 @@ class Placement:
         )
 
 
+@functools.cache  # asked for at every step
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, in order.
 
@@ -256,7 +258,9 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict
 
     def place(rows):
         def shard(index):
-            return rows[np.searchsorted(numbers, np.arange(batch_size)[index[0]])]
+            start, stop, _ = index[0].indices(batch_size)
+            at = np.searchsorted(numbers, start)  # a device's rows are consecutive
+            return rows[at : at + stop - start]
 
         return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard)
 

@@ -6,6 +6,7 @@ import re
 
 import jax
 
+from bertjax import metrics
 from bertjax.errors import UsageError
 
 
@@ -30,7 +31,7 @@ class Chip:
 
 
 _GIB = 2**30
-CHIPS = {  # by the start of the device's kind; the longest match counts
+CHIPS = {  # as metrics.PEAK_FLOPS
     "TPU v4": Chip(30.75 * _GIB, 1200e9, 45e9),  # link: Scale Your Model
     "TPU v5 lite": Chip(15.75 * _GIB, 819e9, 50e9, 3.125e9, torus=16),
     "TPU v5": Chip(95.73 * _GIB, 2765e9, 100e9, 6.25e9),  # dcn: Scale Your Model
@@ -50,8 +51,7 @@ _ENVIRONMENT = {
 
 def chip(device) -> Chip | None:
     """What a device can do; None where it is not in the table."""
-    kinds = [kind for kind in CHIPS if device.device_kind.startswith(kind)]
-    return CHIPS[max(kinds, key=len)] if kinds else None
+    return metrics.by_kind(CHIPS, device)
 
 
 def devices(name: str) -> list:

@@ -208,7 +208,8 @@ def test_wires_of_a_group():
 def planned():
     """Of a model in bfloat16, in micro-batches."""
     config = plan.with_model(plan_search.with_micro_batch(CONFIG, "phase1", 128), dtype="bfloat16")
-    return plan.plan(config, plan.Target.of(None), say=lambda line: None)
+    config, tokenizer, rows = recipe.corpus(config, None)
+    return plan.plan(config, plan.Target.of(None), tokenizer, rows, say=lambda line: None)
 
 
 def test_the_plan_is_of_the_step_that_runs():
