@@ -89,8 +89,11 @@ class Peers:
                     self._accept(key.fileobj)
 
     def _accept(self, server):
-        connection, _ = server.accept()
-        self._add(connection, _STRANGER)  # the port is open to the network
+        try:
+            connection, _ = server.accept()
+            self._add(connection, _STRANGER)  # the port is open to the network
+        except OSError:
+            return  # gone before it was accepted: the watching goes on
 
     def _read(self, connection):
         try:
