@@ -1,6 +1,5 @@
 """Laws of bertjax.peers, on real processes that know each other by a file instead of JAX."""
 
-import contextlib
 import os
 import re
 import signal
@@ -109,13 +108,20 @@ def test_a_loss_at_the_end_leaves_a_process_its_own_code(three):
     assert ends([three[0]])[0] == [DONE]
 
 
+def answer(port, words):
+    """What a stranger hears before the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        try:
+            connection.sendall(words)
+            return connection.recv(100)
+        except ConnectionError:  # closed while it still spoke
+            return b""
+
+
 def test_a_stranger_at_the_port_is_turned_away(three, tmp_path):
     port = int(re.match(r"\d+", (tmp_path / "key").read_text())[0])
     for words in (b"\n", b"GET / HTTP/1.1\r\n\r\n", b"leave 0 please\n", os.urandom(9000)):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            with contextlib.suppress(ConnectionError):  # closed while it still speaks
-                connection.sendall(words)
-                assert connection.recv(100) == b""
+        assert answer(port, words) == b""
     assert [process.poll() for process in three] == [None] * 3
     three[1].kill()
     assert ends([three[0], three[2]])[0] == [RESTART] * 2
