@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,3 +126,29 @@ def test_a_stranger_at_the_port_is_turned_away(three, tmp_path):
     assert [process.poll() for process in three] == [None] * 3
     three[1].kill()
     assert ends([three[0], three[2]])[0] == [RESTART] * 2
+
+
+SILENT_HOST = """
+    import subprocess, sys
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    command = [sys.executable, "-c", sys.argv[1]]
+    two = [subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+           for i in range(2)]
+    for process in two:
+        process.stdout.readline()
+    subprocess.run(["ip", "link", "set", "lo", "down"], check=True)
+    print(*[process.wait(40) for process in two])
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_is_lost_within_half_a_minute(tmp_path):
+    """A network of their own stops carrying anything: no connection is closed by anybody."""
+    isolated = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "ip", "link"]).returncode:
+        pytest.skip("no network namespaces here")
+    program = [sys.executable, "-c", textwrap.dedent(SILENT_HOST), textwrap.dedent(PROCESS)]
+    done = subprocess.run([*isolated, *program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"{RESTART} {RESTART}\n", done.stderr
+    lines = [f"bertjax: process {i} is lost; start the same command again" for i in range(2)]
+    assert sorted(done.stderr.splitlines()) == lines
