@@ -86,7 +86,8 @@ def egress(chip: topology.Chip, sides: tuple[int, ...], devices: int) -> float |
     if chip.link is None:
         return None
     wires, reached = 0, 1
+    cubes = all(side % 4 == 0 for side in sides if side > 1)
     for side in sides:
         if reached < devices and side > 1:
-            wires, reached = wires + (2 if side >= chip.torus else 1), reached * side
+            wires, reached = wires + (2 if cubes and side >= chip.torus else 1), reached * side
     return wires * chip.link

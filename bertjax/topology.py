@@ -20,7 +20,7 @@ class Chip:
     by its ports, 4 or 6, and by the two directions), and `dcn` a chip's share of its pod's
     data-centre network (v5e: 6.4 Tb/s for 256 chips). Where no page says so it is from "How to
     Scale Your Model" (Austin et al. 2025), and None where neither does. `torus` is the length from
-    which a side of a slice is closed to a ring.
+    which a side is closed to a ring, in slices made of whole cubes (all sides divide by 4).
     """
 
     hbm_limit: float

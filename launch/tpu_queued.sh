@@ -217,7 +217,8 @@ watch() {
     done
     if grep -qE '^worker [0-9]+: running' <<<"$lines"; then
       idle=0
-    elif [[ $codes && ! $(sed '/^worker /!d; /: stopped, exit code 0$/d' <<<"$lines") ]]; then
+    elif [[ $codes ]] \
+      && ! grep -qE '^worker [0-9]+: (not started|died|stopped, exit code [1-9])' <<<"$lines"; then
       outcome=ended code=0
       return
     elif ((++idle == 2)); then # once may be a preemption that has not been announced yet

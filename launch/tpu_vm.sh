@@ -22,6 +22,7 @@ that all see: a bucket, or a file system that they share.
 
 settings, from the environment or as flags: NAME, ZONE, PROJECT; to create, VERSION and either
   ACCELERATOR_TYPE or both TYPE and TOPOLOGY; COMMIT, instead of the one that the checkout is at
+gcloud knows TYPE for v4 and before only; its alpha release for the others too.
 environment: CREATE_FLAGS and SSH_FLAGS, more flags for gcloud's create, and its ssh and scp;
   DRY_RUN=1 prints the commands, runs none
 exit codes: 64 usage, 65 local changes or hosts at another commit, else gcloud's
@@ -44,14 +45,16 @@ on_workers() {
 on_each_worker() {
   local directory worker code=0
   if [[ ${DRY_RUN:-} == 1 ]]; then
-    on_workers all "$1" --output-directory=DIRECTORY
+    on_workers all "$1" --output-directory=None
     return
   fi
+  # Since 443 gcloud writes to None/0.log in this folder, whatever directory it is given.
   directory=$(mktemp -d)
-  on_workers all "$1" "--output-directory=$directory" >"$directory/gcloud" 2>&1 || code=$?
+  mkdir "$directory/None"
+  (cd "$directory" && on_workers all "$1" --output-directory=None) >"$directory/gcloud" 2>&1 || code=$?
   for ((worker = 0; ; worker++)); do
-    [[ -e $directory/$worker.log ]] || break
-    sed "s/^/worker $worker: /" "$directory/$worker.log"
+    [[ -e $directory/None/$worker.log ]] || break
+    sed "s/^/worker $worker: /" "$directory/None/$worker.log"
   done
   ((code == 0)) || tail -n 3 "$directory/gcloud" >&2
   rm -r "$directory"

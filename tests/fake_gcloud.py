@@ -11,7 +11,8 @@ Everything is under $FAKE_GCLOUD:
   queued/ nodes/     what exists now; calls.jsonl: the arguments of every call
   hosts/NODE/0/      HOME of worker 0, while its node lives; gone/ afterwards
 
-`ssh --command` really runs the command, once for each worker, all at the same time.
+`ssh --command` really runs the command, once for each worker, all at the same time. What a host's
+shell says on stderr goes to the same file as the command's output, as with the real one.
 """
 
 import argparse
@@ -211,8 +212,10 @@ def ssh(args):
     running = []
     for home in selected(args.name, args.worker):
         out = None
-        if args.output_directory:
-            out = (Path(args.output_directory) / f"{home.name}.log").open("w")
+        if args.output_directory:  # has to be there, and since version 443 nothing is written to it
+            assert Path(args.output_directory).is_dir()
+            out = Path(f"None/{home.name}.log").open("w")
+            print("bash: warning: setlocale: LC_ALL: cannot change locale (C)", file=out, flush=True)
         running.append(
             subprocess.Popen(
                 ["bash", "-c", args.command],

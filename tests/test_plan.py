@@ -202,6 +202,7 @@ def test_wires_of_a_group():
     assert roofline.egress(chip, (16, 16, 1), 16) == 2 * chip.link
     assert roofline.egress(chip, (4, 4, 1), 16) == 2 * chip.link  # both sides are open
     assert roofline.egress(topology.CHIPS["TPU v4"], (4, 4, 4), 64) == 6 * 45e9
+    assert roofline.egress(topology.CHIPS["TPU v4"], (4, 2, 2), 16) == 3 * 45e9  # less than a cube
 
 
 @functools.cache
