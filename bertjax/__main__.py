@@ -30,7 +30,7 @@ def prepare(values, args):
     prepare.prepare(_config(values), _workdir(values), beam_options=options)
 
 
-def pretrain(values, _):
+def pretrain(values, args):
     """pretrain --config=FILE --workdir=W [--config.FIELD=VALUE ...]
 
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
@@ -38,24 +38,26 @@ def pretrain(values, _):
     """
     from bertjax import distributed, loop
 
+    _positional(args)
     with distributed.processes():
         loop.pretrain(_config(values), _workdir(values))
 
 
-def evaluate(values, _):
+def evaluate(values, args):
     """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
 
     Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
-    --config, that of the run itself (W/config.json).
+    --config, that of the run itself (W/config.json); a machine with other devices may need
+    --config.mesh.fsdp=1 or another --config.evaluation.batch_size.
     """
     import jax
 
-    from bertjax import distributed, evaluate, workdir
+    from bertjax import distributed, evaluate
 
+    _positional(args)
     directory = _workdir(values)
     with distributed.processes():
-        config = _config(values) if values.config is not None else workdir.read_config(directory)
-        figures = evaluate.evaluate(config, directory)
+        figures = evaluate.evaluate(_config(values), directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 
@@ -135,7 +137,7 @@ def plot(values, args):
     print(plot.plot(storage.path(workdir), values.out and storage.path(values.out)))
 
 
-def plan(values, _):
+def plan(values, args):
     """plan --config=FILE [--topology=v5e:16x16] [--workdir=W] [--json] [--table]
 
     Compiles the train step for TPUs that need not be there (v4:4x4x8, v5e:16x16*2 for two slices;
@@ -144,6 +146,7 @@ def plan(values, _):
     """
     from bertjax import plan_report
 
+    _positional(args)
     workdir = None if values.workdir is None else _workdir(values)
     plan_report.run(
         _config(values), values.topology, workdir, as_json=values.json, as_table=values.table
@@ -185,7 +188,8 @@ def _print_notes(notes):
 
 def _positional(args, *names):
     if len(args) != len(names):
-        raise UsageError(f"expected {' '.join(names)}, got {len(args)} arguments; see --help")
+        wanted = " ".join(names) or "flags only"
+        raise UsageError(f"expected {wanted}, got {' '.join(args) or 'nothing'}; see --help")
     return args
 
 

@@ -1,9 +1,9 @@
 """The flags of every command, and how a command line becomes their values."""
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from bertjax import config_help
+from bertjax import config_help, config_tree, storage, workdir
 from bertjax.errors import UsageError
 
 READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config
@@ -16,10 +16,14 @@ def parse(command: str, argv: list[str]):
       UsageError: an unknown flag or config field, or a value that does not parse.
     """
     values = flags.FlagValues()
-    if command in READ_CONFIG:
+    recorded = _recorded(argv) if command == "evaluate" else None
+    if recorded is not None:
+        config_flags.DEFINE_config_dict("config", recorded, flag_values=values, sys_argv=argv)
+    elif command in READ_CONFIG:
         config_flags.DEFINE_config_file(
             "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
         )
+    if command in READ_CONFIG:
         flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
     if command == "prepare":
         flags.DEFINE_string("runner", None, "Apache Beam runner", flag_values=values)
@@ -36,7 +40,7 @@ def parse(command: str, argv: list[str]):
         flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
     if command == "plan":
         flags.DEFINE_string("topology", None, "TPU slice to plan for", flag_values=values)
-        flags.DEFINE_bool("json", False, "one JSON object", flag_values=values)
+        flags.DEFINE_bool("json", False, "JSON, for machines", flag_values=values)
         flags.DEFINE_bool("table", False, "search for what fits", flag_values=values)
     if command == "plot":
         flags.DEFINE_string("out", None, "file to write", flag_values=values)
@@ -52,6 +56,25 @@ def parse(command: str, argv: list[str]):
         ) from None
     except (flags.Error, ValueError, TypeError) as error:
         raise UsageError(_one_line(error)) from None
+
+
+def _recorded(argv: list[str]) -> ConfigDict | None:
+    """The config of the run that --workdir names, where no --config is given.
+
+    Raises:
+      DataError: there is none that can be read.
+    """
+    given = flags.FlagValues()
+    for name in ("config", "workdir"):
+        flags.DEFINE_string(name, None, "", flag_values=given)
+    try:
+        given(argv, known_only=True)
+    except flags.Error as error:
+        raise UsageError(_one_line(error)) from None
+    if given.config is not None or given.workdir is None:
+        return None
+    storage.require_bucket(given.workdir)
+    return config_tree.to_config_dict(workdir.read_config(given.workdir))
 
 
 def _one_line(error) -> str:

@@ -1,5 +1,6 @@
 """Masked-LM and next-sentence figures on held-out documents, with fixed examples and masks."""
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -72,6 +73,9 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
       DataError: no store, no held-out documents, or no whole checkpoint.
     """
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
+    # The kernel that trained need not run on the machine that evaluates.
+    model = dataclasses.replace(config.model, attention="auto")
+    config = dataclasses.replace(config, model=model)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check(config, mesh, training=False)
     abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})

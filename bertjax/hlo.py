@@ -89,10 +89,11 @@ class Program:
     Args:
       text: `compiled.as_text()`.
       devices: that the program runs on; the group of a collective that names none.
+      slices: that the devices are of; the group of a transfer between them.
     """
 
-    def __init__(self, text: str, devices: int = 1):
-        self.computations, self._devices = {}, devices
+    def __init__(self, text: str, devices: int = 1, slices: int = 1):
+        self.computations, self._devices, self._slices = {}, devices, slices
         current = {}
         for line in text.splitlines():
             if " = " in line and line.startswith(" "):
@@ -165,7 +166,7 @@ class Program:
             return []
         if kind == "all-reduce" and "all-reduce-scatter" in fused_in:
             kind = "reduce-scatter"  # the TPU compiler writes it as an all-reduce and a slice
-        devices = _group_size(instruction, self._devices)
+        devices = self._slices if transfer else _group_size(instruction, self._devices)
         by_type = defaultdict(list)
         for name in instruction.operands:
             for array in computation[name].results:

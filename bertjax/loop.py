@@ -15,7 +15,6 @@ from bertjax import (
     goodput,
     initial,
     metrics,
-    models,
     sharding,
     stages,
     storage,
@@ -37,6 +36,7 @@ def pretrain(config: config_lib.Config, directory: Path):
       UsageError, DataError, StorageError: as the config, the corpus, the checkpoints and the
         disk give reason to.
     """
+    train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
     # Before the signals are caught: there is nothing to save yet, so they may just end it.
     config, tokenizer = workdir.open_corpus(config, directory, build=True)
     with distributed.StopSignals() as signals:
@@ -62,7 +62,7 @@ class Trainer:
         self.config, self.tokenizer, self.directory = config, tokenizer, directory
         self.signals, self.stopping = signals, signals.requested is not None
         self.mesh = sharding.make_mesh(config.mesh)
-        sharding.check(config, self.mesh)
+        train.check(config, self.mesh)
         self.skips = 0  # non-finite updates in a row
         self.evaluations = {}  # phase index -> Evaluation
         self.goodput = goodput.Goodput()
@@ -175,8 +175,7 @@ class Trainer:
         train_step = train.compile_step(self.config, self.mesh, mask, stage.micro_batches)
         with self._compiling():
             compiled = train_step.lower(state, batch).compile()
-        placement = train.placement_of(self.config, self.mesh)
-        kernel = models.attention_kernel(self.config.model, placement, phase.sequence_length)
+        kernel = train.attention_kernel(self.config, self.mesh, phase.sequence_length)
         _say(
             f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
             f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "

@@ -82,8 +82,7 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
         config.model, phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
     )
     state = train.abstract_state(config, mesh)
-    kernel = models.attention_kernel(config.model, train.placement_of(config, mesh),
-                                     phase.sequence_length)  # fmt: skip
+    kernel = train.attention_kernel(config, mesh, phase.sequence_length)
     report = {
         "phase": [name for name, p in config.phases.items() if p.steps][stage.phase_index],
         "steps": stage.steps,
@@ -132,7 +131,8 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
 def _read(compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
     """What a compiled program says; `hidden_flops` are those of a device that it does not."""
     devices, memory = len(target.devices), compiled.memory_analysis()
-    program = hlo.Program(compiled.as_text(), devices)
+    slices = sharding.num_slices(target.devices)
+    program = hlo.Program(compiled.as_text(), devices, slices)
     flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
     if target.chip and target.peak:
         sides = topology.sides(target.devices)
@@ -184,12 +184,11 @@ def bytes_per_device(tree) -> int:
 
 def alternatives(config: config_lib.Config, target: Target, length: int) -> list[str]:
     """Attention kernels that can compute the config as it is; the one that it takes comes first."""
-    placement = train.placement_of(config, sharding.make_mesh(config.mesh, target.devices))
-    found = [models.attention_kernel(config.model, placement, length)]
+    mesh = sharding.make_mesh(config.mesh, target.devices)
+    found = [train.attention_kernel(config, mesh, length)]
     for name in ("xla", "splash"):
         try:
-            asked = with_model(config, attention=name).model
-            found.append(models.attention_kernel(asked, placement, length))
+            found.append(train.attention_kernel(with_model(config, attention=name), mesh, length))
         except UsageError:
             continue
     return list(dict.fromkeys(found))
@@ -213,7 +212,8 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
 
     Raises:
       UsageError: the config cannot be run on these devices at all. What does not fit into their
-        memory is no error here: `fits` is False.
+        memory is no error here: `fits` is False. Where the limit is not known, it is True unless
+        the compiler refused.
     """
     taken, others = [], []
     for stage in stages.of(config):

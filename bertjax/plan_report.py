@@ -38,12 +38,12 @@ def run(config: config_lib.Config, topology: str | None, workdir: Path | None, *
     if not found["fits"]:
         report = next(report for report in found["stages"] if not report["fits"])
         fix = plan_search.would_fit(config, target, report, tokenizer, say)
-        needed = report["hbm_bytes_per_device"]
+        needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
         raise UsageError(
             f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
             f"{report['micro_batch_size']} at once) needs "
             f"{f'{needed / _GIB:.1f} GiB' if needed else 'more memory'}, a device of {target.name} "
-            f"has {report['hbm_limit_bytes'] / _GIB:.2f}: {fix}"
+            f"has {f'{limit / _GIB:.2f}' if limit else 'less'}: {fix}"
         )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from bertjax import config as config_lib
-from bertjax import stages
+from bertjax import sharding, stages, train
 from bertjax.errors import UsageError
 from bertjax.plan import Target, plan_stage, with_model
 
@@ -19,41 +19,59 @@ def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer
       say: told what is compiled next.
     """
     number, name = _stage_of(config, report), report["phase"]
-    field = f"config.phases.{name}.micro_batch_size"
-    sizes = micro_batch_sizes(report, 2)[1:]
-    tries = [(f"{field}={size}", config, size) for size in _likely(report, sizes)]
-    smallest = min([*sizes, report["micro_batch_size"]])
+    smaller = micro_batch_sizes(config, report, 2)[1:]
+    smallest = min([*smaller, report["micro_batch_size"]])
+    tries = [(size, config.model.remat) for size in _likely(report, smaller)]
     if config.model.remat != "full":
-        recomputing = with_model(config, remat="full")
-        tries = [*tries[: _TRIES - 1], (f"{field}={smallest} --config.model.remat=full",
-                                        recomputing, smallest)]  # fmt: skip
-    for fields, changed, size in tries[:_TRIES]:
-        say(f"does --{fields} fit?")
-        changed = with_micro_batch(changed, name, size)
+        tries = [*tries[: _TRIES - 1], (smallest, "full")]
+    for size, remat in tries[:_TRIES]:
+        fields = _fields(config, report, size, remat)
+        say(f"does {fields} fit?")
+        changed = with_micro_batch(with_model(config, remat=remat), name, size)
         tried = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
         if tried["fits"]:
-            return f"--{fields} fits: {tried['hbm_bytes_per_device'] / 2**30:.1f} GiB (compiled)"
+            return f"{fields} fits: {tried['hbm_bytes_per_device'] / 2**30:.1f} GiB (compiled)"
     fsdp = report["mesh"]["fsdp"] * 4
-    return (f"perhaps --config.mesh.fsdp={fsdp} with --{field}={smallest} and "
-            "--config.model.remat=full (not checked), or a larger slice")  # fmt: skip
+    ways = fsdp * report["mesh"]["tensor"]
+    if (
+        config.mesh.data == -1
+        and config.model.hidden_size % fsdp == 0 == len(target.devices) % ways
+    ):
+        others = _fields(config, report, smallest, "full")
+        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or a larger slice"
+    return "nothing that was tried fits; take a larger slice"
+
+
+def _fields(config: config_lib.Config, report: dict, size: int, remat: str) -> str:
+    """The flags that change a stage's micro-batches and recomputation to these."""
+    flags = []
+    if size != report["micro_batch_size"]:
+        flags.append(f"--config.phases.{report['phase']}.micro_batch_size={size}")
+    if remat != config.model.remat:
+        flags.append(f"--config.model.remat={remat}")
+    return " ".join(flags)
 
 
 def _likely(report: dict, sizes: list[int]) -> list[int]:
     """Of `sizes`, those that should fit if what is not state grows with the rows."""
-    state = report["parameter_bytes_per_device"] + report["optimizer_bytes_per_device"]
-    if report["hbm_bytes_per_device"] is None:
+    needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
+    if needed is None or limit is None:
         return sizes
-    row = (report["hbm_bytes_per_device"] - state) / report["micro_batch_size"]
-    return [size for size in sizes if state + size * row < report["hbm_limit_bytes"]]
+    state = report["parameter_bytes_per_device"] + report["optimizer_bytes_per_device"]
+    row = (needed - state) / report["micro_batch_size"]
+    return [size for size in sizes if state + size * row < limit]
 
 
-def micro_batch_sizes(report: dict, step: int) -> list[int]:
-    """Sizes from the present one down, each `step` times smaller, that the mesh divides."""
+def micro_batch_sizes(config: config_lib.Config, report: dict, step: int) -> list[int]:
+    """Sizes from the present one down, each `step` times smaller, that the mesh divides.
+
+    Only the present one where parts of the batch are clipped alone: those are the micro-batches.
+    """
     rows = report["mesh"]["data"] * report["mesh"]["fsdp"]
     size, sizes = report["micro_batch_size"], []
     while size >= rows and size % rows == 0:
         sizes.append(size)
-        if size % step:
+        if size % step or train.clips_per_shard(config):
             break
         size //= step
     return sizes
@@ -78,14 +96,19 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
     down by quarters until a micro-batch fits; those before it are reported too.
 
     Args:
-      say: told what is compiled next; a row takes up to a minute.
+      say: told what is compiled next, or why a mesh is left out; a row takes up to a minute.
+
+    Raises:
+      UsageError: the config's own mesh or its batches do not divide: nor would those of others.
     """
-    devices = len(target.devices)
+    made = sharding.make_mesh(config.mesh, target.devices)
+    sharding.check(config, made)
+    tensor = made.shape["tensor"]
     last = {stage.phase_index: number for number, stage in enumerate(stages.of(config))}
     names = [name for name, phase in config.phases.items() if phase.steps]
     for index, number in last.items():
-        for fsdp in sorted({1, 4, devices // config.mesh.tensor}):
-            mesh = dataclasses.replace(config.mesh, data=-1, fsdp=fsdp)
+        for fsdp in sorted({1, 4, made.size // tensor}):
+            mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
                 changed = with_model(dataclasses.replace(config, mesh=mesh), remat=remat)
                 yield from _until_one_fits(changed, target, names[index], number, tokenizer, say)
@@ -98,8 +121,9 @@ def _until_one_fits(config, target, name, number, tokenizer, say):
         say(f"{name}: fsdp={config.mesh.fsdp}, remat={config.model.remat}, micro-batch {size:,}")
         try:
             report = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
-        except UsageError:  # the mesh does not divide the devices, the model or the batch
+        except UsageError as error:  # the mesh does not divide the devices or the model
+            say(f"  left out: {error}")
             return
         yield report
-        smaller = micro_batch_sizes(report, 4)[1:]
+        smaller = micro_batch_sizes(config, report, 4)[1:]
         size = 0 if report["fits"] or not smaller else smaller[0]

@@ -66,10 +66,11 @@ def predict(
 
 
 def sent(collective: Collective) -> float:
-    """Bytes that a device sends in one execution, by the ring algorithms (Thakur et al. 2005)."""
+    """Bytes that a device sends in one execution, by the ring algorithms (Thakur et al. 2005).
+
+    Between slices too, of which each device is one: the host's runtime does it, and says not how.
+    """
     size, n = collective.bytes, collective.devices
-    if collective.over_dcn:
-        return size  # the host's runtime exchanges it with the other slices' hosts
     if collective.kind == "all-reduce":
         return 2 * size * (n - 1) / n
     if collective.kind == "collective-permute":

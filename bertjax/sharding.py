@@ -77,13 +77,18 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does "
             f"not fit {len(devices)} devices; let their product be {len(devices)}, or one axis -1"
         )
-    slices = len({getattr(d, "slice_index", None) for d in devices if d.platform == "tpu"})
+    slices = num_slices(devices)
     if slices > 1 and sizes[0] % slices:
         raise UsageError(
             f"config.mesh.data={sizes[0]}: does not divide by the {slices} slices, which only "
             f"`data` spans; take a multiple of {slices} (fsdp and tensor stay within a slice)"
         )
     return Mesh(_arrange(sizes, devices, slices), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def num_slices(devices: list) -> int:
+    """TPU slices that the devices belong to; 1 of devices that know none."""
+    return len({getattr(d, "slice_index", None) for d in devices if d.platform == "tpu"}) or 1
 
 
 def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
@@ -116,12 +121,12 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
                 f"devices; take {fix}"
             )
     model, fsdp, tensor = config.model, mesh.shape["fsdp"], mesh.shape["tensor"]
-    for field, ways, axis in (
-        ("num_attention_heads", tensor, "tensor"),
-        ("intermediate_size", tensor, "tensor"),
-        ("hidden_size", fsdp, "fsdp"),
+    for field, size, ways, axis in (
+        ("num_attention_heads", model.num_attention_heads, tensor, "tensor"),
+        ("intermediate_size", model.intermediate_size, tensor, "tensor"),
+        ("vocab_size, padded to", model.padded_vocab_size, tensor, "tensor"),
+        ("hidden_size", model.hidden_size, fsdp, "fsdp"),
     ):
-        size = getattr(model, field)
         if size % ways:
             raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
 
@@ -203,11 +208,9 @@ class Placement:
         return P(*(self.rows if axis == "rows" else axis for axis in USED[name]))
 
     @property
-    def platform(self) -> str:
-        """That of the mesh's devices, which need not be at hand: a program may be compiled for
-        others.
-        """
-        return self.mesh.devices.flat[0].platform
+    def device(self) -> jax.Device:
+        """One of the mesh's, which need not be at hand: a program may be compiled for others."""
+        return self.mesh.devices.flat[0]
 
     def __call__(self, name: str, array):
         """`array`, placed as `USED` says of `name`.

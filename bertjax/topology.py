@@ -69,10 +69,12 @@ def devices(name: str) -> list:
     os.environ.update(_ENVIRONMENT)
     from jax.experimental import topologies
 
-    sides, _, slices = name.partition("*")
+    sides, _, slices = name.lower().partition("*")
     options = {"num_slices": int(slices)} if slices not in ("", "1") else {}
-    if name.startswith("v4"):
+    if sides.startswith("v4"):
         options["chip_config_name"] = "megacore"  # one device a chip, as on the slice itself
+    if sides.endswith(":1x1"):  # part of a host, which has at least four otherwise
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(sides, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:

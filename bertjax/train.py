@@ -34,9 +34,20 @@ def placement_of(config: config_lib.Config, mesh):
     Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
     """
     if clips_per_shard(config):
-        platform = sharding.Placement(mesh).platform
-        return models.Unplaced(platform, has_shards=mesh.size == 1)
+        return models.Unplaced(sharding.Placement(mesh).device, has_shards=mesh.size == 1)
     return sharding.Placement(mesh)
+
+
+def attention_kernel(config: config_lib.Config, mesh, length: int) -> str:
+    """The kernel that a step on rows of `length` takes; raises as `models.attention_kernel`."""
+    return models.attention_kernel(config.model, placement_of(config, mesh), length)
+
+
+def check(config: config_lib.Config, mesh):
+    """Raises UsageError where a mesh cannot run all of a config: now, not when its phase begins."""
+    sharding.check(config, mesh)
+    for stage in stages.of(config):
+        attention_kernel(config, mesh, stage.phase.sequence_length)
 
 
 def gradients(config: config_lib.Config, params, batch, dropout_key, placement, weights=None):

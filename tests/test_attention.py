@@ -7,6 +7,7 @@ programs are compiled for them.
 import dataclasses
 import functools
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import models, sharding, train
+from bertjax import loop, models, sharding, train
 from bertjax.config import Model
 from bertjax.errors import UsageError
 from bertjax.models import attention, splash
@@ -25,9 +26,18 @@ INTERPRETED = functools.partial(splash.attention, interpret=True)
 # ---- the choice
 
 
+KINDS = {"cpu": "cpu", "gpu": "NVIDIA H100", "tpu": "TPU v4"}
+
+
+def device(platform, kind=None):
+    return types.SimpleNamespace(platform=platform, device_kind=kind or KINDS[platform])
+
+
 def choose(name, rate, dtype, platform, length, has_shards=True):
     model = Model(attention=name, attention_probs_dropout_prob=rate, dtype=dtype)
-    return models.attention_kernel(model, models.Unplaced(platform, has_shards), length)
+    platform, _, kind = platform.partition(": ")
+    placement = models.Unplaced(device(platform, kind), has_shards)
+    return models.attention_kernel(model, placement, length)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,8 @@ def choose(name, rate, dtype, platform, length, has_shards=True):
         (("auto", 0.0, "bfloat16", "tpu", 200), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 64), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 512, False), "xla"),
+        (("auto", 0.0, "bfloat16", "tpu: TPU v5 lite", 512), "splash"),
+        (("auto", 0.0, "bfloat16", "tpu: TPU v3", 512), "xla"),  # its compiler refuses splash
         (("xla", 0.0, "bfloat16", "tpu", 512), "xla"),
         (("auto", 0.0, "float32", "cpu", 512), "xla"),
         (("auto", 0.0, "bfloat16", "gpu", 200), "cudnn"),
@@ -58,13 +70,13 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
     [
         (("splash", 0.1, "bfloat16", "tpu", 512),
          "config.model.attention_probs_dropout_prob=0 (here: 0.1)"),
-        (("splash", 0.0, "float32", "cpu", 512), "a TPU (here: cpu)"),
+        (("splash", 0.0, "float32", "cpu", 512), "a TPU v4 or later (here: cpu)"),
         (("splash", 0.0, "bfloat16", "tpu", 200),
          "a sequence length that divides by 128 (here: 200)"),
         (("splash", 0.0, "bfloat16", "tpu", 512, False),
          "config.optimizer.clip_mode=global (here: per_shard)"),
         (("splash", 0.1, "bfloat16", "gpu", 512),
-         "config.model.attention_probs_dropout_prob=0 (here: 0.1) and a TPU (here: gpu)"),
+         "config.model.attention_probs_dropout_prob=0 (here: 0.1) and a TPU v4 or later (here: NVIDIA H100)"),
         (("cudnn", 0.0, "float32", "gpu", 512), "config.model.dtype=bfloat16 (here: float32)"),
         (("cudnn", 0.1, "bfloat16", "gpu", 512),
          "config.model.attention_probs_dropout_prob=0 (here: 0.1)"),
@@ -197,7 +209,7 @@ SILENT = Model(
 @pytest.fixture
 def tpu(monkeypatch):
     """Meshes say that they are of TPUs; the kernel is interpreted."""
-    monkeypatch.setattr(sharding.Placement, "platform", "tpu")
+    monkeypatch.setattr(sharding.Placement, "device", device("tpu"))
     monkeypatch.setattr(splash, "attention", INTERPRETED)
 
 
@@ -277,9 +289,21 @@ def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
     clipping = config_lib.Optimizer(clip_mode="per_shard", clip_shards=8)
     config, mesh = make_config(optimizer=clipping), sharding.make_mesh(config_lib.Mesh())
     place = train.placement_of(config, mesh)
-    assert place.platform == "tpu"
+    assert place.device.platform == "tpu"
     assert models.attention_kernel(config.model, place, 128) == "xla"
     batch = make_batch()
     run = train.compile_step(config, mesh, lambda batch: batch)
     text = run.trace(train.abstract_state(config, mesh), batch).jaxpr.pretty_print()
     assert "pallas_call" not in text
+
+
+def test_a_kernel_that_a_later_phase_cannot_take_is_refused_at_once(tpu, tmp_path):
+    """Not when its phase begins, after all the steps before it; nor after a corpus is prepared."""
+    phases = {"phase1": config_lib.Phase(steps=10, sequence_length=128, batch_size=8),
+              "phase2": config_lib.Phase(steps=10, sequence_length=200, batch_size=8)}  # fmt: skip
+    model = dataclasses.replace(SILENT, attention="splash", max_position_embeddings=256)
+    evaluation = config_lib.Evaluation(batch_size=8)
+    config = config_lib.Config(model=model, phases=phases, evaluation=evaluation)
+    with pytest.raises(UsageError, match=r"divides by 128 \(here: 200\)"):
+        loop.pretrain(config, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -130,6 +130,10 @@ def test_fill_mask_evaluate_verify_and_plot_on_the_finished_run(project, capsys)
     assert values["step"] == last["step"] == 160
     # 8 devices here and 1 in the run: the same examples and masks, other sums.
     np.testing.assert_allclose(values["mlm_loss"], last["eval/mlm_loss"], rtol=1e-4)
+    command = ["bertjax", "evaluate", f"--workdir={whole}", "--config.mesh.fsdp=4"]
+    assert command_line.run(command) == DONE  # the run's own config, changed
+    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["mlm_loss"],
+                               values["mlm_loss"], rtol=1e-5)  # fmt: skip
     assert command_line.run(["bertjax", "verify", f"{whole}/checkpoints"]) == DONE
     assert capsys.readouterr().out.count("whole") == 3
     assert command_line.run(["bertjax", "plot", whole]) == DONE

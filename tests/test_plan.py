@@ -166,14 +166,18 @@ ENTRY %main (a: f32[12,64], i: s32[], c: f32[64]) -> f32[64] {
     assert hlo_cost.total_bytes(hlo.Program(text)) == 64 * 4 + 64 * 4 + 4
 
 
-def matrix_product(dtype="f32", extra=""):
-    return hlo.Program(f"""
+def product_text(dtype="f32", extra=""):
+    return f"""
 ENTRY %main (a: {dtype}[1000,1000]) -> {dtype}[1000,1000] {{
   %a = {dtype}[1000,1000]{{1,0}} parameter(0)
   {"" if extra else "ROOT "}%d = {dtype}[1000,1000]{{1,0}} dot(%a, %a), lhs_contracting_dims={{1}}
   {extra}
 }}
-""")
+"""
+
+
+def matrix_product(**parts):
+    return hlo.Program(product_text(**parts))
 
 
 def test_roofline_known_answers():
@@ -187,13 +191,17 @@ def test_roofline_known_answers():
     )
     # 4 MB: 2 * 3/4 of it through two wires of 1 GB/s.
     assert roofline.predict(reduced, chip, 1e9, (2, 2)).ici == pytest.approx(4e6 * 1.5 / 2e9)
-    sent = matrix_product(
+    text = product_text(
         extra='ROOT %s = (f32[1000,1000]{1,0}, u32[]) send(%d), frontend_attributes='
         '{_xla_megascale_transfer_type="ALL_REDUCE"}'
     )  # fmt: skip
-    assert roofline.predict(sent, chip, 1e9, (2, 2)).dcn == pytest.approx(4e6 / 1e8)
+    for slices, share in ((2, 1.0), (4, 1.5)):  # 2 (S - 1) / S of 4 MB
+        program = hlo.Program(text, devices=4 * slices, slices=slices)
+        seconds = roofline.predict(program, chip, 1e9, (2, 2)).dcn
+        assert seconds == pytest.approx(share * 4e6 / 1e8)
+        assert program.collectives()[0].devices == slices
     unknown = dataclasses.replace(chip, dcn=None)
-    assert roofline.predict(sent, unknown, 1e9, (2, 2)) is None
+    assert roofline.predict(program, unknown, 1e9, (2, 2)) is None
 
 
 def test_wires_of_a_group():
@@ -266,6 +274,51 @@ def test_what_cannot_fit_is_said_to_be_unchecked(monkeypatch):
     fix = plan_search.would_fit(CONFIG, small_target(1e5), refused, None, lambda line: None)
     assert "not checked" in fix
     assert "mesh.fsdp=4" in fix
+    refused["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}  # 32 do not divide 8 devices
+    fix = plan_search.would_fit(CONFIG, small_target(1e5), refused, None, lambda line: None)
+    assert fix == "nothing that was tried fits; take a larger slice"
+
+
+def test_parts_that_are_clipped_alone_are_not_split_further(monkeypatch):
+    """clip_mode=per_shard takes no micro_batch_size: no advice names one, no row has another."""
+    clipping = config_lib.Optimizer(clip_mode="per_shard", clip_shards=8)
+    config = dataclasses.replace(CONFIG, optimizer=clipping)
+    report = dict(planned()["stages"][0], fits=False, micro_batch_size=512)
+    monkeypatch.setattr(plan_search, "plan_stage", lambda *_: report)
+    arguments = small_target(1e5), report, None, lambda line: None
+    assert "micro_batch_size" not in plan_search.would_fit(config, *arguments)
+    rows = plan_search.table(config, small_target(1e5), None, lambda line: None)
+    assert [r["micro_batch_size"] for r in rows] == [512] * 9
+    works = dict(report, fits=True)
+    monkeypatch.setattr(plan_search, "plan_stage", lambda *_: works)
+    assert plan_search.would_fit(config, *arguments).startswith("--config.model.remat=full fits")
+
+
+def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys):
+    """The compiler knows TPU v3; how much of its memory programs can have is in no table here."""
+    report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
+    target = small_target(None)
+    monkeypatch.setattr(plan.Target, "of", lambda name: target)
+    monkeypatch.setattr(plan, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
+    monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
+    with pytest.raises(UsageError, match=r"GiB, a device of v0:2x2x2 has less: perhaps"):
+        plan_report.run(CONFIG, "v3:2x2", None, as_json=True, as_table=False)
+
+
+def test_a_table_that_no_mesh_can_fill_says_why():
+    evaluation = config_lib.Evaluation(batch_size=12)
+    config = dataclasses.replace(CONFIG, evaluation=evaluation)
+    with pytest.raises(UsageError, match=r"evaluation\.batch_size=12: does not divide"):
+        list(plan_search.table(config, small_target(1e9), None, lambda line: None))
+
+
+def test_arguments_that_mean_nothing_are_refused(capsys):
+    assert (
+        main.run(["bertjax", "plan", "--config=configs/quickstart.py", "v5e:2x2"]) == errors.USAGE
+    )
+    assert capsys.readouterr().err == (
+        "bertjax plan: expected flags only, got v5e:2x2; see --help\n"
+    )
 
 
 def test_the_compilers_own_refusal_is_read():

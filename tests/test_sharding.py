@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,15 @@ def test_meshes_that_do_not_fit_are_named(mesh, said):
     config = make_config(mesh=mesh)
     with pytest.raises(UsageError, match=said.replace(".", r"\.")):
         sharding.check(config, sharding.make_mesh(config.mesh))
+
+
+def test_tensor_parallelism_splits_the_padded_vocabulary_too():
+    """30,592 = 2^7 * 239, though 3 divides the heads and the hidden sizes of Base."""
+    phases = {"phase1": config_lib.Phase(steps=1, batch_size=64)}
+    mesh = types.SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 3})
+    said = r"mesh\.tensor=3: must divide config\.model\.vocab_size, padded to=30592"
+    with pytest.raises(UsageError, match=said):
+        sharding.check(config_lib.Config(phases=phases), mesh)
 
 
 def test_axes_that_are_no_products_of_a_slices_sides_split_them(monkeypatch):

@@ -21,11 +21,11 @@ class Unplaced:
     """The placement that places nothing: of one device, or left to the partitioner.
 
     Attributes:
-      platform: of the devices; by default those at hand.
+      device: one of those that are meant; by default of those at hand.
       has_shards: False on several devices, where nothing says which of them runs a kernel on what.
     """
 
-    platform: str = dataclasses.field(default_factory=jax.default_backend)
+    device: jax.Device = dataclasses.field(default_factory=lambda: jax.devices()[0])
     has_shards: bool = True
 
     def __call__(self, name: str, array):

@@ -90,7 +90,8 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
     Raises:
       UsageError: the kernel asked for cannot run, or would drop the dropout.
     """
-    name, dtype, platform = config.attention, config.dtype, placement.platform
+    name, dtype, platform = config.attention, config.dtype, placement.device.platform
+    kind = placement.device.device_kind
     rate = config.attention_probs_dropout_prob
     if name == "xla":
         return name
@@ -103,7 +104,9 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
         },
         "splash": silent
         | {
-            f"a TPU (here: {platform})": platform == "tpu",
+            f"a TPU v4 or later (here: {kind})": (
+                platform == "tpu" and not kind.startswith(("TPU v2", "TPU v3"))
+            ),
             f"a sequence length that divides by {splash.LANES} (here: {length})": (
                 splash.fits(length)
             ),
