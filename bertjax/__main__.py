@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 import textwrap
+import traceback
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -244,10 +245,11 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except Exception as error:
         reason = storage.refusal(error) or (str(error) if isinstance(error, OSError) else None)
-        if reason is None:
-            raise
+        if reason is None:  # a defect
+            traceback.print_exception(error)
+            return errors.INTERNAL
         print(f"bertjax {command}: {reason}", file=sys.stderr)
-        return errors.IO
+        return storage.kind_of(error).exit_code
     except KeyboardInterrupt:
         print(f"bertjax {command}: interrupted", file=sys.stderr)
         return errors.INTERRUPTED

@@ -24,9 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bertjax import integrity, signature, steps, storage
-from bertjax.errors import DataError, StorageError
+from bertjax import distributed, integrity, signature, steps, storage
+from bertjax.errors import DataError
 
+_SAVE_SECONDS = 3600  # Orbax gives up then
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
 
 
@@ -46,7 +47,7 @@ class Checkpoints:
         _silence_orbax()
         self._directory = storage.absolute(directory)
         self._keep = keep
-        self._sealing = self._restored = None
+        self._sealing = self._last = None  # of steps, the last saved or restored here
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         with _storage_errors(self._directory):
             is_remote = storage.is_remote(self._directory)
@@ -55,7 +56,10 @@ class Checkpoints:
             if jax.process_index() == 0:
                 steps.remove_leftovers(self._directory)
             # Orbax's own pruning knows nothing of manifests: max_to_keep stays unset.
-            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=not is_remote)
+            options = ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=not is_remote,
+                async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
+            )
             limit = None if in_flight_bytes is None else in_flight_bytes / 1e9
             handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit)
             self._manager = ocp.CheckpointManager(
@@ -72,9 +76,10 @@ class Checkpoints:
           StorageError: this save could not start, or the one before it failed.
         """
         self.wait()
-        # What was restored need not be looked for: hosts may see a shared disk differently.
-        if step == self._restored or step in steps.numbers(self._directory):
+        # These need not be looked for: hosts may see a shared disk differently.
+        if step == self._last or step in steps.numbers(self._directory):
             return
+        self._last = step
         with _storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
         self._sealing = self._background.submit(self._seal, step, signature.of(state))
@@ -85,6 +90,8 @@ class Checkpoints:
             if jax.process_index() == 0:
                 integrity.write(self._directory / str(step), shapes)
                 steps.prune(self._directory, self._keep)
+        # Nobody leaves, or reports a step as saved, while process 0 still hashes it.
+        distributed.wait_for_all(f"{self._directory}/{step} is whole")
 
     def restore(self, abstract_state):
         """`(step, state)` of the newest whole step, or None where nothing was saved yet.
@@ -102,7 +109,7 @@ class Checkpoints:
             has other names, shapes or types.
         """
         self.wait()
-        step = self._restored = _agreed(self._directory, self._choose)
+        step = self._last = _agreed(self._directory, self._choose)
         with _storage_errors(self._directory):
             self._manager.reload()
         return None if step is None else (step, _read(self._directory / str(step), abstract_state))
@@ -198,6 +205,7 @@ def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
     if failure is not None:
         raise failure
     if step == failed:
+        distributed.wait_for_news()
         raise DataError(f"{directory}: process 0 found no checkpoint to restore, and says why")
     return None if step == none else step
 
@@ -233,7 +241,7 @@ def _storage_errors(directory: Path):
         reason = storage.refusal(error) or _reason(error)
         if reason is None:
             raise
-        raise StorageError(
+        raise storage.kind_of(error)(
             f"{directory}: checkpoint not written: {reason}; earlier checkpoints are intact: "
             "make room or write access, then run the same command again"
         ) from error

@@ -214,7 +214,8 @@ class Config:
     watchdog_seconds: float = field(
         0.0,
         "seconds without a finished step after which a process prints its stacks and exits 42, to "
-        "be started again; 0 is ten median steps, at least 300; below 0 is never",
+        "be started again; 0 is ten median steps, at least 300, and 3600 for a first step and for "
+        "saves; what is set holds for those too; below 0 is never",
     )
 
     @property

@@ -31,6 +31,7 @@ _SHUTDOWN_SECONDS = 60
 
 # An error that a lost peer caused may come before the news of its loss.
 _NEWS_SECONDS = 5.0
+_WAIT_SECONDS = 86_400  # for the others; one that is lost ends this process at once
 
 # Statuses of the runtime for what another start may not meet again: a network, a host.
 _TRANSIENT = r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|.*(Gloo|heartbeat|coordination)"
@@ -85,7 +86,29 @@ def _watch_peers():
     state = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
         host = state.coordinator_address.rsplit(":", 1)[0].strip("[]")
-        _peers = peers.Peers(state.client, state.process_id, host)
+        try:
+            _peers = peers.Peers(state.client, state.process_id, host)
+            wait_for_all("peers", _START_SECONDS)
+        except (OSError, jax.errors.JaxRuntimeError) as error:
+            reason = f"not all processes reach process 0 at {host}: {str(error).splitlines()[0]}"
+            leave(errors.RESTART, reason)
+
+
+def wait_for_all(what: str, seconds: float = _WAIT_SECONDS):
+    """Returns when every process of this run has come to the same point, called `what`.
+
+    A name is good for one time. No device takes part: devices give up after half a minute when
+    they wait for the first time. The loss of a process ends the others here as elsewhere.
+    """
+    state = jax_distributed.global_state
+    if state.client is not None and state.num_processes > 1:
+        state.client.wait_at_barrier(f"bertjax/{what}", timeout_in_ms=round(1000 * seconds))
+
+
+def wait_for_news():
+    """Gives the process that failed first the time to say why, which ends this one."""
+    if _peers is not None:
+        time.sleep(2 * _NEWS_SECONDS)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ leaves with its code. Anything else is a defect and leaves with `INTERNAL` and a
 """
 
 DONE = 0
-RESTART = 42  # preempted or a peer lost: start the same command again
+RESTART = 42  # preempted, a peer lost, a bucket silent: start the same command again
 USAGE = 64
 DATA = 65
 INTERNAL = 70  # a defect, or training that does not stay finite
@@ -42,6 +42,12 @@ class StorageError(BertjaxError):
     """The disk refused: full, read-only, or gone."""
 
     exit_code = IO
+
+
+class Unavailable(StorageError):
+    """An object store does not answer now: nothing is wrong that the same command would meet again."""
+
+    exit_code = RESTART
 
 
 class Preempted(BertjaxError):

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from bertjax import storage
+from bertjax import growing
 from bertjax.errors import StorageError
 
 
@@ -15,7 +15,7 @@ def open(name: str):
     return _EventFile(name)
 
 
-class _EventFile(storage.Growing):
+class _EventFile(growing.Growing):
     """Its thread must not die of an object store that refuses: the queue to it would fill up."""
 
     def save(self):

@@ -37,7 +37,8 @@ def pretrain(config: config_lib.Config, directory: Path):
         disk give reason to.
     """
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    # Before the signals are caught: there is nothing to save yet, so they may just end it.
+    # Before the signals are caught: there is nothing to save yet, so they may just end it. (With
+    # several processes JAX keeps SIGTERM until the first step.)
     config, tokenizer = workdir.open_corpus(config, directory, build=True)
     with distributed.StopSignals() as signals:
         trainer = Trainer(config, tokenizer, directory, signals)
@@ -77,7 +78,8 @@ class Trainer:
             )
             step, state = self._start()
             log = self.directory / "metrics.jsonl"
-            self.goodput.go_on(metrics.read(log) if storage.exists(log) else [], step)
+            if jax.process_index() == 0 and storage.exists(log):
+                self.goodput.go_on(metrics.read(log), step)
             self.writer = stack.enter_context(
                 contextlib.closing(
                     metrics.MetricsWriter(
@@ -92,19 +94,25 @@ class Trainer:
                     functools.partial(distributed.leave, errors.RESTART),
                 )
             )
+            self._account(step)  # its lines from here on were dropped just now
             self.goodput.begin_steps()
             self._between_steps(step, state)
             for stage in stages.of(config):
                 if step < stage.end_step:
                     state = self._run_stage(stage, step, state)
                     step = stage.end_step
-            with self.goodput.spend("save"):
+            with self._patiently("save"):
                 self.checkpoints.wait()
             self._end(step)
 
     @contextlib.contextmanager
     def _compiling(self):
         with self.goodput.spend("compile"), self.watchdog.off():
+            yield
+
+    @contextlib.contextmanager
+    def _patiently(self, category):
+        with self.goodput.spend(category), self.watchdog.patient():
             yield
 
     def _account(self, step):
@@ -135,7 +143,7 @@ class Trainer:
         return 0, state
 
     def _run_stage(self, stage, start, state):
-        with self.goodput.spend("init"):
+        with self._patiently("init"):
             corpora = workdir.open_stores(self.config, self.directory, "train")
             batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
         start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
@@ -168,13 +176,14 @@ class Trainer:
 
     def _compile(self, stage, batches, step, state, batch):
         # It may take longer than a machine has left: what was learned is saved first.
-        with self.goodput.spend("save"):
+        with self._patiently("save"):
             self._save(step, state)
         started, phase = time.monotonic(), stage.phase
         mask = train.masker(self.config, self.tokenizer, stage)
         train_step = train.compile_step(self.config, self.mesh, mask, stage.micro_batches)
         with self._compiling():
             compiled = train_step.lower(state, batch).compile()
+            distributed.wait_for_all(f"step {step} is compiled")  # hosts differ in speed
         kernel = train.attention_kernel(self.config, self.mesh, phase.sequence_length)
         _say(
             f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
@@ -228,7 +237,7 @@ class Trainer:
         # the parameters alone.
         if self._due(step, self.config.checkpoints.every_steps):
             self._account(step)
-            with self.goodput.spend("save"):
+            with self._patiently("save"):
                 self._save(step, state)
         if self._due(step, self.config.evaluation.every_steps):
             with self.goodput.spend("evaluation"):
@@ -239,7 +248,7 @@ class Trainer:
         self.checkpoints.save(step, state)
 
     def _stop(self, step, state):
-        with self.goodput.spend("save"):
+        with self._patiently("save"):
             self._save(step, state)
             self.checkpoints.wait()
         self._end(step)
@@ -256,12 +265,13 @@ class Trainer:
                 _say(f"no evaluation: {fewest} held-out documents, {needed} needed; "
                      "raise config.data.heldout_fraction and prepare again")  # fmt: skip
                 return
-            self.evaluations[index] = evaluate.Evaluation(
-                self.config, self.mesh, heldout, self.tokenizer, stage
-            )
+            with self.watchdog.patient():
+                self.evaluations[index] = evaluate.Evaluation(
+                    self.config, self.mesh, heldout, self.tokenizer, stage
+                )
 
         def on_batch():
-            self.watchdog.beat()
+            self.watchdog.alive()
             if self.signals.should_stop():
                 self._stop(step, state)
 

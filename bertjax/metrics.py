@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bertjax import config as config_lib
-from bertjax import event_files, storage
+from bertjax import event_files, growing, storage
 from bertjax.errors import StorageError
 
 # Dense bfloat16 peak of one JAX device in FLOP/s, by the start of its `device_kind`; the longest
@@ -162,7 +162,7 @@ class MetricsWriter:
 
         Otherwise a run that was killed and resumes there lacks those of the last minute.
         """
-        if isinstance(self._file, storage.Growing):
+        if isinstance(self._file, growing.Growing):
             self._file.save()
 
     def close(self):
@@ -195,7 +195,7 @@ def _open_after(path: Path, step: int):
         lines = storage.read(path).splitlines(keepends=True)
         kept = b"".join(line for line in lines if _stays(line, step))
         storage.write(path, kept)
-    return storage.Growing(path, kept) if is_remote else path.open("ab")
+    return growing.Growing(path, kept) if is_remote else path.open("ab")
 
 
 def _stays(line: bytes, step: int) -> bool:

@@ -4,8 +4,8 @@ A local path is a `pathlib.Path`, one of gs:// an `etils.epath.Path`: both join 
 What differs is here. An object appears whole or not at all, and its store knows its checksum; but
 it never grows, and there are no directories: to rename one is to copy every object in it.
 
-What the store refuses is a StorageError of one line, except that what is not there is a
-FileNotFoundError, as on a disk.
+What the store refuses is a StorageError of one line (Unavailable, where it does not answer), except
+that what is not there is a FileNotFoundError, as on a disk.
 """
 
 import base64
@@ -15,19 +15,21 @@ import glob
 import io
 import logging
 import os
+import re
 import shutil
-import time
 from pathlib import Path
 from typing import BinaryIO
 
-from bertjax.errors import StorageError, UsageError
+from bertjax.errors import StorageError, Unavailable, UsageError
 
 _PREFIX = "gs://"
 _BLOCK = 16 << 20  # bytes of one request of a file that is read or written in order
-_REWRITE_SECONDS = 60.0
 
 # Whose exceptions mean that the object store, or the way to it, refused.
 _CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
+# Of those without a status of HTTP, the ones that a network fails with, by the name of their class.
+_LOST = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout",
+         "TransportError", "TimeoutError"}  # fmt: skip
 
 
 def path(name: str | os.PathLike) -> Path:
@@ -79,7 +81,8 @@ def refusal(error: BaseException) -> str | None:
     """Why the object store or the way to it refused, in one line; None for any other error."""
     text = " ".join(str(error).split()) or type(error).__name__
     forbidden = isinstance(error, OSError) and text.startswith("Forbidden")  # of gcsfs
-    if type(error).__module__.partition(".")[0] not in _CLIENTS and not forbidden:
+    lost = isinstance(error, (TimeoutError, ConnectionError))
+    if type(error).__module__.partition(".")[0] not in _CLIENTS and not forbidden and not lost:
         return None
     if forbidden or getattr(error, "code", None) in (401, 403) or "redential" in text:
         text += (
@@ -87,6 +90,19 @@ def refusal(error: BaseException) -> str | None:
             "storage.buckets.get), or log in: gcloud auth application-default login"
         )
     return text
+
+
+def kind_of(error: BaseException) -> type[StorageError]:
+    """Unavailable for an outage, which passes; StorageError for what stays as it is."""
+    status = next((s for s in (getattr(error, "code", None), getattr(error, "status", None))
+                   if isinstance(s, int)), None)  # fmt: skip
+    if status is not None:
+        passes = status in (408, 429) or status >= 500
+    else:  # TensorStore says it in the text of a ValueError
+        names = {base.__name__ for base in type(error).__mro__}
+        text = re.match(r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b", str(error))
+        passes = bool(names & _LOST or text or getattr(error, "retryable", False))
+    return Unavailable if passes else StorageError
 
 
 @contextlib.contextmanager
@@ -98,7 +114,7 @@ def refusals(name: str | os.PathLike):
         reason = refusal(error)
         if reason is None:
             raise
-        raise StorageError(f"{name}: {reason}") from error
+        raise kind_of(error)(f"{name}: {reason}") from error
 
 
 def require_bucket(name: str | os.PathLike):
@@ -259,36 +275,3 @@ def move(source: Path, target: Path, last: str = ""):
             pairs = [[f"{os.fspath(root)}/{name}" for name in some] for root in (source, target)]
             _objects().copy(*pairs)
     return remove(source, first=tuple(late))
-
-
-class Growing:
-    """A file that only grows, as an object: held in memory and written anew, once a minute.
-
-    `flush` writes where a minute has passed since the last time, `save` and `close` whatever has
-    come since.
-
-    Args:
-      data: what the object holds already.
-    """
-
-    def __init__(self, name: str | os.PathLike, data: bytes = b""):
-        self._name, self._data = os.fspath(name), bytearray(data)
-        self._saved, self._time = len(data), time.monotonic()
-
-    def write(self, data: bytes):
-        """Appends, in memory."""
-        self._data += data
-
-    def flush(self):
-        """Writes the object if it is a minute old."""
-        if time.monotonic() - self._time >= _REWRITE_SECONDS:
-            self.save()
-
-    def save(self):
-        """Writes the object if it has grown."""
-        if len(self._data) > self._saved:
-            data = bytes(self._data)
-            write(self._name, data)
-            self._saved, self._time = len(data), time.monotonic()
-
-    close = save

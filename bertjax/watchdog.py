@@ -9,20 +9,24 @@ import time
 from collections import deque
 
 STEPS, LEAST_SECONDS = 10, 300.0  # the default: ten median steps, at least five minutes
+PATIENT_SECONDS = 3600.0  # for what has no usual time: a first step, a save to a slow disk
 
 
 class Watchdog:
     """Calls `on_stuck` from a thread of its own where no `beat` comes in time.
 
         with Watchdog(seconds, on_stuck) as watchdog:
+            with watchdog.off():
+                compile
             for step in ...:
-                with watchdog.off():
-                    compile
                 watchdog.beat()
+                with watchdog.patient():
+                    save
 
     Args:
-      seconds: the longest time between two beats; 0 takes ten times the median time of the last
-        hundred, at least 300 s; below 0 watches nothing.
+      seconds: the longest time between two beats, whatever happens; 0 takes ten times the median
+        time of the last hundred steps, at least 300 s, and an hour where patient; below 0 watches
+        nothing.
       on_stuck: called with one line, after the stacks of all threads were printed to stderr.
     """
 
@@ -30,7 +34,7 @@ class Watchdog:
         self._seconds, self._on_stuck = seconds, on_stuck
         self._beats = deque(maxlen=100)
         self._last = time.monotonic()
-        self._paused = 0
+        self._paused = self._patient = 0
         self._ended = threading.Event()
 
     def __enter__(self):
@@ -46,23 +50,43 @@ class Watchdog:
         """Seconds without a beat that are too many now."""
         if self._seconds:
             return self._seconds
-        return max(LEAST_SECONDS, STEPS * statistics.median(self._beats or [0.0]))
+        usual = STEPS * statistics.median(self._beats or [0.0])
+        patient = self._patient or not self._beats
+        return max(PATIENT_SECONDS if patient else LEAST_SECONDS, usual)
 
     def beat(self):
         """A step is done."""
-        now = time.monotonic()
-        self._beats.append(now - self._last)
-        self._last = now
+        self._beats.append(time.monotonic() - self._last)
+        self.alive()
+
+    def alive(self):
+        """Something is done that says nothing of how long a step takes."""
+        self._last = time.monotonic()
 
     @contextlib.contextmanager
     def off(self):
-        """While entered, nothing takes too long: a compilation waits for nobody."""
+        """While entered, nothing takes too long: a compilation waits for nobody.
+
+        What was compiled may take another time than what ran before: its first step is patient.
+        """
         self._paused += 1
         try:
             yield
         finally:
-            self._last = time.monotonic()
+            self._beats.clear()
+            self.alive()
             self._paused -= 1
+
+    @contextlib.contextmanager
+    def patient(self):
+        """While entered, things may take as long as disks and networks do."""
+        self.alive()
+        self._patient += 1
+        try:
+            yield
+        finally:
+            self.alive()
+            self._patient -= 1
 
     def _watch(self):
         while not self._ended.wait(min(self.limit / 10, 5.0)):

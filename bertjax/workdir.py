@@ -8,7 +8,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
-from bertjax import storage
+from bertjax import distributed, storage
 from bertjax.data import corpus, prepare, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
 
@@ -34,7 +34,8 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
     if build:
         if jax.process_index() == 0 and not _components(directory):
             prepare.prepare(config, workdir)
-        multihost_utils.sync_global_devices("store")  # the others wait for process 0
+        distributed.wait_for_all("store")  # which process 0 may take hours to make
+        multihost_utils.sync_global_devices("store")  # connects devices while all are here
         if jax.process_index() != 0 and not _components(directory):
             raise DataError(
                 f"{directory}: not seen by process {jax.process_index()}, though process 0 has it; "

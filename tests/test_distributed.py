@@ -224,6 +224,36 @@ def test_what_ends_one_process_ends_the_others_with_its_reason(failure, code, li
     assert results[1][0] in (code, -9)
 
 
+UNKNOWN = """
+    import os
+    from bertjax import distributed, peers
+    distributed._START_SECONDS = 10.0
+    {lost}
+    with distributed.processes():
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "codes"), [(1, {42}), (0, {42, -6})])
+def test_a_process_that_dies_before_it_is_known_to_the_others_ends_them(victim, codes):
+    """JAX's start-up is behind it, its connection to process 0 is not made yet.
+
+    Where process 0 dies, its coordination service with it, JAX may abort before we can leave.
+    """
+    dies = "peers.Peers = lambda *_: os._exit(9)"
+    pair = [
+        start(UNKNOWN.format(lost=dies if index == victim else ""), **mine)
+        for index, mine in enumerate(cluster(2))
+    ]
+    results = [finish(process) for process in pair]
+    code, _, err = results[1 - victim]
+    assert code in codes
+    assert "Traceback" not in err
+    if code == 42:
+        assert "bertjax: not all processes reach process 0 at 127.0.0.1: " in err
+
+
 ROWS = """
     import numpy as np
     import jax

@@ -20,7 +20,7 @@ from test_checkpoint import abstract, assert_same, make_state
 from test_pipeline import NO_NSP, STORE, make
 
 from bertjax import __main__ as program
-from bertjax import checkpoint, convert, errors, integrity, metrics, plot, storage
+from bertjax import checkpoint, convert, errors, growing, integrity, metrics, plot, storage
 from bertjax.checkpoint import Checkpoints
 from bertjax.config import Config, Data, Examples, Objective, Tokenizer
 from bertjax.data import prepare, remote, sources, store, tokenizer
@@ -231,6 +231,14 @@ def test_gathered_ranges_are_those_asked_for_in_few_requests(server, monkeypatch
         for start, length in zip(starts, lengths, strict=True):
             painted[start : start + length + remote._GAP // 2 + 1] = True
         assert len(server.requests) == (np.diff(painted.astype(int)) == -1).sum()
+
+
+def test_an_object_that_became_shorter_is_named(server):
+    tokens = np.arange(50_000, dtype="<u2")
+    there = remote.Tokens("gs://bucket/tokens.bin", tokens.dtype, len(tokens))
+    server.put("bucket", "tokens.bin", tokens[:49_993].tobytes())  # ends within the last range
+    with pytest.raises(DataError, match=r"tokens\.bin: 28 of 38 bytes"):
+        there.gather(np.array([10, 20_000, 49_990]), np.array([5, 6, 8]))
 
 
 def test_a_batch_takes_at_most_a_request_for_each_part(server, stores, monkeypatch):
@@ -491,20 +499,24 @@ def test_metrics_go_on_after_a_kill(server, bucket):
 
 def test_a_growing_object_is_written_once_a_minute(server, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
-    growing = storage.Growing("gs://bucket/grown", b"0")
+    monkeypatch.setattr(growing.time, "monotonic", lambda: now[0])
+    grown = growing.Growing("gs://bucket/grown", b"0")
     for second in range(1, 181):
         now[0] += 1
-        growing.write(b"%d" % (second % 10))
-        growing.flush()
+        grown.write(b"%d" % (second % 10))
+        grown.flush()
     assert len(kinds(server, "upload")) == 3
-    growing.close()
-    growing.close()
+    grown.close()
+    grown.close()
     assert len(kinds(server, "upload")) == 3
     assert storage.read("gs://bucket/grown") == b"0123456789" * 18 + b"0"
 
 
 # Failures
+
+
+async def at_once(_):
+    pass
 
 
 @pytest.mark.parametrize(
@@ -518,6 +530,7 @@ def test_a_growing_object_is_written_once_a_minute(server, monkeypatch):
             ["as the test asked", "storage.buckets.get"],
         ),
         (401, ["--workdir=gs://bucket/run"], errors.IO, ["as the test asked", "gcloud auth"]),
+        (503, ["--workdir=gs://bucket/run"], errors.RESTART, ["as the test asked"]),
         (0, ["--workdir=s3://bucket/run"], errors.USAGE, ["s3://bucket/run: neither a local path"]),
         (
             0,
@@ -529,8 +542,9 @@ def test_a_growing_object_is_written_once_a_minute(server, monkeypatch):
 )
 @pytest.mark.parametrize("command", ["prepare", "evaluate"])
 def test_failures_are_one_line_with_their_code(
-    server, capsys, tmp_path, command, status, overrides, code, parts
+    server, capsys, monkeypatch, tmp_path, command, status, overrides, code, parts
 ):
+    monkeypatch.setattr("gcsfs.retry.asyncio.sleep", at_once)  # between its six tries
     server.refuse = lambda *_: status
     config = make_project(tmp_path) / "config.py"
     found = program.run(["bertjax", command, f"--config={config}", *overrides])

@@ -11,6 +11,7 @@ TIERS = (
         "errors",
         "storage",
         "event_files",
+        "growing",
         "goodput",
         "watchdog",
         "peers",

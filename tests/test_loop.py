@@ -84,7 +84,9 @@ def test_kill_9_at_10_random_moments_and_resume_equals_the_whole_run(project, tm
     assert_same_run(tmp_path / "w", project / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tmp_path, number):
     process = start(project, "pretrain", tmp_path / "w")
     wait_for_step(process, tmp_path / "w", 50)

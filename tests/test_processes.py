@@ -38,6 +38,39 @@ def environment(root, **variables):
     }
 
 
+SLOW = """
+import sys, time
+from bertjax import __main__, distributed, integrity
+from bertjax.data import prepare
+
+def late(function, seconds):
+    return lambda *arguments: (time.sleep(seconds), function(*arguments))[1]
+
+distributed._SHUTDOWN_SECONDS = 3
+prepare.prepare = late(prepare.prepare, 40)
+integrity.write = late(integrity.write, 6)
+sys.exit(__main__.run(sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
+    """It prepares longer than devices wait for each other, and hashes longer than JAX's exit waits."""
+    command = [sys.executable, "-c", SLOW, "pretrain", f"--config={project}/config.py",
+               f"--workdir={tmp_path}/w", *OVERRIDES, *SHORTER,
+               "--config.checkpoints.every_steps=1000"]  # fmt: skip
+    processes = [
+        subprocess.Popen(command, env=environment(project, **variables), text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for variables in cluster(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [DONE, DONE], outputs
+    assert [r.step for r in checkpoint.verify(tmp_path / "w/checkpoints") if not r.problems][
+        -1
+    ] == 70
+
+
 def train_recorded(root, workdir, count, record, stop_after=None):
     """Runs `count` processes of two devices each to their end, or until one is told to stop."""
     record.mkdir(parents=True)
@@ -190,39 +223,48 @@ def test_a_stopped_process_is_left_behind_within_the_watchdogs_time(project, tmp
 MOMENTS = ("compile", "step", "evaluation", "save")
 
 
+def evaluates(workdir):
+    """Whether the last line is that of a step at which an evaluation is due, and not made yet."""
+    lines = losses(workdir)
+    return bool(lines) and lines[-1]["step"] % 40 == 0 and "eval/mlm_loss" not in lines[-1]
+
+
 def wait_for_moment(run, workdir, kind, draws):
     """Returns while the run is at such a moment, as its files and its words tell."""
+
+    def wait(condition, pause=0.005, seconds=200):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert run.process.poll() is None, run.said
+            assert time.monotonic() < deadline, run.said
+            time.sleep(pause)
+
     if kind == "compile":
         begins = "resuming at" if newest_step(workdir) > 0 else "written"
-        while begins not in run.said:
-            time.sleep(0.01)
+        wait(lambda: begins in run.said)
         time.sleep(draws.uniform(0, 1))
         return
-    while "compiled in" not in run.said and run.process.poll() is None:
-        time.sleep(0.02)
-    step = newest_step(workdir) + draws.randrange(1, 12)
+    wait(lambda: "compiled in" in run.said)
     if kind == "step":
-        wait_for_step(run.process, workdir, step)
-    while kind == "evaluation" and "held out, step" not in run.said:
-        time.sleep(0.005)
-    saving = workdir / "checkpoints"
-    while kind == "save" and not any("tmp" in path.name for path in saving.iterdir()):
-        if run.process.poll() is not None:
-            return
-        time.sleep(0.001)
+        wait_for_step(run.process, workdir, newest_step(workdir) + draws.randrange(1, 12))
+    elif kind == "evaluation":
+        wait(lambda: evaluates(workdir))
+    else:
+        saving = workdir / "checkpoints"
+        wait(lambda: any("tmp" in path.name for path in saving.iterdir()), pause=0.001)
 
 
 @pytest.mark.slow
 def test_sigterm_at_10_moments_loses_nothing(project, tmp_path):
     """On either process, while compiling, in a step, an evaluation or with a save on its way."""
     # Agreeing on a step takes a moment, in which steps as small as these go on.
-    longer = "--config.phases.phase1.steps=600"
-    whole = Launched(project, tmp_path / "whole", longer)
+    longer = ("--config.phases.phase1.steps=600", "--config.evaluation.num_examples=512")
+    whole = Launched(project, tmp_path / "whole", *longer)
     assert whole.finish() == DONE, whole.text
     workdir, draws = tmp_path / "w", random.Random(3)
-    stops = []
+    stops, evaluations = [], 0
     for number in range(10):
-        run = Launched(project, workdir, longer)
+        run = Launched(project, workdir, *longer)
         children = run.children()
         wait_for_moment(run, workdir, MOMENTS[number % 4], draws)
         children[number % 2].send_signal(signal.SIGTERM)
@@ -230,8 +272,10 @@ def test_sigterm_at_10_moments_loses_nothing(project, tmp_path):
         saved = max(r.step for r in checkpoint.verify(workdir / "checkpoints") if not r.problems)
         assert saved == max(newest_step(workdir), saved)
         stops.append(saved)
-    run = Launched(project, workdir, longer)
+        evaluations += evaluates(workdir)
+    run = Launched(project, workdir, *longer)
     assert run.finish() == DONE, run.text
-    print("stopped at", stops)
+    print("stopped at", stops, "of them in evaluations", evaluations)
+    assert evaluations
     assert stops == sorted(stops)
     assert_same_run(workdir, tmp_path / "whole", steps=640)

@@ -50,8 +50,24 @@ def test_the_default_is_ten_median_steps_and_at_least_five_minutes(
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     watchdog = Watchdog(0, print)
-    assert watchdog.limit == 300
+    assert watchdog.limit == 3600  # nobody knows how long a first step takes
     for step in range(50):
-        clock[0] += step_seconds * (7 if step % 5 == 0 else 1)  # an evaluation now and then
+        clock[0] += step_seconds * (7 if step % 5 == 0 else 1)  # slow now and then
         watchdog.beat()
+        for _ in range(9):  # of an evaluation, which is no step
+            clock[0] += 0.1
+            watchdog.alive()
     assert watchdog.limit == pytest.approx(limit)
+    with watchdog.patient():
+        assert watchdog.limit == 3600  # as disks and networks take
+    assert watchdog.limit == pytest.approx(limit)
+    with watchdog.off():
+        pass
+    assert watchdog.limit == 3600  # what was compiled may take longer than what ran before
+
+
+def test_a_limit_that_was_asked_for_holds_everywhere():
+    watchdog = Watchdog(5, print)
+    with watchdog.patient():
+        assert watchdog.limit == 5
+    assert watchdog.limit == 5
