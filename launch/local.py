@@ -4,8 +4,8 @@
 
 What stands after `--` is a bertjax command. Every line of output is preceded by the number of its
 process. A process that ends with 42 or by a signal ends the attempt: the others get some seconds
-to leave, then all start again, up to --restarts times. Any other code is final. SIGTERM and Ctrl-C
-go to all processes, which save and leave; nothing is started again then.
+to leave, then all start again, up to --restarts times. Any other code is final. SIGTERM, Ctrl-C
+and a closed terminal reach all processes, which save and leave; nothing is started again then.
 
 DRY_RUN=1 prints the commands and runs none.
 
@@ -101,18 +101,27 @@ class Attempt:
     @staticmethod
     def _show(index, lines):
         for line in lines:
-            sys.stdout.write(f"[{index}] {line.decode(errors='replace')}")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(f"[{index}] {line.decode(errors='replace')}")
+                sys.stdout.flush()
+            except OSError:  # a closed terminal; processes that save must still find a reader
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def signal(self, number: int):
         """Sends a signal to every process that still runs."""
         for process in self._processes:
             process.send_signal(number)
 
-    def wait(self) -> list[int]:
-        """Exit codes of all, once they ended; what hangs after another has failed is killed."""
-        deadline = None
+    def wait(self, signals: list[int]) -> list[int]:
+        """Exit codes of all, once they ended; what hangs after another has failed is killed.
+
+        Passes on `signals`, to which a handler adds while this waits, or did before.
+        """
+        deadline, passed = None, 0
         while any(process.poll() is None for process in self._processes):
+            for number in signals[passed:]:
+                self.signal(number)
+                passed += 1
             failed = any(process.returncode for process in self._processes)
             if failed and deadline is None:
                 deadline = time.monotonic() + _GRACE_SECONDS
@@ -136,26 +145,21 @@ def main() -> int:
     if os.environ.get("DRY_RUN") == "1":
         show(arguments, command)
         return errors.DONE
-    stopping, attempt = [], None
-
-    def stop(number, _):
-        stopping.append(number)
-        if attempt is not None:
-            attempt.signal(number)
-
+    signals = []  # for the processes, since the beginning
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, _: signals.append(number))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signals.append(signal.SIGTERM))
     for left in range(arguments.restarts, -1, -1):
-        attempt = Attempt(arguments, command)
-        codes = attempt.wait()
+        codes = Attempt(arguments, command).wait(signals)
         final = verdict(codes)
         if final is not None:
             return final
-        if stopping:
+        if not signals:
+            print(f"local: processes ended with {codes}, {left} restarts left", flush=True)
+            time.sleep(1.0 if left else 0.0)  # the ports and files of the last attempt
+        if signals:
             break
-        print(f"local: processes ended with {codes}, {left} restarts left", flush=True)
-        if left:
-            time.sleep(1.0)  # the ports and files of the last attempt
     return errors.RESTART
 
 

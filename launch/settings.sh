@@ -1,6 +1,11 @@
 # Sourced by tpu_vm.sh and tpu_queued.sh: which TPU is meant, and how a command runs or is shown.
 # shellcheck shell=bash disable=SC2034
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then # macOS brings 3.2: empty arrays fail
+  echo "${0##*/}: bash $BASH_VERSION: 4.4 or later is needed, first on PATH" >&2
+  exit 64
+fi
+
 say() { echo "${0##*/}: $*" >&2; }
 
 die() {
@@ -65,18 +70,28 @@ run() {
 
 this_checkout=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
 
+in_checkout() { git -C "$this_checkout" "$@"; }
+
 # The commit that hosts get: COMMIT, or what this checkout is at.
 this_commit() {
   local changes
   if [[ ! ${COMMIT:-} ]]; then
-    changes=$(git -C "$this_checkout" status --porcelain)
+    changes=$(in_checkout status --porcelain)
     [[ ! $changes ]] || die 65 "local changes, which the hosts would not have; commit them: $(tr '\n' ' ' <<<"$changes")"
   fi
-  echo "${COMMIT:-$(git -C "$this_checkout" rev-parse HEAD)}"
+  in_checkout rev-parse --verify --quiet "${COMMIT:-HEAD}^{commit}" \
+    || die 64 "COMMIT=${COMMIT:-HEAD}: no commit of this checkout"
 }
 
 # Packs the checkout's history up to HEAD into $bundle, once: hosts then need no access to a server.
 make_bundle() {
-  bundle=${TMPDIR:-/tmp}/bertjax-$(this_commit).bundle
-  [[ -e $bundle ]] || run git -C "$this_checkout" bundle create --quiet "$bundle" HEAD
+  local commit
+  commit=$(this_commit)
+  bundle=${TMPDIR:-/tmp}/bertjax-$commit.bundle
+  [[ ! -e $bundle ]] || return 0
+  [[ $(in_checkout rev-parse --is-shallow-repository) == false ]] \
+    || die 65 'a shallow clone, whose history the hosts would lack; first: git fetch --unshallow'
+  in_checkout merge-base --is-ancestor "$commit" HEAD \
+    || die 64 "COMMIT=$commit: not in the history of what is checked out"
+  run git -C "$this_checkout" bundle create --quiet "$bundle" HEAD
 }

@@ -12,7 +12,8 @@ the versions of launch/constraints.txt: every host, and every replacement of one
 DIR/.venv/.ready holds the commit that was installed. Where it is this one, nothing is done; where
 it is missing, .venv was half made and is made anew.
 
---check only looks: exit code 0 and one line if DIR is at SHA, unchanged, and installed; else 65.
+--check only looks: exit code 0 and one line if DIR is at SHA, its files unchanged, and installed;
+else 65. Files that git does not know (a workdir) are no changes.
 
 exit codes: 64 usage, 65 local changes or another commit, 74 the commit cannot be fetched
 environment: PYTHON, an interpreter of version 3.11 or later (default: the newest on PATH; without
@@ -47,7 +48,8 @@ done
 [[ ${commit:-$check} =~ ^[0-9a-f]{40}$ ]] || die 64 "commit '${commit:-$check}': give all 40 digits"
 directory=$(realpath -m "$directory")
 
-changes() { git -C "$directory" status --porcelain; }
+# Not of files that git does not know: a training may have its workdir here.
+changes() { git -C "$directory" status --porcelain --untracked-files=no; }
 head_commit() { git -C "$directory" rev-parse --verify --quiet HEAD || echo none; }
 installed() { cat "$directory/.venv/.ready" 2>/dev/null || echo none; }
 
@@ -65,18 +67,16 @@ fi
 # Debian's Python comes without what venv needs, unless somebody installed it.
 suits() { "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# Sets `python`.
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
-    if suits "$candidate"; then
-      echo "$candidate"
-      return
-    fi
+  for python in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
+    ! suits "$python" || return 0
   done
   [[ ! ${PYTHON:-} ]] || die 64 "PYTHON=$PYTHON: no Python 3.11 or later with venv"
-  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user "uv==$uv_version" >&2
-  python3 -m uv python install --quiet 3.12 >&2
-  python3 -m uv python find 3.12
+  run env PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user "uv==$uv_version"
+  run python3 -m uv python install --quiet 3.12
+  python=python3.12
+  [[ ${DRY_RUN:-} == 1 ]] || python=$(python3 -m uv python find 3.12)
 }
 
 if [[ ${DRY_RUN:-} != 1 ]]; then
@@ -101,7 +101,7 @@ if [[ $(installed) == "$commit" ]]; then
   exit 0
 fi
 if [[ $(installed) == none ]]; then
-  python=$(find_python)
+  find_python
   run "$python" -m venv --clear "$directory/.venv"
 fi
 run rm -f "$directory/.venv/.ready"

@@ -26,9 +26,10 @@ is the command's. Each attempt is one line on stderr.
   --workdir=W         where progress is looked for, gs:// too; default: what COMMAND's --workdir= says
   --state=DIR         keeps attempts.log and the last exit code there, and refuses a second supervisor
                       while this one, or a process that it started, lives
-  --detach            in the background, out of reach of a closed terminal; output goes to DIR/train.log
+  --detach            in the background, out of reach of a closed terminal; output goes to DIR/train.log;
+                      exit code 70 where nothing was started
   --report            one line: not started, running, stopped with its exit code, or died (a reboot)
-  --stop              SIGTERM to what runs, then waits up to 300 s for its end
+  --stop              SIGTERM to what runs, its supervisor killed or not; waits up to 300 s for its end
   --would-restart=CODE  exit code 0 if CODE is one to restart after, else 1
 environment: DRY_RUN=1 prints COMMAND and runs nothing; SUPERVISE_UNIT, seconds, instead of 5
 TEXT
@@ -56,25 +57,33 @@ furthest_step() {
   } | sort -n | tail -n 1
 }
 
+# Whether nothing holds the lock. Shared, and so unseen by others who look at the same moment.
+free() { flock --shared --nonblock "$state/lock" true; }
+
 report() {
   local code=
   [[ ! -e $state/code ]] || code=$(<"$state/code")
-  if [[ ! -e $state/lock ]]; then
-    echo 'supervise: not started'
-  elif ! flock --nonblock "$state/lock" true; then
+  if [[ -e $state/lock ]] && ! free; then
     echo "supervise: running${code:+, exit code of the attempt before $code}"
   elif [[ -e $state/pid ]]; then
     echo 'supervise: died'
-  else
+  elif [[ $code ]]; then
     echo "supervise: stopped, exit code $code"
+  else
+    echo 'supervise: not started'
   fi
 }
 
 stop() {
+  local supervisor child parent=''
   [[ -e $state/lock ]] || return 0
-  if ! flock --nonblock "$state/lock" true; then
-    kill -TERM "$(<"$state/pid")" || true
-    flock --wait 300 "$state/lock" true || { echo 'supervise.sh: still running after 300 s' >&2; exit 75; }
+  if ! free; then
+    supervisor=$(cat "$state/pid" || true) child=$(cat "$state/child" 2>/dev/null || true)
+    [[ ! $child ]] || parent=$(ps -o ppid= -p "$child" | tr -d ' ' || true)
+    # A command whose supervisor was killed has another parent now, and nobody who passes signals on.
+    [[ ! $parent || $parent == "$supervisor" ]] || supervisor=$child
+    kill -TERM "$supervisor" || true
+    flock --shared --wait 300 "$state/lock" true || { echo 'supervise.sh: still running after 300 s' >&2; exit 75; }
   fi
   report
 }
@@ -107,8 +116,11 @@ if [[ $action != run ]]; then
 fi
 (($#)) || usage_error 'no command after --'
 if [[ ! $workdir ]]; then
-  for word; do
-    [[ $word != --workdir=* ]] || workdir=${word#*=}
+  previous=''
+  for word; do # as absl reads flags: one dash or two, the value after = or in the next word
+    [[ ! $previous =~ ^--?workdir$ ]] || workdir=$word
+    [[ ! $word =~ ^--?workdir= ]] || workdir=${word#*=}
+    previous=$word
   done
 fi
 if [[ ${DRY_RUN:-} == 1 ]]; then
@@ -118,21 +130,22 @@ fi
 
 if [[ $state ]]; then
   mkdir -p "$state"
-  # Opens the lock once more than this shell holds it: only in passing, and to look.
-  free() { flock --nonblock "$state/lock" true; }
+  taken() { usage_error "$state: something runs there already; --stop ends it"; }
+  free || taken
   if [[ $detach ]]; then
-    free || usage_error "$state: something runs there already; --stop ends it"
-    setsid "$0" --workdir="$workdir" --failures="$failures_allowed" --minutes="$minutes" \
-      --state="$state" -- "$@" >>"$state/train.log" 2>&1 </dev/null &
+    flock --wait 5 "$state/lock" rm -f "$state/code" "$state/pid" || taken
+    setsid bash "$(realpath "$0")" --workdir="$workdir" --failures="$failures_allowed" \
+      --minutes="$minutes" --state="$state" -- "$@" >>"$state/train.log" 2>&1 </dev/null &
     until [[ -e $state/pid && $(<"$state/pid") == "$!" ]] || ! kill -0 "$!" 2>/dev/null; do
       sleep 0.05
     done
     report
+    [[ -e $state/pid || -e $state/code ]] || exit 70 # it ended before it began
     exit 0
   fi
   # Whatever the command starts inherits the lock, so that what outlives this shell still holds it.
   exec 9>>"$state/lock"
-  flock --nonblock 9 || usage_error "$state: something runs there already; --stop ends it"
+  flock --wait 5 9 || taken # who only looks, holds it for a moment
   rm -f "$state/code"
   echo $$ >"$state/pid"
 fi
@@ -163,6 +176,7 @@ attend() {
   "$@" </dev/null &
   child=$!
   set +m
+  [[ ! $state ]] || echo "$child" >"$state/child" || true # a full disk must not part the two
   [[ ! $told ]] || kill -"$told" "$child" 2>/dev/null || true
   while :; do
     seen=$signals code=0
@@ -170,6 +184,7 @@ attend() {
     [[ $signals != "$seen" ]] || break
   done
   child=''
+  [[ ! $state ]] || rm -f "$state/child"
 }
 
 finish() {

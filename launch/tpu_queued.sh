@@ -11,28 +11,46 @@ usage: tpu_queued.sh [--spot | --reserved] [--tries=10] [--hours=24] [settings] 
     -- bertjax pretrain --config=configs/bert_base.py --workdir=gs://BUCKET/run
 
 Asks for the resource, waits until it is ACTIVE, brings the commit that this checkout is at onto
-every host (the same one to the end), starts COMMAND there under supervise.sh, and looks every POLL seconds. When the resource fails or
-is preempted it is deleted and asked for again; when only the training ended (the hosts were
-rebooted) it is started again; both within TRIES and HOURS. COMMAND must resume by itself from a
-workdir outside the TPU.
+every host (the same one to the end), starts COMMAND there under supervise.sh, and looks every POLL
+seconds. When the resource fails or is preempted it is deleted and asked for again; when only the
+training ended (a host was rebooted) it is stopped and started again on all; both within TRIES and
+HOURS. COMMAND must resume by itself from a workdir outside the TPU.
 
 Whatever the end, Ctrl-C and a closed terminal too, training is told to save and what was made
-here is deleted, and only that: a resource NAME that is there already is refused, not touched. If
-it cannot be deleted, the last lines say so and how to do it. Nothing on this side deletes anything
-when this machine is switched off; the request alone expires, after HOURS.
+here is deleted, and only that: a resource NAME that is there already is refused, not touched; the
+requests of this run carry a description of their own, by which it knows what it made. A resource on
+its way to another state, which refuses to be deleted, is asked for up to half an hour. If it cannot
+be deleted, the last lines say so and how to do it. Nothing on this side deletes anything when this
+machine is switched off; the request alone expires, after HOURS.
+
+No call is waited for without end: one that hangs is killed, and taken for a failed one. When nobody
+reads what is said any more (the terminal is closed), it goes to ~/tpu_queued-NAME.log.
 
 settings: as of tpu_vm.sh (NAME, ZONE, PROJECT, ACCELERATOR_TYPE or TYPE and TOPOLOGY, VERSION,
   CREATE_FLAGS, SSH_FLAGS); the node is called NAME too, so tpu_vm.sh logs and status work
-environment: POLL, seconds between two looks (30); DRY_RUN=1 prints the commands, runs none
+environment: POLL, seconds between two looks (30); STOP_LIMIT, seconds that the hosts have to save
+  when told to stop (420); DRY_RUN=1 prints the commands, runs none
 exit codes: 0 trained to the end; the training's own if it ended with one that no restart helps
-  (64, 65, 70, 130 ...); 75 tries or hours used up; 129, 130, 143 told to stop by SIGHUP, SIGINT,
-  SIGTERM; 74 something was not deleted, or the cloud does not answer; 64 usage
+  (64, 65, 70, 130 ...); 75 tries or hours used up; 129, 130, 131, 143 told to stop by SIGHUP, SIGINT,
+  SIGQUIT, SIGTERM; 74 something was not deleted, or the cloud does not answer; 64 usage
 TEXT
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/settings.sh
 source "$here/settings.sh"
+
+exec 3>&2 # stderr, also where a trap comes while a command's output goes to a file
+trap '' PIPE # a reader that went away (`| tee`, Ctrl-C to both) must not end what deletes the TPU
+
+# A line on stderr; where nobody takes it any more, this one and the rest go to a file.
+tell() {
+  echo "$*" >&2 || {
+    exec >>"${HOME:-/tmp}/tpu_queued-${NAME:-}.log" 2>&1 || exec >/dev/null 2>&1
+    echo "$*" >&2
+  }
+}
+say() { tell "tpu_queued.sh: $*"; }
 
 tries=10 hours=24 tier=()
 read_settings "$@"
@@ -52,32 +70,64 @@ slice_flags
 poll=${POLL:-30}
 deadline=$(($(date +%s) + $(awk "BEGIN { print int($hours * 3600 + 0.5) }")))
 
-queued() {
-  run gcloud compute tpus queued-resources "$1" "$NAME" "${@:2}" "--zone=$ZONE" "--project=$PROJECT" --quiet
+# What this run makes is known by it, even where the answer to a request was lost.
+token=tpu_queued.sh-${HOSTNAME:-}-$$-$(date +%s)
+
+in_time() { (($(date +%s) < deadline)); }
+
+# So many seconds, or what is left of the budget.
+at_most() {
+  local left=$((deadline - $(date +%s)))
+  echo $((left < 1 ? 1 : left < $1 ? left : $1))
 }
 
-# shellcheck disable=SC2329  # called by attend
+# Runs a program for so many seconds at most (0: as long as it takes), and such that a signal to this
+# script interrupts the wait; its exit code is the program's, or 137.
+attend() {
+  local code=0
+  # A process group of its own: gcloud is a tree of processes, which all must go at once, and which
+  # Ctrl-C must not reach. KILL, for TERM is ignored, and inherited so, while cleaning up.
+  set -m
+  timeout -s KILL "$1" "${@:2}" </dev/null &
+  set +m
+  wait "$!" 2>/dev/null || code=$?
+  return "$code"
+}
+
+pause() { attend 0 sleep "$poll"; }
+
+# A call of gcloud about the resource, for so many seconds at most.
+queued() {
+  local call=(gcloud compute tpus queued-resources "$2" "$NAME" "${@:3}" "--zone=$ZONE" "--project=$PROJECT" --quiet)
+  if [[ ${DRY_RUN:-} == 1 ]]; then show "${call[@]}"; else attend "$1" "${call[@]}"; fi
+}
+
 create() {
   local minutes=$(((deadline - $(date +%s) + 59) / 60))
   # shellcheck disable=SC2086  # CREATE_FLAGS holds words
-  queued create "--node-id=$NAME" "${slice[@]}" "--runtime-version=$VERSION" \
-    "--valid-until-duration=${minutes}m" "${tier[@]}" ${CREATE_FLAGS:-}
+  queued "$(at_most 600)" create "--node-id=$NAME" "${slice[@]}" "--runtime-version=$VERSION" \
+    "--valid-until-duration=${minutes}m" "${tier[@]}" ${CREATE_FLAGS:-} "--description=$token"
 }
 
-describe() { queued describe '--format=value(state.state)'; }
-delete() { queued delete --force; }
+describe() { queued 120 describe '--format=value(state.state,tpu.nodeSpec[0].node.description)'; }
+delete() { queued 600 delete --force; }
+stop() { attend "${STOP_LIMIT:-420}" "$here/tpu_vm.sh" stop; }
 
-# The resource's state, NOT_FOUND, or UNKNOWN where the cloud did not say.
-state() {
-  local answer
-  if answer=$(describe 2>&1); then
-    tail -n 1 <<<"$answer"
-  elif [[ $answer == *NOT_FOUND*"$NAME"* ]]; then # the resource, not a project or a program
-    echo NOT_FOUND
+# Sets `now` to the resource's state, NOT_FOUND, or UNKNOWN where the cloud did not say, and `mark` to
+# its description.
+look() {
+  local error
+  now='' mark=''
+  if describe >"$scratch/found" 2>"$scratch/error"; then
+    IFS=$'\t' read -r now mark <"$scratch/found" || true
   else
-    say "describe: $answer"
-    echo UNKNOWN
+    error=$(<"$scratch/error")
+    case $error in
+      *NOT_FOUND*"$NAME"*) now=NOT_FOUND ;; # the resource, not a project or a program
+      *) say "describe: ${error:-no answer}" ;;
+    esac
   fi
+  now=${now:-UNKNOWN}
 }
 
 if [[ ${DRY_RUN:-} == 1 ]]; then
@@ -92,95 +142,118 @@ if [[ ${DRY_RUN:-} == 1 ]]; then
   show_step 'start' "$here/tpu_vm.sh" run -- "${training[@]}"
   show_step 'until it is done' describe
   "$here/tpu_vm.sh" status
-  show_step 'if told to stop' "$here/tpu_vm.sh" stop
+  show_step 'if told to stop, or a host fell out' "$here/tpu_vm.sh" stop
   show_step 'always' delete
   exit 0
 fi
 
-# Runs a command so that a signal ends it and this script at once; its exit code is the command's.
-command_pid=''
-attend() {
-  local code=0
-  set -m # a process group: gcloud is a tree of processes
-  "$@" </dev/null &
-  command_pid=$!
-  set +m
-  wait "$command_pid" || code=$?
-  command_pid=''
-  return "$code"
-}
-
+# `made` is empty, perhaps (a request is on its way, or without an answer) or yes.
 made='' started='' scratch=$(mktemp -d)
-# shellcheck disable=SC2329  # called by the trap
+# shellcheck disable=SC2329  # called by the traps
 clean_up() {
-  local code=$?
-  trap '' INT TERM HUP # gcloud inherits it: a second Ctrl-C must not stop the deletion
-  trap - EXIT
-  if [[ $command_pid ]]; then
-    kill -TERM -- "-$command_pid" 2>/dev/null || true
-    wait "$command_pid" 2>/dev/null || true
-  fi
+  trap '' HUP INT QUIT TERM EXIT # whoever is impatient waits for the deletion
+  set +e
+  exec 2>&3
+  mkdir -p "$scratch" # without it, after days in /tmp, a deletion could not even begin
+  local code=$1 group
+  for group in $(jobs -p); do kill -KILL -- "-$group"; done 2>/dev/null
+  wait 2>/dev/null
   if [[ $started ]]; then
     say 'asking the training to save and stop'
-    "$here/tpu_vm.sh" stop || say 'the training may not have saved'
+    stop >"$scratch/stop" 2>&1 || say "the training may not have saved: $(tail -n 3 "$scratch/stop")"
   fi
   remove || code=74
   rm -rf "$scratch"
   exit "$code"
 }
-trap clean_up EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# Not `exit 130`: within clean_up, in the moment before it ignores signals, that would be the end.
+trap 'clean_up $?' EXIT
+trap 'clean_up 129' HUP
+trap 'clean_up 130' INT
+trap 'clean_up 131' QUIT
+trap 'clean_up 143' TERM
 
 # Deletes what was made here, and makes sure that it is gone.
 remove() {
-  local attempt
+  local attempt=0 absent=0 patience=$(($(date +%s) + 1800))
   started=''
   [[ $made ]] || return 0
-  for attempt in {1..10}; do
-    [[ $(state) == NOT_FOUND ]] || delete || true
-    if [[ $(state) == NOT_FOUND ]]; then
-      say "$NAME is deleted"
-      made=''
-      return 0
+  while ((attempt < 10)); do
+    [[ $made == perhaps ]] || delete >"$scratch/delete" 2>&1 || say "delete: $(tail -n 3 "$scratch/delete")"
+    look
+    if [[ $made == perhaps && $mark == "$token" ]]; then
+      made=yes
+      continue
     fi
-    say "$NAME is not deleted yet (attempt $attempt of 10)"
-    sleep "$poll"
+    case $made/$now in
+      yes/NOT_FOUND)
+        say "$NAME is deleted"
+        made=''
+        return 0
+        ;;
+      perhaps/NOT_FOUND) # what was asked for may still arrive
+        if ((++absent == 3)); then
+          say "$NAME was not made"
+          made=''
+          return 0
+        fi
+        ;;
+      yes/*ING | */UNKNOWN)
+        say "$NAME is $now, not deleted yet"
+        (($(date +%s) < patience)) || break
+        ;;
+      yes/*)
+        attempt=$((attempt + 1))
+        say "$NAME is $now, not deleted yet (attempt $attempt of 10)"
+        ;;
+      perhaps/*)
+        say "$NAME is there ($now), and was not made here: left alone"
+        made=''
+        return 0
+        ;;
+    esac
+    pause
   done
   made=''
-  cat >&2 <<TEXT
-
+  tell "
 !!! $NAME WAS NOT DELETED AND MAY GO ON COSTING MONEY. Delete it:
 !!! $(DRY_RUN=1 delete)
 !!! and see that it is gone:
-!!! $(show gcloud compute tpus queued-resources list "--zone=$ZONE" "--project=$PROJECT")
-TEXT
+!!! $(show gcloud compute tpus queued-resources list "--zone=$ZONE" "--project=$PROJECT")"
   return 74
 }
 
-in_time() { (($(date +%s) < deadline)); }
-
 # Makes the resource and waits until it is ACTIVE. 0: it is; 1: it will not be; 2: no time left.
 acquire() {
-  local now before='' code=0
-  made=1 # before, not after: an interrupted request may have arrived
-  attend create 2>"$scratch/create" || code=$?
-  cat "$scratch/create" >&2
-  if ((code)); then
-    ! grep -q ALREADY_EXISTS "$scratch/create" || made='' # somebody else's
-    ! grep -qE 'ALREADY_EXISTS|INVALID_ARGUMENT|PERMISSION_DENIED' "$scratch/create" || die 64 'refused'
+  local before='' code=0
+  made=perhaps # before, not after: an interrupted request may have arrived
+  create 2>"$scratch/create" || code=$?
+  [[ ! -s $scratch/create ]] || tell "$(<"$scratch/create")"
+  if ((code == 0)); then
+    made=yes
+  elif ((code == 2)) || grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED' "$scratch/create"; then
+    made=''
+    die 64 'refused'
+  elif grep -q ALREADY_EXISTS "$scratch/create"; then
+    # Somebody else's; or our own: gcloud asks again, by itself, when an answer is lost.
+    look
+    case $now/$mark in
+      */"$token") made=yes ;;
+      NOT_FOUND/* | UNKNOWN/*) return 1 ;;
+      *) made='' ; die 64 "$NAME was made by somebody else meanwhile; take another --name" ;;
+    esac
+  else
     return 1
   fi
   while in_time; do
-    now=$(state)
+    look
     [[ $now == "$before" ]] || say "$NAME is $now"
     before=$now
     case $now in
       ACTIVE) return 0 ;;
       FAILED | SUSPENDING | SUSPENDED | DELETING | NOT_FOUND) return 1 ;;
     esac # CREATING, ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, or nobody knows: wait
-    attend sleep "$poll"
+    pause
   done
   return 2
 }
@@ -189,13 +262,14 @@ acquire() {
 watch() {
   local lines codes final unanswered=0 idle=0
   while in_time; do
-    attend sleep "$poll"
-    case $(state) in
+    pause
+    look
+    case $now in
       ACTIVE) ;;
       UNKNOWN) say 'the cloud does not answer' ;;
       *) outcome=lost; return ;;
     esac
-    if attend "$here/tpu_vm.sh" status >"$scratch/status" 2>&1; then
+    if attend "$(at_most 180)" "$here/tpu_vm.sh" status >"$scratch/status" 2>&1; then
       lines=$(<"$scratch/status") unanswered=0
     else
       unanswered=$((unanswered + 1))
@@ -215,13 +289,17 @@ watch() {
         return
       fi
     done
-    if grep -qE '^worker [0-9]+: running' <<<"$lines"; then
-      idle=0
-    elif [[ $codes ]] \
-      && ! grep -qE '^worker [0-9]+: (not started|died|stopped, exit code [1-9])' <<<"$lines"; then
-      outcome=ended code=0
-      return
-    elif ((++idle == 2)); then # once may be a preemption that has not been announced yet
+    # Without one of its hosts a training goes nowhere, however often the others try.
+    if ! grep -qE '^worker [0-9]+: (not started|died|stopped, exit code [1-9])' <<<"$lines"; then
+      if grep -qE '^worker [0-9]+: running' <<<"$lines"; then
+        idle=0
+        continue
+      elif [[ $codes ]]; then
+        outcome=ended code=0
+        return
+      fi
+    fi
+    if ((++idle == 2)); then # once may be a preemption that has not been announced yet
       say "$lines"
       outcome=idle
       return
@@ -236,8 +314,10 @@ TMPDIR=$scratch
 export COMMIT TMPDIR
 make_bundle
 
-command -v gcloud >/dev/null || die 64 'gcloud: not installed'
-now=$(state)
+for program in gcloud timeout; do
+  command -v "$program" >/dev/null || die 64 "$program: not installed"
+done
+look
 [[ $now != UNKNOWN ]] || die 74 "nobody says whether $NAME is there already"
 [[ $now == NOT_FOUND ]] || die 64 "$NAME: is there already ($now), and was not made here; delete it, or take another --name"
 
@@ -250,15 +330,17 @@ for ((try = 1; try <= tries; try++)); do
     ((code != 2)) || break
     if ((code)); then
       remove
-      attend sleep "$poll"
+      pause
       continue
     fi
   fi
   code=0
-  attend "$here/tpu_vm.sh" setup || code=$?
+  attend "$(at_most 3600)" "$here/tpu_vm.sh" setup || code=$?
   if ((code == 0)); then
     started=1
-    attend "$here/tpu_vm.sh" run -- "${training[@]}" || code=$?
+    attend "$(at_most 900)" "$here/tpu_vm.sh" run -- "${training[@]}" || code=$?
+    # After a dropped connection gcloud sends the command again, to hosts where it runs already.
+    ((code != 64)) || code=0
   fi
   if ((code == 64 || code == 65)); then
     exit "$code"
@@ -274,6 +356,7 @@ for ((try = 1; try <= tries; try++)); do
       exit "$code"
       ;;
     lost) remove ;;
+    idle) stop || true ;;
     late) break ;;
   esac
 done

@@ -21,11 +21,11 @@ it; each host keeps its log in ~/bertjax-run/train.log. With several hosts the w
 that all see: a bucket, or a file system that they share.
 
 settings, from the environment or as flags: NAME, ZONE, PROJECT; to create, VERSION and either
-  ACCELERATOR_TYPE or both TYPE and TOPOLOGY; COMMIT, instead of the one that the checkout is at
+  ACCELERATOR_TYPE or both TYPE and TOPOLOGY; COMMIT, an earlier one than the checkout is at
 gcloud knows TYPE for v4 and before only; its alpha release for the others too.
 environment: CREATE_FLAGS and SSH_FLAGS, more flags for gcloud's create, and its ssh and scp;
   DRY_RUN=1 prints the commands, runs none
-exit codes: 64 usage, 65 local changes or hosts at another commit, else gcloud's
+exit codes: 64 usage, 65 local changes, a shallow clone or hosts at another commit, else gcloud's
 TEXT
 }
 

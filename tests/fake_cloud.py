@@ -52,14 +52,19 @@ class Cloud:
         )  # fmt: skip
 
     def start(self, name, *args, **variables):
+        """A script in a process group of its own, as an interactive shell starts it."""
         return subprocess.Popen(
             [str(self.checkout / "launch" / name), *args],
-            env=self.environment | variables, text=True,
+            env=self.environment | variables, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def plays(self, *script):
         (self.root / "script.json").write_text(json.dumps(script))
+
+    def hangs(self, text, seconds=1000):
+        """Makes calls with `text` in their arguments wait."""
+        (self.root / "hangs.json").write_text(json.dumps([text, seconds]))
 
     def calls(self, *verbs):
         """The calls so far, or those of some verbs."""
@@ -69,9 +74,9 @@ class Cloud:
         return [call for call in calls if not verbs or call[3] in verbs]
 
     def end_processes(self):
-        """Kills what a failed test left running on the hosts."""
+        """Kills what a failed test left running, here and on the hosts."""
         for process in psutil.process_iter(["environ"]):
-            if (process.info["environ"] or {}).get("FAKE_HOST", "").startswith(f"{self.root}/"):
+            if (process.info["environ"] or {}).get("FAKE_GCLOUD") == str(self.root):
                 process.kill()
 
     def exists(self):

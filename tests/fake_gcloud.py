@@ -3,11 +3,15 @@
 Everything is under $FAKE_GCLOUD:
   script.json        for each creation in turn, the states that `queued-resources describe` gives,
                      one a call, the last one for good; or a string: the creation's error.
-                     SLOW, in front: the creation is accepted, and its answer takes a minute;
+                     In front, SLOW: the creation is accepted, and its answer takes a minute;
+                     LATE: the same, and it is half a second before it is accepted; LOST: accepted,
+                     the answer lost, asked again, and there already; TAKEN: by somebody else's;
                      "ACTIVE until FILE" stays until FILE exists; "UNREACHABLE" is a failed call;
                      SUSPENDING takes the hosts away: SIGTERM, and SIGKILL 60 s later
   environment.json   what the hosts' processes see, beside what a host has of its own
   delete_fails       as many bytes as deletions are to fail
+  hangs.json         [text, seconds]: calls with this text in their arguments wait for so long,
+                     which is noted in hanging; repeats: ssh commands with this text are sent twice
   queued/ nodes/     what exists now; calls.jsonl: the arguments of every call
   hosts/NODE/0/      HOME of worker 0, while its node lives; gone/ afterwards
 
@@ -61,6 +65,7 @@ def parse(argv):
         add("--spot", action="store_true")
         add("--reserved", action="store_true")
         add("--service-account")
+        add("--description")
         if kind == "tpu-vm":
             add("--version", required=True)
         else:
@@ -160,9 +165,20 @@ def queued_create(args):
     (ROOT / "script.json").write_text(json.dumps(script))
     if isinstance(turn, str):
         fail(turn)
-    slow = turn[0] == "SLOW"
-    write("queued", args.name, {"node": args.node_id, "states": turn[slow:]})
-    time.sleep(60 * slow)
+    how = []
+    while turn[0] in ("SLOW", "LATE", "LOST", "TAKEN"):
+        how.append(turn.pop(0))
+    mark = "theirs" if "TAKEN" in how else args.description
+    if "LATE" in how:
+        if os.fork():
+            time.sleep(60)
+        os.setsid()  # the server's part, whatever becomes of the client
+        time.sleep(0.5)
+    write("queued", args.name, {"node": args.node_id, "states": turn, "mark": mark})
+    if "SLOW" in how:
+        time.sleep(60)
+    if "LOST" in how or "TAKEN" in how:
+        fail(f"ALREADY_EXISTS: Resource '{args.name}' already exists")
 
 
 def queued_describe(args):
@@ -179,8 +195,8 @@ def queued_describe(args):
     if now in ("SUSPENDING", "SUSPENDED") and path("nodes", node).exists():
         end_processes(node)
         write("nodes", node, read("nodes", node) | {"state": "PREEMPTED"})
-    assert args.format == "value(state.state)"
-    print(now)
+    assert args.format == "value(state.state,tpu.nodeSpec[0].node.description)"
+    print(now, resource.get("mark", ""), sep="\t")
 
 
 def queued_delete(args):
@@ -209,13 +225,23 @@ def ready(name):
 
 def ssh(args):
     ready(args.name)
+    repeats = ROOT / "repeats"
+    if repeats.exists() and repeats.read_text() in args.command:
+        on_hosts(args)
+    codes = on_hosts(args)
+    sys.exit(next((code for code in codes if code), 0))
+
+
+def on_hosts(args):
     running = []
     for home in selected(args.name, args.worker):
         out = None
         if args.output_directory:  # has to be there, and since version 443 nothing is written to it
             assert Path(args.output_directory).is_dir()
-            out = Path(f"None/{home.name}.log").open("w")
-            print("bash: warning: setlocale: LC_ALL: cannot change locale (C)", file=out, flush=True)
+            out = Path(f"None/{home.name}.log").open("w")  # noqa: SIM115  # the command's
+            print(
+                "bash: warning: setlocale: LC_ALL: cannot change locale (C)", file=out, flush=True
+            )
         running.append(
             subprocess.Popen(
                 ["bash", "-c", args.command],
@@ -226,8 +252,7 @@ def ssh(args):
                 stderr=None if out is None else subprocess.STDOUT,
             )
         )
-    codes = [process.wait() for process in running]
-    sys.exit(next((code for code in codes if code), 0))
+    return [process.wait() for process in running]
 
 
 def scp(args):
@@ -265,7 +290,13 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: fail("interrupted"))  # ignored by its parent or not
     with (ROOT / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps(sys.argv[1:]) + "\n")
     arguments, command = parse(sys.argv[1:])
+    hangs = ROOT / "hangs.json"
+    text, seconds = json.loads(hangs.read_text()) if hangs.exists() else ("", 0)
+    if seconds and text in " ".join(sys.argv):
+        (ROOT / "hanging").touch()
+        time.sleep(seconds)
     COMMANDS[command](arguments)

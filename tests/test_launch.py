@@ -1,8 +1,11 @@
 """launch/tpu_vm.sh and tpu_queued.sh on a fake cloud that really runs what they send to hosts."""
 
 import json
+import os
+import pty
 import re
 import signal
+import subprocess
 import time
 
 import fake_cloud
@@ -88,7 +91,8 @@ def test_dry_runs_of_tpu_vm_print_exactly_this(cloud, args, expected):
 
 def test_a_dry_run_of_tpu_queued_prints_exactly_this(cloud):
     queued = "gcloud compute tpus queued-resources"
-    describe = f"{queued} describe pod '--format=value(state.state)' {WHERE}"
+    described = "'--format=value(state.state,tpu.nodeSpec[0].node.description)'"
+    describe = f"{queued} describe pod {described} {WHERE}"
     parts = {
         name: golden(cloud, "tpu_vm.sh", name, *(["--", "bertjax"] if name == "run" else []))
         for name in ("setup", "run", "status", "stop")
@@ -97,15 +101,16 @@ def test_a_dry_run_of_tpu_queued_prints_exactly_this(cloud):
         f"# must not be there yet\n{describe}"
         f"# a try\n{queued} create pod --node-id=pod --accelerator-type=v4-16 "
         "--runtime-version=tpu-ubuntu2204-base --valid-until-duration=180m --spot "
-        f"--service-account=robot {WHERE}"
+        f"--service-account=robot --description=MARK {WHERE}"
         f"# until it is ACTIVE\n{describe}"
         f"# the same commit on every host\n{parts['setup']}# start\n{parts['run']}"
         f"# until it is done\n{describe}{parts['status']}"
-        f"# if told to stop\n{parts['stop']}"
+        f"# if told to stop, or a host fell out\n{parts['stop']}"
         f"# always\n{queued} delete pod --force {WHERE}"
     )
     args = ["--spot", "--hours=3", "--", "bertjax"]
-    assert golden(cloud, "tpu_queued.sh", *args, CREATE_FLAGS="--service-account=robot") == expected
+    text = golden(cloud, "tpu_queued.sh", *args, CREATE_FLAGS="--service-account=robot")
+    assert re.sub(r"=tpu_queued\.sh-\S+-\d+-\d+ ", "=MARK ", text) == expected
 
 
 def test_a_dry_run_of_setup_host_prints_exactly_this(cloud):
@@ -225,6 +230,35 @@ def test_local_changes_are_refused_before_anything_is_made(cloud, checkout):
         (checkout / "new.py").unlink()
 
 
+def test_a_commit_that_the_hosts_could_not_get_is_refused_before_anything_is_made(cloud, tmp_path):
+    mine = fake_cloud.make_checkout(tmp_path / "mine")
+    cloud.checkout = mine
+    fake_cloud.git(mine, "checkout", "--quiet", "-b", "aside")
+    fake_cloud.git(mine, "commit", "--quiet", "--allow-empty", "--message=aside")
+    fake_cloud.git(mine, "checkout", "--quiet", "-")
+    for commit, said in {"aside": "not in the history", "nonsense": "no commit"}.items():
+        run = cloud.script("tpu_vm.sh", "setup", COMMIT=commit)
+        assert (run.returncode, cloud.calls()) == (64, []), commit
+        assert said in run.stderr
+    short = fake_cloud.git(mine, "rev-parse", "--short", "HEAD")
+    assert "--commit=COMMIT --source" in golden(cloud, "tpu_vm.sh", "setup", COMMIT=short)
+
+    fake_cloud.git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{mine}", "shallow")
+    cloud.checkout = tmp_path / "shallow"
+    for script, *args in (["tpu_vm.sh", "setup"], ["tpu_queued.sh", "--", "true"]):
+        run = cloud.script(script, *args)
+        assert (run.returncode, cloud.calls()) == (65, [])
+        assert "git fetch --unshallow" in run.stderr
+
+
+def test_an_old_bash_is_named():
+    text = (fake_cloud.PROJECT / "launch" / "settings.sh").read_text()
+    for version, code in {"3 2": 64, "4 3": 64, "4 4": 0, "5 2": 0}.items():
+        script = f"old=({version})\n{text.replace('BASH_VERSINFO', 'old')}"
+        run = subprocess.run(["bash", "-c", script, "x.sh"], text=True, capture_output=True)
+        assert (run.returncode, "4.4 or later" in run.stderr) == (code, bool(code)), version
+
+
 # --- setup_host.sh
 
 
@@ -245,6 +279,8 @@ def test_a_host_is_set_up_once_and_a_half_made_environment_anew(cloud, checkout)
         return steps
 
     assert setup() == ["venv", "pip"]
+    (home / "bertjax" / "W").mkdir()  # as of --workdir=W
+    (home / "bertjax" / "W" / "metrics.jsonl").touch()
     assert setup() == []
     ready = home / "bertjax" / ".venv" / ".ready"
     ready.unlink()  # as after a kill in the middle of pip
@@ -276,6 +312,10 @@ def test_a_host_with_an_old_python_only_gets_one_by_uv(cloud, checkout, tmp_path
         (programs / name).chmod(0o755)
     sha = fake_cloud.git(checkout, "rev-parse", "HEAD")
     args = [f"--commit={sha}", f"--source={checkout}", f"--dir={home}/bertjax"]
+    dry = cloud.script("setup_host.sh", *args, HOME=str(home), DRY_RUN="1")
+    assert "'install' '--quiet' '--user' 'uv==" in dry.stdout
+    assert "'python3.12' '-m' 'venv'" in dry.stdout
+    assert "-m" not in (home / "old.log").read_text()
     run = cloud.script("setup_host.sh", *args, HOME=str(home))
     assert run.returncode == 0, run.stderr
     asked = (home / "old.log").read_text().splitlines()[-3:]
@@ -316,14 +356,6 @@ def test_the_resource_is_waited_for_trained_on_and_deleted(cloud):
     assert "--force" in cloud.calls("delete")[0]
 
 
-def test_a_failed_request_is_made_again(cloud):
-    cloud.plays(["WAITING_FOR_RESOURCES", "FAILED"], "RESOURCE_EXHAUSTED: quota", ["ACTIVE"])
-    run = train(cloud)
-    assert run.returncode == 0, run.stderr
-    assert verbs(cloud).count("create") == 3
-    assert cloud.exists() == []
-
-
 def test_a_preempted_resource_is_replaced_and_the_training_started_again(cloud, tmp_path):
     counted = f"echo $JAX_PROCESS_ID >> {tmp_path}/starts; [ -e {tmp_path}/preempted ] || sleep 60"
     preempt = tmp_path / "preempt"
@@ -342,17 +374,29 @@ def test_a_preempted_resource_is_replaced_and_the_training_started_again(cloud, 
     assert cloud.exists() == []
 
 
-@pytest.mark.slow
-def test_training_that_ended_on_a_living_node_is_started_again_there(cloud, tmp_path):
-    # As after a reboot for maintenance: no supervisor lives, and none said that it is done.
+def test_a_host_that_was_rebooted_stops_the_others_and_all_start_again(cloud, tmp_path):
     once = (
-        f"mkdir {tmp_path}/rebooted-$JAX_PROCESS_ID 2>/dev/null || exit 0; kill -9 $PPID; sleep 0.3"
+        f"trap 'exit 42' TERM; [ $JAX_PROCESS_ID = 0 ] || until [ -e {tmp_path}/again ]; do sleep 0.05; done; "
+        f"mkdir {tmp_path}/rebooted-$JAX_PROCESS_ID && [ $JAX_PROCESS_ID = 0 ] && kill -9 $PPID && exit 1; "
+        f"touch {tmp_path}/again"
     )
     cloud.plays(["ACTIVE"])
-    run = train(cloud, command=["bash", "-c", once])
+    run = train(cloud, "--hours=0.005", command=["bash", "-c", once])
     assert run.returncode == 0, run.stderr
-    assert "worker 0: died" in run.stderr
+    assert "worker 0: died\n" in run.stderr
+    assert "worker 1: running\n" in run.stderr
     assert verbs(cloud).count("create") == verbs(cloud).count("delete") == 1
+
+
+def test_lost_answers_change_nothing(cloud):
+    cloud.plays(["LOST", "ACTIVE"])  # gcloud asks again by itself, for a resource and for a run
+    (cloud.root / "repeats").write_text("--detach")
+    run = train(cloud, command=["sleep", "0.3"], FAKE_WORKERS="1")
+    assert run.returncode == 0, run.stderr
+    assert "ALREADY_EXISTS" in run.stderr
+    assert "something runs there already" in run.stderr
+    assert verbs(cloud).count("create") == verbs(cloud).count("delete") == 1
+    assert cloud.exists() == []
 
 
 @pytest.mark.parametrize("code", [65, pytest.param(130, marks=pytest.mark.slow)])
@@ -367,12 +411,12 @@ def test_training_that_no_restart_helps_ends_it_with_its_code(cloud, code):
     assert cloud.exists() == []
 
 
-def test_the_budget_ends_tries(cloud):
-    cloud.plays(["FAILED"])
+def test_a_failed_request_is_made_again_until_the_budget_ends(cloud):
+    cloud.plays(["FAILED"], "RESOURCE_EXHAUSTED: quota", ["FAILED"])
     run = train(cloud, "--tries=3")
     assert run.returncode == 75
     assert "given up: 3 of 3 tries" in run.stderr
-    assert verbs(cloud).count("create") == verbs(cloud).count("delete") == 3
+    assert verbs(cloud) == ["create", "delete", "create", "create", "delete"]
     assert cloud.exists() == []
 
 
@@ -384,11 +428,8 @@ def test_the_budget_ends_tries(cloud):
     ],
 )
 def test_the_budget_ends_time_and_the_training_is_asked_to_save(cloud, tmp_path, states, hours):
-    saving = (
-        f"trap 'touch {tmp_path}/saved-$JAX_PROCESS_ID; exit 42' TERM; while :; do sleep 0.05; done"
-    )
     cloud.plays(states)
-    run = train(cloud, f"--hours={hours}", command=["bash", "-c", saving])
+    run = train(cloud, f"--hours={hours}", command=["bash", "-c", saving(tmp_path)])
     assert run.returncode == 75
     assert cloud.exists() == []
     assert len(list(tmp_path.glob("saved-*"))) == (2 if states == ["ACTIVE"] else 0)
@@ -397,38 +438,117 @@ def test_the_budget_ends_time_and_the_training_is_asked_to_save(cloud, tmp_path,
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGHUP", 129)])
 def test_told_to_stop_while_waiting_it_deletes_what_it_made(cloud, name, code):
     cloud.plays(["WAITING_FOR_RESOURCES"])
+    cloud.hangs("delete", 0.3)
     process = cloud.start("tpu_queued.sh", "--", "true")
     while "WAITING_FOR_RESOURCES" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(getattr(signal, name))
-    wait_until(lambda: "delete" in verbs(cloud))
-    process.send_signal(signal.SIGINT)  # an impatient second Ctrl-C
+    wait_until((cloud.root / "hanging").exists)
+    os.killpg(process.pid, signal.SIGINT)  # an impatient second Ctrl-C, to all of its group
     process.communicate(timeout=30)
     assert process.returncode == code
     assert cloud.exists() == []
     assert verbs(cloud) == ["create", "delete"]
 
 
-def test_told_to_stop_before_the_cloud_answered_it_deletes_too(cloud):
-    cloud.plays(["SLOW", "WAITING_FOR_RESOURCES"])
-    process = cloud.start("tpu_queued.sh", "--", "true")
-    wait_until(cloud.exists)
+@pytest.mark.parametrize(
+    ("states", "left"),
+    [(["SLOW"], []), (["LATE"], []), (["TAKEN", "SLOW"], ["pod.json"])],
+    ids=["ours", "ours-later", "somebody-else-s"],
+)
+def test_told_to_stop_before_the_cloud_answered_it_deletes_what_was_made(cloud, states, left):
+    cloud.plays([*states, "WAITING_FOR_RESOURCES"])
+    process = cloud.start("tpu_queued.sh", "--", "true", POLL="0.8")
+    wait_until(lambda: cloud.calls("create") if "LATE" in states else cloud.exists())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
+    assert cloud.exists() == left
+    assert verbs(cloud) == (["create"] if left else ["create", "delete"])
+
+
+def saving(folder):
+    return (
+        f"trap 'touch {folder}/saved-$JAX_PROCESS_ID; exit 42' TERM; while :; do sleep 0.05; done"
+    )
+
+
+def test_a_closed_terminal_saves_and_deletes(cloud, tmp_path):
+    cloud.plays(["ACTIVE"])
+    terminal, end = pty.openpty()
+    command = [cloud.checkout / "launch" / "tpu_queued.sh", "--", "bash", "-c", saving(tmp_path)]
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command], env=cloud.environment | {"POLL": "0.7", "FAKE_WORKERS": "1"},
+        stdin=end, stdout=end, stderr=end,
+    )  # fmt: skip
+    os.close(end)
+    wait_until(lambda: len(cloud.calls("ssh")) == 4)  # the last one asks whether it runs
+    time.sleep(0.3)  # into the pause between two looks
+    os.close(terminal)
+    assert process.wait(30) == 129
+    assert cloud.exists() == []
+    assert (tmp_path / "saved-0").exists()
+    log = (tmp_path / "tpu_queued-pod.log").read_text()
+    assert log.splitlines()[0] == "tpu_queued.sh: asking the training to save and stop"
+    assert log.splitlines()[-1] == "tpu_queued.sh: pod is deleted"
+
+
+def test_ctrl_c_to_it_and_tee_deletes(cloud, tmp_path):
+    cloud.plays(["WAITING_FOR_RESOURCES"])
+    log = tmp_path / "log"
+    script = f"{cloud.checkout}/launch/tpu_queued.sh -- true 2>&1 | tee {log}"
+    process = subprocess.Popen(
+        ["bash", "-c", script], env=cloud.environment, start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: log.exists() and "WAITING_FOR_RESOURCES" in log.read_text())
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(30)
+    said = tmp_path / "tpu_queued-pod.log"
+    wait_until(lambda: "pod is deleted" in (said if said.exists() else log).read_text(), seconds=10)
+    assert cloud.exists() == []
+
+
+@pytest.mark.slow
+def test_hosts_that_never_answer_neither_outlast_the_budget_nor_keep_the_tpu(cloud, tmp_path):
+    cloud.plays(["ACTIVE"])
+    cloud.hangs("setup_host.sh")
+    run = train(cloud, "--hours=0.0006")
+    assert run.returncode == 75
+    assert verbs(cloud) == ["create", "scp", "delete"]
+    assert cloud.exists() == []
+
+
+def test_told_to_stop_while_the_hosts_do_not_answer_it_deletes(cloud, tmp_path):
+    cloud.plays(["ACTIVE"])
+    variables = {"STOP_LIMIT": "0.5", "FAKE_WORKERS": "1"}
+    process = cloud.start("tpu_queued.sh", "--", "bash", "-c", saving(tmp_path), **variables)
+    wait_until(lambda: len(cloud.calls("ssh")) >= 4)
+    cloud.hangs("--state=bertjax-run")  # the questions how it goes, and to stop
+    wait_until((cloud.root / "hanging").exists)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "the training may not have saved" in err
     assert cloud.exists() == []
 
 
 def test_a_deletion_that_fails_is_tried_again_and_then_said(cloud):
     cloud.plays(["FAILED"])
-    (cloud.root / "delete_fails").write_text("xx")
+    (cloud.root / "delete_fails").write_text("x")
     assert train(cloud, "--tries=1").returncode == 75
     assert cloud.exists() == []
 
+    # While it changes, nobody can delete it; such attempts are not counted.
+    cloud.plays(["FAILED", "PROVISIONING", "DELETING", "FAILED"])
     (cloud.root / "delete_fails").write_text("x" * 99)
     run = train(cloud, "--tries=1", POLL="0.01")
     assert run.returncode == 74
     assert cloud.exists() == ["pod.json"]
+    ended = re.findall("is (.*), not deleted yet(.*)", run.stderr)
+    assert ended == [("PROVISIONING", ""), ("DELETING", "")] + [
+        ("FAILED", f" (attempt {i} of 10)") for i in range(1, 11)
+    ]
     last = run.stderr.splitlines()[-4:]
     assert last[0] == "!!! pod WAS NOT DELETED AND MAY GO ON COSTING MONEY. Delete it:"
     command = "gcloud compute tpus queued-resources delete pod --force --zone=zone-a --project=project --quiet"
@@ -456,10 +576,12 @@ def test_nothing_is_made_while_the_cloud_does_not_answer(cloud, tmp_path):
 
 
 def test_what_somebody_made_in_between_is_left_alone_too(cloud):
-    cloud.plays("ALREADY_EXISTS: Resource 'pod' already exists")
+    cloud.plays(["TAKEN", "ACTIVE"])
     run = train(cloud)
     assert run.returncode == 64
+    assert "made by somebody else" in run.stderr
     assert verbs(cloud) == ["create"]
+    assert "pod.json" in cloud.exists()
 
 
 def test_a_request_that_can_never_be_met_is_not_repeated(cloud):

@@ -111,8 +111,10 @@ def test_the_workdir_is_found_in_the_command_and_in_a_bucket(tmp_path):
     )
     (tmp_path / "gcloud").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    run = supervise(tmp_path, "--", "true", "--workdir=gs://b/W", PATH=path)
-    assert "step=1200" in run.stderr
+    forms = (["--workdir=gs://b/W"], ["--workdir", "gs://b/W"], ["-workdir=gs://b/W", "--x"])
+    for flags in forms:
+        run = supervise(tmp_path, "--", "true", *flags, PATH=path)
+        assert "step=1200" in run.stderr, flags
 
 
 PATIENT = """
@@ -189,20 +191,43 @@ def test_a_supervisor_that_was_killed_leaves_its_command_in_possession(tmp_path)
     os.kill(int((tmp_path / "run" / "pid").read_text()), signal.SIGKILL)
     assert supervise(tmp_path, state, "--report").stdout == "supervise: running\n"
     assert supervise(tmp_path, state, "--", "true").returncode == 64
-    marked = f"{tmp_path}/run/train.log"
-    children = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and marked in output(p)]
-    assert len(children) == 1
-    os.kill(int(children[0]), signal.SIGKILL)
-    running = "supervise: running\n"
-    wait_until(lambda: supervise(tmp_path, state, "--report").stdout != running)
-    assert supervise(tmp_path, state, "--report").stdout == "supervise: died\n"
+    assert supervise(tmp_path, state, "--stop").stdout == "supervise: died\n"
+    assert (tmp_path / "run" / "train.log").read_text() == "up\nSIGTERM\n"
 
 
-def output(process):
-    try:
-        return os.readlink(process / "fd" / "1")
-    except OSError:
-        return ""
+def test_looks_do_not_disturb_each_other_nor_a_start(tmp_path):
+    state = f"--state={tmp_path}/run"
+    supervise(tmp_path, state, "--", "true")
+    look = ["flock", "--shared", "--no-fork", tmp_path / "run" / "lock", "sleep"]  # a long report
+    with subprocess.Popen([*look, "60"]) as looking:
+        wait_until(lambda: locked(looking))
+        assert supervise(tmp_path, state, "--report").stdout == "supervise: stopped, exit code 0\n"
+        looking.kill()
+    with subprocess.Popen([*look, "0.5"]) as looking:
+        wait_until(lambda: locked(looking))
+        run = supervise(tmp_path, state, "--", "bash", "-c", "exit 41")
+    assert run.returncode == 41
+
+
+def locked(process):
+    """Whether a `flock` has its lock: it becomes its command then."""
+    return Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n"
+
+
+def test_a_start_in_the_background_that_comes_to_nothing_is_said(tmp_path):
+    state = f"--state={tmp_path}/run"
+    by_name = subprocess.run(
+        ["bash", "supervise.sh", state, "--detach", "--", "touch", tmp_path / "ran"],
+        cwd=Path(SUPERVISE).parent, text=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert by_name.returncode == 0
+    wait_until((tmp_path / "ran").exists)
+    wait_until(lambda: "stopped" in supervise(tmp_path, state, "--report").stdout)
+    (tmp_path / "setsid").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "setsid").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    run = supervise(tmp_path, state, "--detach", "--", "true", PATH=path)
+    assert (run.returncode, run.stdout) == (70, "supervise: not started\n")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertjax import storage
+from bertjax import errors, storage
 
 _GAP = 4 << 10  # bytes between two ranges for which another request costs more than reading them
 
@@ -27,6 +27,7 @@ class Tokens:
 
         Raises:
           StorageError: the object store refuses.
+          DataError: the object is shorter than it was.
         """
         order = np.argsort(starts, kind="stable")
         first = starts[order]
@@ -40,4 +41,10 @@ class Tokens:
         new[order] = first + (at - begins)[np.cumsum(opens) - 1]
         size = self.dtype.itemsize
         parts = storage.read_ranges(self._path, (begins * size).tolist(), (stops * size).tolist())
-        return np.frombuffer(b"".join(parts), self.dtype), new
+        read, asked = b"".join(parts), int((stops - begins).sum()) * size
+        if len(read) != asked:
+            raise errors.DataError(
+                f"{self._path}: {len(read)} of {asked} bytes that its manifest promises; it was replaced "
+                "or cut, prepare the corpus again"
+            )
+        return np.frombuffer(read, self.dtype), new
