@@ -31,6 +31,17 @@ _SAVE_SECONDS = 3600  # Orbax gives up then
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
 
 
+class _Manager(ocp.CheckpointManager):
+    """Asks nobody whether to stop.
+
+    JAX's processes agree on the number of a call to stop at. Orbax's own calls, numbered by the step,
+    would move that number to one that `distributed.StopSignals` has passed, and a SIGTERM be lost.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """Saves and restores the train state under one directory; one writer at a time.
 
@@ -62,9 +73,7 @@ class Checkpoints:
             )
             limit = None if in_flight_bytes is None else in_flight_bytes / 1e9
             handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit)
-            self._manager = ocp.CheckpointManager(
-                self._directory, options=options, item_handlers=handler
-            )
+            self._manager = _Manager(self._directory, options=options, item_handlers=handler)
 
     def save(self, step: int, state):
         """Saves a pytree of jax arrays in the background; `state` may be donated at once.

@@ -130,6 +130,16 @@ def test_saved_state_may_be_donated_at_once(tmp_path):
         shutil.rmtree(tmp_path / str(step))
 
 
+def test_only_the_loop_asks_whether_to_stop(tmp_path, monkeypatch):
+    """A second series of questions would take the answer, and the SIGTERM with it, from the loop."""
+    asked = []
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append
+    )
+    save_steps(tmp_path, [0, 20])
+    assert asked == []
+
+
 def test_partial_restore_reads_params_only(tmp_path):
     save_steps(tmp_path, [4])
     wanted = {"params": abstract(make_state(0))["params"]}
