@@ -48,7 +48,7 @@ class Cloud:
     def script(self, name, *args, **variables):
         return subprocess.run(
             [str(self.checkout / "launch" / name), *args],
-            env=self.environment | variables, text=True, capture_output=True, timeout=300,
+            env=self.environment | variables, text=True, capture_output=True, timeout=600,
         )  # fmt: skip
 
     def start(self, name, *args, **variables):

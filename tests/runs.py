@@ -92,7 +92,7 @@ def assert_same_run(workdir, whole, steps=160):
 
 def wait_for_step(process, workdir, step):
     path = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         lines = metrics.read(path) if path.exists() else []
         if lines and lines[-1]["step"] >= step:

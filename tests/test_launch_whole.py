@@ -64,7 +64,7 @@ def test_a_lost_host_and_a_preemption_leave_no_trace_in_the_result(tmp_path):
     kill_training_on_host(cloud, 1)
     wait_for_step(cloud, process, workdir, 60)
     preempt.touch()
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     assert cloud.exists() == []
     assert len(cloud.calls("create")) == len(cloud.calls("delete")) == 2
