@@ -97,6 +97,7 @@ def whole():
     return functools.cache(lambda name: run(make_config(name), 1, 1))
 
 
+@pytest.mark.slow
 def test_micro_batches_are_the_whole_batch_and_take_less_memory(whole):
     expected, got = whole("adamw"), run(make_config("adamw"), 1, PARTS)
     assert_same_training(got, expected)

@@ -269,6 +269,7 @@ def test_a_name_alone_is_pushed_to_the_users_own(hub, bertjax, tmp_path):
     assert hub.files("me/tiny")["model.safetensors"] == files["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off(hub, bertjax, tmp_path):
     """Half of the weights, then silence; the library asks again for some seconds."""
     hub.add("me/tiny", {})

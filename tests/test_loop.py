@@ -210,6 +210,7 @@ def test_pretraining_goes_on_from_tensorflow_files_to_the_bit(project, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_weights_of_another(project, tmp_path):
     """From a Hugging Face folder: the first loss is that of the trained model, not of a fresh one;
     a folder of weights alone is not resumed, and a foreign vocabulary is refused."""

@@ -88,6 +88,7 @@ def compiled(config):
     return step_fn.lower(train.abstract_state(config, mesh), batch).compile()
 
 
+@pytest.mark.slow
 def test_fsdp_divides_the_bytes_of_the_state():
     whole = compiled(make_config()).memory_analysis().argument_size_in_bytes
     parts = compiled(make_config(mesh=config_lib.Mesh(data=1, fsdp=8))).memory_analysis()
