@@ -3,7 +3,7 @@
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bertjax import config_help, config_tree, storage, workdir
+from bertjax import config_help, config_tree, storage
 from bertjax.errors import UsageError
 
 READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config
@@ -64,6 +64,8 @@ def _recorded(argv: list[str]) -> ConfigDict | None:
     Raises:
       DataError: there is none that can be read.
     """
+    from bertjax import workdir  # with JAX, which other commands do without until they need it
+
     given = flags.FlagValues()
     for name in ("config", "workdir"):
         flags.DEFINE_string(name, None, "", flag_values=given)

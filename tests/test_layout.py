@@ -1,6 +1,8 @@
 """The import rules of the package, read off its syntax trees."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bertjax"
@@ -102,3 +104,9 @@ def test_workers_that_tokenise_do_not_import_jax():
     for path, parts, tree in modules():
         if parts[0] == "data" and parts[-1] in light:
             assert not any(name.split(".")[0] == "jax" for name, _ in imported(tree)), path
+
+
+def test_a_command_line_is_read_without_jax():
+    """Most commands refuse in a tenth of a second what they cannot do; JAX takes a whole one."""
+    code = "import sys, bertjax.__main__, bertjax.command_line; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
