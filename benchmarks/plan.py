@@ -61,7 +61,7 @@ def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     target = plan.Target.of(topology)
     config = load(name, len(target.devices))
     if attention == "splash":
-        config = plan.with_model(config, attention="splash", attention_probs_dropout_prob=0.0)
+        config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)
     tokenizer = recipe.AnyTokenizer(config.model.vocab_size)
     numbered = list(enumerate(stages.of(config)))
     for number, stage in numbered[-1:] if last else numbered:

@@ -218,6 +218,10 @@ class Config:
         "saves; what is set holds for those too; below 0 is never",
     )
 
+    def with_model(self, **fields) -> "Config":
+        """This config with fields of its model changed."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, **fields))
+
     @property
     def weights(self) -> dict[str, float]:
         """The weight of every corpus that is read, by component; of one alone, its name is ""."""

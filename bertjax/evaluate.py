@@ -1,6 +1,5 @@
 """Masked-LM and next-sentence figures on held-out documents, with fixed examples and masks."""
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -74,8 +73,7 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
     """
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
     # The kernel that trained need not run on the machine that evaluates.
-    model = dataclasses.replace(config.model, attention="auto")
-    config = dataclasses.replace(config, model=model)
+    config = config.with_model(attention="auto")
     mesh = sharding.make_mesh(config.mesh)
     sharding.check(config, mesh, training=False)
     abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})

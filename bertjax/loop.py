@@ -63,7 +63,7 @@ class Trainer:
         self.config, self.tokenizer, self.directory = config, tokenizer, directory
         self.signals, self.stopping = signals, signals.requested is not None
         self.mesh = sharding.make_mesh(config.mesh)
-        train.check(config, self.mesh)
+        sharding.check(config, self.mesh)  # with the vocabulary's size, unknown to the check before
         self.skips = 0  # non-finite updates in a row
         self.evaluations = {}  # phase index -> Evaluation
         self.goodput = goodput.Goodput()

@@ -188,15 +188,10 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     found = [train.attention_kernel(config, mesh, length)]
     for name in ("xla", "splash"):
         try:
-            found.append(train.attention_kernel(with_model(config, attention=name), mesh, length))
+            found.append(train.attention_kernel(config.with_model(attention=name), mesh, length))
         except UsageError:
             continue
     return list(dict.fromkeys(found))
-
-
-def with_model(config: config_lib.Config, **fields) -> config_lib.Config:
-    """A config with fields of its model changed."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
 
 def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=print) -> dict:
@@ -221,7 +216,7 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
         for place, kernel in enumerate(kernels):
             say(f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
                 f"{kernel} attention, for {target.name}")  # fmt: skip
-            report = plan_stage(with_model(config, attention=kernel), target, stage, tokenizer)
+            report = plan_stage(config.with_model(attention=kernel), target, stage, tokenizer)
             (others if place else taken).append(report)
     largest = max(taken, key=lambda r: (not r["fits"], r["hbm_bytes_per_device"] or math.inf))
     return {

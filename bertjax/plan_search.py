@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from bertjax import config as config_lib
 from bertjax import sharding, stages, train
 from bertjax.errors import UsageError
-from bertjax.plan import Target, plan_stage, with_model
+from bertjax.plan import Target, plan_stage
 
 _TRIES = 3  # compilations before a suggestion is only computed
 
@@ -27,7 +27,7 @@ def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer
     for size, remat in tries[:_TRIES]:
         fields = _fields(config, report, size, remat)
         say(f"does {fields} fit?")
-        changed = with_micro_batch(with_model(config, remat=remat), name, size)
+        changed = with_micro_batch(config.with_model(remat=remat), name, size)
         tried = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
         if tried["fits"]:
             return f"{fields} fits: {tried['hbm_bytes_per_device'] / 2**30:.1f} GiB (compiled)"
@@ -110,7 +110,7 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
         for fsdp in sorted({1, 4, made.size // tensor}):
             mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
-                changed = with_model(dataclasses.replace(config, mesh=mesh), remat=remat)
+                changed = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
                 yield from _until_one_fits(changed, target, names[index], number, tokenizer, say)
 
 

@@ -42,8 +42,7 @@ def corpus(config: config_lib.Config, directory: Path | None):
     """
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
-        model = dataclasses.replace(config.model, vocab_size=size)
-        return dataclasses.replace(config, model=model), AnyTokenizer(size), None
+        return config.with_model(vocab_size=size), AnyTokenizer(size), None
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
     stores = workdir.open_stores(config, directory, "train")
     first = [next(group) for _, group in itertools.groupby(

@@ -1,6 +1,5 @@
 """What a run keeps in its directory W: the resolved config, the store, the tokenizer."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -55,8 +54,7 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
             f"config.model.vocab_size={size}: the store has token ids up to "
             f"{encoder.vocab_size - 1}; set it to {encoder.vocab_size}, or to 0"
         )
-    model = dataclasses.replace(config.model, vocab_size=size)
-    return dataclasses.replace(config, model=model), encoder
+    return config.with_model(vocab_size=size), encoder
 
 
 def open_stores(config: config_lib.Config, workdir: Path, split: str) -> list[store.Store]:

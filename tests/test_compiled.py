@@ -36,7 +36,7 @@ def bert_base(chips: int, *, mesh=None, micro_batches=1, **model) -> config_lib.
     )
     evaluation = dataclasses.replace(config.evaluation, batch_size=chips)
     return dataclasses.replace(
-        plan.with_model(config, **model), phases={"phase2": phase}, evaluation=evaluation,
+        config.with_model(**model), phases={"phase2": phase}, evaluation=evaluation,
         mesh=mesh or config_lib.Mesh(),
     )  # fmt: skip
 

@@ -216,7 +216,7 @@ def test_wires_of_a_group():
 @functools.cache
 def planned():
     """Of a model in bfloat16, in micro-batches."""
-    config = plan.with_model(plan_search.with_micro_batch(CONFIG, "phase1", 128), dtype="bfloat16")
+    config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
     config, tokenizer, rows = recipe.corpus(config, None)
     return plan.plan(config, plan.Target.of(None), tokenizer, rows, say=lambda line: None)
 

@@ -38,6 +38,17 @@ def environment(root, **variables):
     }
 
 
+def start_all(root, command, members, **variables):
+    """A process for each member of a cluster, its output and errors in one pipe."""
+    return [
+        subprocess.Popen(
+            command, env=environment(root, **variables, **member), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for member in members
+    ]  # fmt: skip
+
+
 SLOW = """
 import sys, time
 from bertjax import __main__, distributed, integrity
@@ -59,11 +70,7 @@ def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
     command = [sys.executable, "-c", SLOW, "pretrain", f"--config={project}/config.py",
                f"--workdir={tmp_path}/w", *OVERRIDES, *SHORTER,
                "--config.checkpoints.every_steps=1000"]  # fmt: skip
-    processes = [
-        subprocess.Popen(command, env=environment(project, **variables), text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for variables in cluster(2)
-    ]  # fmt: skip
+    processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [DONE, DONE], outputs
     assert [r.step for r in checkpoint.verify(tmp_path / "w/checkpoints") if not r.problems][
@@ -76,13 +83,8 @@ def train_recorded(root, workdir, count, record, stop_after=None):
     record.mkdir(parents=True)
     command = [sys.executable, str(ROOT / "tests/recorded_pretrain.py"), "pretrain",
                f"--config={root}/config.py", f"--workdir={workdir}", *OVERRIDES, *SHORTER]  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            command, env=environment(root, RECORD=str(record), **variables), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for variables in (cluster(count) if count > 1 else [{}])
-    ]  # fmt: skip
+    members = cluster(count) if count > 1 else [{}]
+    processes = start_all(root, command, members, RECORD=str(record))
     if stop_after is not None:
         wait_for_step(processes[0], workdir, stop_after)
         processes[-1].send_signal(signal.SIGTERM)
