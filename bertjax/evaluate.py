@@ -22,16 +22,8 @@ class Evaluation:
     def __init__(self, config: config_lib.Config, mesh, corpora, tokenizer, stage):
         self.batches = pipeline.HeldoutBatches(corpora, tokenizer, config, stage)
         self._mesh = mesh
-
-        mask = train.masker(config, tokenizer, stage)
-
-        def measure(params, batch):
-            batch = mask(batch)
-            placement = sharding.Placement(mesh)
-            outputs = models.apply(config.model, params, batch, placement=placement)
-            return objectives.measure(outputs, batch)
-
-        self._jitted, self._measure = jax.jit(measure), None
+        self._jitted = jit_measure(config, mesh, train.masker(config, tokenizer, stage))
+        self._measure = None
         self._rows = sharding.local_rows(mesh, self.batches.batch_size)
 
     def compile(self, params):
@@ -58,6 +50,18 @@ class Evaluation:
     def _batch(self, step):
         batch = self.batches.batch(step, self._rows)
         return sharding.to_global(self._mesh, batch, self.batches.batch_size)
+
+
+def jit_measure(config: config_lib.Config, mesh, mask):
+    """`(params, host batch) -> {term: (sum, weight)}`, jitted; `mask` as of `train.train_step`."""
+
+    def measure(params, batch):
+        batch = mask(batch)
+        placement = sharding.Placement(mesh)
+        outputs = models.apply(config.model, params, batch, placement=placement)
+        return objectives.measure(outputs, batch)
+
+    return jax.jit(measure)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

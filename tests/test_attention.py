@@ -29,15 +29,23 @@ INTERPRETED = functools.partial(splash.attention, interpret=True)
 KINDS = {"cpu": "cpu", "gpu": "NVIDIA H100", "tpu": "TPU v4"}
 
 
-def device(platform, kind=None):
-    return types.SimpleNamespace(platform=platform, device_kind=kind or KINDS[platform])
+def device(platform, kind=None, capability=None):
+    device = types.SimpleNamespace(platform=platform, device_kind=kind or KINDS[platform])
+    if capability:
+        device.compute_capability = capability
+    return device
 
 
-def choose(name, rate, dtype, platform, length, has_shards=True):
-    model = Model(attention=name, attention_probs_dropout_prob=rate, dtype=dtype)
-    platform, _, kind = platform.partition(": ")
-    placement = models.Unplaced(device(platform, kind), has_shards)
+def choose(name, rate, dtype, where, length, has_shards=True, **fields):
+    model = Model(attention=name, attention_probs_dropout_prob=rate, dtype=dtype, **fields)
+    placement = models.Unplaced(device(*where.split(": ")), has_shards)
     return models.attention_kernel(model, placement, length)
+
+
+def test_cudnn_takes_heads_that_it_has():
+    """It raises while tracing on others."""
+    for heads, kernel in ((12, "cudnn"), (6, "cudnn"), (96, "cudnn"), (4, "xla"), (128, "xla")):
+        assert choose("auto", 0.0, "bfloat16", "gpu", 128, num_attention_heads=heads) == kernel
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,10 @@ def choose(name, rate, dtype, platform, length, has_shards=True):
         (("xla", 0.0, "bfloat16", "tpu", 512), "xla"),
         (("auto", 0.0, "float32", "cpu", 512), "xla"),
         (("auto", 0.0, "bfloat16", "gpu", 200), "cudnn"),
+        (("auto", 0.0, "bfloat16", "gpu", 201), "xla"),
+        (("auto", 0.0, "bfloat16", "gpu: Tesla V100: 7.0", 200), "xla"),
+        (("auto", 0.0, "bfloat16", "gpu: AMD Instinct MI300X: gfx942", 200), "xla"),
+        (("auto", 0.0, "bfloat16", "gpu: NVIDIA B200: 10.0", 200), "cudnn"),
         (("auto", 0.1, "bfloat16", "gpu", 512), "xla"),
         (("auto", 0.0, "float32", "gpu", 512), "xla"),
         (("cudnn", 0.0, "bfloat16", "gpu", 512), "cudnn"),
@@ -80,7 +92,8 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
         (("cudnn", 0.0, "float32", "gpu", 512), "config.model.dtype=bfloat16 (here: float32)"),
         (("cudnn", 0.1, "bfloat16", "gpu", 512),
          "config.model.attention_probs_dropout_prob=0 (here: 0.1)"),
-        (("cudnn", 0.0, "bfloat16", "tpu", 512), "a GPU (here: tpu)"),
+        (("cudnn", 0.0, "bfloat16", "tpu", 512), "an NVIDIA GPU, Ampere or later (here: TPU v4)"),
+        (("cudnn", 0.0, "bfloat16", "gpu", 201), "an even sequence length (here: 201)"),
     ],
 )  # fmt: skip
 def test_a_kernel_asked_for_by_name_is_refused_where_it_cannot_run(arguments, lacking):

@@ -87,8 +87,8 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, placemen
 
     Args:
       params: as from `init`.
-      batch: `input_ids`, `attention_mask` and, for a model with token types, `token_type_ids`,
-        each `[B, L]`; `position_ids [B, L]` where positions are not 0, 1, 2...; with
+      batch: `input_ids`, `attention_mask` (ones, then zeros: fused kernels count the ones) and, for
+        a model with token types, `token_type_ids`, each `[B, L]`; `position_ids [B, L]` where positions are not 0, 1, 2...; with
         `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only. In packed
         rows `segment_ids [B, L]` says which tokens see each other and `cls_positions [B, E]`
         where the E examples of a row begin.

@@ -4,6 +4,7 @@ Shape suffixes: B batch, L length (queries), M length (keys), H heads, K head di
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -71,11 +72,42 @@ def xla_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_k
     return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
 
 
-def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM):
-    """cuDNN's fused attention (NVIDIA, bfloat16); it has no dropout on probabilities."""
-    return jax.nn.dot_product_attention(
-        query_BLHK, key_BMHK, value_BMHK, mask=mask_BLM[:, None], implementation="cudnn"
+def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, batch):
+    """cuDNN's fused attention (NVIDIA, bfloat16): `[B, L, H, K]`; it drops no probabilities.
+
+    Rows that end in padding are told by their lengths: no mask is written or read. Rows of several
+    examples need a mask, one for every head (jax#34920: under `vmap` JAX takes no other).
+    """
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    if "segment_ids" in batch:
+        size, length, heads, _ = query_BLHK.shape
+        mask_BHLM = jnp.broadcast_to(attention_mask(batch)[:, None], (size, heads, length, length))
+        return attend(query_BLHK, key_BMHK, value_BMHK, mask=mask_BHLM)
+    # A row of padding alone looks at its first place: a softmax over nothing would be NaN.
+    lengths_B = jnp.maximum(jnp.sum(batch["attention_mask"], axis=1, dtype=jnp.int32), 1)
+    # Queries are never cut: cuDNN leaves unwritten what lies beyond their length (xla#46500). This
+    # is the whole length of every row, in an array that `vmap` maps like `lengths_B`.
+    whole_B = lengths_B * 0 + query_BLHK.shape[1]
+    real_BM = jnp.arange(key_BMHK.shape[1]) < lengths_B[:, None]
+    key_BMHK, value_BMHK = (
+        _without_gradient_of_padding(x, real_BM) for x in (key_BMHK, value_BMHK)
     )
+    return attend(
+        query_BLHK, key_BMHK, value_BMHK, query_seq_lengths=whole_B, key_value_seq_lengths=lengths_B
+    )
+
+
+@jax.custom_vjp
+def _without_gradient_of_padding(x_BMHK, real_BM):
+    """`x`, whose gradient is zero where `real` is False, whatever a kernel left in memory there."""
+    del real_BM
+    return x_BMHK
+
+
+_without_gradient_of_padding.defvjp(
+    lambda x_BMHK, real_BM: (x_BMHK, real_BM),
+    lambda real_BM, gradient_BMHK: (jnp.where(real_BM[..., None, None], gradient_BMHK, 0), None),
+)
 
 
 def choose(config: config_lib.Model, placement, length: int) -> str:
@@ -90,17 +122,21 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
     Raises:
       UsageError: the kernel asked for cannot run, or would drop the dropout.
     """
-    name, dtype, platform = config.attention, config.dtype, placement.device.platform
-    kind = placement.device.device_kind
+    name, dtype, device = config.attention, config.dtype, placement.device
+    platform, kind = device.platform, device.device_kind
     rate = config.attention_probs_dropout_prob
+    width = config.hidden_size // config.num_attention_heads
     if name == "xla":
         return name
     silent = {f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0}
     fused = {  # kernel -> what it needs, and whether it is so
         "cudnn": silent
         | {
-            f"a GPU (here: {platform})": platform == "gpu",
+            f"an NVIDIA GPU, Ampere or later (here: {kind})": platform == "gpu"
+            and _is_ampere(device),
             f"config.model.dtype=bfloat16 (here: {dtype})": dtype == "bfloat16",
+            f"heads of 8, 16 ... 128 features (here: {width})": width % 8 == 0 and width <= 128,
+            f"an even sequence length (here: {length})": length % 2 == 0,
         },
         "splash": silent
         | {
@@ -125,6 +161,12 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
     return "xla"
 
 
+def _is_ampere(device) -> bool:
+    """Whether a GPU is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
+    major = re.match(r"(\d+)\.", getattr(device, "compute_capability", "8.0"))
+    return major is not None and int(major[1]) >= 8
+
+
 def bind(config: config_lib.Model, batch, placement):
     """Attention on `batch` by the kernel that is chosen for it.
 
@@ -141,9 +183,9 @@ def bind(config: config_lib.Model, batch, placement):
         ids_BL = batch["segment_ids"] if "segment_ids" in batch else batch["attention_mask"]
         attend = placement.per_shard(splash.attention)
         return lambda query, key, value, _: attend(query, key, value, ids_BL)
-    mask_BLM = attention_mask(batch)
     if kernel == "cudnn":
-        return lambda query, key, value, _: cudnn_attention(query, key, value, mask_BLM)
+        return lambda query, key, value, _: cudnn_attention(query, key, value, batch)
+    mask_BLM = attention_mask(batch)
     return lambda query, key, value, dropout_key: xla_attention(
         query, key, value, mask_BLM, rate=rate, dropout_key=dropout_key
     )

@@ -1,0 +1,147 @@
+"""What one platform alone can run is traced here for all: every kernel in every kind of step.
+
+Tracing and lowering need no GPU and no TPU; what a kernel computes is shown elsewhere.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+import runpy
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
+
+from bertjax import config as config_lib
+from bertjax import evaluate, models, recipe, sharding, stages, train
+from bertjax.data import pipeline
+
+# Kernel -> its platform, as JAX's lowering and as a device names it, and its primitive.
+PLATFORMS = {
+    "xla": ("cuda", "gpu", "NVIDIA H100", "none"),
+    "cudnn": ("cuda", "gpu", "NVIDIA H100", "dot_product_attention_fwd_wrapper"),
+    "splash": ("tpu", "tpu", "TPU v5 lite", "pallas_call"),
+}
+
+
+@pytest.fixture
+def platform(monkeypatch):
+    """Meshes say that they are of the platform of a kernel."""
+
+    def pretend(kernel):
+        _, platform, kind, _ = PLATFORMS[kernel]
+        device = types.SimpleNamespace(platform=platform, device_kind=kind)
+        monkeypatch.setattr(sharding.Placement, "device", device)
+        monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
+
+    return pretend
+
+
+@functools.cache
+def published(name: str) -> config_lib.Config:
+    path = Path(__file__).parent.parent / "configs" / f"bert_{name}.py"
+    return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
+
+
+def make_config(
+    name, packed, length, kernel, micro_batches=1, mesh=None, **fields
+) -> config_lib.Config:
+    """A published recipe with one short phase, in which `auto` takes the kernel."""
+    config = published(name)
+    rate = 0.1 if kernel == "xla" else 0.0
+    config = config.with_model(
+        attention_probs_dropout_prob=rate, dtype="bfloat16", attention="auto", remat="none"
+    )
+    rows = 8 * micro_batches
+    phase = dataclasses.replace(
+        config.phases["phase1"], steps=10, sequence_length=length, batch_size=rows,
+        micro_batch_size=8,
+    )  # fmt: skip
+    examples = dataclasses.replace(config.examples, max_per_row=4 if packed else 1)
+    fields["mesh"] = mesh or config_lib.Mesh()
+    return dataclasses.replace(config, phases={"phase1": phase}, examples=examples, **fields)
+
+
+def abstract_batch(config, mesh):
+    (stage,) = stages.of(config)
+    placed = sharding.batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+        for name, shape in pipeline.batch_shapes(config, stage.phase).items()
+    }
+
+
+# The plain form runs everywhere, in all other tests too: here one size of it, and the rest slowly.
+SIZES = [
+    pytest.param(*size, marks=[pytest.mark.slow] * (size[3] == "xla" and size[0] != "base"))
+    for size in itertools.product(("base", "large"), (False, True), (128, 512), PLATFORMS)
+]
+FEW = config_lib.Mesh(2, 2, 2)
+
+
+def trace(function, arguments, kernel):
+    """Traces a step; its program must hold the primitive of its kernel."""
+    traced = function.trace(*arguments)
+    text = traced.jaxpr.pretty_print(source_info=False, name_stack=False)
+    found = {kernel for kernel, (*_, primitive) in PLATFORMS.items() if f" {primitive}[" in text}
+    assert found == {kernel} & {"cudnn", "splash"}
+    return traced
+
+
+def training(config, kernel):
+    (stage,) = stages.of(config)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: 8 if config.mesh == FEW else 1])
+    assert train.attention_kernel(config, mesh, stage.phase.sequence_length) == kernel
+    mask = train.masker(config, recipe.AnyTokenizer(config.model.vocab_size), stage)
+    step = train.compile_step(config, mesh, mask, stage.micro_batches)
+    return trace(step, (train.abstract_state(config, mesh), abstract_batch(config, mesh)), kernel)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(("name", "packed", "length", "kernel"), SIZES)
+def test_a_training_step_is_traced(platform, name, packed, length, kernel, micro_batches):
+    platform(kernel)
+    training(make_config(name, packed, length, kernel, micro_batches), kernel)
+
+
+@pytest.mark.parametrize(("name", "packed", "length", "kernel"), SIZES)
+def test_an_evaluation_is_traced(platform, name, packed, length, kernel):
+    platform(kernel)
+    config = make_config(name, packed, length, kernel)
+    (stage,), mesh = stages.of(config), sharding.make_mesh(config.mesh, jax.devices()[:1])
+    mask = train.masker(config, recipe.AnyTokenizer(config.model.vocab_size), stage)
+    params = sharding.abstract(mesh, models.abstract_params(config.model))
+    measure = evaluate.jit_measure(config, mesh, mask)
+    trace(measure, (params, abstract_batch(config, mesh)), kernel)
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "splash"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_on_several_devices_is_lowered(platform, kernel, packed):
+    """As far as a machine without the platform comes."""
+    platform(kernel)
+    traced = training(make_config("base", packed, 128, kernel, mesh=FEW), kernel)
+    text = traced.lower(lowering_platforms=(PLATFORMS[kernel][0],)).as_text()
+    assert {"cudnn": "CustomSPMDPartitioning", "splash": "tpu_custom_call"}[kernel] in text
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cudnn_is_called_by_lengths_or_with_a_mask(platform, packed):
+    platform("cudnn")
+    text = training(make_config("base", packed, 128, "cudnn"), "cudnn").lower(
+        lowering_platforms=("cuda",)
+    ).as_text()  # fmt: skip
+    called = set(re.findall(r"custom_call @__cudnn\$(\w+)", text))
+    form = "fmhaScaleBiasSoftmax" if packed else "fmhaSoftmax"
+    assert called == {form, f"{form}Backward"}
+    assert ("8x128x128xi1" in text) == packed  # no mask is made where lengths say it all
+
+
+def test_parts_that_are_clipped_alone_take_cudnn_too(platform):
+    platform("cudnn")
+    clipping = dataclasses.replace(published("base").optimizer, clip_mode="per_shard")
+    training(make_config("base", False, 128, "cudnn", optimizer=clipping), "cudnn")
