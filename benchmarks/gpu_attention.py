@@ -32,7 +32,7 @@ def example(shape, packed: bool):
     ends = rng.integers(length // 3, length + 1, rows)
     ends[:2] = 0, length
     mask_BL = (np.arange(length) < ends[:, None]).astype(np.int32)
-    batch = {"attention_mask": mask_BL}
+    batch = {"attention_mask": mask_BL, "input_ids": mask_BL}
     if packed:
         batch["segment_ids"] = mask_BL * (1 + (np.arange(length) > length // 4))
     return arrays, jax.tree.map(jnp.asarray, batch)
