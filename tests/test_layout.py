@@ -17,6 +17,8 @@ TIERS = (
         "goodput",
         "watchdog",
         "peers",
+        "owner",
+        "lock",
         "config",
         "config_arg",
         "config_checks",
