@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from bertjax import config as configs
-from bertjax.data import prepare as prepare_module
 from bertjax.data import store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.data.tokenise import share
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.lock import Lock
 
 ROOT = Path(__file__).parent.parent
 WORDS = [
@@ -250,10 +250,8 @@ def test_a_new_store_replaces_the_former_one_and_leftovers(config, tmp_path):
 
 def test_one_at_a_time_in_a_workdir(config, tmp_path):
     before = run(config, tmp_path / "w")
-    with prepare_module._locked(tmp_path / "w"), pytest.raises(UsageError, match="another process"):
+    with Lock(tmp_path / "w", "pretrain"), pytest.raises(UsageError, match="in use by pretrain on"):
         run(config, tmp_path / "w")
-    with pytest.raises(DataError), prepare_module._locked(tmp_path / "w"):
-        raise DataError("a failure ends the lock")
     assert run(config, tmp_path / "w") == before
 
 

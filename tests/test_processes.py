@@ -55,7 +55,7 @@ from bertjax import __main__, distributed, integrity
 from bertjax.data import prepare
 
 def late(function, seconds):
-    return lambda *arguments: (time.sleep(seconds), function(*arguments))[1]
+    return lambda *a, **named: (time.sleep(seconds), function(*a, **named))[1]
 
 distributed._SHUTDOWN_SECONDS = 3
 prepare.prepare = late(prepare.prepare, 40)
