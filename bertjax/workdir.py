@@ -136,6 +136,24 @@ def read_config(workdir: Path) -> config_lib.Config:
         raise DataError(f"{path}: not a config of this version ({error})") from None
 
 
+def resumed(config: config_lib.Config, workdir: Path) -> config_lib.Config:
+    """The config of a run that goes on from its checkpoints: they started where W/config.json says.
+
+    Raises:
+      UsageError: `init_from` names other weights, which nothing would read.
+    """
+    if not storage.exists(storage.path(workdir) / "config.json"):
+        return config
+    started = read_config(workdir).init_from
+    if config.init_from not in (None, started):
+        raise UsageError(
+            f"config.init_from={config.init_from!r}: {workdir}/checkpoints holds weights already, "
+            f"which started from {started or 'random ones'}; unset it to go on with them, or take "
+            "another --workdir"
+        )
+    return dataclasses.replace(config, init_from=started)
+
+
 def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
     """Writes `W/config.json`; returns a line for each field that differs from what was there."""
     if jax.process_index() != 0:

@@ -114,7 +114,7 @@ def _install(scratch, workdir):
 def _build(config, recorded, scratch, beam_options, console):
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
     if not storage.is_remote(scratch):
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
     corpora = corpus.of(config)
     with console.status("opening the corpus"):
         for part in corpora:
