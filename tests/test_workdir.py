@@ -13,10 +13,11 @@ import pytest
 from test_prepare import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
 
 from bertjax import config as configs
-from bertjax import loop, storage, workdir
+from bertjax import convert, loop, storage, workdir
 from bertjax.config import Config
 from bertjax.data import identity, prepare
 from bertjax.errors import DataError, UsageError
+from bertjax.lock import Lock
 
 
 def test_a_workdir_that_not_all_hosts_see_is_said(monkeypatch, tmp_path):
@@ -296,26 +297,51 @@ def test_each_component_of_a_mixture_is_compared(config, tmp_path):
 # config.json
 
 
-def test_a_refused_run_leaves_config_json_alone(made, tmp_path):
-    place = tmp_path / "w"
+@pytest.fixture
+def runnable(made):
+    """A config of one small step, that `tmp_path/w` is prepared for."""
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
              "intermediate_size": 16, "vocab_size": 0, "max_position_embeddings": 16}  # fmt: skip
-    phases = {"one": configs.Phase(steps=1, sequence_length=16, batch_size=8)}
-    config = change(dataclasses.replace(made, phases=phases), model=small)
+    phases = {"one": configs.Phase(1, 16, batch_size=8, max_predictions_per_seq=2)}
+    return change(dataclasses.replace(made, phases=phases), model=small)
+
+
+def test_a_refused_run_leaves_config_json_alone(runnable, tmp_path):
+    place = tmp_path / "w"
     for other in (
-        change(config, data={"files": "no.txt"}),
-        dataclasses.replace(config, init_from=f"hf:{tmp_path}/none"),
+        change(runnable, data={"files": "no.txt"}),
+        dataclasses.replace(runnable, init_from=f"hf:{tmp_path}/none"),
     ):
         with pytest.raises(DataError):
             loop.pretrain(other, place)
         assert not (place / "config.json").exists()
         assert not (place / "lock").exists()
         assert not list(place.glob("checkpoints/*"))  # nor weights that nobody trained
-    workdir.write_config(config, place)
+    workdir.write_config(runnable, place)
     before = (place / "config.json").read_bytes()
     with pytest.raises(DataError):
-        loop.pretrain(change(config, data={"files": "no.txt"}), place)
+        loop.pretrain(change(runnable, data={"files": "no.txt"}), place)
     assert (place / "config.json").read_bytes() == before
+
+
+def test_a_second_run_is_refused_before_it_touches_anything(runnable, tmp_path):
+    place = tmp_path / "w"
+    with Lock(place, "pretrain"):
+        before = sorted(place.rglob("*"))
+        with pytest.raises(UsageError, match=rf"in use by pretrain on .* process {os.getpid()}, s"):
+            loop.pretrain(runnable, place)
+        assert sorted(place.rglob("*")) == before
+        opened(runnable, place)  # who only reads asks for no lock
+
+
+def test_weights_beside_another_tokenizer_are_not_read(runnable, tmp_path):
+    workdir.write_config(runnable, tmp_path / "w")
+    path = tmp_path / "w/tokenizer/tokenizer.json"
+    path.write_text(path.read_text().replace('"house"', '"mouse"'))
+    with pytest.raises(
+        DataError, match=r"tokenizer: another one than made .*/store; put that back"
+    ):
+        convert.read(str(tmp_path / "w"))
 
 
 def test_a_run_that_goes_on_keeps_where_it_started(tmp_path):
