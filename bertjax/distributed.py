@@ -13,7 +13,7 @@ import jax
 from jax._src import distributed as jax_distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
-from bertjax import errors, peers
+from bertjax import errors, lock, peers
 from bertjax.errors import BertjaxError, Preempted, UsageError
 
 # What bertjax reads, and what a launcher therefore sets, for every process of one run.
@@ -138,6 +138,7 @@ def leave(code: int, reason: str):
     os.write(2, f"bertjax: {reason}\n".encode())
     if _peers is not None:
         _peers.leave(code, reason)
+    lock.release_all()
     os._exit(code)
 
 

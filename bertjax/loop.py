@@ -14,6 +14,7 @@ from bertjax import (
     evaluate,
     goodput,
     initial,
+    lock,
     metrics,
     sharding,
     stages,
@@ -37,14 +38,14 @@ def pretrain(config: config_lib.Config, directory: Path):
         disk give reason to.
     """
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    # Before the signals are caught: there is nothing to save yet, so they may just end it. (With
-    # several processes JAX keeps SIGTERM until the first step.)
-    config, tokenizer = workdir.open_corpus(config, directory, build=True)
-    with distributed.StopSignals() as signals:
-        trainer = Trainer(config, tokenizer, directory, signals)
-        for change in workdir.write_config(config, directory):
-            _say(f"config changed since the last start: {change}")
-        trainer.run()
+    lost = functools.partial(distributed.leave, errors.RESTART)
+    one = lock.Lock(directory, "pretrain", lost) if jax.process_index() == 0 else None
+    with one or contextlib.nullcontext():  # one process of this run answers for all of them
+        # Before the signals are caught: there is nothing to save yet, so they may just end it.
+        # (With several processes JAX keeps SIGTERM until the first step.)
+        config, tokenizer = workdir.open_corpus(config, directory, build=True)
+        with distributed.StopSignals() as signals:
+            Trainer(config, tokenizer, directory, signals).run()
 
 
 # Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
@@ -130,6 +131,7 @@ class Trainer:
         with self.goodput.spend("restore"):
             restored = self.checkpoints.restore(abstract)
         if restored is not None:
+            self.config = workdir.resumed(self.config, self.directory)
             _say(f"resuming at step {restored[0]:,} of {self.config.num_steps:,}")
             return restored
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -138,14 +140,15 @@ class Trainer:
             state["params"], missing = initial.load(self.config, self.tokenizer, state["params"])
             random = f"; at random: {', '.join(missing)}" if missing else ""
             _say(f"weights of {self.config.init_from}{random}")
-        # A whole fallback, should the first save on the way be cut off.
-        self.checkpoints.save(0, state)
         return 0, state
 
     def _run_stage(self, stage, start, state):
         with self._patiently("init"):
             corpora = workdir.open_stores(self.config, self.directory, "train")
             batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
+        # Nothing refuses the config any more, and a step of it is due.
+        for change in workdir.write_config(self.config, self.directory):
+            _say(f"config changed since the last start: {change}")
         start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
         rows = sharding.local_rows(self.mesh, stage.phase.batch_size)
         reader = pipeline.iterate(
@@ -175,7 +178,8 @@ class Trainer:
         return state
 
     def _compile(self, stage, batches, step, state, batch):
-        # It may take longer than a machine has left: what was learned is saved first.
+        # It may take longer than a machine has left: what was learned is saved first, and step 0
+        # as a whole fallback, should the first save on the way be cut off.
         with self._patiently("save"):
             self._save(step, state)
         started, phase = time.monotonic(), stage.phase

@@ -16,7 +16,7 @@ import selectors
 import socket
 import threading
 
-from bertjax import errors
+from bertjax import errors, lock
 
 _KEY = "bertjax/peers"
 _LONGEST_LINE = 4096
@@ -62,6 +62,7 @@ class Peers:
         """Tells the others, who leave too, and ends this process at once. Does not return."""
         one_line = " ".join(reason.split())[:1000]
         self._tell(f"leave {code} {one_line}")
+        lock.release_all()
         os._exit(code)
 
     def _tell(self, line: str):

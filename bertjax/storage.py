@@ -172,6 +172,19 @@ def write(name: str | os.PathLike, data: bytes):
     return os.replace(partial, name)
 
 
+def request(method: str, name: str | os.PathLike, **query):
+    """The answer (headers, body) of Google's JSON API: GET, DELETE, or POST `data` as the object.
+
+    Raises FileExistsError where a precondition of `query` does not hold.
+    """
+    bucket, _, key = os.fspath(name).removeprefix(_PREFIX).partition("/")
+    with refusals(name):
+        if method != "POST":
+            return _objects().call(method, "b/{}/o/{}", bucket, key, **query)
+        address = _objects().base.replace("/storage/", "/upload/storage/") + "b/{}/o"
+        return _objects().call(method, address, bucket, name=key, **query)
+
+
 def exists(name: str | os.PathLike) -> bool:
     """Whether there is such a file or directory."""
     if not is_remote(name):
@@ -196,6 +209,19 @@ def sizes(names: list[str | os.PathLike]) -> list[int]:
     with refusals(remote[0] if remote else ""):
         found = dict(zip(remote, _objects().sizes(remote) if remote else [], strict=True))
     return [found[os.fspath(n)] if is_remote(n) else os.stat(n).st_size for n in names]
+
+
+def facts(name: str | os.PathLike) -> dict:
+    """What tells versions of a file apart unread: `bytes`, and `modified` (ns) or `crc32c`."""
+    if is_remote(name):
+        with refusals(name):
+            return _checked(_objects().info(os.fspath(name)))
+    found = os.stat(name)
+    return {"bytes": found.st_size, "modified": found.st_mtime_ns}
+
+
+def _checked(info) -> dict:
+    return {"bytes": info["size"], "crc32c": base64.b64decode(info["crc32c"]).hex()}
 
 
 def _info(name) -> dict:
@@ -237,13 +263,7 @@ def checksums(directory: Path) -> dict[str, dict]:
     with refusals(directory):
         found = _objects().find(os.fspath(directory), detail=True)
     root = os.fspath(directory).removeprefix(_PREFIX).rstrip("/") + "/"
-    return {
-        name.removeprefix(root): {
-            "bytes": info["size"],
-            "crc32c": base64.b64decode(info["crc32c"]).hex(),
-        }
-        for name, info in found.items()
-    }
+    return {name.removeprefix(root): _checked(info) for name, info in found.items()}
 
 
 def remove(directory: Path, first: tuple[str, ...] = ()):

@@ -117,7 +117,7 @@ def test_the_store_of_another_mixture_is_refused(config, tmp_path, prepared, wan
     ):
         with pytest.raises(DataError, match=f"store: {said}") as caught:
             call()
-        assert "run bertjax prepare again, or take another --workdir" in str(caught.value)
+        assert "prepare again with this config, or take another --workdir" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert files_of(tmp_path / "w") == before
     prepare.prepare(only(config, *wanted), tmp_path / "w", progress=False)

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from bertjax import config as configs
-from bertjax.data import prepare as prepare_module
-from bertjax.data import store, tokenizer
+from bertjax.data import identity, store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.data.tokenise import share
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.lock import Lock
 
 ROOT = Path(__file__).parent.parent
 WORDS = [
@@ -250,10 +250,8 @@ def test_a_new_store_replaces_the_former_one_and_leftovers(config, tmp_path):
 
 def test_one_at_a_time_in_a_workdir(config, tmp_path):
     before = run(config, tmp_path / "w")
-    with prepare_module._locked(tmp_path / "w"), pytest.raises(UsageError, match="another process"):
+    with Lock(tmp_path / "w", "pretrain"), pytest.raises(UsageError, match="in use by pretrain on"):
         run(config, tmp_path / "w")
-    with pytest.raises(DataError), prepare_module._locked(tmp_path / "w"):
-        raise DataError("a failure ends the lock")
     assert run(config, tmp_path / "w") == before
 
 
@@ -324,3 +322,80 @@ def test_kill_leaves_no_store_and_no_process(config, tmp_path):
 def test_workers_do_not_load_jax():
     program = "import sys, bertjax.data.tokenise; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+# Into a W that holds weights
+
+
+@pytest.fixture
+def trained(config, tmp_path):
+    """A W with a tokenizer trained on its corpus, and a step of weights."""
+    config = change(config, tokenizer={"path": None, "vocab_size": 100}, model={"vocab_size": 0})
+    run(config, tmp_path / "w")
+    (tmp_path / "w" / "checkpoints" / "3").mkdir(parents=True)
+    return config
+
+
+def files_of(directory):
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in found}
+
+
+def test_weights_keep_their_tokenizer(trained, tmp_path):
+    before = files_of(tmp_path / "w")
+    (tmp_path / "corpus.jsonl").write_text("not read: this is refused before anything is built")
+    for fields, said in (
+        ({"path": str(tmp_path / "vocab.txt")}, r"vocab.txt', made with None \(another tokenizer"),
+        ({"vocab_size": 90}, "config.tokenizer.vocab_size=90, made with 100"),
+        ({"lowercase": False}, "config.tokenizer.lowercase=False, made with True"),
+    ):
+        with pytest.raises(UsageError, match=f"{said}.*: the weights in .*w/checkpoints read"):
+            run(change(trained, tokenizer=fields), tmp_path / "w")
+    assert files_of(tmp_path / "w") == before
+
+
+def test_weights_go_on_with_other_text_and_that_is_said(trained, tmp_path, capsys):
+    before = (tmp_path / "w" / "tokenizer" / "tokenizer.json").read_bytes()
+    first = store.read_manifest(tmp_path / "w" / "store")
+    write_jsonl(tmp_path / "more.jsonl", [f"The zebra was {i}." for i in range(50)])
+    other = change(trained, data={"files": str(tmp_path / "more.jsonl")})
+    second = prepare(other, tmp_path / "w")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the weights in W go on with other text: config.data.files=" in said
+    assert "/w/tokenizer, by which the weights in W read their ids" in said
+    assert (tmp_path / "w" / "tokenizer" / "tokenizer.json").read_bytes() == before
+    assert second["tokenizer"] == first["tokenizer"]
+    assert second["tokenizer_sha256"] == first["tokenizer_sha256"]
+    named = change(other, tokenizer={"path": str(tmp_path / "w/tokenizer")})
+    assert run(named, tmp_path / "w")["tokenizer_sha256"] == first["tokenizer_sha256"]
+
+
+def test_what_a_refused_run_left_is_no_weights(trained, tmp_path):
+    (tmp_path / "w" / "checkpoints" / "3").rmdir()
+    assert run(change(trained, tokenizer={"lowercase": False}), tmp_path / "w")
+
+
+def test_weights_whose_tokenizer_is_lost_get_no_new_one(trained, tmp_path):
+    saved = tmp_path / "w" / "tokenizer"
+    saved.rename(tmp_path / "aside")
+    with pytest.raises(UsageError, match=r"tokenizer\.path is unset, and .* is not there; set it"):
+        run(trained, tmp_path / "w")
+    with pytest.raises(UsageError, match="another tokenizer"):  # the store knows its hash
+        run(change(trained, tokenizer={"path": str(tmp_path / "vocab.txt")}), tmp_path / "w")
+    run(change(trained, tokenizer={"path": str(tmp_path / "aside")}), tmp_path / "w")
+    assert saved.is_dir()
+
+
+def test_weights_that_were_converted_bring_their_tokenizer(config, tmp_path):
+    place = tmp_path / "w"
+    (place / "checkpoints" / "0").mkdir(parents=True)
+    theirs = tokenizer.load(tmp_path / "vocab.txt", lowercase=False)
+    theirs.save(place / "tokenizer")
+    with pytest.raises(UsageError, match="another tokenizer"):  # lower-cases
+        run(config, place)
+    manifest = run(change(config, tokenizer={"path": None}), place)
+    assert manifest["tokenizer_sha256"] == theirs.sha256
+    assert manifest["tokenizer_from"] == "weights"
+    found = identity.Findings()
+    identity.compare_tokenizer(configs.Tokenizer(vocab_size=7), manifest, found)
+    assert found == identity.Findings()

@@ -15,7 +15,8 @@ import pytest
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
 
 from bertjax import checkpoint, metrics
-from bertjax.errors import DONE, RESTART
+from bertjax.errors import DONE, RESTART, USAGE
+from bertjax.lock import Lock
 
 ROOT = Path(__file__).parent.parent
 # Rows for eight devices in every phase.
@@ -55,7 +56,7 @@ from bertjax import __main__, distributed, integrity
 from bertjax.data import prepare
 
 def late(function, seconds):
-    return lambda *arguments: (time.sleep(seconds), function(*arguments))[1]
+    return lambda *a, **named: (time.sleep(seconds), function(*a, **named))[1]
 
 distributed._SHUTDOWN_SECONDS = 3
 prepare.prepare = late(prepare.prepare, 40)
@@ -76,6 +77,17 @@ def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
     assert [r.step for r in checkpoint.verify(tmp_path / "w/checkpoints") if not r.problems][
         -1
     ] == 70
+
+
+@pytest.mark.slow
+def test_a_run_on_a_workdir_in_use_ends_in_every_process(project, tmp_path):
+    command = [sys.executable, "-m", "bertjax", "pretrain", f"--config={project}/config.py",
+               f"--workdir={tmp_path}/w", *OVERRIDES]  # fmt: skip
+    with Lock(tmp_path / "w", "pretrain"):
+        processes = start_all(project, command, cluster(2))
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [USAGE, USAGE], outputs
+    assert all(f"process {os.getpid()}, since" in output for output in outputs)
 
 
 def train_recorded(root, workdir, count, record, stop_after=None):

@@ -136,6 +136,7 @@ def test_tfds(tmp_path):
     builder.download_and_prepare()
     data = Data(source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path))
     assert sources.size(data) == 300
+    assert sources.tfds_version(data) == ("tiny_prose/1.0.0", 300)
     found = read(None, source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path))
     assert sorted(found) == sorted([f"Number {i} has an é.", "It ends."] for i in range(300))
     with pytest.raises(DataError, match="no field 'body', it has text"):

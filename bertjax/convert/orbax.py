@@ -14,6 +14,8 @@ from bertjax import storage
 from bertjax.convert import names
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data import used
+from bertjax.errors import DataError
 
 
 def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
@@ -23,7 +25,8 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
       moments: also read Adam's moments, where the checkpoint has them.
 
     Raises:
-      DataError: no run, no whole checkpoint, or one that is not of the run's config.
+      DataError: no run, no whole checkpoint, or one that is not of the run's config; a tokenizer
+        that is not the store's.
     """
     from bertjax import checkpoint, models, workdir
 
@@ -34,7 +37,9 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
         if storage.is_directory(directory)
         else None
     )
-    if hints.tokenizer is not None:
+    if hints.tokenizer is None:
+        _require_own(tokenizer, path)
+    else:
         lowercase = config.tokenizer.lowercase if hints.lowercase is None else hints.lowercase
         tokenizer = tokenizer_lib.load(hints.tokenizer, lowercase)
     abstract = {"params": models.abstract_params(config.model)}
@@ -49,6 +54,16 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
         moments=_moments(state["opt_state"]) if "opt_state" in state else None,
         figures=_figures(path, step),
     )
+
+
+def _require_own(tokenizer: tokenizer_lib.Tokenizer | None, path: Path):
+    """Refuses a W/tokenizer that is not the one which W/store, and so the weights, were made by."""
+    for manifest in used.manifests(path).values() if tokenizer else ():
+        if manifest["tokenizer_sha256"] != tokenizer.sha256:
+            raise DataError(
+                f"{path}/tokenizer: another one than made {path}/store; put that back, or name the "
+                "weights' own with --tokenizer"
+            )
 
 
 def _abstract_state(config: config_lib.Config) -> dict:

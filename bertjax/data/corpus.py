@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bertjax.config import Config, Data
-from bertjax.data import sources
+from bertjax.data import identity, sources
 from bertjax.data.documents import paragraphs, read_text
 from bertjax.data.tokenise import share
 from bertjax.errors import DataError, UsageError
@@ -64,6 +64,16 @@ class Corpus:
         """
         with self.blamed():
             self.size = sources.size(self.data)
+
+    def identity(self) -> dict:
+        """What its text is, for the manifest (see `identity`); raises as `open`."""
+        with self.blamed():
+            return identity.text_of(self.data)
+
+    @property
+    def place(self) -> str:
+        """Of its `data` in the config."""
+        return f"config.mixture.{self.name}.data" if self.name else "config.data"
 
     def training_texts(self, most_bytes: float, console) -> Iterator[str]:
         """Paragraphs of documents that are not held out, thinned to about `most_bytes` in all.

@@ -9,7 +9,6 @@ one process then writes what they leave, the same bytes.
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import time
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bertjax import storage
+from bertjax import lock, storage
 from bertjax.config import Config
-from bertjax.data import corpus, sources, tokenizer, train_tokenizer
+from bertjax.data import corpus, identity, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
 from bertjax.data.tokenise import tokenise_all
 from bertjax.errors import DataError, StorageError, UsageError
@@ -29,9 +28,6 @@ from bertjax.errors import DataError, StorageError, UsageError
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
 
-# Fields of config.data that do not change what is written.
-_RUNTIME_FIELDS = ("num_workers", "prefetch_batches")
-
 
 def prepare(
     config: Config,
@@ -39,6 +35,7 @@ def prepare(
     *,
     beam_options: Sequence[str] | None = None,
     progress: bool = True,
+    locked: bool = False,
 ) -> dict:
     """Builds `workdir/store` and `workdir/tokenizer` from the corpus of `config.data`.
 
@@ -51,6 +48,7 @@ def prepare(
       beam_options: tokenise with Apache Beam, given these options (`--runner=...` and the
         runner's own); by default in processes of this machine.
       progress: show progress and print the report on stderr.
+      locked: the caller holds W's lock.
 
     Returns:
       The manifest of the store (see `store`), its "report" in words included; of a mixture,
@@ -58,20 +56,25 @@ def prepare(
 
     Raises:
       UsageError: the config names no corpus, or a vocabulary smaller than the tokenizer's; Beam
-        is not installed or refuses its options; another process prepares the same `workdir`.
+        is not installed or refuses its options; another process uses the same `workdir`; the
+        weights in `workdir` read their ids by another tokenizer.
       DataError: the corpus or the tokenizer is missing or damaged, or holds no text.
       StorageError: the disk is full or refuses to be written.
     """
     workdir = storage.path(workdir)
-    config = _with_tokenizer_of_weights(config, workdir)
     console = Console(stderr=True, quiet=not progress)
     started = time.monotonic()
     try:
-        with _locked(workdir):
+        with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare") as held:
+            recorded = used.tokenizer_of(config, workdir)
+            for line in used.changes(config, workdir, recorded):
+                console.print(line, highlight=False, markup=False)
             _remove_leftovers(workdir)
             scratch = workdir / f"store.tmp-{os.getpid()}"
             try:
-                manifests = _build(config, scratch, beam_options, console)
+                manifests = _build(config, recorded, scratch, beam_options, console)
+                if held:
+                    held.check()
                 _install(scratch, workdir)
             finally:
                 storage.remove(scratch)
@@ -82,41 +85,6 @@ def prepare(
     seconds = time.monotonic() - started
     console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
     return manifests if config.mixture else manifest
-
-
-def _with_tokenizer_of_weights(config: Config, workdir: Path) -> Config:
-    """Weights that lie in W already, converted or trained, read their ids by W's own tokenizer."""
-    mine = workdir / "tokenizer"
-    if config.tokenizer.path or not all(map(storage.is_directory, (mine, workdir / "checkpoints"))):
-        return config
-    return dataclasses.replace(
-        config, tokenizer=dataclasses.replace(config.tokenizer, path=str(mine))
-    )
-
-
-@contextlib.contextmanager
-def _locked(workdir):
-    """Makes W and keeps others out of it. The lock ends with its process, however that ends, and
-    leaves no file. Object stores have none."""
-    if storage.is_remote(workdir):
-        storage.require_bucket(workdir)
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    directory = os.open(workdir, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(directory)
-        raise UsageError(
-            f"--workdir={workdir}: another process prepares it; wait, or name another"
-        ) from None
-    except OSError:
-        pass  # a network file system without locks
-    try:
-        yield
-    finally:
-        os.close(directory)
 
 
 def _remove_leftovers(workdir):
@@ -136,20 +104,23 @@ def _install(scratch, workdir):
         )
     elif store.exists():
         store.rename(scratch / "replaced")
-    storage.remove(saved)
-    storage.move(scratch / "tokenizer", saved)
+    if not used.has_weights(workdir) or not storage.is_directory(saved):
+        # Else it is the same one, and a kill between these lines would lose it.
+        storage.remove(saved)
+        storage.move(scratch / "tokenizer", saved)
     storage.move(scratch / "store", store, last="manifest.json")
 
 
-def _build(config, scratch, beam_options, console):
+def _build(config, recorded, scratch, beam_options, console):
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
     if not storage.is_remote(scratch):
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
     corpora = corpus.of(config)
     with console.status("opening the corpus"):
         for part in corpora:
             part.open()
-    model = _get_tokenizer(config.tokenizer, corpora, console)
+        texts = {part.name: part.identity() for part in corpora}
+    model = _get_tokenizer(config.tokenizer, recorded, corpora, console)
     vocab_size = config.model.vocab_size
     if 0 < vocab_size < model.vocab_size:
         raise UsageError(
@@ -167,16 +138,17 @@ def _build(config, scratch, beam_options, console):
                 tokenizer_sha256=model.sha256,
                 text_bytes=text_bytes,
                 dropped=dict(sorted(part.dropped.items())),
-                data={name: data[name] for name in data if name not in _RUNTIME_FIELDS},
-                tokenizer=dataclasses.asdict(config.tokenizer),
+                data={name: data[name] for name in data if name not in identity.RUNTIME_FIELDS},
+                text=texts[part.name],
+                **recorded.fields,
                 report=describe(part, writer.counts, text_bytes, model),
             )
     return manifests
 
 
-def _get_tokenizer(config, corpora, console):
-    if config.path:
-        return tokenizer.load(config.path, config.lowercase)
+def _get_tokenizer(config, recorded, corpora, console):
+    if recorded.path:
+        return tokenizer.load(recorded.path, config.lowercase)
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
 

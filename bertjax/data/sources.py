@@ -92,6 +92,17 @@ def estimate_bytes(data: Data) -> int:
     )
 
 
+def tfds_version(data: Data) -> tuple[str, int]:
+    """Full name (name/config/version) and number of examples of a TFDS corpus.
+
+    Raises:
+      UsageError: TFDS is not installed, or no dataset is named.
+      DataError: the dataset is missing.
+    """
+    source = _tfds_source(data)
+    return source.dataset_info.full_name, len(source)
+
+
 def chunks(data: Data, some: Iterable[Piece] | None = None) -> Iterator[Chunk]:
     """Cuts the corpus into chunks of about `CHUNK_BYTES`, in order.
 

@@ -59,6 +59,14 @@ class Store:
         return len(self.documents) - 1
 
 
+def components(directory: Path) -> list[str]:
+    """Names of the stores within W/store, [""] where it is one itself, [] where there is none."""
+    if storage.exists(directory / "manifest.json"):
+        return [""]
+    found = storage.folders(directory)
+    return sorted(name for name in found if storage.exists(directory / name / "manifest.json"))
+
+
 def read_manifest(directory: Path) -> dict:
     """The manifest of the store in `directory`.
 

@@ -1,0 +1,265 @@
+"""W/lock: one process at a time writes a run's directory.
+
+On a disk the owner holds a `flock` on the file, which ends with its process, and the file says who
+the owner is. In a bucket the file is an object that appears, changes and leaves only under its
+generation. Where no `flock` reaches (a bucket, a disk of several hosts) the owner writes the file
+anew every few seconds, and another start waits until that was seen, or was missing for long enough.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bertjax import storage
+from bertjax.errors import StorageError, UsageError
+from bertjax.owner import Owner
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0  # without a beat: the owner is dead, or cut off from W
+_NAMING_SECONDS = 2.0  # until a new owner has written its name
+_LEAVE_SECONDS = 2.0  # for a release on the way out of a process
+_WIDTH = 1024  # bytes of the file on a disk: one write replaces all of it
+
+_held: set["Lock"] = set()  # by this process, for `release_all`
+
+
+class Lock:
+    """While entered, this process is the only one that writes W.
+
+        with Lock(workdir, "pretrain"):
+            ...
+
+    Args:
+      workdir: W; made if missing.
+      command: what the owner does, for those who are refused.
+      on_lost: called with one line, from a thread, where another start has taken W over because
+        this process was silent too long. Without it, `check` says so.
+
+    Raises:
+      UsageError: another process holds W; the message names its host, its process and since when.
+      StorageError: the lock cannot be written.
+    """
+
+    def __init__(self, workdir: Path, command: str, on_lost: Callable[[str], object] | None = None):
+        self._workdir, self._on_lost = workdir, on_lost
+        self._mine = Owner.this(command)
+        self._beats, self._version, self._lost = 0, None, None
+        self._mutex, self._ended = threading.Lock(), threading.Event()
+
+    def __enter__(self):
+        try:
+            if storage.is_remote(self._workdir):
+                storage.require_bucket(self._workdir)
+            else:
+                self._workdir.mkdir(parents=True, exist_ok=True)
+            while not self._acquire():
+                pass  # the lock that was looked at has left or changed meanwhile
+        except OSError as error:
+            raise StorageError(f"{error.filename or self._workdir}: {error.strerror}") from None
+        _held.add(self)
+        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        with self._mutex:
+            _held.discard(self)
+            try:
+                self._place.remove(self._version)
+            except (OSError, StorageError) as error:  # W may be gone, and the work is done
+                print(f"{self._workdir}/lock: not removed ({error})", file=sys.stderr)
+            self._place.close()
+
+    def check(self):
+        """Raises UsageError where another start has taken W over."""
+        if self._lost:
+            raise UsageError(self._lost)
+
+    def _acquire(self) -> bool:
+        path = self._workdir / "lock"
+        place = _Object(path) if storage.is_remote(path) else _File(path)
+        with contextlib.ExitStack() as stack:
+            stack.callback(place.close)
+            if place.is_taken:
+                raise self._refusal(_named(place))
+            seen = place.read()
+            owner = seen and Owner.parse(seen[0])
+            if owner and not _is_gone(owner, place):
+                self._wait(place, seen[1], owner)
+            self._version = place.write(self._contents(), seen[1] if seen else 0)
+            if self._version is None:
+                return False
+            self._place = place
+            stack.pop_all()
+        return True
+
+    def _wait(self, place, version, owner):
+        """Returns when the owner has been silent for long enough; raises where it lives."""
+        if owner.is_here and not place.is_held:
+            raise self._refusal(owner)
+        print(
+            f"--workdir={self._workdir}: {owner} left a lock; waiting up to "
+            f"{STALE_SECONDS:.0f} s for a sign of life",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + STALE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, STALE_SECONDS / 10))
+            seen = place.read()
+            if seen is None:
+                return
+            if seen[1] != version:
+                raise self._refusal(Owner.parse(seen[0]))
+        print(f"--workdir={self._workdir}: no sign of life, taken over", file=sys.stderr)
+
+    def _refusal(self, owner):
+        return UsageError(
+            f"--workdir={self._workdir}: in use by {owner or 'another process'}; wait for its "
+            "end, or take another --workdir"
+        )
+
+    def _contents(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self._mine) | {"beats": self._beats}).encode()
+
+    def _beat(self):
+        while not self._ended.wait(BEAT_SECONDS):
+            # A W that is out of reach now is asked again.
+            with self._mutex, contextlib.suppress(OSError, StorageError):
+                self._refresh()
+            if self._lost:
+                if self._on_lost:
+                    self._on_lost(self._lost)
+                return
+
+    def _refresh(self):
+        if self._ended.is_set():
+            return
+        self._beats += 1
+        version = self._place.write(self._contents(), self._version)
+        if version is None:
+            seen = self._place.read()
+            owner = seen and Owner.parse(seen[0])
+            if owner and owner.token == self._mine.token:  # only the answer was lost
+                version = seen[1]
+            elif seen is None:  # somebody removed it by hand
+                version = self._place.write(self._contents(), 0)
+            else:
+                self._lost = (
+                    f"--workdir={self._workdir}: taken over by {owner or 'another process'}"
+                )
+        self._version = self._version if version is None else version
+
+
+def release_all():
+    """Gives back what this process holds, on its way out by `os._exit`, in bounded time."""
+    for lock in list(_held):
+        thread = threading.Thread(target=lock.__exit__, daemon=True)
+        thread.start()
+        thread.join(_LEAVE_SECONDS)
+
+
+def _is_gone(owner: Owner, place) -> bool:
+    """Whether the owner has ended, as far as this machine knows."""
+    if place.is_held:  # the owner's flock ended with it, if it was of this machine
+        return owner.is_of_this_boot
+    return owner.is_here and not owner.runs
+
+
+def _named(place) -> Owner | None:
+    """The owner that holds the flock; a new one takes a moment to write its name."""
+    deadline = time.monotonic() + _NAMING_SECONDS
+    while True:
+        seen = place.read()
+        owner = seen and Owner.parse(seen[0])
+        is_old = owner and owner.is_here and not owner.runs
+        if (owner and not is_old) or time.monotonic() > deadline:
+            return None if is_old else owner
+        time.sleep(0.05)
+
+
+# The place: a file, or an object. A version is what changes with every write; 0 is that of nothing.
+
+
+class _File:
+    """Attributes: `is_held`, whether this process has the flock; `is_taken`, whether another has."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        while True:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self.is_held, self.is_taken = self._flock()
+            if not self.is_held or self._is_at_its_place():
+                return
+            os.close(self._file)  # its last owner has removed it meanwhile
+
+    def _flock(self):
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False, True
+        except OSError:  # a file system without locks
+            return False, False
+        return True, False
+
+    def _is_at_its_place(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        return False
+
+    def read(self):
+        with contextlib.suppress(FileNotFoundError):
+            contents = self._path.read_bytes().strip()
+            return (contents, contents) if contents else None
+        return None
+
+    def write(self, contents: bytes, version):
+        seen = self.read()
+        if (seen[1] if seen else 0) != version or not self._is_at_its_place():
+            return None
+        os.pwrite(self._file, contents.ljust(_WIDTH), 0)
+        if not self.is_held and not version:  # two may have found nothing: the last one has it
+            time.sleep(1.0)
+            return contents if self.read() == (contents, contents) else None
+        return contents
+
+    def remove(self, version):
+        seen = self.read()
+        if seen and seen[1] == version and self._is_at_its_place():
+            self._path.unlink()
+
+    def close(self):
+        os.close(self._file)
+
+
+class _Object:
+    is_held = is_taken = False
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def read(self):
+        with contextlib.suppress(FileNotFoundError):
+            headers, contents = storage.request("GET", self._path, alt="media")
+            return contents, int(headers["x-goog-generation"])
+        return None
+
+    def write(self, contents: bytes, version):
+        query = {"uploadType": "media", "ifGenerationMatch": str(version)}
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            _, answer = storage.request("POST", self._path, data=contents, **query)
+            return int(json.loads(answer)["generation"])
+        return None
+
+    def remove(self, version):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            storage.request("DELETE", self._path, ifGenerationMatch=str(version))
+
+    def close(self):
+        pass

@@ -1,0 +1,98 @@
+"""Which process a lock names, and whether that process still runs."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """A process, known again by others of its machine.
+
+    Attributes:
+      host, process, since, command: for people.
+      token: of this owner alone.
+      boot, pids: the start of the machine's kernel, and the namespace of process numbers:
+        containers may share a host's name, but not both of these.
+      started: when the process started, in ticks of the machine's clock.
+    """
+
+    host: str
+    process: int
+    since: str
+    command: str
+    token: str
+    boot: str
+    pids: str | None
+    started: str | None
+
+    @classmethod
+    def this(cls, command: str) -> "Owner":
+        """The process that asks."""
+        return cls(
+            host=socket.gethostname(),
+            process=os.getpid(),
+            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            command=command,
+            token=secrets.token_hex(8),
+            boot=_read("/proc/sys/kernel/random/boot_id") or socket.gethostname(),
+            pids=_read_link("/proc/self/ns/pid"),
+            started=_started(os.getpid()),
+        )
+
+    @classmethod
+    def parse(cls, contents: bytes) -> "Owner | None":
+        """The owner that a lock names; None where it names none."""
+        try:
+            values = json.loads(contents)
+            return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def __str__(self):
+        return f"{self.command} on {self.host}, process {self.process}, since {self.since}"
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether the kernel that ran it is this one, which has not started anew since."""
+        return self.boot == Owner.this("").boot
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the number of its process means that process here too."""
+        return self.is_of_this_boot and self.pids == _read_link("/proc/self/ns/pid")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still runs, if it `is_here`."""
+        if os.path.exists("/proc/self/stat"):
+            return _started(self.process) == self.started is not None
+        try:
+            os.kill(self.process, 0)
+        except OSError as error:
+            return isinstance(error, PermissionError)
+        return True
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine started; None where it has ended."""
+    _, _, fields = (_read(f"/proc/{process}/stat") or "").rpartition(")")
+    state, *others = fields.split() or "X"
+    return None if state in "XZ" else others[18]  # a zombie has ended too
+
+
+def _read(name):
+    with contextlib.suppress(OSError):
+        return Path(name).read_text().strip()
+    return None
+
+
+def _read_link(name):
+    with contextlib.suppress(OSError):
+        return os.readlink(name)
+    return None
