@@ -8,8 +8,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax.convert import names, torch_file
-from bertjax.convert.folder import Folder
-from bertjax.convert.hf_files import listed
+from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Row, Tensor, layer_norm, linear
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import byte_bpe, tokenizer

@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bertjax.errors import DataError
@@ -35,6 +36,11 @@ class Folder:
     def names(self) -> list[str]:
         """What the directory holds, sorted."""
         return sorted(path.name for path in self.root.iterdir())
+
+    def unread(self, known: tuple[str, ...]) -> list[str]:
+        """A note that names what the directory holds beyond some patterns; none where nothing."""
+        left = [n for n in self.names() if not any(fnmatchcase(n, pattern) for pattern in known)]
+        return [f"not read: {listed(left)}"] if left else []
 
     def file(self, name: str) -> Path:
         """The path of a regular file in this directory.
@@ -95,3 +101,10 @@ def read_json(path: Path, kind: type = dict):
     if not isinstance(tree, kind):
         raise DataError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return tree
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first names of a list that somebody else made, on one line, and how many more there are."""
+    shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names[:most]]
+    first = ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in shown)
+    return first + (f" and {len(names) - most} more" if len(names) > most else "")

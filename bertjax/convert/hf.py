@@ -23,7 +23,7 @@ from bertjax.convert import (
     sentence_encoder,
     tensor_file,
 )
-from bertjax.convert.folder import Folder
+from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.errors import DataError, UsageError
@@ -176,7 +176,7 @@ def _check_the_rest(rows, model, tensors: dict[str, Tensor], tied: bool, where: 
             left_out.append(name)
         elif not _same(tensors[name], tensors[original]):
             raise DataError(f"{where}: {name} differs from {original}; bertjax ties the two")
-    return [f"left out: {hf_files.listed(sorted(left_out))}"] if left_out else []
+    return [f"left out: {listed(sorted(left_out))}"] if left_out else []
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:

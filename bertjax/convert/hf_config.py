@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 from bertjax import config as config_lib
-from bertjax.convert import hf_files, hf_names
+from bertjax.convert import hf_names
+from bertjax.convert.folder import listed
 from bertjax.errors import DataError, UsageError
 
 # Ours -> theirs.
@@ -156,7 +157,7 @@ def unused(tree: dict, known: set[str], where: str) -> list[str]:
         and value not in (None, {}, [])
         and not (name == "tokenizer_class" and value in _TOKENIZERS)
     ]
-    said = hf_files.listed([f"{name}={tree[name]!r:.60}" for name in sorted(names)])
+    said = listed([f"{name}={tree[name]!r:.60}" for name in sorted(names)])
     return [f"{where}: not used: {said}"] if names else []
 
 
@@ -183,7 +184,7 @@ def read_labels(tree: dict, model: config_lib.Model) -> tuple[config_lib.Model, 
         if isinstance(ids, dict) and name in ids and ids[name] != i and names.count(name) == 1
     ]
     if against:
-        notes.append(f"labels: by id2label; label2id contradicts it: {hf_files.listed(against)}")
+        notes.append(f"labels: by id2label; label2id contradicts it: {listed(against)}")
     problem = tree.get("problem_type")
     if problem is not None and problem not in _PROBLEMS:
         notes.append(f"problem_type={problem!r:.60} is none that transformers knows; not kept")
@@ -192,7 +193,7 @@ def read_labels(tree: dict, model: config_lib.Model) -> tuple[config_lib.Model, 
         fields = {"num_labels": number, "label_names": names, "problem_type": problem}
         return config_lib.model_of(dataclasses.asdict(model) | fields), notes
     if names or problem:
-        said = hf_files.listed([*names, *([problem] if problem else [])])
+        said = listed([*names, *([problem] if problem else [])])
         notes.append(f"labels: {said}: of a head that is not read")
     return model, notes
 

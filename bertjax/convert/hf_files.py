@@ -96,15 +96,4 @@ def tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
 
 def strangers(folder: Folder) -> list[str]:
     """A note that names what the folder holds and nothing here reads; none where there is nothing."""
-    known = (*_READ, *_HARMLESS)
-    left = sorted(
-        name for name in folder.names() if not any(fnmatchcase(name, pattern) for pattern in known)
-    )
-    return [f"not read: {listed(left)}"] if left else []
-
-
-def listed(names: list[str], most: int = 5) -> str:
-    """The first names of a list that somebody else made, on one line, and how many more there are."""
-    shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names[:most]]
-    first = ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in shown)
-    return first + (f" and {len(names) - most} more" if len(names) > most else "")
+    return folder.unread((*_READ, *_HARMLESS))

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from bertjax import config as config_lib
 from bertjax.config_embedding import POOLINGS, Embedding
-from bertjax.convert.folder import Folder
-from bertjax.convert.hf_files import listed
+from bertjax.convert.folder import Folder, listed
 from bertjax.convert.pretrained import Pretrained
 from bertjax.errors import DataError, UsageError
 
