@@ -58,7 +58,7 @@ def read(path: Path, hints: Hints) -> Pretrained:
     notes += more
     try:
         model = dataclasses.replace(model, head=head)
-        model, more = hf_config.read_labels(tree, model)
+        model, more = hf_config.read_labels(tree, model, _num_labels(architecture, tensors))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     notes += more + hf_config.read_dropout(tree, architecture, model)
@@ -160,6 +160,12 @@ def _other_head(architecture: str, tensors: Mapping[str, Tensor], claimed: str) 
     if "MultipleChoice" in claimed:
         return "multiple_choice"
     return encoder if architecture == "roberta" else "classification"
+
+
+def _num_labels(architecture: str, tensors: Mapping[str, Tensor]) -> int:
+    part = "classifier.out_proj" if architecture == "roberta" else "classifier"
+    found = tensors.get(f"{part}.bias")
+    return found.shape[0] if found is not None and len(found.shape) == 1 else 0
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -114,7 +114,7 @@ def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
       DataError: another architecture, or a switch or an activation that bertjax does not compute.
     """
     architecture = tree.get("model_type")
-    if architecture not in _FIELDS:
+    if not isinstance(architecture, str) or architecture not in _FIELDS:
         own = (
             "; a run of bertjax is named without hf:" if {"model", "phases"} <= tree.keys() else ""
         )
@@ -155,24 +155,28 @@ def unused(tree: dict, known: set[str], where: str) -> list[str]:
         for name, value in tree.items()
         if name not in known | _HARMLESS
         and value not in (None, {}, [])
-        and not (name == "tokenizer_class" and value in _TOKENIZERS)
+        and not (name == "tokenizer_class" and str(value) in _TOKENIZERS)
     ]
     said = listed([f"{name}={tree[name]!r:.60}" for name in sorted(names)])
     return [f"{where}: not used: {said}"] if names else []
 
 
-def read_labels(tree: dict, model: config_lib.Model) -> tuple[config_lib.Model, list[str]]:
+def read_labels(
+    tree: dict, model: config_lib.Model, number: int
+) -> tuple[config_lib.Model, list[str]]:
     """The model with the number, the names and the kind of its labels, and notes.
 
-    Names go by their ids. Only a classifier has any: what another class's config says of labels
+    The classifier's rows are their number. Names go by their ids. Only a classifier has any: what another class's config says of labels
     is named, unless it is what `transformers` writes where nobody named them.
     """
     labels, notes = tree.get("id2label"), []
     labels = labels if isinstance(labels, dict) else {}
-    number = len(labels) or tree.get("num_labels", 2)
     by_id = {int(key): name for key, name in labels.items() if re.fullmatch(r"\d{1,9}", str(key))}
     names = tuple(by_id.get(i) for i in range(len(labels)))
-    if not all(isinstance(name, str) for name in names):
+    if names and model.head == "classification" and len(names) != number:
+        notes.append(f"labels: id2label has {len(names)}, the classifier {number}; by the latter")
+        names = ()
+    elif not all(isinstance(name, str) for name in names):
         notes.append("labels: id2label does not name each of 0, 1, 2...; the names are not kept")
         names = ()
     elif names == tuple(f"LABEL_{i}" for i in range(len(names))):

@@ -102,7 +102,7 @@ def _prompts(folder: Folder, fields: dict, notes: list[str]):
     prompts = tree.get("prompts") if isinstance(tree.get("prompts"), dict) else {}
     default = tree.get("default_prompt_name")
     if default is not None:
-        if default not in prompts:
+        if not isinstance(default, str) or default not in prompts:
             raise DataError(f"{folder.root / PROMPTS}: has no prompt {default!r:.80}")
         fields["prompt"] = prompts[default]
     others = [f"{name}={text!r:.80}" for name, text in prompts.items() if text and name != default]
