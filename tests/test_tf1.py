@@ -197,7 +197,8 @@ def test_names_and_shapes_are_googles(tmp_path):
 def test_files_beside_the_weights(tmp_path):
     tf1.write(make(), tmp_path / "bert_model.ckpt")
     tree = json.loads((tmp_path / "bert_config.json").read_text())
-    assert tree.pop("bertjax").keys() == {"model", "tokenizer", "tokenizer_file", "optimizer"}
+    own = {"model", "tokenizer", "tokenizer_file", "optimizer", "embedding"}
+    assert tree.pop("bertjax").keys() == own
     assert tree == {
         "attention_probs_dropout_prob": 0.1,
         "hidden_act": "gelu",

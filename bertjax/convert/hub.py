@@ -73,8 +73,9 @@ def read(name: str, hints: Hints) -> Pretrained:
     directories = sentence_encoder.directories(Folder(folder))
     if directories:
         wanted = [f"{inner}/{pattern}" for inner in directories for pattern in _WANTED]
+        # No "*\\*": newer versions of the library read it as "*/*".
         deeper = [f"{inner}/*/*" for inner in directories]
-        download(folder.name, wanted, [*deeper, "*\\*"])  # of the same commit
+        download(folder.name, wanted, [*deeper, "*..*"])  # of the same commit
     return hf.read(folder, hints)
 
 
