@@ -79,17 +79,24 @@ def fill_mask(values, args):
 
 
 def embed(values, args):
-    """embed SRC TEXT [TEXT ...] [--pooling=mean]
+    """embed SRC TEXT [TEXT ...] [--pooling=MODE]
 
     The vector of each TEXT as a JSON array, one a line; without a TEXT, of each line of stdin.
-    Pooling is mean, cls, max or pooler. SRC is a run's workdir, or any source of convert.
+    SRC is a run's workdir, or any source of convert. A sentence encoder gives its own vectors, any
+    other model the mean of its tokens'. --pooling takes the encoder's alone: mean, cls, max,
+    pooler, mean_sqrt_len_tokens, weightedmean, lasttoken, or several joined by +.
     """
     from bertjax import inference
+    from bertjax.convert import sentence_encoder
 
     if not args:
         raise UsageError("expected SRC [TEXT ...]; see --help")
     texts = args[1:] or [line.rstrip("\n") for line in sys.stdin]
     model = _read(args[0], values)
+    own = model.config.embedding
+    if values.pooling is not None and (own.pooling is not None or own.left_out):
+        _print_notes([f"--pooling={values.pooling}, and nothing else, as asked; the model's own "
+                      f"vectors: {sentence_encoder.describe(own)}"])  # fmt: skip
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
 

@@ -35,7 +35,7 @@ def parse(command: str, argv: list[str]):
         flags.DEFINE_string("tokenizer", None, "file or folder", flag_values=values)
         flags.DEFINE_bool("allow_pickle", False, "open PyTorch files", flag_values=values)
     if command == "embed":
-        flags.DEFINE_string("pooling", "mean", "mean, cls, max or pooler", flag_values=values)
+        flags.DEFINE_string("pooling", None, "mean, cls, max ...", flag_values=values)
     if command == "fill-mask":
         flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
     if command == "plan":

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from bertjax import config_checks, config_tree
 from bertjax.config_arg import parse_arg as parse_arg
 from bertjax.config_data import Component, Data, Examples, Masking, Tokenizer
+from bertjax.config_embedding import Embedding
 from bertjax.config_tree import field
 
 
@@ -49,6 +50,14 @@ class Model:
     )
     pooler_act: str = field("tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu"))
     num_labels: int = field(2, "logits of head=classification; 1 for regression")
+    label_names: tuple[str, ...] = field(
+        (), "names of those logits, in their order: \"('yes', 'no')\"; () for LABEL_0, LABEL_1..."
+    )
+    problem_type: str | None = field(
+        None,
+        "what the logits mean: regression, single_label_classification or "
+        "multi_label_classification; unset: Hugging Face decides by num_labels",
+    )
     dtype: str = field(
         "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
     )
@@ -211,6 +220,7 @@ class Config:
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
+    embedding: Embedding = Embedding()
     watchdog_seconds: float = field(
         0.0,
         "seconds without a finished step after which a process prints its stacks and exits 42, to "

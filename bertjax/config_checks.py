@@ -3,6 +3,7 @@
 import math
 import re
 
+from bertjax.config_embedding import POOLINGS
 from bertjax.errors import UsageError
 
 
@@ -23,6 +24,7 @@ def check(c, leaves):
         if choices and value not in choices:
             raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
     _check_model(c.model)
+    _check_embedding(c.embedding)
     _check_recipe(c)
     for name, p in c.phases.items():
         _check_phase(c, name, p)
@@ -38,6 +40,11 @@ def _check_model(m):
         f"must divide model.hidden_size={m.hidden_size}",
     )
     _require(m.num_labels > 0, "model.num_labels", m.num_labels, "must be positive")
+    _require(len(m.label_names) in (0, m.num_labels), "model.label_names", m.label_names,
+             f"must be as many as model.num_labels={m.num_labels}, or ()")  # fmt: skip
+    kinds = ("regression", "single_label_classification", "multi_label_classification")
+    _require(m.problem_type in (None, *kinds), "model.problem_type", m.problem_type,
+             f"must be one of {', '.join(kinds)}, or unset")  # fmt: skip
     _require(0 <= m.position_offset < m.max_position_embeddings, "model.position_offset",
              m.position_offset, "must lie within model.max_position_embeddings")  # fmt: skip
     _require(m.vocab_size >= 0, "model.vocab_size", m.vocab_size, "must be 0 or positive")
@@ -45,6 +52,14 @@ def _check_model(m):
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         value = getattr(m, name)
         _require(0 <= value < 1, f"model.{name}", value, "must lie in [0, 1)")
+
+
+def _check_embedding(e):
+    modes = e.pooling.split("+") if e.pooling is not None else []
+    _require(set(modes) <= set(POOLINGS), "embedding.pooling", e.pooling,
+             f"must be one of {', '.join(POOLINGS)}, or several joined by +")  # fmt: skip
+    _require(e.max_length == 0 or e.max_length > 2, "embedding.max_length", e.max_length,
+             "must be 0, or leave room for the two special tokens and one more")  # fmt: skip
 
 
 def _check_recipe(c):

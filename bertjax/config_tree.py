@@ -69,6 +69,8 @@ def _coerce(hint, value, path):
         return {k: build(item, value[k], f"{path}.{k}") for k in sorted(value)}
     if value is None and isinstance(hint, types.UnionType):
         return None
+    if typing.get_origin(hint) is tuple:
+        return _strings(value, path)
     wanted = _unwrap_optional(hint)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -77,6 +79,13 @@ def _coerce(hint, value, path):
             f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
         )
     return value
+
+
+def _strings(value, path) -> tuple[str, ...]:
+    """A tuple of strings, which JSON keeps as a list."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise UsageError(f"{path}={value!r}: expected strings, for example ('yes', 'no')")
+    return tuple(value)
 
 
 def walk(node, path="config"):

@@ -10,11 +10,12 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import models
+from bertjax.config_embedding import POOLINGS, Embedding
+from bertjax.convert import sentence_encoder
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError, UsageError
 
-POOLINGS = ("mean", "cls", "max", "pooler")
 _LENGTH_MULTIPLE = 16  # lengths are padded to it, so that few programs are compiled
 
 
@@ -74,30 +75,49 @@ def _mask_probabilities(model: Pretrained, ids_1L):
 
 
 def embed(
-    model: Pretrained, texts: list[str], *, pooling: str, batch_size: int = 32
+    model: Pretrained, texts: list[str], *, pooling: str | None = None, batch_size: int = 32
 ) -> Iterator[np.ndarray]:
     """One vector `[D]`, float32, for each text, in their order; longer texts are cut.
 
     Args:
-      pooling: `mean` over all tokens, `[CLS]` and `[SEP]` included (Reimers and Gurevych 2019),
-        `max` over them, `cls`, or `pooler` (the pretrained layer over it).
+      pooling: None makes vectors as `model.config.embedding` has it: those of the sentence encoder
+        where the model is one, else the mean. A name pools the encoder's vectors so and does
+        nothing else: `mean` over all tokens, `[CLS]` and `[SEP]` included (Reimers and Gurevych
+        2019), `max` over them, `cls`, `pooler` (the pretrained layer over it),
+        `mean_sqrt_len_tokens` (the sum over the root of the length), `weightedmean` (by position)
+        or `lasttoken` (both Muennighoff 2022); several joined by + are put one after the other.
 
     Raises:
-      UsageError: no such pooling, or the model has no pooler.
+      UsageError: no such pooling, or the model has no pooler, or its own vectors are made by
+        modules that bertjax has not.
       DataError: the source has no tokenizer.
     """
     tokenizer, config = _tokenizer(model), _config(model)
-    if pooling not in POOLINGS:
-        raise UsageError(f"--pooling={pooling}: must be one of {', '.join(POOLINGS)}")
-    if pooling == "pooler" and not config.has_pooler:
+    how = model.config.embedding if pooling is None else Embedding(pooling=pooling)
+    sentence_encoder.refuse(how)
+    modes = (how.pooling or "mean").split("+")
+    for mode in modes:
+        if mode not in POOLINGS:
+            raise UsageError(f"--pooling={pooling}: must be one of {', '.join(POOLINGS)}")
+    if "pooler" in modes and not config.has_pooler:
         raise UsageError(f"--pooling=pooler: model.head={config.head} has none; take mean or cls")
-    apply = jax.jit(functools.partial(_embed, config, pooling))
+    skip = 0
+    if how.prompt and not how.include_prompt:
+        skip = 1 + len(tokenizer.encode([_prepared("", how)])[0])  # [CLS] goes with the prompt
+    apply = jax.jit(functools.partial(_embed, config, modes, how.normalize, skip))
     params = jax.device_put(model.params)
-    longest = config.max_sequence_length - 2
-    rows = [[tokenizer.cls_id, *ids[:longest], tokenizer.sep_id] for ids in tokenizer.encode(texts)]
+    longest = min(how.max_length or config.max_sequence_length, config.max_sequence_length) - 2
+    encoded = tokenizer.encode([_prepared(text, how) for text in texts])
+    rows = [[tokenizer.cls_id, *ids[:longest], tokenizer.sep_id] for ids in encoded]
     for start in range(0, len(rows), batch_size):
         batch = _padded(rows[start : start + batch_size], tokenizer.pad_id, longest + 2)
         yield from np.asarray(apply(params, batch))
+
+
+def _prepared(text: str, how: Embedding) -> str:
+    """What the tokenizer gets of a text."""
+    text = how.prompt + text
+    return text.lower() if how.lowercase else text
 
 
 def _padded(rows: list[list[int]], pad_id: int, longest: int) -> dict[str, np.ndarray]:
@@ -111,12 +131,37 @@ def _padded(rows: list[list[int]], pad_id: int, longest: int) -> dict[str, np.nd
     return {"input_ids": ids_BL, "token_type_ids": ids_BL * 0, "attention_mask": mask_BL}
 
 
-def _embed(config, pooling, params, batch):
+def _embed(config, modes, normalize, skip, params, batch):
+    """Vectors `[B, D]`, or `[B, D * modes]`, of which the first `skip` tokens are no part."""
     outputs = models.apply(config, params, batch)
     hidden_BLD = outputs["hidden"].astype(jnp.float32)
-    mask_BL1 = batch["attention_mask"][..., None]
-    if pooling == "mean":
-        return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1)
-    if pooling == "max":
-        return jnp.where(mask_BL1, hidden_BLD, -jnp.inf).max(1)
-    return hidden_BLD[:, 0] if pooling == "cls" else outputs["pooled"].astype(jnp.float32)
+    mask_BL = batch["attention_mask"] * (jnp.arange(hidden_BLD.shape[1]) >= skip)
+    pooled = [_pooled(mode, hidden_BLD, mask_BL, outputs, skip) for mode in modes]
+    vectors_BD = jnp.concatenate(pooled, axis=-1)
+    if normalize:
+        norms_B1 = jnp.linalg.norm(vectors_BD, axis=-1, keepdims=True)
+        vectors_BD = vectors_BD / jnp.maximum(norms_B1, 1e-12)
+    return vectors_BD
+
+
+def _pooled(mode: str, hidden_BLD, mask_BL, outputs, skip: int):
+    """One pooling of the tokens that `mask_BL` marks (sentence-transformers' `Pooling`)."""
+    weights_BL = mask_BL.astype(jnp.float32)
+    if mode == "weightedmean":
+        weights_BL *= jnp.arange(1, mask_BL.shape[1] + 1)
+    sums_BD = jnp.einsum("BLD,BL->BD", hidden_BLD, weights_BL, precision="highest")
+    lengths_B1 = jnp.maximum(weights_BL.sum(1, keepdims=True), 1e-9)
+    last_B = mask_BL.shape[1] - 1 - jnp.argmax(mask_BL[:, ::-1], axis=1)
+    match mode:
+        case "mean" | "weightedmean":
+            return sums_BD / lengths_B1
+        case "mean_sqrt_len_tokens":
+            return sums_BD / jnp.sqrt(lengths_B1)
+        case "max":
+            return jnp.where(mask_BL[..., None], hidden_BLD, -jnp.inf).max(1)
+        case "lasttoken":
+            return jnp.take_along_axis(hidden_BLD, last_B[:, None, None], axis=1)[:, 0]
+        case "cls":
+            return hidden_BLD[:, skip]
+        case "pooler":
+            return outputs["pooled"].astype(jnp.float32)

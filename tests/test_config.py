@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from bertjax import __main__ as command_line
+from bertjax import command_line as flags_of
 from bertjax import config as config_lib
-from bertjax import config_help, models, stages
+from bertjax import config_help, config_tree, models, stages
 from bertjax.errors import USAGE, UsageError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -61,6 +62,9 @@ def test_published_sizes(name, count):
         ("model.num_attention_heads", 7, "must divide model.hidden_size=768"),
         ("model.hidden_act", "relu", "must be one of gelu, gelu_new"),
         ("model.hidden_dropout_prob", 1.0, "must lie in [0, 1)"),
+        ("model.problem_type", "riddle", "must be one of regression, single_label_"),
+        ("embedding.pooling", "mean+median", "must be one of mean, cls, max"),
+        ("embedding.max_length", 2, "leave room for the two special tokens"),
         ("masking.random_token_prob", 0.3, "must not exceed 1"),
         ("data.heldout_fraction", 1.0, "must lie in [0, 1)"),
         ("checkpoints.keep", 1, "at least 2"),
@@ -146,6 +150,25 @@ def test_components_are_in_order_of_name_and_survive_json():
     ]
     again = json.loads(json.dumps(config_lib.to_dict(config)))
     assert config_lib.from_config_dict(again) == config
+
+
+def test_names_of_labels_by_command_line_and_json():
+    """A tuple of strings: the one field of a config that is a list in JSON."""
+    names = "('no', \"yes, or so\")"
+    argv = ["bertjax", f"--config={CONFIGS}/bert_base.py", f"--config.model.label_names={names}"]
+    values, _ = flags_of.parse("pretrain", argv)
+    config = config_lib.from_config_dict(values.config)
+    assert config.model.label_names == ("no", "yes, or so")
+    again = json.loads(json.dumps(config_lib.to_dict(config)))
+    assert config_lib.from_config_dict(again) == config
+    assert config_tree.to_config_dict(config).model.label_names == config.model.label_names
+    for value, said in (
+        (["a", 1], "expected strings, for example"),
+        ("ab", "expected strings, for example"),
+        (["a"], "must be as many as model.num_labels=2"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            config_lib.from_config_dict({"model": {"label_names": value}})
 
 
 def test_unknown_and_ill_typed_fields_of_a_saved_config():

@@ -11,8 +11,9 @@ import torch
 import transformers_reference as reference
 
 from bertjax import models
-from bertjax.convert import fairseq
+from bertjax.convert import fairseq, hf
 from bertjax.convert.pretrained import Hints
+from bertjax.data import byte_bpe, tokenizer
 from bertjax.errors import DataError, UsageError
 
 ALLOWED = Hints(allow_pickle=True)
@@ -176,6 +177,81 @@ def test_the_dictionary_beside_the_weights_counts(tmp_path):
     hints = Hints(allow_pickle=True, tokenizer=str(tmp_path / "gpt2"))
     found = fairseq.read(save(tmp_path, todays(theirs())), hints).tokenizer
     assert found.tokens(range(4, 7)) == tiny_bpe.PIECES[-2:-5:-1]
+
+
+def own_dictionary(directory):
+    """GPT-2's files, and a dictionary of a text in which only some of its pieces occur."""
+    write_gpt2(directory, with_dictionary=False)
+    gpt2 = json.loads((directory / "encoder.json").read_text())
+    text = [p for p in ("t", "h", "e", "Ġt", "Ġthe", "hel", "w") if p in gpt2]
+    (directory / "dict.txt").write_text(
+        "".join(f"{gpt2[p]} 7\n" for p in text) + "madeupword0000 0\n"
+    )
+    return ["<s>", "<pad>", "</s>", "<unk>", *text, "madeupword0000", "<mask>"]
+
+
+def fairseqs(text, rows):
+    """As fairseq has it: GPT-2's pieces of a text, each looked up in the dictionary."""
+    whole = byte_bpe.ByteBPE(tiny_bpe.PIECES, tiny_bpe.MERGES)
+    row_of = {piece: i for i, piece in enumerate(rows)}
+    return [row_of.get(piece, 3) for piece in whole.tokens(whole.encode([text])[0])]
+
+
+def test_a_dictionary_of_somebodys_own_text(tmp_path):
+    """Pieces of encoder.json that it lacks are <unk>; words are cut as if it had them all."""
+    rows = own_dictionary(tmp_path)
+    model = theirs(SIZE | {"vocab_size": len(rows)})
+    ours = fairseq.read(save(tmp_path, todays(model)), ALLOWED)
+    (note,) = ours.notes
+    assert f"tokenizer: {len(tiny_bpe.PIECES) - 5 - 7} pieces of" in note
+    assert "they are <unk>, as in fairseq" in note
+    found = ours.tokenizer
+    assert found.tokens(range(len(rows))) == rows
+    assert found.vocab_size == ours.config.model.vocab_size == len(rows)
+    texts = ["the hello the", "hel", *tiny_bpe.NASTY]
+    expected = [fairseqs(text, rows) for text in texts]
+    assert found.encode(texts) == expected
+    assert {3} < set(expected[0]) < set(range(len(rows)))
+    ids, _ = found.encode_flat(texts)
+    assert ids.dtype == np.uint16
+    assert found.word_starts().shape == (len(rows),)
+    assert found.encode_with_masks("the<mask>")[-1] == len(rows) - 1
+
+
+def test_such_a_tokenizer_is_kept_and_not_handed_to_who_cannot_say_it(tmp_path):
+    rows = own_dictionary(tmp_path)
+    ours = fairseq.read(save(tmp_path, todays(theirs(SIZE | {"vocab_size": len(rows)}))), ALLOWED)
+    again = tokenizer.load(ours.tokenizer.save(tmp_path / "saved").parent)
+    assert again.sha256 == ours.tokenizer.sha256
+    assert again.encode(tiny_bpe.NASTY) == ours.tokenizer.encode(tiny_bpe.NASTY)
+    notes = hf.write(ours, tmp_path / "hf")
+    assert any("no piece can be <unk>" in note for note in notes)
+    assert not (tmp_path / "hf/vocab.json").exists()
+    path = tmp_path / "saved/tokenizer.json"
+    for rows in (0, 10**6, "7", 7):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": rows}))
+        with pytest.raises(DataError, match=r"tokenizer\.json: .*(expected a number|has no row)"):
+            tokenizer.load(path)
+
+
+def test_a_published_dictionary_without_some_lines(tmp_path):
+    """The same on GPT-2's own vocabulary and real text."""
+    published = tiny_bpe.data_directory() / "vocab" / "gpt2_bpe"
+    for name in ("encoder.json", "vocab.bpe"):
+        (tmp_path / name).symlink_to(published / name)
+    lines = (published / "dict.txt").read_text().splitlines()
+    (tmp_path / "dict.txt").write_text("\n".join(lines[:20_000]) + "\n")
+    whole, part = tokenizer.load(published), tokenizer.load(tmp_path)
+    texts = tiny_bpe.real_texts(20)
+    expected = [[i if i < 20_004 else 3 for i in ids] for ids in whole.encode(texts)]
+    assert part.encode(texts) == expected
+    assert sum(ids.count(3) for ids in expected) > 100
+
+
+def test_what_a_checkpoint_holds_beside_the_model_is_named(tmp_path):
+    entries = {"last_optimizer_state": {"x": torch.ones(1)}, "extra_state": {"epoch": 3}}
+    notes = fairseq.read(save(tmp_path, todays(theirs()), **entries), ALLOWED).notes
+    assert notes[0] == "left out: extra_state, last_optimizer_state of the checkpoint"
 
 
 def test_heads_that_are_left_out_are_named(tmp_path):

@@ -13,7 +13,8 @@ from fake_hub import DROP, HALF, TOKEN, FakeHub
 from random_models import equal, random_model
 
 from bertjax import convert
-from bertjax.convert import hf, hf_tokenizer, orbax
+from bertjax.config_embedding import Embedding
+from bertjax.convert import hf, hf_files, hf_tokenizer, orbax, sentence_encoder
 from bertjax.data import tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,28 @@ def model(seed=0):
 
 def folder_of(pretrained, path):
     hf.write(pretrained, path)
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def test_a_sentence_encoder_is_pushed_and_pulled_whole(hub, bertjax, tmp_path):
+    """With the folder of its pooling; of other folders nothing is requested."""
+    how = Embedding("cls", 16, True)
+    plain = model()
+    source = dataclasses.replace(plain, config=dataclasses.replace(plain.config, embedding=how))
+    files = folder_of(source, tmp_path / "folder")
+    assert "1_Pooling/config.json" in files
+    hub.add("me/tiny", {"onnx/model.json": b"{}", "1_Pooling/deeper/x.json": b"{}"})
+    assert bertjax("hf:folder", "hub:me/tiny") == (0, "")
+    assert hub.files("me/tiny").keys() >= files.keys()
+    assert bertjax("hub:me/tiny", "orbax:to") == (0, "")
+    assert convert.read(str(tmp_path / "to")).config.embedding == how
+    requested = {path.partition("/resolve/")[2].partition("/")[2] for _, path in hub.seen}
+    assert "1_Pooling/config.json" in requested
+    assert not {"onnx/model.json", "1_Pooling/deeper/x.json"} & requested
+    folder_of(plain, tmp_path / "plain")  # pushed over it, and no sentence encoder
+    assert bertjax("hf:plain", "hub:me/tiny") == (0, "")
+    assert not {sentence_encoder.MODULES, "1_Pooling/config.json"} & hub.files("me/tiny").keys()
 
 
 def test_push_and_pull_are_exact(hub, bertjax, tmp_path):
@@ -135,7 +157,10 @@ def test_only_what_a_model_is_read_from_is_requested(hub, bertjax, tmp_path):
 def test_what_another_model_left_behind_is_replaced(hub, bertjax, tmp_path):
     """An index of old shards and every other kind of tokenizer go; what is the owner's stays."""
     files = folder_of(model(), tmp_path / "folder")
-    stale = {hf.INDEX, *(name for names in hf_tokenizer._FORMATS for name in names)} - files.keys()
+    stale = {
+        hf_files.INDEX,
+        *(name for names in hf_tokenizer._FORMATS for name in names),
+    } - files.keys()
     kept = {"LICENSE.txt": b"mine", "pytorch_model.bin": b"old", "onnx/vocab.json": b"{}"}
     hub.add("me/tiny", dict.fromkeys(stale, b"{}") | kept)
     assert bertjax("hf:folder", "hub:me/tiny") == (0, "")

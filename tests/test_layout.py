@@ -23,6 +23,7 @@ TIERS = (
         "config_arg",
         "config_checks",
         "config_data",
+        "config_embedding",
         "config_help",
         "config_tree",
         "stages",

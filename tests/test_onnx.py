@@ -1,6 +1,7 @@
 """ONNX files against the model they come from, run by onnxruntime."""
 
 import dataclasses
+import json
 import sys
 
 import exports
@@ -10,10 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 import random_models
+import safetensors
 
 from bertjax import config as config_lib
 from bertjax.config import Model
-from bertjax.convert import names, onnx_graph
+from bertjax.config_embedding import Embedding
+from bertjax.convert import names, onnx_graph, stablehlo, use
 from bertjax.convert import onnx as onnx_out
 from bertjax.convert.pretrained import Pretrained
 from bertjax.errors import UsageError
@@ -60,6 +63,28 @@ def test_computes_what_jax_computes(tmp_path, kind, head, hidden_act):
         want = exports.expected(pretrained, tokens)
         got = dict(zip(want, program.run(list(want), tokens), strict=True))
         assert max(exports.error(got[name], want[name]) for name in want) < 1e-5
+
+
+def test_labels_and_how_vectors_are_made_are_in_the_metadata(tmp_path):
+    """Also in that of stablehlo's weights; the graph itself ends before."""
+    labels = {"label_names": ("no", "yes"), "problem_type": "single_label_classification"}
+    classifier = exports.small_model(head="classification", **labels)
+    how = Embedding("mean", 16, True)
+    plain = exports.small_model(head="none")
+    sentences = dataclasses.replace(plain, config=dataclasses.replace(plain.config, embedding=how))
+    for pretrained, expected in (
+        (classifier, {"id2label": {"0": "no", "1": "yes"}, "problem_type": labels["problem_type"]}),
+        (sentences, {"embedding": dataclasses.asdict(how)}),
+        (plain, {}),
+    ):
+        notes = onnx_out.write(pretrained, tmp_path / "m.onnx")
+        found = session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+        assert {name: json.loads(value) for name, value in found.items()} == expected
+        assert bool(notes) == (pretrained is sentences)
+        stablehlo.write(pretrained, tmp_path / "m")
+        with safetensors.safe_open(tmp_path / "m.safetensors", "np") as file:
+            assert (file.metadata() or {}) == found
+    assert "pooling=mean, max_length=16, normalize=True" in use.notes(sentences)[0]
 
 
 def test_the_two_gelus_differ(tmp_path):

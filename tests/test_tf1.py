@@ -13,6 +13,7 @@ import pytest
 
 from bertjax import config as config_lib
 from bertjax import models
+from bertjax.config_embedding import Embedding
 from bertjax.convert import names, tensor_bundle, tf1
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import tokenizer as tokenizer_lib
@@ -196,7 +197,8 @@ def test_names_and_shapes_are_googles(tmp_path):
 def test_files_beside_the_weights(tmp_path):
     tf1.write(make(), tmp_path / "bert_model.ckpt")
     tree = json.loads((tmp_path / "bert_config.json").read_text())
-    assert tree.pop("bertjax").keys() == {"model", "tokenizer", "tokenizer_file", "optimizer"}
+    own = {"model", "tokenizer", "tokenizer_file", "optimizer", "embedding"}
+    assert tree.pop("bertjax").keys() == own
     assert tree == {
         "attention_probs_dropout_prob": 0.1,
         "hidden_act": "gelu",
@@ -240,6 +242,27 @@ def test_what_is_left_out_is_named(tmp_path):
     read = tf1.read(released(tmp_path / "many", **many), ERF)
     assert read.notes[1:] == ("left out: 9 tensors (extra/0, extra/1, extra/2, ...)",)
     assert read.config.model.head == "pretraining"
+
+
+def test_what_else_lies_in_the_folder_is_named(tmp_path):
+    prefix = released(tmp_path / "a")
+    for name in ("checkpoint", "graph.pbtxt", "eval_results.txt", "bert_model.ckpt.meta",
+                 "model.ckpt-7.index", "labels.txt", "README.md"):  # fmt: skip
+        (prefix.parent / name).write_text("")
+    edit(prefix, directionality="bidi", odd=3)
+    _, odd, files = tf1.read(prefix, ERF).notes
+    assert odd.endswith("bert_config.json: not used: odd=3")
+    assert files == "not read: labels.txt"
+
+
+def test_labels_and_how_vectors_are_made_come_back(tmp_path):
+    labels = {"num_labels": 2, "label_names": ("no", "yes"), "problem_type": "regression"}
+    made = make(dataclasses.replace(TINY, head="classification", **labels))
+    how = Embedding("cls", 16, True, prompt="query: ")
+    made = dataclasses.replace(made, config=dataclasses.replace(made.config, embedding=how))
+    tf1.write(made, tmp_path / "a" / "m")
+    found = tf1.read(tmp_path / "a" / "m", Hints()).config
+    assert (found.model, found.embedding) == (made.config.model, how)
 
 
 def test_one_missing_slot_leaves_all(tmp_path):

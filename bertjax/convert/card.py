@@ -19,13 +19,14 @@ def text(pretrained: Pretrained, class_name: str) -> str:
     casing = "lower-cased, accents stripped" if config.tokenizer.lowercase else "cased"
     if config.tokenizer.kind == "byte_bpe":
         casing = "byte-level BPE"
+    sentences = config.embedding.pooling is not None and not config.embedding.left_out
     updates = f" after {pretrained.step:,} updates" if pretrained.step else ""
     gelu = "erf" if model.hidden_act == "gelu" else "tanh"
     lines = [
         "---",
-        "library_name: transformers",
-        f"pipeline_tag: {_TASKS[model.head]}",
-        "tags: [bertjax, jax]",
+        f"library_name: {'sentence-transformers' if sentences else 'transformers'}",
+        f"pipeline_tag: {'sentence-similarity' if sentences else _TASKS[model.head]}",
+        f"tags: [bertjax, jax{', sentence-transformers' if sentences else ''}]",
         "---",
         "",
         f"# {class_name}, exported by bertjax",

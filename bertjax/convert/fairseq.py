@@ -8,7 +8,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax.convert import names, torch_file
-from bertjax.convert.folder import Folder
+from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Row, Tensor, layer_norm, linear
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import byte_bpe, tokenizer
@@ -58,8 +58,11 @@ def read(path: Path, hints: Hints) -> Pretrained:
     if not isinstance(weights, dict):
         raise DataError(f"{path}: has no 'model', as a checkpoint of fairseq has")
     tensors = _todays_names(torch_file.tensors(weights), path)
-    notes: list[str] = []
-    model = _model(_arguments(state, path), tensors, hints, path)
+    rest = sorted(str(name) for name, value in state.items() if value is not None)
+    rest = [name for name in rest if name not in ("model", "args", "cfg")]
+    notes = [f"left out: {listed(rest)} of the checkpoint"] if rest else []
+    arguments = _arguments(state, path)
+    model = _model(arguments, tensors, hints, path)
     types = (1, model.hidden_size)
     tensors[_NO_TYPES] = Tensor(types, lambda: np.zeros(types, np.float32))
     params = names.gather(TABLE, model, tensors, str(path))
@@ -164,7 +167,7 @@ def _check_the_rest(model, params: dict, tensors: dict, path: Path) -> list[str]
     for name in rest:
         if name.startswith(f"{_ENCODER}."):
             raise DataError(f"{path}: {name}: RoBERTa's encoder has no such tensor")
-    return [f"left out: {', '.join(rest[:5])}{' ...' if len(rest) > 5 else ''}"] if rest else []
+    return [f"left out: {listed(rest)}"] if rest else []
 
 
 def _tokenizer(path: Path, model, hints: Hints, notes: list[str]) -> Tokenizer | None:
@@ -188,6 +191,12 @@ def _tokenizer(path: Path, model, hints: Hints, notes: list[str]) -> Tokenizer |
             )
             return None
         found = byte_bpe.from_gpt2(*wanted.values())
+        absent = getattr(found, "absent", ())
+        if absent:
+            notes.append(
+                f"tokenizer: {len(absent):,} pieces of {wanted['encoder.json']} are not in "
+                f"{wanted['dict.txt']}: they are <unk>, as in fairseq"
+            )
     if found.vocab_size != model.vocab_size:
         raise DataError(
             f"{named}: a tokenizer of {found.vocab_size} pieces, but {path.name} has "

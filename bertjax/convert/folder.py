@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bertjax.errors import DataError
@@ -32,6 +33,15 @@ class Folder:
     def has(self, name: str) -> bool:
         return (self.root / name).exists()
 
+    def names(self) -> list[str]:
+        """What the directory holds, sorted."""
+        return sorted(path.name for path in self.root.iterdir())
+
+    def unread(self, known: tuple[str, ...]) -> list[str]:
+        """A note that names what the directory holds beyond some patterns; none where nothing."""
+        left = [n for n in self.names() if not any(fnmatchcase(n, pattern) for pattern in known)]
+        return [f"not read: {listed(left)}"] if left else []
+
     def file(self, name: str) -> Path:
         """The path of a regular file in this directory.
 
@@ -39,6 +49,22 @@ class Folder:
           DataError: `name` has a directory in it, or leads out of the folder by a link, or is
             missing, or is no regular file (opening a pipe would wait for ever).
         """
+        path = self._inner(name)
+        if not path.is_file():
+            raise DataError(f"{path}: not a regular file")
+        return path
+
+    def folder(self, name: str) -> "Folder":
+        """A directory in this one, whose links too may lead no further than this folder.
+
+        Raises:
+          DataError: as `file`, or it is no directory.
+        """
+        inner = Folder(self._inner(name))
+        inner._inside = self._inside
+        return inner
+
+    def _inner(self, name: str) -> Path:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]+", name) or name in (".", ".."):
             raise DataError(f"{self.root}: {name!r} is not the plain name of a file in this folder")
         path = self.root / name
@@ -50,21 +76,19 @@ class Folder:
             raise DataError(
                 f"{path}: a link that leads out of the folder; put the file itself there"
             )
-        if not real.is_file():
-            raise DataError(f"{path}: not a regular file")
         return path
 
-    def json(self, name: str) -> dict:
-        """The object that a .json file holds.
+    def json(self, name: str, kind: type = dict):
+        """The object (or with `kind=list` the array) that a .json file holds.
 
         Raises:
-          DataError: as `file`; or it is too large, or not JSON, or not an object.
+          DataError: as `file`; or it is too large, or not JSON, or not of this kind.
         """
-        return read_json(self.file(name))
+        return read_json(self.file(name), kind)
 
 
-def read_json(path: Path) -> dict:
-    """The object that a small .json file holds; raises DataError where there is none."""
+def read_json(path: Path, kind: type = dict):
+    """The object (or array) that a small .json file holds; raises DataError where there is none."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
@@ -74,6 +98,13 @@ def read_json(path: Path) -> dict:
         raise DataError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(tree, dict):
-        raise DataError(f"{path}: expected a JSON object")
+    if not isinstance(tree, kind):
+        raise DataError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return tree
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first names of a list that somebody else made, on one line, and how many more there are."""
+    shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names[:most]]
+    first = ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in shown)
+    return first + (f" and {len(names) - most} more" if len(names) > most else "")

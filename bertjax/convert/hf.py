@@ -12,42 +12,61 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjax.convert import card, hf_config, hf_names, hf_tokenizer, names, tensor_file, torch_file
-from bertjax.convert.folder import Folder
+from bertjax import config as config_lib
+from bertjax.convert import (
+    card,
+    hf_config,
+    hf_files,
+    hf_names,
+    hf_tokenizer,
+    names,
+    sentence_encoder,
+    tensor_file,
+)
+from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.errors import DataError, UsageError
 
-WEIGHTS, INDEX, PICKLE = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-)
+_MASKED_LM = {
+    "bert": "cls.predictions.transform.dense.weight",
+    "roberta": "lm_head.dense.weight",
+    "distilbert": "vocab_transform.weight",
+}
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
     """A folder as the Hub lays it out, of any BERT, RoBERTa or DistilBERT class.
 
-    The head is what the tensors make up, whatever class the config names. Weights of lower
-    precision become float32, which holds them exactly.
+    The head is what the tensors make up, whatever class the config names; a head that bertjax has
+    not is left out and named. Weights of lower precision become float32, which holds them exactly.
 
     Raises:
       DataError: a file is missing, damaged or leads out of the folder, or the model is not one
         that bertjax computes.
       UsageError: the weights are a pickle, and pickles are not allowed.
     """
-    folder = Folder(path)
-    tree = folder.json("config.json")
-    where = str(folder.root / "config.json")
-    architecture, model, notes = hf_config.read(tree, where)
-    tensors = _plain_names(_tensors(folder, hints), architecture)
-    model = dataclasses.replace(model, head=_head(architecture, tensors, tree, where))
-    claimed = _claimed_class(tree)
-    if claimed != hf_names.CLASSES.get((architecture, model.head)):
-        notes.append(f"head: {model.head}, by the tensors; config.json names {claimed}")
+    embedding, folder, notes = sentence_encoder.read(Folder(path))
+    hf_files.refuse_other_folders(folder)
+    tree = folder.json(hf_files.CONFIG)
+    where = str(folder.root / hf_files.CONFIG)
+    architecture, model, more = hf_config.read(tree, where)
+    notes += more
+    tied = tree.get("tie_word_embeddings") is not False and tree.get("tie_weights_") is not False
+    tensors = _plain_names(hf_files.tensors(folder, hints), architecture, tied, where)
+    head, more = _head(architecture, tensors, tree, model, tied, where)
+    notes += more
+    try:
+        model = dataclasses.replace(model, head=head)
+        model, more = hf_config.read_labels(tree, model, _num_labels(architecture, tensors))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
+    notes += more + hf_config.read_dropout(tree, architecture, model)
     tokenizer, tokenizer_config, more = hf_tokenizer.read(folder, architecture, hints)
     notes += more
-    config = config_of(model, tokenizer_config, where)
+    if embedding.max_length >= model.max_sequence_length:
+        embedding = dataclasses.replace(embedding, max_length=0)
+    config = dataclasses.replace(config_of(model, tokenizer_config, where), embedding=embedding)
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise DataError(
             f"{where}: vocab_size={model.vocab_size}, but the tokenizer has "
@@ -55,85 +74,115 @@ def read(path: Path, hints: Hints) -> Pretrained:
         )
     rows = hf_names.table(architecture, model.head)
     params = names.gather(rows, model, tensors, str(folder.root))
-    notes += _check_the_rest(rows, model, tensors, str(folder.root))
+    notes += _check_the_rest(rows, model, tensors, tied, str(folder.root))
+    notes += hf_files.strangers(folder)
     return Pretrained(config, tokenizer, params, notes=tuple(notes))
 
 
-def _tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
-    """The tensors of all the folder's weight files, unread."""
-    if folder.has(INDEX):
-        weight_map = folder.json(INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise DataError(f"{folder.root / INDEX}: has no weight_map")
-        # Every name is checked before a file is opened.
-        shards = [folder.file(name) for name in dict.fromkeys(weight_map.values())]
-        found: dict[str, Tensor] = {}
-        for shard in shards:
-            found |= tensor_file.read(shard)
-        return found
-    if folder.has(WEIGHTS):
-        return tensor_file.read(folder.file(WEIGHTS))
-    if folder.has(PICKLE):
-        return torch_file.tensors(torch_file.load_torch_file(folder.file(PICKLE), hints))
-    raise DataError(f"{folder.root}: holds neither {WEIGHTS} nor {INDEX}")
+def _plain_names(
+    tensors: Mapping[str, Tensor], architecture: str, tied: bool, where: str
+) -> dict[str, Tensor]:
+    """The tensors under the names of the table: no prefix, no names of before 2019, no buffers.
 
-
-def _plain_names(tensors: Mapping[str, Tensor], architecture: str) -> dict[str, Tensor]:
-    """The tensors under the names of the table: no prefix, no names of before 2019, no buffers."""
-    result = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix(f"{architecture}.")
+    Of two tied names a file may hold either one (`safetensors.torch.save_model` keeps one of them).
+    """
+    result: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix(f"{architecture}.")
         name = re.sub(r"\bLayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"\bLayerNorm\.beta$", "LayerNorm.bias", name)
-        if name not in ("embeddings.position_ids", "embeddings.token_type_ids"):
-            result[name] = tensor
+        if name in ("embeddings.position_ids", "embeddings.token_type_ids"):
+            continue
+        if name in result:
+            raise DataError(f"{where}: the weights hold {name} twice, as {full!r:.80} too")
+        result[name] = tensor
+    for copy, original in hf_names.TIED.items():
+        is_bias = original.endswith(".bias")
+        if copy in result and original not in result and (tied or is_bias):
+            result[original] = result.pop(copy)
     return result
 
 
 def _claimed_class(tree: dict) -> str | None:
     classes = tree.get("architectures")
-    return classes[0] if isinstance(classes, list) and classes else None
+    return str(classes[0])[:80] if isinstance(classes, list) and classes else None
 
 
-def _head(architecture: str, tensors: Mapping[str, Tensor], tree: dict, where: str) -> str:
-    """The head that the tensors make up."""
-    classifier = {"roberta": "classifier.out_proj.weight"}.get(architecture, "classifier.weight")
-    masked_lm = {
-        "bert": "cls.predictions.transform.dense.weight",
-        "roberta": "lm_head.dense.weight",
-        "distilbert": "vocab_transform.weight",
-    }[architecture]
-    claimed = str(_claimed_class(tree))
-    if masked_lm in tensors:
+def _head(
+    architecture: str,
+    tensors: Mapping[str, Tensor],
+    tree: dict,
+    model: config_lib.Model,
+    tied: bool,
+    where: str,
+) -> tuple[str, list[str]]:
+    """The head that the tensors make up, of those that bertjax computes; and notes."""
+    claimed, notes = _claimed_class(tree), []
+    head = _other_head(architecture, tensors, claimed or "")
+    if _MASKED_LM[architecture] in tensors:
         whole = {"cls.seq_relationship.weight", "pooler.dense.weight"} <= tensors.keys()
-        return "pretraining" if whole else "masked_lm"
+        another = _another_masked_lm(architecture, tensors, model, tied, where)
+        if another is None:
+            head = "pretraining" if whole else "masked_lm"
+        else:
+            notes.append(f"head: the masked-LM head is left out: {another}")
+    if claimed != hf_names.CLASSES.get((architecture, head)):
+        notes.append(f"head: {head}, by the tensors; config.json names {claimed or 'no class'}")
+    return head, notes
+
+
+def _another_masked_lm(architecture, tensors, model, tied: bool, where: str) -> str | None:
+    """Why bertjax's masked-LM head is not the one of the tensors; None where it is."""
+    if architecture == "roberta" and model.hidden_act != "gelu":
+        return f"RoBERTa's has the erf form of gelu always, bertjax's {model.hidden_act}"
+    if tied:
+        return None
+    decoders = [name for name in hf_names.TIED if name.endswith(".weight") and name in tensors]
+    if not decoders:
+        raise DataError(f"{where}: tie_word_embeddings=False, but the weights hold no decoder")
+    words = tensors.get(hf_names.TIED[decoders[0]])
+    if words is not None and _same(tensors[decoders[0]], words):
+        return None
+    return f"{decoders[0]} is not the table of words, to which bertjax's is tied"
+
+
+def _other_head(architecture: str, tensors: Mapping[str, Tensor], claimed: str) -> str:
+    """The head but for masked-LM ones; a head for each token is left out, but for span."""
+    pooler = "pooler.dense.weight" in tensors
+    encoder = "pooler" if pooler else "none"
     if "qa_outputs.weight" in tensors:
-        return "span"
-    if "TokenClassification" in claimed:
-        raise DataError(f"{where}: {claimed}: bertjax has no head for each token but span")
-    if "MultipleChoice" in claimed and "classifier.weight" in tensors:
-        return "multiple_choice"
-    if classifier in tensors:
+        return "span" if tensors["qa_outputs.weight"].shape[:1] == (2,) else encoder
+    if architecture == "roberta" and "classifier.out_proj.weight" in tensors:
         return "classification"
-    return "pooler" if "pooler.dense.weight" in tensors else "none"
+    pooled = "pre_classifier.weight" in tensors if architecture == "distilbert" else pooler
+    if "classifier.weight" not in tensors or "TokenClassification" in claimed or not pooled:
+        return encoder
+    if "MultipleChoice" in claimed:
+        return "multiple_choice"
+    return encoder if architecture == "roberta" else "classification"
 
 
-def _check_the_rest(rows, model, tensors: dict[str, Tensor], where: str) -> list[str]:
+def _num_labels(architecture: str, tensors: Mapping[str, Tensor]) -> int:
+    part = "classifier.out_proj" if architecture == "roberta" else "classifier"
+    found = tensors.get(f"{part}.bias")
+    return found.shape[0] if found is not None and len(found.shape) == 1 else 0
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
+def _check_the_rest(rows, model, tensors: dict[str, Tensor], tied: bool, where: str) -> list[str]:
     """Copies of tied parameters must be copies; what no row reads is named."""
     used = {name for name, _ in names.named_shapes(rows, model)}
     left_out = []
     for name in tensors.keys() - used:
         original = hf_names.TIED.get(name)
-        if original not in used:
+        if original not in used or not (model.has_masked_lm or tied):
             left_out.append(name)
-        elif tensors[name].shape != tensors[original].shape or not np.array_equal(
-            tensors[name].read(), tensors[original].read()
-        ):
+        elif not _same(tensors[name], tensors[original]):
             raise DataError(f"{where}: {name} differs from {original}; bertjax ties the two")
-    if not left_out:
-        return []
-    more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-    return [f"left out: {', '.join(sorted(left_out)[:5])}{more}"]
+    return [f"left out: {listed(sorted(left_out))}"] if left_out else []
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:
@@ -157,10 +206,10 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
             )
     tree = hf_config.write(model, ids)
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(tree, indent=2) + "\n")
+    (path / hf_files.CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
     rows = hf_names.table(architecture, model.head)
     tensor_file.write(
-        path / WEIGHTS,
+        path / hf_files.WEIGHTS,
         (
             (hf_names.base_prefix(architecture, model.head, name) + name, array)
             for name, array in names.scatter(rows, model, pretrained.params)
@@ -168,7 +217,12 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
         {"format": "pt"},
     )
     (path / "README.md").write_text(card.text(pretrained, tree["architectures"][0]))
+    notes = sentence_encoder.write(pretrained, path)
     if tokenizer is None:
-        return ["tokenizer: the source has none, so the folder has none"]
+        return [*notes, "tokenizer: the source has none, so the folder has none"]
     longest = model.max_sequence_length
-    return hf_tokenizer.write(tokenizer, pretrained.config.tokenizer, architecture, longest, path)
+    if getattr(tokenizer, "absent", ()):
+        return [*notes, f"tokenizer: not written: to transformers' no piece can be <unk>, as "
+                        f"{len(tokenizer.absent):,} are here"]  # fmt: skip
+    group = pretrained.config.tokenizer
+    return notes + hf_tokenizer.write(tokenizer, group, architecture, longest, path)

@@ -1,10 +1,12 @@
 """`config.json` of `transformers` to and from `config.Model`."""
 
 import dataclasses
+import re
 from typing import Any
 
 from bertjax import config as config_lib
 from bertjax.convert import hf_names
+from bertjax.convert.folder import listed
 from bertjax.errors import DataError, UsageError
 
 # Ours -> theirs.
@@ -44,16 +46,64 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "distilbert": {"num_hidden_layers": 6},
 }
 
-# Theirs -> ours: two names of one formula.
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
+# Theirs -> ours: names of one formula.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+}
 
-# Switches that would change what the encoder computes.
+# Switches that would change what the encoder computes, and the values that do not.
 _REFUSED = {
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
+    "is_decoder": (False, None),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
     "position_embedding_type": ("absolute", None),
-    "tie_word_embeddings": (True,),
-    "chunk_size_feed_forward": (0, None),
+    "pruned_heads": ({}, [], None),
+    "per_layer_config": ({}, None),
+    "quantization_config": (None,),
+}
+# Read, beyond the fields of `_FIELDS`.
+_READ = {"model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type",
+         "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings", "tie_weights_",
+         "classifier_dropout", "seq_classif_dropout", "qa_dropout"}  # fmt: skip
+# Of no weight for what an encoder computes: how PyTorch runs it, where the file comes from, what
+# text generation does, and fields of a pooler that no code reads (google-research/bert's
+# multilingual and Chinese releases).
+_HARMLESS = {
+    "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "_commit_hash",
+    "attn_implementation", "chunk_size_feed_forward", "cross_attention_hidden_size", "dtype",
+    "gradient_checkpointing", "name_or_path", "output_attentions",
+    "output_hidden_states", "output_past", "return_dict", "sinusoidal_pos_embds",
+    "tf_legacy_loss", "tie_encoder_decoder", "torch_dtype", "torchscript",
+    "transformers_version", "use_bfloat16", "use_cache", "use_return_dict",
+    "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "bad_words_ids", "begin_suppress_tokens",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix",
+    "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "sep_token_id",
+    "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
+}  # fmt: skip
+
+# The tokenizer classes whose rules the tokenizer's files say whole.
+_TOKENIZERS = {f"{name}Tokenizer{fast}" for name in ("Bert", "Roberta", "DistilBert")
+               for fast in ("", "Fast")} | {"PreTrainedTokenizerFast", "TokenizersBackend"}  # fmt: skip
+
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+# The dropout before a head, under the name that the class reads.
+_HEAD_DROPOUT = {
+    ("bert", "classification"): "classifier_dropout",
+    ("bert", "multiple_choice"): "classifier_dropout",
+    ("roberta", "classification"): "classifier_dropout",
+    ("distilbert", "classification"): "seq_classif_dropout",
+    ("distilbert", "multiple_choice"): "seq_classif_dropout",
+    ("distilbert", "span"): "qa_dropout",
 }
 
 
@@ -64,35 +114,103 @@ def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
       DataError: another architecture, or a switch or an activation that bertjax does not compute.
     """
     architecture = tree.get("model_type")
-    if architecture not in _FIELDS:
-        raise DataError(f"{where}: model_type={architecture!r}; bertjax reads {', '.join(_FIELDS)}")
+    if not isinstance(architecture, str) or architecture not in _FIELDS:
+        own = (
+            "; a run of bertjax is named without hf:" if {"model", "phases"} <= tree.keys() else ""
+        )
+        known = ", ".join(_FIELDS)
+        raise DataError(f"{where}: model_type={architecture!r:.80}; bertjax reads {known}{own}")
     for switch, allowed in _REFUSED.items():
         if switch in tree and tree[switch] not in allowed:
-            raise DataError(f"{where}: {switch}={tree[switch]!r}; only {allowed[0]!r} is supported")
+            value = f"{tree[switch]!r:.80}"
+            raise DataError(f"{where}: {switch}={value}; only {allowed[0]!r} is supported")
     names = _FIELDS[architecture]
     fields = _ABSENT[architecture] | {
-        ours: tree[theirs] for ours, theirs in names.items() if theirs in tree
+        ours: tree[theirs]
+        for ours, theirs in (*((name, name) for name in names), *names.items())
+        if theirs in tree
     }
-    notes = []
+    notes = unused(tree, {*names, *names.values(), *_READ, *_REFUSED}, where)
     if "hidden_act" not in fields:
         notes.append(f"gelu: the erf form, which {where} means by not naming one")
     act = fields.get("hidden_act", "gelu")
     if not isinstance(act, str) or act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise DataError(f"{where}: {names['hidden_act']}={act!r}; bertjax computes {known}")
+        raise DataError(f"{where}: {names['hidden_act']}={act!r:.80}; bertjax computes {known}")
     fields["hidden_act"] = _ACTIVATIONS[act]
     if architecture == "roberta":
         fields["position_offset"] = _integer(tree, "pad_token_id", 1, where) + 1
     if architecture == "distilbert":
         fields |= {"type_vocab_size": 0, "pooler_act": "relu"}
-    labels = tree.get("id2label")
-    fields["num_labels"] = (
-        len(labels) if isinstance(labels, dict) and labels else tree.get("num_labels", 2)
-    )
     try:
         return architecture, config_lib.model_of(fields | {"head": "none"}), notes
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def unused(tree: dict, known: set[str], where: str) -> list[str]:
+    """A note on the fields that are neither read nor without weight; none where there are none."""
+    names = [
+        name
+        for name, value in tree.items()
+        if name not in known | _HARMLESS
+        and value not in (None, {}, [])
+        and not (name == "tokenizer_class" and str(value) in _TOKENIZERS)
+    ]
+    said = listed([f"{name}={tree[name]!r:.60}" for name in sorted(names)])
+    return [f"{where}: not used: {said}"] if names else []
+
+
+def read_labels(
+    tree: dict, model: config_lib.Model, number: int
+) -> tuple[config_lib.Model, list[str]]:
+    """The model with the number, the names and the kind of its labels, and notes.
+
+    The classifier's rows are their number. Names go by their ids. Only a classifier has any: what another class's config says of labels
+    is named, unless it is what `transformers` writes where nobody named them.
+    """
+    labels, notes = tree.get("id2label"), []
+    labels = labels if isinstance(labels, dict) else {}
+    by_id = {int(key): name for key, name in labels.items() if re.fullmatch(r"\d{1,9}", str(key))}
+    names = tuple(by_id.get(i) for i in range(len(labels)))
+    if names and model.head == "classification" and len(names) != number:
+        notes.append(f"labels: id2label has {len(names)}, the classifier {number}; by the latter")
+        names = ()
+    elif not all(isinstance(name, str) for name in names):
+        notes.append("labels: id2label does not name each of 0, 1, 2...; the names are not kept")
+        names = ()
+    elif names == tuple(f"LABEL_{i}" for i in range(len(names))):
+        names = ()
+    ids = tree.get("label2id")
+    against = [
+        f"{name!r} is {ids[name]!r:.40}, not {i}"
+        for i, name in enumerate(names)
+        if isinstance(ids, dict) and name in ids and ids[name] != i and names.count(name) == 1
+    ]
+    if against:
+        notes.append(f"labels: by id2label; label2id contradicts it: {listed(against)}")
+    problem = tree.get("problem_type")
+    if problem is not None and problem not in _PROBLEMS:
+        notes.append(f"problem_type={problem!r:.60} is none that transformers knows; not kept")
+        problem = None
+    if model.head == "classification":
+        fields = {"num_labels": number, "label_names": names, "problem_type": problem}
+        return config_lib.model_of(dataclasses.asdict(model) | fields), notes
+    if names or problem:
+        said = listed([*names, *([problem] if problem else [])])
+        notes.append(f"labels: {said}: of a head that is not read")
+    return model, notes
+
+
+def read_dropout(tree: dict, architecture: str, model: config_lib.Model) -> list[str]:
+    """A note where training would drop another share before the head than bertjax does."""
+    name = _HEAD_DROPOUT.get((architecture, model.head))
+    ours = 0.0 if model.head == "span" else model.hidden_dropout_prob
+    absent = {"seq_classif_dropout": 0.2, "qa_dropout": 0.1}.get(name, ours)
+    theirs = tree.get(name, absent)
+    if name is None or theirs is None or theirs == ours:
+        return []
+    return [f"{name}={theirs!r:.40}: in training bertjax drops {ours} before this head"]
 
 
 def _integer(tree: dict, name: str, default: int, where: str) -> int:
@@ -129,6 +247,13 @@ def write(model: config_lib.Model, special_ids: dict[str, int]) -> dict:
         tree["bos_token_id"] = special_ids.get("cls", 0)
         tree["eos_token_id"] = special_ids.get("sep", 2)
     if model.head == "classification":
-        tree["id2label"] = {str(i): f"LABEL_{i}" for i in range(model.num_labels)}
-        tree["label2id"] = {f"LABEL_{i}": i for i in range(model.num_labels)}
+        names = model.label_names or tuple(f"LABEL_{i}" for i in range(model.num_labels))
+        tree["id2label"] = {str(i): name for i, name in enumerate(names)}
+        tree["label2id"] = {name: i for i, name in enumerate(names)}
+        if model.problem_type is not None:
+            tree["problem_type"] = model.problem_type
+    if architecture == "distilbert" and (architecture, model.head) in _HEAD_DROPOUT:
+        # Its classes drop a share of their own; bertjax's heads what is dropped everywhere.
+        share = 0.0 if model.head == "span" else model.hidden_dropout_prob
+        tree[_HEAD_DROPOUT[architecture, model.head]] = share
     return tree

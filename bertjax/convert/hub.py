@@ -4,15 +4,19 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from bertjax.convert import hf
+from bertjax.convert import hf, hf_files, sentence_encoder
+from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
 
 # What a model is read from: no pickles, no code.
 _WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
-_UNWANTED = ["*/*", "*\\*"]  # nothing in a directory, and so nothing that leads out of the cache
+# Nothing in a directory, and so nothing that leads out of the cache, but what modules.json names.
+_UNWANTED = ["*/*", "*\\*"]
 # Left behind by another model, these would be read in place of what is pushed.
-_REPLACED = {hf.INDEX, "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
+_REPLACED = {hf_files.INDEX, hf_files.ADAPTER, sentence_encoder.MODULES, sentence_encoder.PROMPTS}
+_REPLACED |= {sentence_encoder.SETTINGS, f"{sentence_encoder.POOLING}/config.json"}
+_REPLACED |= {"special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
 _REPLACED |= {"tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"}
 _REPLACED |= {"encoder.json", "vocab.bpe", "dict.txt"}
 
@@ -58,11 +62,21 @@ def read(name: str, hints: Hints) -> Pretrained:
       DataError: no such model or revision, no access to it, no network; or as `hf.read`.
     """
     library, repository, revision = _open(name)
-    with _failing_as(DataError, name):
-        folder = library.snapshot_download(
-            repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-        )
-    return hf.read(Path(folder), hints)
+
+    def download(at, wanted, unwanted):
+        with _failing_as(DataError, name):
+            return library.snapshot_download(
+                repository, revision=at, allow_patterns=wanted, ignore_patterns=unwanted
+            )
+
+    folder = Path(download(revision, _WANTED, _UNWANTED))
+    directories = sentence_encoder.directories(Folder(folder))
+    if directories:
+        wanted = [f"{inner}/{pattern}" for inner in directories for pattern in _WANTED]
+        # No "*\\*": newer versions of the library read it as "*/*".
+        deeper = [f"{inner}/*/*" for inner in directories]
+        download(folder.name, wanted, [*deeper, "*..*"])  # of the same commit
+    return hf.read(folder, hints)
 
 
 def write(pretrained: Pretrained, name: str) -> list[str]:
@@ -81,7 +95,8 @@ def write(pretrained: Pretrained, name: str) -> list[str]:
             api = library.HfApi()
             repository = api.create_repo(repository, exist_ok=True).repo_id  # now with its owner
             stale = _REPLACED & set(api.list_repo_files(repository, revision=revision))
-            new = {path.name: path for path in folder.iterdir()}
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            new = {path.relative_to(folder).as_posix(): path for path in files}
             changes = [library.CommitOperationDelete(name) for name in stale - new.keys()]
             changes += [library.CommitOperationAdd(name, path) for name, path in new.items()]
             message = f"Weights after {pretrained.step:,} updates, exported by bertjax"

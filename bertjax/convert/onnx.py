@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertjax.convert import use
 from bertjax.convert.onnx_graph import Graph
 from bertjax.convert.pretrained import Pretrained
 from bertjax.errors import UsageError
@@ -18,7 +19,7 @@ _BATCH, _CHOICES, _LENGTH = "batch_size", "num_choices", "sequence_length"
 _WORD_TABLE, _DECODER = "embeddings/word/embedding", "masked_lm/decoder"
 
 
-def write(pretrained: Pretrained, path: Path):
+def write(pretrained: Pretrained, path: Path) -> list[str]:
     """One .onnx file of a model, float32, for any batch and length.
 
     Inputs, int64: `input_ids [B, L]`, `attention_mask [B, L]` (1 = token, 0 = padding, to the
@@ -33,15 +34,22 @@ def write(pretrained: Pretrained, path: Path):
         multiple_choice   logits [B, C]
         span              start_logits [B, L], end_logits [B, L]
 
+    The file's metadata has the names of the labels, and how a sentence encoder makes its vectors.
+
+    Returns:
+      Notes on what whoever runs the file has to do.
+
     Raises:
       UsageError: the onnx package is not installed, or the model has 2 GiB or more.
     """
     graph = Graph(pretrained.config.model, pretrained.params)
+    graph.metadata |= use.of(pretrained)
     _model(graph)
     graph.save(path)
+    return use.notes(pretrained)
 
 
-def write_int8(pretrained: Pretrained, path: Path):
+def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
     """As `write`, with int8 weights: onnxruntime's dynamic quantization, about a quarter the size.
 
     Every matrix is quantized a column at a time, the word table as a whole, both to 7 bits;
@@ -61,6 +69,7 @@ def write_int8(pretrained: Pretrained, path: Path):
         from onnxruntime import quantization
     except ImportError:
         raise UsageError("int8 needs onnxruntime: pip install 'bertjax[onnx]'") from None
+    graph.metadata |= use.of(pretrained)
     _model(graph)
     _untie_decoder(graph)
     # Says that there is nothing left to fold, or the quantizer advises to do that first.
@@ -69,6 +78,7 @@ def write_int8(pretrained: Pretrained, path: Path):
         float32 = Path(scratch) / "float32.onnx"
         graph.save(float32)
         quantization.quantize_dynamic(float32, path, per_channel=True, reduce_range=True)
+    return use.notes(pretrained)
 
 
 def _model(g: Graph):

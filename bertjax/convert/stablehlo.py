@@ -15,19 +15,24 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax.convert import names, tensor_file
+from bertjax.convert import names, tensor_file, use
 from bertjax.convert.pretrained import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(pretrained: Pretrained, path: Path):
+def write(pretrained: Pretrained, path: Path) -> list[str]:
     """PATH, a serialized `jax.export` program, and PATH.safetensors, its weights.
 
     The program takes the weights, a flat dict by our paths (`blocks/query/kernel`; the vocabulary
     without its padding), then int32 arrays of any batch and length, and returns a dict. Inputs and
     outputs have the names, order and shapes of `onnx.write`. It computes in float32 without
-    dropout; matrix products have the platform's default precision, as in `models.apply`.
+    dropout; matrix products have the platform's default precision, as in `models.apply`. The
+    metadata of the weights has the names of the labels, and how a sentence encoder makes its
+    vectors.
+
+    Returns:
+      Notes on what whoever runs the program has to do.
     """
     import jax
 
@@ -42,7 +47,10 @@ def write(pretrained: Pretrained, path: Path):
     inputs = [ids] * (3 if model.type_vocab_size > 1 else 2)
     export = jax.export.export(jax.jit(_program(model)), platforms=PLATFORMS)
     path.write_bytes(export(shapes, *inputs).serialize())
-    tensor_file.write(path.with_name(f"{path.name}.safetensors"), weights.items(), {})
+    tensor_file.write(
+        path.with_name(f"{path.name}.safetensors"), weights.items(), use.of(pretrained)
+    )
+    return use.notes(pretrained)
 
 
 def _weights(model: config_lib.Model, params: dict):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax.convert import names, tensor_bundle
+from bertjax.convert import hf_config, names, tensor_bundle
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.convert.tensor_bundle import Entry
@@ -24,6 +24,9 @@ from bertjax.errors import DataError, UsageError
 CONFIG = "bert_config.json"
 VOCAB = "vocab.txt"
 _TOKENIZER_FILES = (VOCAB, "tokenizer.json", "spiece.model")
+_READ = (CONFIG, "checkpoint", "README*", "LICENSE*", ".git*", *_TOKENIZER_FILES)
+# What google-research/bert's scripts leave beside a checkpoint: nothing of a model.
+_OF_ITS_TRAINING = ("*.ckpt*", "graph.pbtxt", "events.out.*", "eval*", "*.tf_record", "*.tfrecord")
 
 # Fields that bert_config.json and `config.Model` both have, under one name.
 _FIELDS = (
@@ -67,6 +70,8 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
         model = _model_of(tree, entries, hints, where)
         tokenizer, tokenizer_config, notes = _open_vocabulary(folder, hints)
         config = config_of(model, tokenizer_config, where)
+        notes += hf_config.unused(tree, {*_FIELDS}, where)
+    notes += folder.unread((f"{path.name}*", *_READ, *_OF_ITS_TRAINING))
     model = config.model
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise DataError(
@@ -212,6 +217,7 @@ def _recorded_config(own, hints: Hints, where: str) -> config_lib.Config:
     try:
         model = config_lib.model_of(own["model"])
         groups = {"tokenizer": own["tokenizer"], "optimizer": {"name": own["optimizer"]}}
+        groups["embedding"] = own.get("embedding", {})
         others = config_lib.from_config_dict(groups)
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
@@ -224,7 +230,7 @@ def _recorded_config(own, hints: Hints, where: str) -> config_lib.Config:
     # Whoever made this file has no say in what else is opened here.
     tokenizer = dataclasses.replace(others.tokenizer, path=None)
     config = config_of(model, tokenizer, where)
-    return dataclasses.replace(config, optimizer=others.optimizer)
+    return dataclasses.replace(config, optimizer=others.optimizer, embedding=others.embedding)
 
 
 def _recorded_tokenizer(
@@ -260,6 +266,7 @@ def write(pretrained: Pretrained, path: Path):
         "tokenizer": dataclasses.asdict(config.tokenizer) | {"path": None},
         "tokenizer_file": _write_tokenizer(pretrained.tokenizer, config.tokenizer, path.parent),
         "optimizer": config.optimizer.name,
+        "embedding": dataclasses.asdict(config.embedding),
     }
     (path.parent / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
     tensor_bundle.write(path, _tensors(pretrained))

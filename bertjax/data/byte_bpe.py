@@ -4,6 +4,8 @@ Each byte of a text is written as one printable character (a space as "Ġ"), so 
 cover every text and nothing is unknown; `tokenizers` does the work.
 """
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from bertjax.data import vocabulary
 from bertjax.data.documents import one_line
+from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer, WordMemory
 from bertjax.errors import DataError
 
+ROWS = "rows"  # field of a tokenizer.json: pieces from this id on are <unk>
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 _WHITE_SPACE = "".join(
     # Unicode's White_Space, as `tokenizers` has it; Python counts four separators more.
@@ -88,6 +92,41 @@ class ByteBPE(Tokenizer):
         return flags
 
 
+class PartialBPE(ByteBPE):
+    """GPT-2's byte-level BPE with a dictionary that lacks some of its pieces.
+
+    As in fairseq, text is cut by all of GPT-2's merges, and then a piece without a row of its own
+    is <unk>. The file that `save` writes has these pieces behind the others, and says where they
+    begin; other libraries cannot say so, and refuse the file.
+
+    Attributes:
+      absent: the pieces that are <unk>.
+    """
+
+    def __init__(self, pieces: list[str], merges: list, absent: list[str], name: str):
+        super().__init__([*pieces, *absent], merges, name=name)
+        tree = {ROWS: len(pieces)} | json.loads(self._contents)
+        self._contents = json.dumps(tree, indent=2, ensure_ascii=False).encode()
+        self.sha256 = hashlib.sha256(self._contents).hexdigest()
+        self._pieces, self.vocab_size, self.absent = pieces, len(pieces), tuple(absent)
+
+    def encode_flat(self, texts):
+        ids, lengths = super().encode_flat(texts)
+        known = np.where(ids < self.vocab_size, ids, self.unk_id)
+        return known.astype(token_dtype(self.vocab_size)), lengths
+
+
+def _partial_from_json(tree: dict, name: str) -> PartialBPE:
+    rows = tree[ROWS]
+    whole = from_json({field: part for field, part in tree.items() if field != ROWS}, name)
+    if type(rows) is not int or not len(SPECIALS) <= rows < whole.vocab_size:
+        raise DataError(f"{name}: {ROWS}={rows!r:.60}; expected a number of its pieces")
+    pieces = whole.tokens(range(whole.vocab_size))
+    if not set(SPECIALS) <= set(pieces[:rows]):
+        raise DataError(f"{name}: a special token has no row among the first {rows}")
+    return PartialBPE(pieces[:rows], whole.merges, pieces[rows:], name)
+
+
 def words(text: str) -> list[str]:
     """Cuts a text before each space that something other than white space follows.
 
@@ -100,6 +139,8 @@ def words(text: str) -> list[str]:
 
 def from_json(tree: dict, name: str) -> ByteBPE:
     """The tokenizer that a tokenizer.json holds; raises DataError where it is another kind."""
+    if ROWS in tree:
+        return _partial_from_json(tree, name)
     model, splitter = tree["model"], tree["pre_tokenizer"]
     vocabulary.require(
         model,
@@ -137,7 +178,8 @@ def from_gpt2(encoder: Path, merges: Path, dictionary: Path) -> ByteBPE:
 
     The rows of a fairseq model are <s>, <pad>, </s>, <unk>, the lines of the dictionary (each
     one an id of GPT-2, or "madeupword0000" and the like), and <mask> (fairseq `Dictionary` and
-    its masked-LM task); Hugging Face's vocab.json of RoBERTa has them in this order too.
+    its masked-LM task); Hugging Face's vocab.json of RoBERTa has them in this order too. What the
+    dictionary of somebody's own text lacks is <unk> to fairseq, and here.
 
     Raises:
       DataError: a file is missing or damaged, or the three do not belong together.
@@ -151,10 +193,12 @@ def from_gpt2(encoder: Path, merges: Path, dictionary: Path) -> ByteBPE:
             raise DataError(f"{dictionary}: line {number}: {encoder.name} has no id {row[:40]!r}")
         pieces.append(piece_of.get(row, row))
     pieces.append("<mask>")
-    left_out = sorted(set(gpt2).difference(pieces))
-    if left_out or len(set(pieces)) < len(pieces):
-        wrong = f"lacks the piece {left_out[0]!r}" if left_out else "lists a piece twice"
-        raise DataError(f"{dictionary}: {wrong} of {encoder.name}")
+    if len(set(pieces)) < len(pieces):
+        raise DataError(f"{dictionary}: lists a piece twice of {encoder.name}")
+    listed = set(pieces)
+    absent = [piece for piece in gpt2 if piece not in listed]
+    if absent:
+        return PartialBPE(pieces, _read_merges(merges), absent, str(encoder))
     return ByteBPE(pieces, _read_merges(merges), name=str(encoder))
 
 

@@ -1,0 +1,99 @@
+"""The files of a Hugging Face folder: where its weights are, and what nothing here reads."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from bertjax.convert import tensor_file, torch_file
+from bertjax.convert.folder import Folder
+from bertjax.convert.names import Tensor
+from bertjax.convert.pretrained import Hints
+from bertjax.errors import DataError
+
+CONFIG = "config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ADAPTER = "adapter_config.json"
+
+# Weights that are not read, and what to do with them.
+_ELSEWHERE = {
+    "tf_model*.h5": "TensorFlow 2 weights; transformers 4 makes safetensors of them: "
+    "AutoModel.from_pretrained(DIR, from_tf=True).save_pretrained(NEW)",
+    "flax_model*.msgpack": "Flax weights; transformers 4 makes safetensors of them: "
+    "AutoModel.from_pretrained(DIR, from_flax=True).save_pretrained(NEW)",
+    "model.*.safetensors": f"a variant; rename it to {WEIGHTS}",
+    "*.index": "a TensorFlow 1 checkpoint; tf1:PREFIX reads it",
+    "model.pt": "fairseq's weights; fairseq:FILE reads them",
+    "*.onnx": "an ONNX graph, which is only written; take the folder that it was made of",
+    "*.gguf": "llama.cpp's weights; take the folder that they were made of",
+    "*.xml": "OpenVINO's graph; take the folder that it was made of",
+    "rust_model.ot": f"rust-bert's weights; take the {WEIGHTS} that they were made of",
+}
+# Read here, by the tokenizer's reader, or by that of sentence-transformers' files.
+_READ = (CONFIG, "*.safetensors", INDEX, "pytorch_model*.bin", PICKLE_INDEX, "tokenizer*.json",
+         "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+         "*.model", "encoder.json", "vocab.bpe", "dict.txt", "modules.json",
+         "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*")  # fmt: skip
+# Of no weight: words for people, what belongs to a repository, other forms of the same weights.
+_HARMLESS = ("README*", "LICENSE*", "NOTICE*", "*.md", ".git*", ".cache", "*.png", "*.jpg",
+             "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "onnx", "openvino", "coreml",
+             "data_config.json")  # fmt: skip
+
+
+def refuse_other_folders(folder: Folder):
+    """Raises DataError, saying what to do, where a folder is no Hugging Face model of its own."""
+    if folder.has(ADAPTER):
+        raise DataError(
+            f"{folder.root / ADAPTER}: a PEFT adapter changes what the weights compute; merge it "
+            "(merge_and_unload) and save the whole model"
+        )
+    if folder.has(CONFIG):
+        return
+    for name, what in {
+        "bert_config.json": "a TensorFlow 1 checkpoint; tf1:PREFIX reads it",
+        "model.pt": "a fairseq checkpoint; fairseq:FILE reads it",
+        "checkpoints": "a run of bertjax; name the folder without hf:",
+    }.items():
+        if folder.has(name):
+            raise DataError(f"{folder.root}: no {CONFIG}, but {name}: {what}")
+
+
+def tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
+    """The tensors of all the folder's weight files, unread.
+
+    Raises:
+      DataError: there are none that are read, or one is damaged or leads out of the folder.
+      UsageError: they are pickles, and pickles are not allowed.
+    """
+
+    def pickled(path):
+        return torch_file.tensors(torch_file.load_torch_file(path, hints))
+
+    for whole, index, load in (
+        (WEIGHTS, INDEX, tensor_file.read),
+        (PICKLE, PICKLE_INDEX, pickled),
+    ):
+        if folder.has(index):
+            weight_map = folder.json(index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise DataError(f"{folder.root / index}: has no weight_map")
+            # Every name is checked before a file is opened.
+            shards = [folder.file(name) for name in dict.fromkeys(weight_map.values())]
+            found: dict[str, Tensor] = {}
+            for shard in shards:
+                found |= load(shard)
+            return found
+        if folder.has(whole):
+            return load(folder.file(whole))
+    others = [
+        f"{name} is {what}"
+        for pattern, what in _ELSEWHERE.items()
+        for name in folder.names()
+        if fnmatchcase(name, pattern)
+    ]
+    more = f"; {others[0]}" if others else ""
+    raise DataError(f"{folder.root}: holds neither {WEIGHTS} nor {INDEX}{more}")
+
+
+def strangers(folder: Folder) -> list[str]:
+    """A note that names what the folder holds and nothing here reads; none where there is nothing."""
+    return folder.unread((*_READ, *_HARMLESS))

@@ -1,0 +1,31 @@
+"""What exported programs leave to whoever runs them: the names of labels, vectors of sentences."""
+
+import dataclasses
+import json
+
+from bertjax.convert import sentence_encoder
+from bertjax.convert.pretrained import Pretrained
+
+
+def of(pretrained: Pretrained) -> dict[str, str]:
+    """Metadata of an exported file, JSON by name; empty where there is nothing to say."""
+    model, embedding = pretrained.config.model, pretrained.config.embedding
+    result = {}
+    if model.head == "classification" and model.label_names:
+        result["id2label"] = json.dumps({str(i): n for i, n in enumerate(model.label_names)})
+    if model.head == "classification" and model.problem_type:
+        result["problem_type"] = json.dumps(model.problem_type)
+    if embedding.pooling is not None:
+        result["embedding"] = json.dumps(dataclasses.asdict(embedding))
+    return result
+
+
+def notes(pretrained: Pretrained) -> list[str]:
+    """What a sentence encoder does beyond the outputs of an exported file."""
+    embedding = pretrained.config.embedding
+    if embedding.pooling is None:
+        return []
+    return [
+        "sentence encoder: the file gives the vectors of the tokens; what makes one vector of them "
+        f"is in its metadata: {sentence_encoder.describe(embedding)}"
+    ]
