@@ -4,6 +4,7 @@ Each byte of a text is written as one printable character (a space as "Ġ"), so 
 cover every text and nothing is unknown; `tokenizers` does the work.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -67,6 +68,11 @@ class ByteBPE(Tokenizer):
         self._memory = WordMemory(backend, self.vocab_size)
         self.merges = merges
         self.add_prefix_space = add_prefix_space
+
+    @property
+    def rules(self):
+        merges = hashlib.sha256("\n".join(map(" ".join, self.merges)).encode()).hexdigest()
+        return {"kind": self.kind, "add_prefix_space": self.add_prefix_space, "merges": merges}
 
     def encode_flat(self, texts):
         return self._memory.encode_flat([words(text) for text in texts])

@@ -61,6 +61,16 @@ class WordPiece(Tokenizer):
         self._backend = backend
         self._memory = WordMemory(backend, self.vocab_size)
 
+    @property
+    def rules(self):
+        strip = self.lowercase if self.strip_accents is None else self.strip_accents
+        return {
+            "kind": self.kind,
+            "lowercase": self.lowercase,
+            "strip_accents": strip,
+            "handle_chinese_chars": self.handle_chinese_chars,
+        }
+
     def encode_flat(self, texts):
         # Nothing that BERT's normaliser, splitter or WordPiece does looks across a space.
         return self._memory.encode_flat([text.split(" ") for text in texts])
@@ -90,6 +100,10 @@ class SentencePiece(Tokenizer):
             # A user-defined piece would be found in plain text.
             if not (self._backend.is_control(special) or self._backend.is_unknown(special)):
                 raise DataError(f"{name}: {pieces[special]} must be a control piece")
+
+    @property
+    def rules(self):
+        return {"kind": self.kind, "model": self.sha256}  # the model file says all of them
 
     def encode_flat(self, texts):
         parts = self._backend.encode(list(texts), num_threads=1)

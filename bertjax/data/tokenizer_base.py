@@ -48,6 +48,15 @@ class Tokenizer:
         self.vocab_size = len(pieces)
         self.sha256 = hashlib.sha256(contents).hexdigest()
 
+    @property
+    def rules(self) -> dict[str, object]:
+        """How text is cut, the pieces apart: name -> plain value, `kind` among them.
+
+        Two tokenizers with the same pieces and equal rules give the same ids; a rule that differs
+        is the one to name.
+        """
+        raise NotImplementedError
+
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encodes many texts at once, without special tokens.
 
