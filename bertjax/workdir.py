@@ -1,5 +1,6 @@
 """What a run keeps in its directory W: the resolved config, the store, the tokenizer."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from bertjax.errors import DataError, StorageError, UsageError
 def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
     """`(config, tokenizer)` that fit `W/store`, which is made first where it is missing and may be.
 
-    The config comes back with `model.vocab_size` filled in where it was 0. What is there stays:
+    The config comes back with `model.vocab_size` filled in where it was 0, and with `tokenizer` as
+    the one in W is. What is there stays:
     a changed `data` is read when somebody prepares again.
 
     Raises:
@@ -41,7 +43,7 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
                 "with several hosts take a --workdir that all see: gs://..., or a shared disk"
             )
     manifests = {path: store.read_manifest(path) for path in _store_directories(config, workdir)}
-    encoder = tokenizer.load(storage.path(workdir) / "tokenizer", config.tokenizer.lowercase)
+    encoder = tokenizer.load(storage.path(workdir) / "tokenizer")
     for path, manifest in manifests.items():
         if encoder.sha256 != manifest["tokenizer_sha256"]:
             raise DataError(
@@ -54,6 +56,7 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
             f"config.model.vocab_size={size}: the store has token ids up to "
             f"{encoder.vocab_size - 1}; set it to {encoder.vocab_size}, or to 0"
         )
+    config = dataclasses.replace(config, tokenizer=tokenizer.resolved(config.tokenizer, encoder))
     return config.with_model(vocab_size=size), encoder
 
 

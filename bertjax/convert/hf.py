@@ -171,4 +171,4 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     if tokenizer is None:
         return ["tokenizer: the source has none, so the folder has none"]
     longest = model.max_sequence_length
-    return hf_tokenizer.write(tokenizer, pretrained.config.tokenizer, architecture, longest, path)
+    return hf_tokenizer.write(tokenizer, architecture, longest, path)

@@ -168,7 +168,7 @@ def _build(config, scratch, beam_options, console):
                 text_bytes=text_bytes,
                 dropped=dict(sorted(part.dropped.items())),
                 data={name: data[name] for name in data if name not in _RUNTIME_FIELDS},
-                tokenizer=dataclasses.asdict(config.tokenizer),
+                tokenizer=dataclasses.asdict(tokenizer.resolved(config.tokenizer, model)),
                 report=describe(part, writer.counts, text_bytes, model),
             )
     return manifests
@@ -176,7 +176,10 @@ def _build(config, scratch, beam_options, console):
 
 def _get_tokenizer(config, corpora, console):
     if config.path:
-        return tokenizer.load(config.path, config.lowercase)
+        found, notes = tokenizer.read(config)
+        for note in notes:
+            console.print(note, highlight=False, markup=False)
+        return found
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
 
