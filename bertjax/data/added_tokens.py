@@ -39,7 +39,11 @@ def parse(entry: dict, token_id: int, name: str) -> Added:
     """A token as tokenizer.json and tokenizer_config.json write it; raises DataError."""
     content = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(content, str) or not content:
-        raise DataError(f"{name}: added token {str(entry)[:60]!r} has no content")
+        raise DataError(f"{name}: added token {str(content or entry)[:60]!r} has no content")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{name}: added token {content[:60]!a} is no text") from None
     if type(token_id) is not int:
         raise DataError(f"{name}: added token {content[:60]!r} has the id {str(token_id)[:40]!r}")
     special = entry.get("special", False)
@@ -87,6 +91,8 @@ def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved:
         flags["special"] &= as_saved
         made = tokenizers.AddedToken(token.content, **flags)
         backend.add_special_tokens([made]) if flags["special"] else backend.add_tokens([made])
+        if backend.token_to_id(token.content) != token.id:
+            raise DataError(f"added token {token.content[:60]!r} cannot have the id {token.id}")
 
 
 def any_of(added: Iterable[Added]) -> re.Pattern | None:

@@ -49,12 +49,11 @@ class ByteBPE(Tokenizer):
         name: str = "vocabulary",
         added: list[Added] = (),
     ):
+        everything = added_tokens.complete(pieces, added, name)
         backend = _backend(pieces, merges, add_prefix_space, unk_token, name)
         added_tokens.register(backend, added, as_saved=True)
         contents = backend.to_str(pretty=True).encode()
-        super().__init__(
-            contents, added_tokens.complete(pieces, added, name), SPECIALS, name, added
-        )
+        super().__init__(contents, everything, SPECIALS, name, added)
         if self.marker_ids:
             backend = _backend(pieces, merges, add_prefix_space, unk_token, name)
             added_tokens.register(backend, added, as_saved=False)

@@ -2,6 +2,7 @@
 added_tokens.json, read as `transformers` reads them."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -133,9 +134,9 @@ def check_core(settings: Settings, found: Tokenizer, file: str):
                     f"{ours!r}; other spellings are not supported"
                 )
     cores = found.tokens(found.special_ids)
-    kept = [t for t in settings.config.get("never_split") or () if t not in cores]
-    if kept:
-        raise DataError(f"{settings.where}: never_split={str(kept)[:60]} is not supported")
+    whole = settings.config.get("never_split") or []
+    if not isinstance(whole, list) or any(token not in cores for token in whole):
+        raise DataError(f"{settings.where}: never_split={str(whole)[:60]} is not supported")
 
 
 def added_to(settings: Settings, found: Tokenizer) -> list[Added]:
@@ -176,11 +177,12 @@ def _numbered(settings: Settings) -> list[Added]:
     """Added tokens with the ids that tokenizer_config.json, or else added_tokens.json, gives."""
     decoder = settings.config.get("added_tokens_decoder")
     if decoder is not None:
-        if not isinstance(decoder, dict) or not all(str(i).isdecimal() for i in decoder):
+        if not isinstance(decoder, dict) or not all(re.fullmatch(r"\d{1,9}", i) for i in decoder):
             raise DataError(f"{settings.where}: added_tokens_decoder must be an object of ids")
         return [added_tokens.parse(t, int(i), str(settings.where)) for i, t in decoder.items()]
     where = str(settings.where.with_name(ADDED))
-    special = {t.get("content") if isinstance(t, dict) else t for _, t in settings.named()}
+    listed = (t.get("content") if isinstance(t, dict) else t for _, t in settings.named())
+    special = {content for content in listed if isinstance(content, str)}
     return [
         added_tokens.parse({"content": content, "special": content in special}, token_id, where)
         for content, token_id in settings.added.items()

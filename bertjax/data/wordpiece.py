@@ -69,10 +69,11 @@ class WordPiece(Tokenizer):
         self.ruleset = ruleset
         self.vocabulary = vocab
         parts = parts_of(ruleset, lowercase, strip_accents, handle_chinese_chars)
+        pieces = added_tokens.complete(vocab, added, name)
         backend = _backend(vocab, ruleset, *parts)
         added_tokens.register(backend, added, as_saved=True)
         contents = backend.to_str(pretty=True).encode()
-        super().__init__(contents, added_tokens.complete(vocab, added, name), SPECIALS, name, added)
+        super().__init__(contents, pieces, SPECIALS, name, added)
         if self.marker_ids:
             backend = _backend(vocab, ruleset, *parts)
             added_tokens.register(backend, added, as_saved=False)
