@@ -1,14 +1,18 @@
 """Tokens added to a vocabulary have the ids of transformers, in every layout of their files."""
 
 import json
+from itertools import pairwise
 
 import byte_bpe_reference as reference
+import numpy as np
 import pytest
 import transformers
+import transformers_reference as models
 from byte_bpe_reference import MERGES, NASTY, PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertjax import convert, inference
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.convert import hf_tokenizer
 from bertjax.convert.folder import Folder
@@ -174,6 +178,34 @@ def test_words_are_no_other_than_the_text(texts, name):
     model = MODELS[name]
     expected = [e.ids for e in model._backend.encode_batch(texts, add_special_tokens=False)]
     assert model.encode(texts) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [("bert", "uncased"), ("roberta", "byte_bpe")])
+def test_a_model_gives_their_vectors_there_and_back(tmp_path, kind, name):
+    """hf -> W -> hf, and tf1 for BERT, with the model and the tokenizer of transformers."""
+    import torch
+
+    texts = ["the covid19 of New York, Raw", "a word [ENT]  <e> the"]
+    made, _ = theirs(write(MODELS[name], tmp_path / "ours"))
+    size = models.TINY | {"vocab_size": len(made)}
+    model = models.model(f"{kind.title()}Model", models.config(kind, size), scale=0.2)
+    for part in (made, model):
+        part.save_pretrained(tmp_path / "theirs")
+    batch = made(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+    expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    steps = ["hf:theirs", "W", "hf:again", *["tf1:tf/m.ckpt"] * (kind == "bert")]
+    places = [f"{form}:{tmp_path}/{path}" if path else f"{tmp_path}/{form}"
+              for form, _, path in (step.partition(":") for step in steps)]  # fmt: skip
+    for source, destination in pairwise(places):
+        convert.convert(source, destination)
+    for place in places:
+        found = convert.read(place)
+        assert found.tokenizer.sha256 == convert.read(places[0]).tokenizer.sha256
+        ours = np.stack(list(inference.embed(found, texts, pooling="mean")))
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_the_core_special_tokens_stay_text():

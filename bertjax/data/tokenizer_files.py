@@ -67,7 +67,7 @@ def read(
     folder, names, settings = _open(place, name)
     path, *others = [folder.file(each) for each in names]
     notes: list[str] = []
-    found = _pieces(path, others, settings)
+    found = _pieces(path, others, settings, wish)
     tokenizer_settings.check_class(settings, found.kind, path.name)
     tokenizer_settings.check_core(settings, found, path.name)
     added = tokenizer_settings.added_to(settings, found)
@@ -99,8 +99,8 @@ def _open(place, name) -> tuple[Files, tuple[str, ...], Settings]:
     return place, (name,), tokenizer_settings.none(place.root)
 
 
-def _pieces(path: Path, others: list[Path], settings: Settings) -> Tokenizer:
-    """The tokenizer of one format's files, before the settings beside them are looked at."""
+def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> Tokenizer:
+    """The tokenizer of one format's files, before all that their folder says is looked at."""
     if path.name == "vocab.json":
         space = settings.choices.get("add_prefix_space", False)
         return byte_bpe.from_files(path, *others, space)
@@ -109,7 +109,10 @@ def _pieces(path: Path, others: list[Path], settings: Settings) -> Tokenizer:
     if path.suffix == ".model":
         return SentencePiece(vocabulary.read_bytes(path), str(path))
     if path.suffix != ".json":
-        return WordPiece(vocabulary.read_pieces(path), False, str(path))
+        pieces = vocabulary.read_pieces(path)
+        said = settings.choices.get("do_lower_case", wish.lowercase)
+        likely = _capital(pieces) is None if said is None else said  # decided by _casing
+        return WordPiece(pieces, likely, str(path), ruleset=wish.rules or "huggingface")
     tree, name = vocabulary.read_json(path), str(path)
     try:
         model = tree["model"]
@@ -128,6 +131,8 @@ def _as_it_is(found, path, settings, added, wish, notes) -> SentencePiece:
             f"{path}: added token {added[0].content[:60]!r}: cannot be kept with a SentencePiece "
             "model; make it a piece of the model"
         )
+    if wish.rules is not None:
+        raise UsageError(f"config.tokenizer.rules={wish.rules}: {path} is a SentencePiece model")
     folds = "lower-cases itself" if found.lowercase else "keeps case"
     if wish.lowercase not in (None, found.lowercase):
         raise UsageError(
