@@ -21,7 +21,7 @@ def check(c, leaves):
     """
     for path, f, value in leaves:
         choices = f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
     _check_model(c.model)
     _check_embedding(c.embedding)

@@ -9,10 +9,22 @@ from bertjax.config_tree import field
 class Tokenizer:
     kind: str = field("wordpiece", "tokenizer family", ("wordpiece", "sentencepiece", "byte_bpe"))
     path: str | None = field(
-        None, "vocab.txt, tokenizer.json or a SentencePiece .model; unset trains one on the corpus"
+        None,
+        "a folder of tokenizer files, or a vocab.txt, tokenizer.json or SentencePiece .model; "
+        "unset trains one on the corpus",
     )
     vocab_size: int = field(30522, "size of a newly trained vocabulary")
-    lowercase: bool = field(True, "lower-case and strip accents (uncased vocabularies)")
+    lowercase: bool | None = field(
+        None,
+        "lower-case and strip accents; unset: as the files of tokenizer.path say, or else as its "
+        "vocabulary looks (said in a line); a new vocabulary is lower-cased, except byte_bpe's",
+    )
+    rules: str | None = field(
+        None,
+        "rules of WordPiece: huggingface, or google (google-research/bert's: final sigma, words of "
+        "up to 200 characters); unset: as the files of tokenizer.path say, or else huggingface",
+        ("huggingface", "google"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +91,9 @@ class Masking:
     )
     span_p: float = field(0.2, "unit=span: p of the geometric number of words in a span")
     span_max_words: int = field(10, "unit=span: most words in a span")
-    choose_special: bool = field(False, "[CLS] and [SEP] may be chosen too (fairseq: True)")
+    choose_special: bool = field(
+        False, "[CLS], [SEP] and added special tokens may be chosen too (fairseq: True)"
+    )
     random_special: bool = field(
         True, "a random token may be a special one (google-research/bert: True; fairseq: False)"
     )

@@ -22,6 +22,7 @@ class AnyTokenizer:
 
     vocab_size: int
     special_ids: tuple[int, ...] = (0, 1, 2, 3, 4)
+    marker_ids: tuple[int, ...] = ()
     cls_id: int = 2
     sep_id: int = 3
     mask_id: int = 4

@@ -44,7 +44,7 @@ def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):
             )
     places = _store_directories(config, workdir)
     manifests = {name: store.read_manifest(place) for name, place in places.items()}
-    encoder = tokenizer.load(storage.path(workdir) / "tokenizer", config.tokenizer.lowercase)
+    encoder = tokenizer.load(storage.path(workdir) / "tokenizer")
     for name, manifest in manifests.items():
         if encoder.sha256 != manifest["tokenizer_sha256"]:
             raise DataError(
@@ -80,15 +80,15 @@ def _require_same(config, directory, manifests):
 
 def _resolved(config, manifests, encoder):
     """The config with what it leaves open, or says and nobody reads, as the stores have it."""
-    kind = dataclasses.replace(config.tokenizer, kind=encoder.kind)
+    cut = tokenizer.resolved(config.tokenizer, encoder)
     if not config.mixture:
         data = identity.filled(config.data, manifests[""])
-        return dataclasses.replace(config, tokenizer=kind, data=data)
+        return dataclasses.replace(config, tokenizer=cut, data=data)
     mixture = {
         name: dataclasses.replace(part, data=identity.filled(part.data, manifests[name]))
         for name, part in config.mixture.items()
     }
-    return dataclasses.replace(config, tokenizer=kind, mixture=mixture)
+    return dataclasses.replace(config, tokenizer=cut, mixture=mixture)
 
 
 def open_stores(config: config_lib.Config, workdir: Path, split: str) -> list[store.Store]:

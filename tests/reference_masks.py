@@ -22,6 +22,7 @@ TOKENIZER = SimpleNamespace(
     sep_id=SEP,
     mask_id=MASK,
     special_ids=(0, CLS, SEP, MASK, 50),
+    marker_ids=(),
     vocab_size=VOCAB,
     word_starts=lambda: np.arange(VOCAB) < 60,
 )

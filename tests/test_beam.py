@@ -103,7 +103,7 @@ def test_same_bytes_of_a_mixture(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["bert-base-cased-vocab.txt", "albert_spiece.model"])
 def test_same_bytes_from_two_worker_processes(tmp_path, name):
     write_corpus(tmp_path, texts(300, 50_000))
-    tokenizer = {"path": f"{DATA}/vocab/{name}", "lowercase": "albert" in name}
+    tokenizer = {"path": f"{DATA}/vocab/{name}"}
     settings = configured(f"{tmp_path}/[a-d].*", tokenizer=tokenizer)
     manifest = assert_same(settings, tmp_path, TWO_PROCESSES)
     assert manifest["text_bytes"] > 4 * sources.CHUNK_BYTES

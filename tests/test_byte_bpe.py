@@ -190,7 +190,7 @@ def broken_merges(directory):
         (edited(lambda t: t.update(pre_tokenizer={"type": "Whitespace"})), "type='Whitespace'"),
         (edited(lambda t: t.update(normalizer={"type": "NFC"})), "NFC"),
         (edited(lambda t: t["model"]["merges"].append(["h"])), "not a tokenizer.json"),
-        (edited(lambda t: t["added_tokens"][0].update(special=False)), "added token '<s>'"),
+        (edited(lambda t: t["added_tokens"][0].update(special=False)), "added token '<s>' must be special"),
         (edited(lambda t: t["added_tokens"][0].update(id=9)), "'<s>' has two ids"),
     ],
 )  # fmt: skip

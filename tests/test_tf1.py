@@ -17,6 +17,7 @@ from bertjax.config_embedding import Embedding
 from bertjax.convert import names, tensor_bundle, tf1
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data.added_tokens import Added
 from bertjax.data.tokenizer import WordPiece
 from bertjax.errors import DataError, UsageError
 
@@ -295,19 +296,47 @@ def test_gelu_needs_a_hint(tmp_path):
 
 def test_casing_is_hinted_or_decided_by_the_vocabulary(tmp_path):
     for vocab, lowercase, note in (
-        (UNCASED, True, "no piece has a capital letter: text is lower-cased"),
-        (CASED, False, "'##B' has a capital letter: text is not lower-cased"),
+        (UNCASED, True, "no piece has a capital"),
+        (CASED, False, "it has the piece '##B'"),
     ):
-        prefix = released(tmp_path / note[:4], make(vocab=vocab, lowercase=lowercase, slots=False))
+        prefix = released(
+            tmp_path / str(lowercase), make(vocab=vocab, lowercase=lowercase, slots=False)
+        )
         read = tf1.read(prefix, ERF)
         assert read.config.tokenizer.lowercase is lowercase
         assert read.config.tokenizer.vocab_size == len(vocab)
-        assert read.tokenizer.sha256 == WordPiece(vocab, lowercase).sha256
-        assert [n.split(": ", 1)[1] for n in read.notes] == [note]
+        assert read.tokenizer.sha256 == WordPiece(vocab, lowercase, ruleset="google").sha256
+        (said,) = read.notes
+        assert said == f"casing: lowercase={lowercase}, by the vocabulary alone ({note})"
         read = tf1.read(prefix, Hints("gelu", lowercase=False))
         assert (read.tokenizer.lowercase, read.notes) == (False, ())
     with pytest.raises(DataError, match=r"'##B' has a capital letter.*--do_lower_case=false"):
         tf1.read(prefix, Hints("gelu", lowercase=True))
+
+
+def test_released_vocabularies_have_googles_rules_there_and_back(tmp_path):
+    read = tf1.read(released(tmp_path / "a"), ERF)
+    assert read.config.tokenizer.rules == read.tokenizer.rules["rules"] == "google"
+    tf1.write(read, tmp_path / "b" / "m.ckpt")
+    again = tf1.read(tmp_path / "b" / "m.ckpt", Hints())
+    assert again.tokenizer.sha256 == read.tokenizer.sha256
+    assert not (tmp_path / "b" / "tokenizer.json").exists()
+    # Written before there was a choice of rules.
+    tree = json.loads((tmp_path / "b" / "bert_config.json").read_text())["bertjax"]
+    del tree["tokenizer"]["rules"]
+    edit(tmp_path / "b" / "m.ckpt", bertjax=tree)
+    old = tf1.read(tmp_path / "b" / "m.ckpt", Hints()).tokenizer
+    assert old.sha256 == WordPiece(UNCASED, True).sha256
+
+
+def test_added_tokens_are_kept(tmp_path):
+    added = [Added("covid19", len(UNCASED)), Added("[ENT]", len(UNCASED) + 1, True)]
+    tokenizer = WordPiece(UNCASED, True, added=added)
+    tf1.write(dataclasses.replace(make(), tokenizer=tokenizer), tmp_path / "m.ckpt")
+    again = tf1.read(tmp_path / "m.ckpt", Hints()).tokenizer
+    assert again.sha256 == tokenizer.sha256
+    lines = (tmp_path / "vocab.txt").read_text().splitlines()
+    assert lines == [*UNCASED, "covid19", "[ENT]"]  # one for each row
 
 
 def test_casing_of_the_released_vocabularies(tmp_path):

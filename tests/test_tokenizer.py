@@ -99,8 +99,13 @@ def test_encode_flat_agrees_with_encode(wordpiece, sentence_piece):
 
 def test_lowercase_is_a_property_of_the_vocabulary(tmp_path):
     path = write_vocab(tmp_path, [*SPECIALS, "A", "a", "É", "e"])
-    assert tokenizer.load(path, lowercase=False).encode(["A É"]) == [[5, 7]]
-    assert tokenizer.load(path, lowercase=True).encode(["A É"]) == [[6, 8]]
+    for lowercase in (False, None):
+        assert tokenizer.load(path, lowercase).encode(["A É"]) == [[5, 7]]
+    with pytest.raises(DataError, match="'A' has a capital letter, which lower-cased text never"):
+        tokenizer.load(path, lowercase=True)
+    path = write_vocab(tmp_path, [*SPECIALS, "a", "e"])
+    for lowercase in (True, None):
+        assert tokenizer.load(path, lowercase).encode(["A É"]) == [[5, 6]]
 
 
 def test_word_starts(wordpiece, sentence_piece):
@@ -162,8 +167,16 @@ def test_every_option_of_a_json_is_kept(tmp_path, name):
         (lambda t: t["normalizer"].update(lowercase="no"), "not a tokenizer.json"),
         (lambda t: t["model"]["vocab"].update(a=10**12), "ids are not 0..21, each once"),
         (
-            lambda t: t["added_tokens"].append({"content": "the", "id": 22, "special": False}),
-            "added token 'the' is not supported",
+            lambda t: t["added_tokens"].append({"content": "the", "id": 23, "special": False}),
+            "added token 'the' has the id 23, but the next free one is 22",
+        ),
+        (
+            lambda t: t["added_tokens"].append({"content": "un", "id": 22, "special": False}),
+            "added token 'un' has two ids, 5 and 22",
+        ),
+        (
+            lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+            "WordPiece with the normalizer {'type': 'Sequence', 'normalizers': [{'type': 'NFC'}]}",
         ),
     ],
 )

@@ -57,7 +57,8 @@ def edit_manifest(place, **changes):
 
 
 def test_what_was_prepared_is_opened_without_a_word(made, tmp_path, capsys):
-    assert opened(made, tmp_path / "w") == made
+    said = dataclasses.replace(made.tokenizer, lowercase=True, rules="huggingface")
+    assert opened(made, tmp_path / "w") == dataclasses.replace(made, tokenizer=said)
     runtime = change(made, data={"num_workers": 2, "prefetch_batches": 9})
     assert opened(runtime, tmp_path / "w") == runtime
     assert capsys.readouterr().err == ""

@@ -16,7 +16,10 @@ def text(pretrained: Pretrained, class_name: str) -> str:
     """README.md of a Hugging Face folder, in Markdown with the Hub's front matter."""
     config, model = pretrained.config, pretrained.config.model
     count = num_parameters(model)
-    casing = "lower-cased, accents stripped" if config.tokenizer.lowercase else "cased"
+    lowercase = config.tokenizer.lowercase
+    casing = {True: "lower-cased, accents stripped", False: "cased", None: "casing unknown"}[
+        lowercase
+    ]
     if config.tokenizer.kind == "byte_bpe":
         casing = "byte-level BPE"
     sentences = config.embedding.pooling is not None and not config.embedding.left_out

@@ -11,7 +11,7 @@ from bertjax.convert import names, torch_file
 from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Row, Tensor, layer_norm, linear
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
-from bertjax.data import byte_bpe, tokenizer
+from bertjax.data import byte_bpe, tokenizer, tokenizer_files
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 
@@ -68,8 +68,8 @@ def read(path: Path, hints: Hints) -> Pretrained:
     params = names.gather(TABLE, model, tensors, str(path))
     notes += _check_the_rest(model, params, tensors, path)
     opened = _tokenizer(path, model, hints, notes)
-    kind = opened.kind if opened else "byte_bpe"
-    group = config_lib.Tokenizer(kind, None, model.vocab_size, getattr(opened, "lowercase", False))
+    group = config_lib.Tokenizer("byte_bpe", None, model.vocab_size, False)
+    group = tokenizer.resolved(group, opened) if opened else group
     return Pretrained(config_of(model, group, str(path)), opened, params, notes=tuple(notes))
 
 
@@ -174,7 +174,8 @@ def _tokenizer(path: Path, model, hints: Hints, notes: list[str]) -> Tokenizer |
     """GPT-2's byte-level BPE with the ids of the model's rows."""
     named = Path(hints.tokenizer) if hints.tokenizer else path.parent
     if hints.tokenizer and not (named / "encoder.json").is_file():
-        found = tokenizer.load(named)
+        found, said = tokenizer_files.read(named, hints.tokenizer_wish)
+        notes += said
     else:
         # The dictionary belongs to the weights, GPT-2's files are everybody's.
         there, beside = Folder(named), Folder(path.parent)

@@ -224,5 +224,4 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     if getattr(tokenizer, "absent", ()):
         return [*notes, f"tokenizer: not written: to transformers' no piece can be <unk>, as "
                         f"{len(tokenizer.absent):,} are here"]  # fmt: skip
-    group = pretrained.config.tokenizer
-    return notes + hf_tokenizer.write(tokenizer, group, architecture, longest, path)
+    return notes + hf_tokenizer.write(tokenizer, architecture, longest, path)

@@ -14,7 +14,7 @@ from bertjax import storage
 from bertjax.convert import names
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
-from bertjax.data import used
+from bertjax.data import tokenizer_files, used
 from bertjax.errors import DataError
 
 
@@ -32,16 +32,15 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
 
     config = workdir.read_config(path)
     directory = path / "tokenizer"
-    tokenizer = (
-        tokenizer_lib.load(directory, config.tokenizer.lowercase)
-        if storage.is_directory(directory)
-        else None
-    )
-    if hints.tokenizer is None:
+    tokenizer, notes = None, []
+    if hints.tokenizer is not None:
+        tokenizer, notes = tokenizer_files.read(hints.tokenizer, hints.tokenizer_wish)
+    elif storage.is_directory(directory):
+        tokenizer = tokenizer_lib.load(directory)
         _require_own(tokenizer, path)
-    else:
-        lowercase = config.tokenizer.lowercase if hints.lowercase is None else hints.lowercase
-        tokenizer = tokenizer_lib.load(hints.tokenizer, lowercase)
+    if tokenizer is not None:
+        group = tokenizer_lib.resolved(config.tokenizer, tokenizer)
+        config = dataclasses.replace(config, tokenizer=group)
     abstract = {"params": models.abstract_params(config.model)}
     if moments and checkpoint.holds(path / "checkpoints", "opt_state"):
         abstract = _abstract_state(config)
@@ -53,6 +52,7 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
         step=step,
         moments=_moments(state["opt_state"]) if "opt_state" in state else None,
         figures=_figures(path, step),
+        notes=tuple(notes),
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from bertjax import config as config_lib
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.tokenizer_files import Wish
 from bertjax.errors import DataError, UsageError
 
 
@@ -38,6 +39,11 @@ class Hints:
     lowercase: bool | None = None
     tokenizer: str | None = None  # a file or directory
     allow_pickle: bool = False
+
+    @property
+    def tokenizer_wish(self) -> Wish:
+        """What is asked of the tokenizer's files."""
+        return Wish(self.lowercase, field="--do_lower_case")
 
 
 def config_of(

@@ -18,7 +18,10 @@ from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.convert.tensor_bundle import Entry
 from bertjax.convert.tf1_names import ROWS, SLOTS, slot_rows
 from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data import tokenizer_files, vocabulary
 from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.data.tokenizer_files import Wish
+from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError, UsageError
 
 CONFIG = "bert_config.json"
@@ -49,7 +52,8 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
 
     The head is what the tensors make up. What google-research/bert's files do not say is decided
     in the open: `hidden_act` only by a hint (its "gelu" is the erf form in the releases of 2018
-    and the tanh form in its code since January 2019), casing by a hint or by the vocabulary.
+    and the tanh form in its code since January 2019), casing by a hint or by the vocabulary. Text
+    is cut by google-research/bert's rules (see `data.wordpiece`).
 
     Args:
       path: PREFIX, for example `uncased_L-12_H-768_A-12/bert_model.ckpt`.
@@ -171,39 +175,15 @@ def _open_vocabulary(
 ) -> tuple[Tokenizer | None, config_lib.Tokenizer, list[str]]:
     """`(tokenizer, its config, notes)` where nothing is recorded of the tokenizer."""
     if hints.tokenizer is not None:
-        path = Path(hints.tokenizer)
+        tokenizer, notes = tokenizer_files.read(hints.tokenizer, hints.tokenizer_wish, google=True)
     elif folder.has(VOCAB):
-        path = folder.file(VOCAB)
+        wish = hints.tokenizer_wish
+        tokenizer, notes = tokenizer_files.read(folder, wish, name=VOCAB, google=True)
     else:
         note = f"{folder.root}: no {VOCAB}; name a vocabulary with --tokenizer to use text"
         return None, config_lib.Tokenizer(), [note]
-    tokenizer, notes = _decide_casing(path, hints)
-    config = config_lib.Tokenizer(
-        kind=tokenizer.kind,
-        vocab_size=tokenizer.vocab_size,
-        lowercase=getattr(tokenizer, "lowercase", False),
-    )
-    return tokenizer, config, notes
-
-
-def _decide_casing(path: Path, hints: Hints) -> tuple[Tokenizer, list[str]]:
-    """Lower-casing is as hinted; else a vocabulary in which a word has a capital is cased."""
-    uncased, cased = (tokenizer_lib.load(path, lowercase) for lowercase in (True, False))
-    if uncased.sha256 == cased.sha256:  # no vocab.txt: the file says it itself
-        return cased, []
-    pieces = cased.tokens(range(cased.vocab_size))
-    words = (piece for piece in pieces if not (piece.startswith("[") and piece.endswith("]")))
-    capital = next((piece for piece in words if piece.lower() != piece), None)
-    if hints.lowercase is None:
-        if capital is None:
-            return uncased, [f"{path}: no piece has a capital letter: text is lower-cased"]
-        return cased, [f"{path}: {capital!r} has a capital letter: text is not lower-cased"]
-    if hints.lowercase and capital is not None:
-        raise DataError(
-            f"{path}: {capital!r} has a capital letter, which lower-cased text never reaches; "
-            "pass --do_lower_case=false with this vocabulary"
-        )
-    return uncased if hints.lowercase else cased, []
+    group = config_lib.Tokenizer(vocab_size=tokenizer.vocab_size)
+    return tokenizer, tokenizer_lib.resolved(group, tokenizer), notes
 
 
 # What `write` records beside it
@@ -236,14 +216,23 @@ def _recorded_config(own, hints: Hints, where: str) -> config_lib.Config:
 def _recorded_tokenizer(
     own: dict, config: config_lib.Config, folder: Folder, hints: Hints
 ) -> Tokenizer | None:
-    name, lowercase = own.get("tokenizer_file"), config.tokenizer.lowercase
+    name = own.get("tokenizer_file")
     if hints.tokenizer is not None:
-        return tokenizer_lib.load(hints.tokenizer, lowercase)
+        return tokenizer_files.read(hints.tokenizer, hints.tokenizer_wish)[0]
     if name is None:
         return None
     if name not in _TOKENIZER_FILES:  # others would lead to files that the folder does not check
         raise DataError(f"{folder.root / CONFIG}: tokenizer_file={name!r:.80}; no such is written")
-    return tokenizer_lib.load(folder.file(name), lowercase)
+    if name == VOCAB:
+        return _of_vocabulary(folder.file(name), config.tokenizer)
+    return tokenizer_files.read(folder, Wish(), name=name)[0]
+
+
+def _of_vocabulary(path: Path, group: config_lib.Tokenizer) -> WordPiece:
+    """The tokenizer of a vocab.txt whose group of the config is recorded beside it."""
+    ruleset = group.rules or "huggingface"  # as it was before there was a choice
+    pieces = vocabulary.read_pieces(path)
+    return WordPiece(pieces, bool(group.lowercase), str(path), ruleset=ruleset)
 
 
 def write(pretrained: Pretrained, path: Path):
@@ -290,10 +279,8 @@ def _write_tokenizer(
     if tokenizer is None:
         return None
     if tokenizer.kind == "wordpiece":
-        pieces = tokenizer.tokens(range(tokenizer.vocab_size))
-        text = "".join(f"{piece}\n" for piece in pieces)
+        text = vocabulary.as_lines(tokenizer.tokens(range(tokenizer.vocab_size)))
         (directory / VOCAB).write_text(text, encoding="utf-8", newline="\n")
-        same = tokenizer_lib.load(directory / VOCAB, config.lowercase)
-        if same.sha256 == tokenizer.sha256:
+        if _of_vocabulary(directory / VOCAB, config).sha256 == tokenizer.sha256:
             return VOCAB
     return tokenizer.save(directory).name

@@ -13,7 +13,8 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from bertjax.data import vocabulary
+from bertjax.data import added_tokens, vocabulary
+from bertjax.data.added_tokens import Added
 from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer, WordMemory
@@ -35,6 +36,7 @@ class ByteBPE(Tokenizer):
     Attributes:
       merges: pairs of pieces in order of rank.
       add_prefix_space: a text begins as if a space stood before it (RoBERTa: False).
+      vocabulary: the pieces that merges make: all but the added tokens of the last ids.
     """
 
     kind = "byte_bpe"
@@ -48,32 +50,36 @@ class ByteBPE(Tokenizer):
         add_prefix_space: bool = False,
         unk_token: str | None = None,
         name: str = "vocabulary",
+        added: list[Added] = (),
     ):
-        ids = {piece: i for i, piece in enumerate(pieces)}
-        try:
-            model = models.BPE(ids, merges, unk_token=unk_token)
-        except Exception as error:  # the library has no class of its own
-            raise DataError(f"{name}: not a byte-level BPE ({one_line(error)})") from None
-        backend = tokenizers.Tokenizer(model)
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-        backend.decoder = decoders.ByteLevel()
-        if ids.keys() >= set(SPECIALS):
-            # Only for whoever opens the saved file with another library.
-            mask = AddedToken("<mask>", lstrip=True, normalized=False, special=True)
-            backend.add_special_tokens([*SPECIALS[:-1], mask])
-            ends = (("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
-            backend.post_processor = processors.RobertaProcessing(
-                *ends, trim_offsets=True, add_prefix_space=add_prefix_space
-            )
-        super().__init__(backend.to_str(pretty=True).encode(), pieces, SPECIALS, name)
+        everything = added_tokens.complete(pieces, added, name)
+        backend = _backend(pieces, merges, add_prefix_space, unk_token, name)
+        added_tokens.register(backend, added, as_saved=True)
+        contents = backend.to_str(pretty=True).encode()
+        super().__init__(contents, everything, SPECIALS, name, added)
+        if self.marker_ids:
+            backend = _backend(pieces, merges, add_prefix_space, unk_token, name)
+            added_tokens.register(backend, added, as_saved=False)
         backend.encode_special_tokens = True
         self._backend = backend
         self._memory = WordMemory(backend, self.vocab_size)
+        self._added = added_tokens.any_of(self.added)
+        self.vocabulary = pieces
         self.merges = merges
         self.add_prefix_space = add_prefix_space
+        self.unk_token = unk_token
+
+    @property
+    def rules(self):
+        merges = hashlib.sha256("\n".join(map(" ".join, self.merges)).encode()).hexdigest()
+        return super().rules | {"add_prefix_space": self.add_prefix_space, "merges": merges}
 
     def encode_flat(self, texts):
-        return self._memory.encode_flat([words(text) for text in texts])
+        if self._added is None:
+            return self._memory.encode_flat([words(text) for text in texts])
+        # What stands before an added token ends there, its last spaces too: such a text is whole.
+        whole = self._added.search
+        return self._memory.encode_flat([[t] if whole(t) else words(t) for t in texts])
 
     def _split_at_masks(self, text):
         # RoBERTa's mask takes the place of a word and of the space before it.
@@ -89,6 +95,7 @@ class ByteBPE(Tokenizer):
         # of a text has no space before it: it begins a word because a special token precedes it.
         flags = np.array([piece.startswith(_SPACE_MARKS) for piece in self._pieces])
         flags[list(self.special_ids)] = True
+        flags[[token.id for token in self.added]] = True
         return flags
 
 
@@ -127,6 +134,26 @@ def _partial_from_json(tree: dict, name: str) -> PartialBPE:
     return PartialBPE(pieces[:rows], whole.merges, pieces[rows:], name)
 
 
+def _backend(pieces, merges, add_prefix_space, unk_token, name):
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    try:
+        model = models.BPE(ids, merges, unk_token=unk_token)
+    except Exception as error:  # the library has no class of its own
+        raise DataError(f"{name}: not a byte-level BPE ({one_line(error)})") from None
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    backend.decoder = decoders.ByteLevel()
+    if ids.keys() >= set(SPECIALS):
+        # Only for whoever opens the saved file with another library.
+        mask = AddedToken("<mask>", lstrip=True, normalized=False, special=True)
+        backend.add_special_tokens([*SPECIALS[:-1], mask])
+        ends = (("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+        backend.post_processor = processors.RobertaProcessing(
+            *ends, trim_offsets=True, add_prefix_space=add_prefix_space
+        )
+    return backend
+
+
 def words(text: str) -> list[str]:
     """Cuts a text before each space that something other than white space follows.
 
@@ -158,13 +185,10 @@ def from_json(tree: dict, name: str) -> ByteBPE:
         normalizer = str(tree["normalizer"])[:60]
         raise DataError(f"{name}: BPE with the normalizer {normalizer} is not supported")
     pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-    return ByteBPE(
-        vocabulary.all_pieces(tree, name),
-        [(left, right) for left, right in pairs],
-        splitter["add_prefix_space"],
-        model.get("unk_token"),
-        name,
-    )
+    merges = [(left, right) for left, right in pairs]
+    pieces, added = vocabulary.all_pieces(tree, SPECIALS, name)
+    space, unk_token = splitter["add_prefix_space"], model.get("unk_token")
+    return ByteBPE(pieces, merges, space, unk_token, name, added)
 
 
 def from_files(vocab: Path, merges: Path, add_prefix_space: bool = False) -> ByteBPE:

@@ -114,9 +114,12 @@ def compare_tokenizer(config: TokenizerConfig, manifest: dict, found: Findings):
         return
     path, sha256 = config.path, manifest["tokenizer_sha256"]
     if path and storage.exists(path):
-        if tokenizer.load(path, config.lowercase).sha256 != sha256:
+        if "rules" not in made and not str(path).endswith(".txt"):
+            # Earlier versions wrote True here, whatever the tokenizer: it counted for a vocab.txt.
+            config = dataclasses.replace(config, lowercase=None)
+        if tokenizer.read(config)[0].sha256 != sha256:
             _differ_in_tokenizer(config, made, "another tokenizer", found)
-    elif path and path == made["path"] and _agree(config.lowercase, made["lowercase"]):
+    elif path and path == made["path"] and not _contradicted(config, made):
         found.notes.append(f"config.tokenizer.path={path!r} is not there, so not compared")
     elif path:
         _differ_in_tokenizer(config, made, "no such file", found)
@@ -125,13 +128,17 @@ def compare_tokenizer(config: TokenizerConfig, manifest: dict, found: Findings):
     elif made["path"]:
         found.differ("config.tokenizer.path", path, made["path"])
     else:
-        for name in ("kind", "vocab_size", "lowercase"):
-            wanted = getattr(config, name)
-            same = wanted == made[name]
-            if name == "lowercase":
-                same = made["kind"] == "byte_bpe" or _trained(wanted) == _trained(made[name])
-            if not same:
-                found.differ(f"config.tokenizer.{name}", wanted, made[name])
+        for name in ("kind", "vocab_size"):
+            if getattr(config, name) != made[name]:
+                found.differ(f"config.tokenizer.{name}", getattr(config, name), made[name])
+        # A vocabulary that is trained is lower-cased where nothing is said, byte-level BPE never.
+        default = {"lowercase": True, "rules": "huggingface"} if made["kind"] != "byte_bpe" else {}
+        for name, value in default.items():
+            wanted, has = (
+                value if x is None else x for x in (getattr(config, name), made.get(name))
+            )
+            if wanted != has:
+                found.differ(f"config.tokenizer.{name}", wanted, has)
 
 
 def is_trained(manifest: dict) -> bool:
@@ -141,20 +148,20 @@ def is_trained(manifest: dict) -> bool:
 
 
 def _differ_in_tokenizer(config, made, why, found):
-    if config.path != made["path"] or _agree(config.lowercase, made["lowercase"]):
+    wishes = _contradicted(config, made)
+    if config.path != made["path"] or not wishes:
         found.differ("config.tokenizer.path", config.path, made["path"], why)
-    if not _agree(config.lowercase, made["lowercase"]):
-        found.differ("config.tokenizer.lowercase", config.lowercase, made["lowercase"])
+    for name in wishes:
+        found.differ(f"config.tokenizer.{name}", getattr(config, name), made.get(name))
 
 
-def _trained(lowercase) -> bool:
-    """Whether a tokenizer that is trained lower-cases: it does where nothing is said."""
-    return True if lowercase is None else lowercase
-
-
-def _agree(lowercase, other) -> bool:
-    """Whether two say the same to a file, which may say it itself (None)."""
-    return None in (lowercase, other) or lowercase == other
+def _contradicted(config, made) -> list[str]:
+    """The wishes that a store was made against; the files of a tokenizer may say what is unset."""
+    return [
+        name for name in ("lowercase", "rules")
+        if None not in (getattr(config, name), made.get(name))
+        and getattr(config, name) != made[name]
+    ]  # fmt: skip
 
 
 def _was_of_weights(made, manifest) -> bool:

@@ -39,7 +39,8 @@ def mask_tokens(
     - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
       be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
 
-    Padding is never chosen; [CLS] and [SEP] only with `choose_special`. Each chosen token becomes
+    Padding is never chosen; [CLS], [SEP] and special tokens that were added to the vocabulary only
+    with `choose_special`. Each chosen token becomes
     [MASK], a random id, or stays, on its own draw; with unit=span, adjacent chosen tokens share
     that draw (SpanBERT merges touching spans too) and random ids are drawn token by token. Random
     ids are uniform over the vocabulary; `random_special=False` leaves out all special ids (fairseq
@@ -54,7 +55,7 @@ def mask_tokens(
         With several examples a row, `example_ids` [B, E], `segment_ids` [B, L] (1 to E, 0 for
         padding) and `position_ids` [B, L]. Nothing is chosen where `example_ids` < 0.
       tokenizer: gives `cls_id`, `sep_id`, `mask_id`, `vocab_size` (not the padded one),
-        `special_ids` (ascending) and `word_starts()`, bool [V].
+        `special_ids` (ascending), `marker_ids` and `word_starts()`, bool [V].
       masking: unit, probabilities, rounding and the part of special tokens.
       max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
 
@@ -104,6 +105,8 @@ def _mask_row(key, ids, segments, positions, example_ids, epoch, *, tokenizer, m
     fold_in = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold_in(jax.random.fold_in(key, epoch), example_ids)
     special = (ids == tokenizer.cls_id) | (ids == tokenizer.sep_id)
+    for marker in tokenizer.marker_ids:
+        special |= ids == marker
     candidates = (segments >= 0) & (masking.choose_special | ~special)
     slots = segments[:, None] == jnp.arange(len(example_ids))
     wanted = _wanted(keys, slots.sum(0), masking, size, len(ids))

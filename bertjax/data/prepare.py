@@ -128,6 +128,8 @@ def _build(config, recorded, scratch, beam_options, console):
             "set it to that, or to 0 to take the tokenizer's size"
         )
     saved = model.save(scratch / "tokenizer")
+    used_config = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
+    recorded_tokenizer = {"tokenizer": used_config} | recorded.fields
     manifests = {}
     tokenised = _tokenised(corpora, saved, scratch / "parts", beam_options, console)
     for part, results in zip(corpora, tokenised, strict=True):
@@ -140,7 +142,7 @@ def _build(config, recorded, scratch, beam_options, console):
                 dropped=dict(sorted(part.dropped.items())),
                 data={name: data[name] for name in data if name not in identity.RUNTIME_FIELDS},
                 text=texts[part.name],
-                **recorded.fields,
+                **recorded_tokenizer,
                 report=describe(part, writer.counts, text_bytes, model),
             )
     return manifests
@@ -148,7 +150,10 @@ def _build(config, recorded, scratch, beam_options, console):
 
 def _get_tokenizer(config, recorded, corpora, console):
     if recorded.path:
-        return tokenizer.load(recorded.path, config.lowercase)
+        found, notes = tokenizer.read(dataclasses.replace(config, path=recorded.path))
+        for note in notes:
+            console.print(note, highlight=False, markup=False)
+        return found
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
 

@@ -1,5 +1,6 @@
 """What every tokenizer is: text to ids and back, and the file it is kept in."""
 
+import dataclasses
 import hashlib
 from array import array
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ import numpy as np
 import tokenizers
 
 from bertjax import storage
+from bertjax.data.added_tokens import Added
 from bertjax.data.store import token_dtype
 from bertjax.errors import DataError
 
@@ -23,7 +25,11 @@ class Tokenizer:
     Attributes:
       kind: its name in `config.tokenizer.kind`.
       vocab_size: number of ids.
-      pad_id, unk_id, cls_id, sep_id, mask_id: the special ids; special_ids holds them sorted.
+      pad_id, unk_id, cls_id, sep_id, mask_id: the core special ids.
+      added: tokens added to the vocabulary, by id; those that it lacks have the last ids.
+      marker_ids: ids of the special ones among `added`, ascending: no text to predict.
+      special_ids: all special ids, ascending.
+      lowercase: text is lower-cased before it is cut into pieces.
       sha256: hash of the file that `save` writes.
       marks_spaces: a space is part of the word after it, so that "word" and " word" differ.
     """
@@ -31,8 +37,16 @@ class Tokenizer:
     kind: str
     file_name: str
     marks_spaces = False
+    lowercase = False
 
-    def __init__(self, contents: bytes, pieces: list[str], specials: tuple, name: str):
+    def __init__(
+        self,
+        contents: bytes,
+        pieces: list[str],
+        specials: tuple,
+        name: str,
+        added: Iterable[Added] = (),
+    ):
         self._contents = contents
         self._pieces = pieces
         ids = {piece: i for i, piece in enumerate(pieces)}
@@ -44,9 +58,21 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[s] for s in specials
         )
-        self.special_ids = tuple(sorted(ids[s] for s in specials))
+        self.added = tuple(sorted(added, key=lambda token: token.id))
+        self.marker_ids = tuple(token.id for token in self.added if token.special)
+        self.special_ids = tuple(sorted({*(ids[s] for s in specials), *self.marker_ids}))
         self.vocab_size = len(pieces)
         self.sha256 = hashlib.sha256(contents).hexdigest()
+
+    @property
+    def rules(self) -> dict[str, object]:
+        """How text is cut, the pieces apart: name -> plain value, `kind` among them.
+
+        Two tokenizers with the same pieces and equal rules give the same ids; a rule that differs
+        is the one to name.
+        """
+        added = {token.content: dataclasses.asdict(token) for token in self.added}
+        return {"kind": self.kind, "lowercase": self.lowercase, "added_tokens": added}
 
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encodes many texts at once, without special tokens.
@@ -76,6 +102,10 @@ class Tokenizer:
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The pieces as the vocabulary spells them."""
         return [self._pieces[i] for i in ids]
+
+    def id_of(self, piece: str) -> int:
+        """The id of a piece that the vocabulary has."""
+        return self._pieces.index(piece)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Readable text; special tokens are kept."""

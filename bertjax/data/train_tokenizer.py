@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import sentencepiece
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
 from bertjax.config import Tokenizer as TokenizerConfig
-from bertjax.data import byte_bpe
+from bertjax.data import byte_bpe, wordpiece
 from bertjax.data.documents import cut, one_line
-from bertjax.data.tokenizer import WORDPIECE_SPECIALS, SentencePiece, Tokenizer, WordPiece
+from bertjax.data.sentence_piece import SentencePiece
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.data.wordpiece import SPECIALS as WORDPIECE_SPECIALS
+from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError, UsageError
 
 COUNTED_WORDS = 1 << 21  # distinct words held while counting; the rare ones go first
@@ -25,12 +28,15 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Learns a vocabulary of at most `config.vocab_size` pieces.
 
     The result depends on the texts alone: the same in every run, on any number of cores.
-    Byte-level BPE keeps case and accents, whatever `config.lowercase` says.
+    It is lower-cased unless `config.lowercase` is False; byte-level BPE keeps case and accents.
 
     Raises:
       DataError: the texts hold no words, or SentencePiece finds too few.
-      UsageError: a vocabulary too small for the bytes that byte-level BPE begins with.
+      UsageError: a vocabulary too small for the bytes that byte-level BPE begins with; or a choice
+        that the kind does not have.
     """
+    if config.rules is not None and config.kind != "wordpiece":
+        raise UsageError(f"config.tokenizer.rules={config.rules}: {config.kind} has no such choice")
     if config.kind == "sentencepiece":
         return _train_sentencepiece(config, texts)
     if config.kind == "byte_bpe":
@@ -45,9 +51,10 @@ def _train_wordpiece(config, texts):
     by these numbers, so two runs on one corpus differ. Naming every character beforehand, as
     if it were special, fixes the numbers.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    lowercase, rules = config.lowercase is not False, config.rules or "huggingface"
+    normalizer, splitter = wordpiece.parts_of(rules, lowercase)
     words = _count_words(texts, str.split)
-    pieces = _count_pieces(words, normalizer, pre_tokenizers.BertPreTokenizer())
+    pieces = _count_pieces(words, normalizer, splitter)
     characters = Counter()
     for piece, count in pieces.items():
         for character in piece:
@@ -66,7 +73,8 @@ def _train_wordpiece(config, texts):
     words = {p: n for p, n in pieces.items() if len(p) <= LONGEST_PIECE and kept.issuperset(p)}
     backend.train_from_iterator(_repeat(words), trainer)
     vocab = backend.get_vocab()
-    return WordPiece(sorted(vocab, key=vocab.get), config.lowercase, "trained vocabulary")
+    pieces = sorted(vocab, key=vocab.get)
+    return WordPiece(pieces, lowercase, "trained vocabulary", ruleset=rules)
 
 
 def _train_byte_bpe(config, texts):
@@ -78,6 +86,10 @@ def _train_byte_bpe(config, texts):
     a hash table, unlike in WordPiece. Ids: <s>, <pad>, </s>, <unk>, the pieces, <mask> (RoBERTa's);
     none of the specials can be learned as a piece, because the pattern cuts words from punctuation.
     """
+    if config.lowercase:
+        raise UsageError(
+            "config.tokenizer.lowercase=True: byte-level BPE keeps case; leave it unset"
+        )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = len(byte_bpe.SPECIALS)
     if config.vocab_size < specials + len(alphabet):
@@ -150,7 +162,7 @@ def _train_sentencepiece(config, texts):
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,  # a small corpus may give fewer pieces
             max_sentence_length=SENTENCEPIECE_LINE,
-            normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+            normalization_rule_name="nmt_nfkc" if config.lowercase is False else "nmt_nfkc_cf",
             pad_id=0,
             unk_id=1,
             bos_id=-1,

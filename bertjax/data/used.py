@@ -13,7 +13,8 @@ from bertjax.errors import DataError, UsageError
 class Source(NamedTuple):
     """Where a store's tokenizer comes from.
 
-    `path` is None where it is to be trained; `fields` are what the manifest says of it.
+    `path` is None where it is to be trained; `fields` are what the manifest says of one that the
+    config does not name.
     """
 
     path: str | None
@@ -36,9 +37,8 @@ def tokenizer_of(config: Config, workdir: Path) -> Source:
       DataError: a tokenizer is missing or damaged.
     """
     asked, mine = config.tokenizer, workdir / "tokenizer"
-    fields = {"tokenizer": dataclasses.asdict(asked)}
     if not has_weights(workdir):
-        return Source(asked.path, fields)
+        return Source(asked.path, {})
     if not asked.path and not storage.is_directory(mine):
         raise UsageError(
             f"config.tokenizer.path is unset, and {mine}, by which the weights in "
@@ -53,7 +53,7 @@ def tokenizer_of(config: Config, workdir: Path) -> Source:
             f"by the tokenizer in {mine}; take that one, or another --workdir"
         )
     if asked.path:
-        return Source(asked.path, fields)
+        return Source(asked.path, {})
     kept = ("tokenizer", "tokenizer_from")
     return Source(str(mine), {name: made[name] for name in kept if name in made})
 
@@ -63,7 +63,7 @@ def _of_weights(asked, workdir) -> dict | None:
     mine, held = workdir / "tokenizer", next(iter(manifests(workdir).values()), None)
     if not storage.is_directory(mine):
         return held
-    sha256 = tokenizer.load(mine, asked.lowercase).sha256
+    sha256 = tokenizer.load(mine).sha256
     if held and held["tokenizer_sha256"] == sha256 and identity.is_trained(held):
         return held
     fields = dataclasses.asdict(asked) | {"path": str(mine)}

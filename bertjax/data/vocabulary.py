@@ -1,11 +1,14 @@
 """Reading the files that vocabularies are kept in, which somebody else may have made."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from bertjax import storage
+from bertjax.data import added_tokens
+from bertjax.data.added_tokens import Added
 from bertjax.data.documents import one_line
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 
 # LaBSE, the published BERT with most pieces, has 501,153: 14 MB as an indented tokenizer.json.
 MAX_BYTES = 16 << 20
@@ -61,6 +64,23 @@ def read_json(path: Path):
         raise DataError(f"{path}: not JSON ({one_line(error)[:200]})") from None
 
 
+def read_pieces(path: Path) -> list[str]:
+    """The pieces of a vocab.txt, one a line; raises DataError where one is there twice."""
+    lines = read_lines(path)
+    repeated = [piece for piece, count in Counter(lines).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: {repeated[0]!r} appears more than once; ids would be ambiguous")
+    return lines
+
+
+def as_lines(pieces: list[str]) -> str:
+    """The text of a vocab.txt; raises UsageError where a piece does not fit on a line."""
+    broken = [piece for piece in pieces if "\n" in piece or piece.endswith("\r")]
+    if broken:
+        raise UsageError(f"vocab.txt: the piece {broken[0]!r} does not fit on one line of it")
+    return "".join(f"{piece}\n" for piece in pieces)
+
+
 def in_order(ids: dict[str, int], name: str) -> list[str]:
     """The pieces of a vocabulary by their ids.
 
@@ -77,19 +97,26 @@ def in_order(ids: dict[str, int], name: str) -> list[str]:
     return pieces
 
 
-def all_pieces(tree: dict, name: str) -> list[str]:
-    """The pieces of a tokenizer.json by their ids, its added tokens among them.
+def all_pieces(tree: dict, specials: tuple, name: str) -> tuple[list[str], list[Added]]:
+    """The pieces of a tokenizer.json by their ids, and the tokens added to them.
+
+    Early files hold the core special tokens `specials` in `added_tokens` only; here they are pieces.
 
     Raises:
-      DataError: the ids have gaps; or a token is added that is found in plain text too.
+      DataError: the ids have gaps, a token has two, or a core special token is not special.
     """
-    ids = dict(tree["model"]["vocab"])
-    for token in tree.get("added_tokens") or ():
-        if token["special"] is not True:
-            raise DataError(f"{name}: added token {str(token['content'])[:60]!r} is not supported")
-        if ids.setdefault(token["content"], token["id"]) != token["id"]:
-            raise DataError(f"{name}: {token['content'][:60]!r} has two ids")
-    return in_order(ids, name)
+    ids, added = dict(tree["model"]["vocab"]), {}
+    for entry in tree.get("added_tokens") or ():
+        token = added_tokens.parse(entry, entry["id"], name)
+        if token.content not in specials:
+            known = added.setdefault(token.content, token).id
+        elif token.special:
+            known = ids.setdefault(token.content, token.id)
+        else:
+            raise DataError(f"{name}: added token {token.content!r} must be special")
+        if known != token.id:
+            raise DataError(f"{name}: {token.content[:60]!r} has two ids")
+    return in_order(ids, name), list(added.values())
 
 
 def require(section: dict, name: str, **allowed: tuple):

@@ -1,0 +1,196 @@
+"""WordPiece, the tokenizer of BERT, by either of two sets of rules.
+
+huggingface: those of `transformers` (`tokenizers.normalizers.BertNormalizer`).
+google: those of google-research/bert's `tokenization.py`. They differ from the first in these
+points: a capital sigma that ends a word becomes a final sigma when lower-cased; words may have
+200 characters before they are unknown, not 100; private-use characters are kept; characters are
+classified by today's Unicode, and U+2B820 to U+2B91F are CJK ideographs. In Python the same file
+answers by the Unicode version of that Python: characters assigned or reclassified since then
+may differ.
+"""
+
+import functools
+import json
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from bertjax.data import added_tokens, vocabulary
+from bertjax.data.added_tokens import Added
+from bertjax.data.documents import one_line
+from bertjax.data.tokenizer_base import Tokenizer, WordMemory
+from bertjax.errors import DataError, UsageError
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+RULES = ("huggingface", "google")
+LONGEST_WORD = {"huggingface": 100, "google": 200}  # characters; beyond, a word is [UNK]
+
+# Python's str.lower: final where a cased letter comes before and none after, whatever of quotes,
+# accents and the like stands between. "\K" leaves what comes before out of the match.
+_IGNORED, _CASED = r"\p{Case_Ignorable}*", r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
+_FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
+_REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
+_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
+_IDEOGRAPHS = (
+    r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
+    r"\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
+)
+
+
+class WordPiece(Tokenizer):
+    """BERT's tokenizer.
+
+    Attributes:
+      ruleset: "huggingface" or "google", see above.
+      lowercase: text is lower-cased first.
+      strip_accents: accents are removed; None does so where `lowercase` is set.
+      handle_chinese_chars: each CJK ideograph is a word.
+      vocabulary: the pieces that a word may be cut into: all but the added tokens of the last ids.
+    """
+
+    kind = "wordpiece"
+    file_name = "tokenizer.json"
+
+    def __init__(
+        self,
+        vocab: list[str],
+        lowercase: bool,
+        name: str = "vocabulary",
+        *,
+        strip_accents: bool | None = None,
+        handle_chinese_chars: bool = True,
+        ruleset: str = "huggingface",
+        added: list[Added] = (),
+    ):
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.handle_chinese_chars = handle_chinese_chars
+        self.ruleset = ruleset
+        self.vocabulary = vocab
+        parts = parts_of(ruleset, lowercase, strip_accents, handle_chinese_chars)
+        pieces = added_tokens.complete(vocab, added, name)
+        backend = _backend(vocab, ruleset, *parts)
+        added_tokens.register(backend, added, as_saved=True)
+        contents = backend.to_str(pretty=True).encode()
+        super().__init__(contents, pieces, SPECIALS, name, added)
+        if self.marker_ids:
+            backend = _backend(vocab, ruleset, *parts)
+            added_tokens.register(backend, added, as_saved=False)
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self._memory = WordMemory(backend, self.vocab_size)
+        self._across = added_tokens.across_spaces(added, parts[0].normalize_str)
+
+    @property
+    def rules(self):
+        strip = self.lowercase if self.strip_accents is None else self.strip_accents
+        return super().rules | {
+            "rules": self.ruleset,
+            "strip_accents": strip,
+            "handle_chinese_chars": self.handle_chinese_chars,
+        }
+
+    def encode_flat(self, texts):
+        # Nothing that BERT's normalizer, splitter or WordPiece does looks across a space; only an
+        # added token may.
+        if self._across is None:
+            return self._memory.encode_flat([text.split(" ") for text in texts])
+        whole = self._across.search
+        return self._memory.encode_flat([[t] if whole(t) else t.split(" ") for t in texts])
+
+    def decode(self, ids):
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def word_starts(self):
+        flags = np.array([not piece.startswith("##") for piece in self._pieces])
+        flags[[token.id for token in self.added]] = True
+        return flags
+
+
+def parts_of(
+    ruleset: str,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    handle_chinese_chars: bool = True,
+):
+    """`(normalizer, pre-tokenizer)` of a set of rules.
+
+    Raises:
+      UsageError: Google's rules have no choice about accents and ideographs.
+    """
+    if ruleset == "google":
+        if strip_accents not in (None, lowercase) or not handle_chinese_chars:
+            raise UsageError(
+                "tokenizer.rules=google: strips accents where it lower-cases, and makes each "
+                "ideograph a word; strip_accents and tokenize_chinese_chars cannot be set"
+            )
+        steps = [normalizers.Replace(Regex(_REMOVED), "")]
+        if lowercase:
+            steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
+            steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{Mn}"), "")]
+        split = [pre_tokenizers.WhitespaceSplit()]
+        for pattern in (_PUNCTUATION, _IDEOGRAPHS):
+            split.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
+        return normalizers.Sequence(steps), pre_tokenizers.Sequence(split)
+    normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase,
+        strip_accents=strip_accents,
+        handle_chinese_chars=handle_chinese_chars,
+    )
+    return normalizer, pre_tokenizers.BertPreTokenizer()
+
+
+def _backend(vocab, ruleset, normalizer, pre_tokenizer):
+    ids = {piece: i for i, piece in enumerate(vocab)}
+    longest = LONGEST_WORD[ruleset]
+    model = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=longest)
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.WordPiece()
+    if all(special in ids for special in SPECIALS):
+        backend.add_special_tokens(list(SPECIALS))
+        # Only for whoever opens the saved file with another library.
+        ends = (("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        backend.post_processor = processors.BertProcessing(*ends)
+    return backend
+
+
+@functools.cache
+def _google_parts(lowercase: bool) -> tuple[dict, dict]:
+    """The normalizer and pre-tokenizer of Google's rules as tokenizer.json spells them."""
+    backend = tokenizers.Tokenizer(models.WordPiece())
+    backend.normalizer, backend.pre_tokenizer = parts_of("google", lowercase)
+    tree = json.loads(backend.to_str())
+    return tree["normalizer"], tree["pre_tokenizer"]
+
+
+def from_json(tree: dict, name: str) -> WordPiece:
+    """The tokenizer that a tokenizer.json holds; raises DataError where it is another kind."""
+    model = tree["model"]
+    vocabulary.require(model, name, type=("WordPiece", None), unk_token=("[UNK]",))
+    vocabulary.require(model, name, continuing_subword_prefix=("##",))
+    pieces, added = vocabulary.all_pieces(tree, SPECIALS, name)
+    normalizer = tree["normalizer"]
+    for lowercase in (True, False):
+        if (normalizer, tree["pre_tokenizer"]) == _google_parts(lowercase):
+            longest = LONGEST_WORD["google"]
+            vocabulary.require(model, name, max_input_chars_per_word=(longest,))
+            return WordPiece(pieces, lowercase, name, ruleset="google", added=added)
+    vocabulary.require(model, name, max_input_chars_per_word=(LONGEST_WORD["huggingface"],))
+    vocabulary.require(tree["pre_tokenizer"], name, type=("BertPreTokenizer",))
+    if normalizer["type"] != "BertNormalizer":
+        raise DataError(
+            f"{name}: WordPiece with the normalizer {one_line(str(normalizer))[:100]} is not "
+            "supported; BertNormalizer is"
+        )
+    vocabulary.require(normalizer, name, clean_text=(True,))
+    return WordPiece(
+        pieces,
+        normalizer["lowercase"],
+        name,
+        strip_accents=normalizer["strip_accents"],
+        handle_chinese_chars=normalizer["handle_chinese_chars"],
+        added=added,
+    )
