@@ -253,12 +253,14 @@ def default() -> ConfigDict:
 
 def phase(**fields) -> ConfigDict:
     """One entry of `config.phases` for a config file."""
-    return config_tree.to_config_dict(Phase(**fields))
+    phase = config_tree.build(Phase, fields, "config.phases.NAME")
+    return config_tree.to_config_dict(phase)
 
 
 def component(weight: float, **fields) -> ConfigDict:
     """One entry of `config.mixture` for a config file: a weight, and fields of `config.data`."""
-    return config_tree.to_config_dict(Component(weight, Data(**fields)))
+    data = config_tree.build(Data, fields, "config.mixture.NAME.data")
+    return config_tree.to_config_dict(Component(weight, data))
 
 
 def from_config_dict(tree: ConfigDict | dict) -> Config:

@@ -26,7 +26,8 @@ def type_of(path: str):
             f"--{group.replace('.NAME.', '.phase1.')}"
         )
     if config_names.usual(path) not in known:
-        raise UsageError(f"--{path}: no such field; {config_names.meant(path, known)}")
+        hint = config_names.meant(path, list(known)).replace("mean config.", "mean --config.")
+        raise UsageError(f"--{path}: no such field; {hint}")
     return known[config_names.usual(path)]
 
 

@@ -160,14 +160,14 @@ def _meant(path: str, known: list[str]) -> str:
         # A phase has some of the run's fields: the group that was given counts.
         here = f"{group}.{field.rpartition('.')[2]}"
         found = here if here in known else f"config.{field}"
-        return f"did you mean --{found}{f' ({how})' if how else ''}?"
+        return f"did you mean {found}{f' ({how})' if how else ''}?"
     siblings = [field.rpartition(".")[2] for field in known if field.rpartition(".")[0] == group]
     for leaf in difflib.get_close_matches(plain, siblings, n=1):
-        return f"did you mean --{group}.{leaf}?"
+        return f"did you mean {group}.{leaf}?"
     if plain in _HOME:
-        return f"did you mean --config.{_HOME[plain]}?"
+        return f"did you mean config.{_HOME[plain]}?"
     everywhere = sorted({field.rpartition(".")[2] for field in known})
     for leaf in difflib.get_close_matches(plain, everywhere, n=1, cutoff=0.7):
         fields = [field for field in known if field.rpartition(".")[2] == leaf]
-        return f"did you mean --{difflib.get_close_matches(path, fields, n=1, cutoff=0.0)[0]}?"
-    return "--help lists the fields"
+        return f"did you mean {difflib.get_close_matches(path, fields, n=1, cutoff=0.0)[0]}?"
+    return "bertjax pretrain --help lists the fields"

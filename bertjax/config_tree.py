@@ -18,8 +18,11 @@ def field(default, help: str, choices=None):
 
 
 def to_config_dict(node) -> ConfigDict:
-    """The mutable tree of a dataclass; fields that are None become placeholders of their type."""
-    result = ConfigDict()
+    """The mutable tree of a dataclass; fields that are None become placeholders of their type.
+
+    What a config file puts into it is checked by `build`, with the field's whole name.
+    """
+    result = ConfigDict(type_safe=False)
     hints = typing.get_type_hints(type(node))
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)
@@ -54,7 +57,7 @@ def _build(cls, raw, path, known):
     names = [f.name for f in dataclasses.fields(cls)]
     for key in raw:
         if key not in names:
-            hint = config_names.meant(f"{path}.{key}", known())
+            hint = config_names.meant(f"{path}.{key}", list(known()))
             raise UsageError(f"{path}.{key}: no such field; {hint}")
     hints = typing.get_type_hints(cls)
     values = {}

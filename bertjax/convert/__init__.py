@@ -5,6 +5,7 @@ writers take one; everything is written beside its place and renamed into it who
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
@@ -52,10 +53,15 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
 
 
 def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:  # noqa: B008
+    """As `transfer`; returns the notes for the user, on what was decided or left out."""
+    return list(transfer(source, destination, hints).notes)
+
+
+def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
     """Writes the weights at `source` to `destination`, which must not be there yet.
 
     Returns:
-      Notes for the user, on what reader and writer decided or left out.
+      What was written; its notes are the reader's and the writer's.
 
     Raises:
       UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
@@ -71,10 +77,9 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:
         _refuse_existing(_target(form, path))
     pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
     write = _writer(form)
-    if form == "hub":
-        return [*pretrained.notes, *(write(pretrained, path) or ())]
-    with _in_place(form, path) as partial:
-        return [*pretrained.notes, *(write(pretrained, partial) or ())]
+    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
+        more = write(pretrained, place) or ()
+    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
 
 
 def parse(uri: str) -> tuple[str, Path | str]:
