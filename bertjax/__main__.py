@@ -1,6 +1,7 @@
 """`bertjax COMMAND ...`: reads the flags, runs one command, leaves with its exit code."""
 
 import json
+import math
 import shlex
 import sys
 import traceback
@@ -114,7 +115,8 @@ def convert(values, args):
 def verify(values, args):
     """verify W/checkpoints
 
-    Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged.
+    Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged or
+    none is whole. The newest may be unfinished: a training is at it, or a kill cut its save off.
     """
     del values
     from bertjax import checkpoint
@@ -123,7 +125,8 @@ def verify(values, args):
     reports = checkpoint.verify(storage.path(directory))
     for report in reports:
         print(report)
-    damaged = [str(r.step) for r in reports if r.problems]
+    whole = max((r.step for r in reports if not r.problems), default=math.inf)
+    damaged = [str(r.step) for r in reports if r.problems and not (r.unfinished and r.step > whole)]
     if damaged:
         raise errors.DataError(f"{directory}: damaged steps {', '.join(damaged)}")
 

@@ -41,10 +41,7 @@ def pretrain(config: config_lib.Config, directory: Path):
     # several processes JAX keeps SIGTERM until the first step.)
     config, tokenizer = workdir.open_corpus(config, directory, build=True)
     with distributed.StopSignals() as signals:
-        trainer = Trainer(config, tokenizer, directory, signals)
-        for change in workdir.write_config(config, directory):
-            _say(f"config changed since the last start: {change}")
-        trainer.run()
+        Trainer(config, tokenizer, directory, signals).run()
 
 
 # Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
@@ -77,6 +74,8 @@ class Trainer:
                 contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
             )
             step, state = self._start()
+            for change in workdir.write_config(config, self.directory):
+                _say(f"config changed since the last start: {change}")
             log = self.directory / "metrics.jsonl"
             if jax.process_index() == 0 and storage.exists(log):
                 self.goodput.go_on(metrics.read(log), step)
@@ -130,7 +129,7 @@ class Trainer:
         with self.goodput.spend("restore"):
             restored = self.checkpoints.restore(abstract)
         if restored is not None:
-            _say(f"resuming at step {restored[0]:,} of {self.config.num_steps:,}")
+            _say(stages.resuming(self.config, restored[0], self.directory))
             return restored
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertjax import storage
+from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import StorageError, UsageError
 
@@ -47,9 +48,12 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
         readable = ", ".join(name for name, (reader, *_) in FORMS.items() if reader)
         raise UsageError(f"{uri}: {form} is only written; sources are {readable}")
     reader = importlib.import_module(f"bertjax.convert.{module}").read
-    if form in _KEEP_MOMENTS:
-        return reader(path, hints, moments=moments)
-    return reader(path, hints)
+    place = path if form == "hub" else sources.place(form, path)
+    more = {"moments": moments} if form in _KEEP_MOMENTS else {}
+    pretrained = reader(place, hints, **more)
+    if place == path:
+        return pretrained
+    return dataclasses.replace(pretrained, notes=(f"{uri}: reads {place}", *pretrained.notes))
 
 
 def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:  # noqa: B008
