@@ -122,7 +122,10 @@ def verify(values, args):
     from bertjax import checkpoint
 
     (directory,) = _positional(args, "DIR")
-    reports = checkpoint.verify(storage.path(directory))
+    directory = storage.path(directory)
+    if storage.is_directory(directory / "checkpoints"):  # W itself
+        directory = directory / "checkpoints"
+    reports = checkpoint.verify(directory)
     for report in reports:
         print(report)
     whole = max((r.step for r in reports if not r.problems), default=math.inf)
@@ -207,6 +210,8 @@ def _workdir(values) -> Path:
     workdir = storage.path(values.workdir)
     if storage.is_file(workdir):
         raise UsageError(f"--workdir={workdir}: is a file; name a directory")
+    if workdir.name == "checkpoints" and storage.is_file(workdir.parent / "config.json"):
+        raise UsageError(f"--workdir={workdir}: a part of a run; write --workdir={workdir.parent}")
     return workdir
 
 

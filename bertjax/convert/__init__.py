@@ -29,6 +29,14 @@ FORMS = {
     "onnx-int8": (None, "onnx", "FILE"),
     "stablehlo": (None, "stablehlo", "FILE"),
 }
+# What a destination without a form is meant to be.
+_BY_SUFFIX = {
+    ".onnx": "onnx:FILE.onnx",
+    ".ckpt": "tf1:DIR/NAME.ckpt",
+    ".safetensors": "hf:DIR",
+    ".bin": "hf:DIR",
+    ".pt": "hf:DIR",
+}
 _KEEP_MOMENTS = ("orbax", "tf1")  # the forms that hold a whole train state
 
 
@@ -72,6 +80,9 @@ def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
       StorageError: the disk refuses. Nothing is left at the destination.
     """
     form, path = parse(destination)
+    meant = _BY_SUFFIX.get(Path(destination).suffix)
+    if meant and form == "orbax" and not destination.startswith("orbax:"):
+        raise UsageError(f"{destination}: a path alone is a run's directory; write {meant}")
     if FORMS[form][1] is None:
         writable = ", ".join(name for name, (_, writer, _) in FORMS.items() if writer)
         raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")

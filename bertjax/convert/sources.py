@@ -26,11 +26,15 @@ def _tf1(path: Path) -> Path:
     prefixes = sorted(p.name.removesuffix(".index") for p in path.glob("*.index"))
     if len(prefixes) == 1:
         return path / prefixes[0]
-    state = Folder(path).file("checkpoint") if (path / "checkpoint").exists() else None
-    text = state.read_bytes()[:4096].decode("utf-8", "replace") if state else ""
-    found = re.search(r'^model_checkpoint_path: "(.*)"', text, re.M)  # maybe of another machine
-    if found and PurePosixPath(found[1]).name in prefixes:
-        return path / PurePosixPath(found[1]).name
+    if (path / "checkpoint").exists():
+        with Folder(path).file("checkpoint").open("rb") as file:
+            text = file.read(4096).decode("utf-8", "replace")
+        found = re.search(r'^model_checkpoint_path: "(.*)"', text, re.M)
+        newest = (
+            PurePosixPath(found[1]).name if found else None
+        )  # its folder may be another machine's
+        if newest in prefixes:
+            return path / newest
     raise DataError(_which(path, "tf1", prefixes, "a checkpoint (PREFIX.index)"))
 
 
