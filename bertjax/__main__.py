@@ -1,16 +1,14 @@
 """`bertjax COMMAND ...`: reads the flags, runs one command, leaves with its exit code."""
 
-import inspect
 import json
+import math
+import shlex
 import sys
-import textwrap
 import traceback
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from bertjax import command_line, config_help, errors, storage
-from bertjax import config as config_lib
+# What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
+from bertjax import errors, storage, streams
 from bertjax import goodput as _goodput  # noqa: F401  its clock starts here
 from bertjax.errors import BertjaxError, UsageError
 
@@ -37,11 +35,13 @@ def pretrain(values, args):
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import distributed, loop
+    from bertjax import distributed, loop, next_steps
 
     _positional(args)
     with distributed.processes():
         loop.pretrain(_config(values), _workdir(values))
+    mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
+    return next_steps.after_pretrain(values.workdir, mask_token)
 
 
 def evaluate(values, args):
@@ -110,26 +110,33 @@ def convert(values, args):
     --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
     --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
     """
-    from bertjax import convert
+    from bertjax import convert, next_steps
 
     source, destination = _positional(args, "SRC", "DST")
-    _print_notes(convert.convert(source, destination, _hints(values)))
+    written = convert.transfer(source, destination, _hints(values))
+    _print_notes(written.notes)
     print(f"{source} -> {destination}")
+    return next_steps.after_convert(destination, written)
 
 
 def verify(values, args):
     """verify W/checkpoints
 
-    Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged.
+    Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged or
+    none is whole. The newest may be unfinished: a training is at it, or a kill cut its save off.
     """
     del values
     from bertjax import checkpoint
 
     (directory,) = _positional(args, "DIR")
-    reports = checkpoint.verify(storage.path(directory))
+    directory = storage.path(directory)
+    if storage.is_directory(directory / "checkpoints"):  # W itself
+        directory = directory / "checkpoints"
+    reports = checkpoint.verify(directory)
     for report in reports:
         print(report)
-    damaged = [str(r.step) for r in reports if r.problems]
+    whole = max((r.step for r in reports if not r.problems), default=math.inf)
+    damaged = [str(r.step) for r in reports if r.problems and not (r.unfinished and r.step > whole)]
     if damaged:
         raise errors.DataError(f"{directory}: damaged steps {', '.join(damaged)}")
 
@@ -195,61 +202,72 @@ def _print_notes(notes):
 
 
 def _positional(args, *names):
-    if len(args) != len(names):
-        wanted = " ".join(names) or "flags only"
-        raise UsageError(f"expected {wanted}, got {' '.join(args) or 'nothing'}; see --help")
-    return args
+    if len(args) == len(names):
+        return args
+    wanted = " ".join(names) or "flags only"
+    quoted = "TEXT" in names and len(args) > len(names)
+    hint = f"quote the text: {json.dumps(' '.join(args[1:]))}" if quoted else "see --help"
+    raise UsageError(f"expected {wanted}, got {' '.join(args) or 'nothing'}; {hint}")
 
 
 def _workdir(values) -> Path:
-    if values.workdir is None:
+    if not values.workdir:
         raise UsageError("--workdir: missing; name the directory for what this run writes")
     storage.require_bucket(values.workdir)
-    return storage.path(values.workdir)
+    workdir = storage.path(values.workdir)
+    if storage.is_file(workdir):
+        raise UsageError(f"--workdir={workdir}: is a file; name a directory")
+    if workdir.name == "checkpoints" and storage.is_file(workdir.parent / "config.json"):
+        raise UsageError(f"--workdir={workdir}: a part of a run; write --workdir={workdir.parent}")
+    return workdir
 
 
-def _config(values) -> config_lib.Config:
+def _config(values):
+    from bertjax import config
+
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/bert_base.py")
-    if not isinstance(values.config, ConfigDict):  # how config_flags marks a file that is not there
-        raise UsageError(f"--config={values['config'].config_filename}: no such file")
-    return config_lib.from_config_dict(values.config)
+    return config.from_config_dict(values.config)
 
 
-def _help(command: str | None) -> str:
-    """The text of --help: of all commands, or of one with every config field it reads."""
-    if command is None:
-        usages = (inspect.getdoc(run).split("\n\n", 1) for run in COMMANDS.values())
-        return "usage: bertjax COMMAND ...\n\n" + "\n".join(
-            f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
-        ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
-    text = f"usage: bertjax {inspect.getdoc(COMMANDS[command])}"
-    if command in command_line.READ_CONFIG:
-        rows = (
-            f"  --{f}={default}\n      {meaning}" for f, default, meaning in config_help.describe()
-        )
-        text += "\n\nConfig fields, with their defaults:\n" + "\n".join(rows)
-    return text
+def _next(lines: list[str] | None):
+    """Says on a terminal which commands come next; logs and other programs are spared."""
+    if lines and sys.stderr.isatty():
+        print("\nnext:", *lines, sep="\n  ", file=sys.stderr)
 
 
 def run(argv: list[str]) -> int:
     """Runs `argv` (the program's name first) and returns the exit code."""
     command = argv[1] if len(argv) > 1 else "--help"
-    if command in ("-h", "--help", "--helpfull", "help"):
-        print(_help(None))
-        return errors.DONE if len(argv) > 1 else errors.USAGE
     try:
-        if command not in COMMANDS:
-            raise UsageError(f"{command}: no such command; one of {', '.join(COMMANDS)}")
-        if {"-h", "--help", "--helpfull"} & set(argv[2:]):
-            print(_help(command))
+        with streams.watched(lasting=command in ("prepare", "pretrain")):
+            code = _run(command, argv[2:])
+            return code if len(argv) > 1 else errors.USAGE
+    except streams.Unread:
+        return errors.DONE
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        from bertjax import command_line, next_steps
+
+        text = command_line.asked_text(command, arguments, COMMANDS)
+        if text is not None:
+            print(text)
             return errors.DONE
-        values, args = command_line.parse(command, argv[1:])
-        COMMANDS[command](values, args)
+        if command not in COMMANDS:
+            raise UsageError(command_line.unknown_command(command, arguments, COMMANDS))
+        values, args = command_line.parse(command, [command, *arguments])
+        following = COMMANDS[command](values, args)
+        _next(next_steps.after_prepare(arguments) if command == "prepare" else following)
         return errors.DONE
     except BertjaxError as error:
         print(f"bertjax {command}: {error}", file=sys.stderr)
+        if isinstance(error, errors.Preempted):
+            _next([shlex.join(["bertjax", command, *arguments])])
         return error.exit_code
+    except streams.Unread:
+        raise
     except Exception as error:
         reason = storage.refusal(error) or (str(error) if isinstance(error, OSError) else None)
         if reason is None:  # a defect

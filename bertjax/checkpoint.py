@@ -7,6 +7,9 @@ shapes of the arrays, and a hash of the manifest itself. Nothing older is delete
     W/checkpoints/200/                  a step: Orbax's files and integrity.json
     W/checkpoints/damaged-300-0/        set aside by a restore, never read again; the newest two stay
 
+A step without a manifest is unfinished: a kill cut its save off, or a process is still at it. A
+restore removes it, where an older step is whole; readers pass it by.
+
 With several processes, process 0 alone reads the hashes and decides for all.
 """
 
@@ -106,16 +109,17 @@ class Checkpoints:
         """`(step, state)` of the newest whole step, or None where nothing was saved yet.
 
         Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why; the
-        two with the highest n stay. If the only step is a damaged step 0, nothing was learned: it
-        is moved away too, and None returned.
+        two with the highest n stay. Newer steps that are unfinished are removed, and a line says
+        so. If the only step is step 0 of a training, nothing was learned: it leaves too, and None
+        is returned.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct`, with the shardings wanted; the mesh
             need not be the one that saved. It may hold only some of the state's top-level keys.
 
         Raises:
-          DataError: steps exist but none is whole (nothing is moved then), or the state saved
-            has other names, shapes or types.
+          DataError: steps exist but none is whole (nothing is moved or removed then), or the
+            state saved has other names, shapes or types.
         """
         self.wait()
         step = self._last = _agreed(self._directory, self._choose)
@@ -124,13 +128,25 @@ class Checkpoints:
         return None if step is None else (step, _read(self._directory / str(step), abstract_state))
 
     def _choose(self) -> int | None:
-        step, damaged = steps.newest_whole(self._directory)
-        if step is None and any(report.step > 0 for report in damaged):
-            raise steps.none_whole(self._directory, damaged)
+        step, others = steps.newest_whole(self._directory)
+        if step is None and any(not self._is_a_start(report.step) for report in others):
+            raise steps.none_whole(self._directory, others)
         with _storage_errors(self._directory):
-            for report in reversed(damaged):
-                steps.set_aside(self._directory, report)
+            for report in reversed(others):
+                leave = steps.remove_unfinished if report.unfinished else steps.set_aside
+                leave(self._directory, report)
         return step
+
+    def _is_a_start(self, step: int) -> bool:
+        """Whether a step holds what the same command would make anew: step 0 of a training.
+
+        Converted weights may be a step 0 too. They come without an optimizer's state.
+        """
+        for name in (f"{_ITEM}/_METADATA", integrity.MANIFEST) if step == 0 else ():
+            with contextlib.suppress(FileNotFoundError):
+                if b"opt_state" in storage.read(self._directory / "0" / name):
+                    return True
+        return False
 
     def wait(self):
         """Blocks until the last save is whole; raises StorageError if it failed."""
@@ -163,10 +179,10 @@ def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
     directory = storage.absolute(directory)
 
     def choose():
-        step, damaged = steps.newest_whole(directory)
+        step, others = steps.newest_whole(directory)
         if step is None:
-            raise steps.none_whole(directory, damaged)
-        for report in damaged:
+            raise steps.none_whole(directory, others)
+        for report in others:
             _warn(f"checkpoint skipped: {report}")
         return step
 

@@ -1,86 +1,261 @@
 """The flags of every command, and how a command line becomes their values."""
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+import contextlib
+import difflib
+import importlib.metadata
+import inspect
+import os
+import re
+import sys
+import textwrap
 
-from bertjax import config_help, config_tree, storage
+from absl import flags
+from ml_collections import ConfigDict
+
+from bertjax import config_file, config_help, config_names, config_tree, config_values, storage
+from bertjax.config import Config
 from bertjax.errors import UsageError
 
-READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config
+READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config; flags only
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what editors and web pages make of "-"
+
+
+def asked_text(command: str, arguments: list[str], commands: dict) -> str | None:
+    """What --help or --version asks for; None where nobody asks.
+
+    Args:
+      commands: `{name: function}`, whose docstrings are the usage of each.
+    """
+    helps = {"-h", "--help", "--helpfull"}
+    if command == "--version":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"bertjax {importlib.metadata.version('bertjax')}"
+        return "bertjax, not installed"
+    if command in helps | {"help"}:
+        return _help(next((name for name in arguments if name in commands), None), commands)
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return _help(command, commands) if command in commands and helps & set(own) else None
+
+
+def _help(command: str | None, commands: dict) -> str:
+    """The text of --help: of all commands, or of one with every config field it reads."""
+    if command is None:
+        usages = (inspect.getdoc(run).split("\n\n", 1) for run in commands.values())
+        return "usage: bertjax COMMAND ...\n\n" + "\n".join(
+            f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
+        ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
+    text = f"usage: bertjax {inspect.getdoc(commands[command])}"
+    if command in READ_CONFIG:
+        rows = (f"  --{f}={default}\n      {help}" for f, default, help in config_help.describe())
+        text += (
+            "\n\nConfig fields, with their defaults. None is unset: =None unsets such a field again."
+            " A whole number may be written 10_000 or 1e4.\n" + "\n".join(rows)
+        )
+    return text
+
+
+def define(command: str) -> flags.FlagValues:
+    """The flags of a command, with their defaults."""
+    values = flags.FlagValues()
+
+    def text(name, default, meaning):
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+    def switch(name, default, meaning):
+        flags.DEFINE_bool(name, default, meaning, flag_values=values)
+
+    if command in READ_CONFIG:
+        text("config", None, "config file, with :arg")
+        text("workdir", None, "everything a run writes")
+    if command == "prepare":
+        text("runner", None, "Apache Beam runner")
+    if command in ("fill-mask", "embed", "convert"):
+        activations = ("gelu", "gelu_new")
+        flags.DEFINE_enum("hidden_act", None, activations, "activation", flag_values=values)
+        switch("do_lower_case", None, "casing")
+        text("tokenizer", None, "file or folder")
+        switch("allow_pickle", False, "open PyTorch files")
+    if command == "embed":
+        text("pooling", None, "mean, cls, max ...")
+    if command == "fill-mask":
+        flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
+    if command == "plan":
+        text("topology", None, "TPU slice to plan for")
+        switch("json", False, "JSON, for machines")
+        switch("table", False, "search for what fits")
+    if command == "plot":
+        text("out", None, "file to write")
+    return values
 
 
 def parse(command: str, argv: list[str]):
     """`(flag values, positional arguments)` of one command.
 
-    Raises:
-      UsageError: an unknown flag or config field, or a value that does not parse.
-    """
-    values = flags.FlagValues()
-    recorded = _recorded(argv) if command == "evaluate" else None
-    if recorded is not None:
-        config_flags.DEFINE_config_dict("config", recorded, flag_values=values, sys_argv=argv)
-    elif command in READ_CONFIG:
-        config_flags.DEFINE_config_file(
-            "config", None, "config file, with :arg", flag_values=values, sys_argv=argv
-        )
-    if command in READ_CONFIG:
-        flags.DEFINE_string("workdir", None, "everything a run writes", flag_values=values)
-    if command == "prepare":
-        flags.DEFINE_string("runner", None, "Apache Beam runner", flag_values=values)
-    if command in ("fill-mask", "embed", "convert"):
-        flags.DEFINE_enum(
-            "hidden_act", None, ("gelu", "gelu_new"), "activation", flag_values=values
-        )
-        flags.DEFINE_bool("do_lower_case", None, "casing", flag_values=values)
-        flags.DEFINE_string("tokenizer", None, "file or folder", flag_values=values)
-        flags.DEFINE_bool("allow_pickle", False, "open PyTorch files", flag_values=values)
-    if command == "embed":
-        flags.DEFINE_string("pooling", None, "mean, cls, max ...", flag_values=values)
-    if command == "fill-mask":
-        flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
-    if command == "plan":
-        flags.DEFINE_string("topology", None, "TPU slice to plan for", flag_values=values)
-        flags.DEFINE_bool("json", False, "JSON, for machines", flag_values=values)
-        flags.DEFINE_bool("table", False, "search for what fits", flag_values=values)
-    if command == "plot":
-        flags.DEFINE_string("out", None, "file to write", flag_values=values)
-    for arg in argv:
-        name = arg.lstrip("-").partition("=")[0]
-        if name.startswith("config."):
-            config_help.check_field(name)
-    try:
-        return values, values(argv)[1:]
-    except KeyError as error:  # config_flags, of a phase or component that the config has not
-        raise UsageError(
-            f"{_one_line(error.args[0])}: no such group in this config; its file may add one"
-        ) from None
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UsageError(_one_line(error)) from None
+    Of --config, the value is the tree of the file (for `evaluate`, of the run), with every
+    --config.FIELD=VALUE set in it; None without one.
 
-
-def _recorded(argv: list[str]) -> ConfigDict | None:
-    """The config of the run that --workdir names, where no --config is given.
+    Args:
+      argv: the command, and what follows it.
 
     Raises:
-      DataError: there is none that can be read.
+      UsageError: an unknown flag or config field, a value that does not parse, a config file
+        that does not run, or an argument that the command has no use for.
     """
-    from bertjax import workdir  # with JAX, which other commands do without until they need it
-
-    given = flags.FlagValues()
-    for name in ("config", "workdir"):
-        flags.DEFINE_string(name, None, "", flag_values=given)
+    values = define(command)
     try:
-        given(argv, known_only=True)
+        argv = values.read_flags_from_files(list(argv), force_gnu=False)
+        end = argv.index("--") if "--" in argv else len(argv)
+        rest, overrides = _split(command, values, argv[1:end])
+        args = values([command, *rest])[1:]
     except flags.Error as error:
-        raise UsageError(_one_line(error)) from None
-    if given.config is not None or given.workdir is None:
-        return None
-    storage.require_bucket(given.workdir)
-    return config_tree.to_config_dict(workdir.read_config(given.workdir))
+        raise UsageError(_reason(error)) from None
+    if command in READ_CONFIG and args:
+        raise UsageError(_stray(command, args[0]))
+    if command in READ_CONFIG:
+        values.config = _config(command, values, overrides)
+    return values, args + argv[end + 1 :]
 
 
-def _one_line(error) -> str:
-    # config_flags puts the whole traceback of a config file into its message.
-    before, traceback, after = str(error).partition(" Error whilst parsing config file:")
-    lines = [before, after.splitlines()[-1]] if traceback else [before]
-    return " ".join(" ".join(lines).split())
+def _config(command: str, values, overrides: dict) -> ConfigDict | None:
+    tree = None
+    if values.config:
+        tree = config_file.load(values.config)
+    elif command == "evaluate" and values.workdir is not None:
+        from bertjax import workdir  # with JAX, which other commands do without until they need it
+
+        storage.require_bucket(values.workdir)
+        tree = config_tree.to_config_dict(workdir.read_config(storage.path(values.workdir)))
+    elif overrides:
+        raise UsageError(f"{next(iter(overrides))}: --config is missing; name a config file")
+    for flag, value in overrides.items():
+        _set(tree, flag, value)
+    return tree
+
+
+def _set(tree: ConfigDict, flag: str, value):
+    *groups, name = flag.removeprefix("--config.").split(".")
+    node = tree
+    for depth, group in enumerate(groups):
+        if not isinstance(node, ConfigDict) or group not in node:
+            where = ".".join(["config", *groups[:depth]])
+            raise UsageError(
+                f"{flag}: {group!r}: no such group in this config; its file may add one; "
+                f"{where} has {', '.join(node) or 'none'}"
+            )
+        node = node[group]
+    with tree.unlocked(), node.ignore_type():
+        node[name] = value
+
+
+def _split(command: str, values, argv: list[str]) -> tuple[list[str], dict]:
+    """`(the other arguments, {"--config.FIELD": value})`, every flag checked for its form.
+
+    absl would take `--workdir --json` for a directory named --json, and the `false` of
+    `--allow_pickle false` for an argument of the command.
+    """
+    rest, overrides, given, index = [], {}, {}, 0
+    while index < len(argv):
+        arg, index = argv[index], index + 1
+        following = argv[index : index + 2]
+        name, equals, text = arg.lstrip("-").partition("=")
+        _refuse_other_dashes(arg, values)
+        if not arg.startswith("-") or not name:
+            rest.append(arg)
+            continue
+        is_field = re.match(r"(no)?config\.", name) and command in READ_CONFIG
+        if not is_field and name not in values and name.removeprefix("no") not in values:
+            raise UsageError(_unknown(command, name, values))
+        negated = name.startswith("noconfig.") or (not is_field and name not in values)
+        name = name.removeprefix("no") if negated else name
+        hint = config_help.type_of(name) if is_field else (bool if values[name].boolean else str)
+        if hint is bool and not equals:
+            _refuse_value_apart(name, following)
+            text, equals = str(not negated).lower(), "="
+        elif not equals:
+            _refuse_no_value(name, following)
+            text, index = following[0], index + 1
+        value = config_values.read(hint, text, f"--{name}") if is_field else text
+        if name in given and given[name] != value and not is_field:
+            raise UsageError(f"--{name} is given twice: {given[name]} and {value}; name one")
+        if name in given and given[name] != value:
+            print(f"--{name} is given twice: the last, {value}, counts", file=sys.stderr)
+        given[name] = value
+        if is_field:
+            overrides[f"--{name}"] = value
+        else:
+            rest.append(f"--{name}={text}")
+    return rest, overrides
+
+
+def _refuse_other_dashes(arg: str, values):
+    name = arg.lstrip(_DASHES + "-").partition("=")[0]
+    if set(arg[: len(arg) - len(arg.lstrip(_DASHES + "-"))]) & set(_DASHES) and (
+        name in values or name.startswith("config.")
+    ):
+        raise UsageError(f"{arg}: begins with another dash than '-' (copied?); write --{name}")
+
+
+def _refuse_value_apart(name: str, following: list[str]):
+    if following and (config_values.is_bool(following[0]) or following[0].startswith("=")):
+        value = "".join(following[:2]) if following[0] == "=" else following[0].lstrip("=")
+        raise UsageError(f"--{name}={value.lstrip('=')}: write the value after =, without a space")
+
+
+def _refuse_no_value(name: str, following: list[str]):
+    if not following or re.match(r"--?[a-zA-Z]|--$", following[0]):
+        raise UsageError(f"--{name}: needs a value; write --{name}=VALUE")
+    if following[0].startswith("="):
+        _refuse_value_apart(name, following)
+
+
+def unknown_command(given: str, arguments: list[str], commands) -> str:
+    """What to say of a command that is none."""
+    if given.startswith("-"):
+        first = next((arg for arg in arguments if arg in commands), "pretrain")
+        return f"the command comes first: bertjax {first} {given} ..."
+    name = given.lower().replace("_", "-")
+    close = [_OTHER_COMMANDS.get(name)] if name in _OTHER_COMMANDS else []
+    close = close or difflib.get_close_matches(name, commands, n=1)
+    fix = f"did you mean {close[0]}?" if close else f"one of {', '.join(commands)}"
+    return f"no such command; {fix}"
+
+
+_OTHER_COMMANDS = {"train": "pretrain", "eval": "evaluate", "export": "convert", "fill": "fill-mask",
+                   "tokenize": "prepare", "preprocess": "prepare", "check": "verify",
+                   "predict": "fill-mask", "encode": "embed"}  # fmt: skip
+
+
+def _unknown(command: str, name: str, values) -> str:
+    owners = [other for other in _COMMANDS if other != command and name in define(other)]
+    if owners:
+        return f"--{name}: {command} has no such flag; {', '.join(owners)} has it"
+    own = [flag for flag in values if flag not in ("flagfile", "undefok")]
+    plain = name.replace("-", "_").lower()
+    close = [flag for flag in own if flag.replace("_", "") == plain.replace("_", "")]
+    close = close or difflib.get_close_matches(plain, own, n=1)
+    if close:
+        return f"--{name}: no such flag; did you mean --{close[0]}?"
+    if command in READ_CONFIG:
+        hint = config_names.meant(f"config.{plain}", list(config_tree.paths(Config)))
+        return f"--{name}: no such flag; {hint.replace('mean config.', 'mean --config.')}"
+    known = ", ".join(f"--{flag}" for flag in own) or "none"
+    return f"--{name}: no such flag; {command} has {known}"
+
+
+_COMMANDS = (*READ_CONFIG, "fill-mask", "embed", "convert", "verify", "plot")
+
+
+def _stray(command: str, arg: str) -> str:
+    """What to say of an argument that stands alone, where a command takes flags only."""
+    if re.match(r"(config|workdir)[.=]", arg) or re.search(r"\.py(:|$)", arg):
+        fix = f"write --{'' if re.match(r'config|workdir', arg) and '=' in arg else 'config='}{arg}"
+    elif os.path.isdir(arg):
+        fix = f"write --workdir={arg}"
+    else:
+        fix = f"{command} takes flags only, each as --NAME=VALUE"
+    return f"unexpected {arg!r}: {fix}"
+
+
+def _reason(error: flags.Error) -> str:
+    text = " ".join(str(error).split())
+    return re.sub(r"invalid literal for int\(\) with base 10: .*", "expected a whole number", text)

@@ -14,26 +14,35 @@ from bertjax import config_checks, config_tree
 from bertjax.config_arg import parse_arg as parse_arg
 from bertjax.config_data import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config_embedding import Embedding
+from bertjax.config_rules import (
+    BelowOne,
+    Count,
+    MeshAxis,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Seed,
+)
 from bertjax.config_tree import field
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    vocab_size: int = field(30522, "tokens in the vocabulary; 0 takes the tokenizer's size")
-    hidden_size: int = field(768, "width D of the encoder")
-    num_hidden_layers: int = field(12, "encoder blocks N")
-    num_attention_heads: int = field(12, "attention heads H; must divide hidden_size")
-    intermediate_size: int = field(3072, "width F of the feed-forward layer")
-    max_position_embeddings: int = field(512, "rows of the position table")
-    position_offset: int = field(0, "row of the first position (RoBERTa: 2)")
-    type_vocab_size: int = field(2, "token types (sentence A / B); 0 for none")
+    vocab_size: Count = field(30522, "tokens in the vocabulary; 0 takes the tokenizer's size")
+    hidden_size: Positive = field(768, "width D of the encoder")
+    num_hidden_layers: Positive = field(12, "encoder blocks N")
+    num_attention_heads: Positive = field(12, "attention heads H; must divide hidden_size")
+    intermediate_size: Positive = field(3072, "width F of the feed-forward layer")
+    max_position_embeddings: Positive = field(512, "rows of the position table")
+    position_offset: Count = field(0, "row of the first position (RoBERTa: 2)")
+    type_vocab_size: Count = field(2, "token types (sentence A / B); 0 for none")
     hidden_act: str = field(
         "gelu", "activation: gelu (erf) or gelu_new (tanh)", ("gelu", "gelu_new")
     )
-    hidden_dropout_prob: float = field(0.1, "dropout on embeddings and on both block outputs")
-    attention_probs_dropout_prob: float = field(0.1, "dropout on attention probabilities")
-    layer_norm_eps: float = field(1e-12, "epsilon inside LayerNorm")
-    initializer_range: float = field(0.02, "deviation of the truncated-normal initialiser")
+    hidden_dropout_prob: BelowOne = field(0.1, "dropout on embeddings and on both block outputs")
+    attention_probs_dropout_prob: BelowOne = field(0.1, "dropout on attention probabilities")
+    layer_norm_eps: PositiveFloat = field(1e-12, "epsilon inside LayerNorm")
+    initializer_range: NotNegative = field(0.02, "deviation of the truncated-normal initialiser")
     head: str = field(
         "pretraining",
         "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
@@ -49,7 +58,7 @@ class Model:
         ),
     )
     pooler_act: str = field("tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu"))
-    num_labels: int = field(2, "logits of head=classification; 1 for regression")
+    num_labels: Positive = field(2, "logits of head=classification; 1 for regression")
     label_names: tuple[str, ...] = field(
         (), "names of those logits, in their order: \"('yes', 'no')\"; () for LABEL_0, LABEL_1..."
     )
@@ -57,6 +66,7 @@ class Model:
         None,
         "what the logits mean: regression, single_label_classification or "
         "multi_label_classification; unset: Hugging Face decides by num_labels",
+        ("regression", "single_label_classification", "multi_label_classification"),
     )
     dtype: str = field(
         "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
@@ -72,7 +82,7 @@ class Model:
         "recompute in the backward pass: none, dots (keep matmul results), full (keep block inputs)",
         ("none", "dots", "full"),
     )
-    scan_unroll: int = field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
+    scan_unroll: Count = field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -95,25 +105,25 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    steps: int = field(0, "optimizer steps in this phase; 0 leaves the phase out")
-    sequence_length: int = field(128, "tokens in a sequence, special tokens included")
-    batch_size: int = field(256, "sequences in a global batch")
-    max_predictions_per_seq: int = field(
+    steps: Count = field(0, "optimizer steps in this phase; 0 leaves the phase out")
+    sequence_length: Positive = field(128, "tokens in a sequence, special tokens included")
+    batch_size: Positive = field(256, "sequences in a global batch")
+    max_predictions_per_seq: Positive = field(
         20, "most masked positions in a sequence (in a row of several: in all of them together)"
     )
-    micro_batch_size: int = field(
+    micro_batch_size: Count = field(
         0, "sequences whose gradients are computed at once and then summed; 0 takes the whole batch"
     )
-    ramp_from: int = field(
+    ramp_from: Count = field(
         0, "batch size at the start, doubled in equal numbers of steps; 0 does not ramp"
     )
-    ramp_steps: int = field(0, "steps until the ramp has reached batch_size")
-    learning_rate: float = field(
+    ramp_steps: Count = field(0, "steps until the ramp has reached batch_size")
+    learning_rate: NotNegative = field(
         0.0,
         "peak of a schedule of this phase's own (with optimizer.schedule's form); 0 goes on "
         "with the run's one schedule",
     )
-    warmup_steps: int = field(0, "warm-up of the phase's own schedule")
+    warmup_steps: Count = field(0, "warm-up of the phase's own schedule")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,77 +134,81 @@ class Optimizer:
         "the same with a trust ratio for every layer",
         ("bert_adamw", "adamw", "bert_lamb", "lamb"),
     )
-    learning_rate: float = field(1e-4, "peak learning rate")
-    warmup_steps: int = field(10_000, "steps of linear warm-up")
+    learning_rate: NotNegative = field(1e-4, "peak learning rate")
+    warmup_steps: Count = field(10_000, "steps of linear warm-up")
     schedule: str = field(
         "warmup_replaces_decay",
         "warmup_replaces_decay (google-research/bert: warm-up hides the start of the decay) "
         "or warmup_then_decay",
         ("warmup_replaces_decay", "warmup_then_decay"),
     )
-    decay_power: float = field(1.0, "power of the polynomial decay of the rate; 1 is linear")
-    b1: float = field(0.9, "decay of the first moment")
-    b2: float = field(0.999, "decay of the second moment")
-    eps: float = field(1e-6, "epsilon outside the square root")
-    weight_decay: float = field(0.01, "decoupled decay")
+    decay_power: PositiveFloat = field(
+        1.0, "power of the polynomial decay of the rate; 1 is linear"
+    )
+    b1: BelowOne = field(0.9, "decay of the first moment")
+    b2: BelowOne = field(0.999, "decay of the second moment")
+    eps: PositiveFloat = field(1e-6, "epsilon outside the square root")
+    weight_decay: NotNegative = field(0.01, "decoupled decay")
     decay_all: bool = field(
         False, "decay LayerNorm and biases too (fairseq); by default they are spared (BERT)"
     )
-    clip_norm: float = field(1.0, "largest gradient norm; 0 does not clip")
+    clip_norm: NotNegative = field(1.0, "largest gradient norm; 0 does not clip")
     clip_mode: str = field(
         "global",
         "global (norm of the whole batch's gradient) or per_shard (google-research/bert: each of "
         "clip_shards parts of the batch is clipped on its own, then averaged)",
         ("global", "per_shard"),
     )
-    clip_shards: int = field(8, "parts of the batch for clip_mode=per_shard, whatever the mesh")
-    max_consecutive_skips: int = field(
+    clip_shards: Positive = field(
+        8, "parts of the batch for clip_mode=per_shard, whatever the mesh"
+    )
+    max_consecutive_skips: Positive = field(
         10, "non-finite updates skipped in a row before the run stops"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = field(-1, "devices that hold copies and split the batch; -1 takes the rest")
-    fsdp: int = field(1, "devices that split both the batch and the parameters")
-    tensor: int = field(1, "devices that split each matrix product")
+    data: MeshAxis = field(-1, "devices that hold copies and split the batch; -1 takes the rest")
+    fsdp: MeshAxis = field(1, "devices that split both the batch and the parameters")
+    tensor: MeshAxis = field(1, "devices that split each matrix product")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    every_steps: int = field(1000, "steps between checkpoints")
+    every_steps: Positive = field(1000, "steps between checkpoints")
     keep: int = field(3, "newest checkpoints kept (at least 2)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    every_steps: int = field(1000, "steps between evaluations on held-out documents; 0 for none")
-    num_examples: int = field(1024, "most held-out examples read")
-    batch_size: int = field(64, "sequences in an evaluation batch")
+    every_steps: Count = field(1000, "steps between evaluations on held-out documents; 0 for none")
+    num_examples: Positive = field(1024, "most held-out examples read")
+    batch_size: Positive = field(64, "sequences in an evaluation batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    every_steps: int = field(10, "steps between lines of metrics.jsonl")
+    every_steps: Positive = field(10, "steps between lines of metrics.jsonl")
     tensorboard: bool = field(True, "also write TensorBoard event files")
-    profile_start: int = field(
+    profile_start: Count = field(
         0, "first step of an XProf trace in W/tensorboard (./profile for a W on gs://); 0 for none"
     )
-    profile_steps: int = field(3, "steps in the trace")
-    peak_flops_per_device: float = field(
+    profile_steps: Positive = field(3, "steps in the trace")
+    peak_flops_per_device: NotNegative = field(
         0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    mlm: float = field(1.0, "weight of the masked-LM loss")
-    nsp: float = field(1.0, "weight of the next-sentence loss; 0 for none")
+    mlm: NotNegative = field(1.0, "weight of the masked-LM loss")
+    nsp: NotNegative = field(1.0, "weight of the next-sentence loss; 0 for none")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seed: int = field(0, "the only source of randomness")
+    seed: Seed = field(0, "the only source of randomness")
     init_from: str | None = field(
         None, "weights to start from, any source of bertjax convert (hf:DIR, tf1:PREFIX, ...)"
     )
@@ -250,12 +264,14 @@ def default() -> ConfigDict:
 
 def phase(**fields) -> ConfigDict:
     """One entry of `config.phases` for a config file."""
-    return config_tree.to_config_dict(Phase(**fields))
+    phase = config_tree.build(Phase, fields, "config.phases.NAME")
+    return config_tree.to_config_dict(phase)
 
 
 def component(weight: float, **fields) -> ConfigDict:
     """One entry of `config.mixture` for a config file: a weight, and fields of `config.data`."""
-    return config_tree.to_config_dict(Component(weight, Data(**fields)))
+    data = config_tree.build(Data, fields, "config.mixture.NAME.data")
+    return config_tree.to_config_dict(Component(weight, data))
 
 
 def from_config_dict(tree: ConfigDict | dict) -> Config:

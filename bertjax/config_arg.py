@@ -2,9 +2,8 @@
 
 import types
 
+from bertjax import config_values
 from bertjax.errors import UsageError
-
-_BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
@@ -28,15 +27,10 @@ def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
         if name in values:
             raise UsageError(f"--config=FILE:{arg}: {name} is given twice")
         kind = type(defaults[name])
+        text = text if equals or kind is not bool else "true"
         try:
-            values[name] = _read(kind, text if equals or kind is not bool else "true")
-        except (KeyError, ValueError):
+            values[name] = config_values.read(kind, text, item)
+        except UsageError:
             raise UsageError(f"--config=FILE:{arg}: {item}: expected {name}={kind.__name__}, "
                              f"for example {name}={defaults[name]}") from None  # fmt: skip
     return types.SimpleNamespace(**defaults | values)
-
-
-def _read(kind, text):
-    if not text:
-        raise ValueError("nothing")
-    return _BOOLS[text.lower()] if kind is bool else kind(text)

@@ -2,6 +2,14 @@
 
 import dataclasses
 
+from bertjax.config_rules import (
+    BelowOne,
+    Count,
+    InsideOne,
+    Positive,
+    PositiveFloat,
+    Share,
+)
 from bertjax.config_tree import field
 
 
@@ -13,7 +21,7 @@ class Tokenizer:
         "a folder of tokenizer files, or a vocab.txt, tokenizer.json or SentencePiece .model; "
         "unset trains one on the corpus",
     )
-    vocab_size: int = field(30522, "size of a newly trained vocabulary")
+    vocab_size: Positive = field(30522, "size of a newly trained vocabulary")
     lowercase: bool | None = field(
         None,
         "lower-case and strip accents; unset: as the files of tokenizer.path say, or else as its "
@@ -49,9 +57,11 @@ class Data:
     tfds_name: str | None = field(None, "TFDS dataset, for example wikipedia/20230601.en")
     tfds_split: str = field("train", "TFDS split")
     tfds_data_dir: str | None = field(None, "where TFDS keeps its prepared datasets")
-    heldout_fraction: float = field(0.01, "share of documents kept out of training, for evaluation")
-    num_workers: int = field(0, "processes that tokenise; 0 takes one a core")
-    prefetch_batches: int = field(4, "host batches assembled ahead of the step")
+    heldout_fraction: BelowOne = field(
+        0.01, "share of documents kept out of training, for evaluation"
+    )
+    num_workers: Count = field(0, "processes that tokenise; 0 takes one a core")
+    prefetch_batches: Positive = field(4, "host batches assembled ahead of the step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Examples:
         "sentence_pair_nsp, full_sentences (across documents), doc_sentences (within one)",
         ("segment_pair_nsp", "sentence_pair_nsp", "full_sentences", "doc_sentences"),
     )
-    short_seq_prob: float = field(0.1, "share of documents with a random shorter target length")
+    short_seq_prob: Share = field(0.1, "share of documents with a random shorter target length")
     max_per_row: int = field(
         1, "most examples packed into one row, none seeing another; 1 does not pack"
     )
@@ -75,9 +85,9 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    masked_lm_prob: float = field(0.15, "share of tokens predicted")
-    mask_token_prob: float = field(0.8, "of those, replaced by [MASK]")
-    random_token_prob: float = field(0.1, "of those, replaced by a random token; the rest stay")
+    masked_lm_prob: Share = field(0.15, "share of tokens predicted")
+    mask_token_prob: Share = field(0.8, "of those, replaced by [MASK]")
+    random_token_prob: Share = field(0.1, "of those, replaced by a random token; the rest stay")
     rounding: str = field(
         "nearest",
         "masked_lm_prob * length to a number: nearest (google-research/bert) or probabilistic "
@@ -89,20 +99,20 @@ class Masking:
         "what is chosen: token, whole_word, or span (SpanBERT: runs of whole words)",
         ("token", "whole_word", "span"),
     )
-    span_p: float = field(0.2, "unit=span: p of the geometric number of words in a span")
-    span_max_words: int = field(10, "unit=span: most words in a span")
+    span_p: InsideOne = field(0.2, "unit=span: p of the geometric number of words in a span")
+    span_max_words: Positive = field(10, "unit=span: most words in a span")
     choose_special: bool = field(
         False, "[CLS], [SEP] and added special tokens may be chosen too (fairseq: True)"
     )
     random_special: bool = field(
         True, "a random token may be a special one (google-research/bert: True; fairseq: False)"
     )
-    static_patterns: int = field(
+    static_patterns: Count = field(
         0, "0 masks afresh every epoch (dynamic); k repeats k fixed patterns (static)"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    weight: float = field(1.0, "share of rows, relative to the other components'")
+    weight: PositiveFloat = field(1.0, "share of rows, relative to the other components'")
     data: Data = Data()

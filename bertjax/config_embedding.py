@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bertjax.config_rules import Count
 from bertjax.config_tree import field
 
 # What makes one vector of the vectors of all tokens; all but `pooler` are sentence-transformers'.
@@ -16,7 +17,7 @@ class Embedding:
         "mean_sqrt_len_tokens, weightedmean, lasttoken, or several joined by + (one after the "
         "other); unset is mean, for a model that no sentence encoder was made of",
     )
-    max_length: int = field(0, "tokens that are read of a text, special ones included; 0: all")
+    max_length: Count = field(0, "tokens that are read of a text, special ones included; 0: all")
     normalize: bool = field(False, "vectors of length 1")
     lowercase: bool = field(False, "lower-case a text before the tokenizer gets it")
     prompt: str = field("", "what is put before each text")

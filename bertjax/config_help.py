@@ -1,29 +1,34 @@
 """What the command line says of config fields: `--help`, and the field that somebody meant."""
 
 import dataclasses
-import difflib
-import re
 
-from bertjax import config_tree
-from bertjax.config import Component, Config, leaves
+from bertjax import config_names, config_tree
+from bertjax.config import Component, Config
 from bertjax.errors import UsageError
 
 # Of the groups that a config file names itself, one stands for all.
 _EXAMPLE = dataclasses.replace(Config(), mixture={"NAME": Component()})
 
 
-def check_field(path: str):
-    """Raises UsageError where `path` (`config.a.b`) names no field.
+def type_of(path: str):
+    """The type of the field `path` (`config.a.b`), by which its text is read.
 
     Phases and the components of a mixture may have any name.
+
+    Raises:
+      UsageError: there is no such field.
     """
-    known = leaves(_EXAMPLE)
-    usual = re.sub(r"^config\.phases\.\w+\.", "config.phases.phase1.", path)
-    usual = re.sub(r"^config\.mixture\.\w+\.", "config.mixture.NAME.", usual)
-    if usual not in known:
-        close = difflib.get_close_matches(path, known, n=1)
-        hint = f"did you mean --{close[0]}?" if close else "--help lists the fields"
+    known = config_tree.paths(Config)
+    group = next((field for field in known if field.startswith(f"{path}.")), None)
+    if group:
+        raise UsageError(
+            f"--{path}: a group of fields, not one; for example "
+            f"--{group.replace('.NAME.', '.phase1.')}"
+        )
+    if config_names.usual(path) not in known:
+        hint = config_names.meant(path, list(known)).replace("mean config.", "mean --config.")
         raise UsageError(f"--{path}: no such field; {hint}")
+    return known[config_names.usual(path)]
 
 
 def describe() -> list[tuple[str, str, str]]:
@@ -32,5 +37,5 @@ def describe() -> list[tuple[str, str, str]]:
     for path, f, value in config_tree.walk(_EXAMPLE):
         choices = f.metadata.get("choices")
         text = f.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
-        rows.append((path, "unset" if value is None else str(value), text))
+        rows.append((path, str(value), text))
     return rows

@@ -1,12 +1,13 @@
 """Frozen dataclasses to and from the mutable trees that the command line changes."""
 
 import dataclasses
-import difflib
+import functools
 import types
 import typing
 
 from ml_collections import ConfigDict, config_dict
 
+from bertjax import config_names
 from bertjax.errors import UsageError
 
 
@@ -17,8 +18,11 @@ def field(default, help: str, choices=None):
 
 
 def to_config_dict(node) -> ConfigDict:
-    """The mutable tree of a dataclass; fields that are None become placeholders of their type."""
-    result = ConfigDict()
+    """The mutable tree of a dataclass; fields that are None become placeholders of their type.
+
+    What a config file puts into it is checked by `build`, with the field's whole name.
+    """
+    result = ConfigDict(type_safe=False)
     hints = typing.get_type_hints(type(node))
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)
@@ -44,36 +48,41 @@ def build(cls, raw, path: str):
     Raises:
       UsageError: an unknown field, or a value of another type.
     """
+    return _build(cls, raw, path, functools.partial(paths, cls, path))
+
+
+def _build(cls, raw, path, known):
     if not isinstance(raw, dict):
         raise UsageError(f"{path}={raw!r}: expected a group of fields ({cls.__name__})")
     names = [f.name for f in dataclasses.fields(cls)]
     for key in raw:
         if key not in names:
-            close = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+            hint = config_names.meant(f"{path}.{key}", list(known()))
             raise UsageError(f"{path}.{key}: no such field; {hint}")
     hints = typing.get_type_hints(cls)
     values = {}
     for f in dataclasses.fields(cls):
         if f.name not in raw:
             continue
-        values[f.name] = _coerce(hints[f.name], raw[f.name], f"{path}.{f.name}")
+        values[f.name] = _coerce(hints[f.name], raw[f.name], f"{path}.{f.name}", known)
     return cls(**values)
 
 
-def _coerce(hint, value, path):
+def _coerce(hint, value, path, known):
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, path)
+        return _build(hint, value, path, known)
     if typing.get_origin(hint) is dict:
         item = typing.get_args(hint)[1]
-        return {k: build(item, value[k], f"{path}.{k}") for k in sorted(value)}
+        return {k: _build(item, value[k], f"{path}.{k}", known) for k in sorted(value)}
     if value is None and isinstance(hint, types.UnionType):
         return None
     if typing.get_origin(hint) is tuple:
-        return _strings(value, path)
+        return strings(value, path)
     wanted = _unwrap_optional(hint)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if wanted is int and isinstance(value, float) and value.is_integer():  # 1e4
+        return int(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise UsageError(
             f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
@@ -81,11 +90,24 @@ def _coerce(hint, value, path):
     return value
 
 
-def _strings(value, path) -> tuple[str, ...]:
+def strings(value, path) -> tuple[str, ...]:
     """A tuple of strings, which JSON keeps as a list."""
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise UsageError(f"{path}={value!r}: expected strings, for example ('yes', 'no')")
     return tuple(value)
+
+
+def paths(cls, path="config") -> dict:
+    """`{path: type}` of every field, NAME standing for the names that a config file may choose."""
+    result = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            result |= paths(hint, f"{path}.{name}")
+        elif typing.get_origin(hint) is dict:
+            result |= paths(typing.get_args(hint)[1], f"{path}.{name}.NAME")
+        else:
+            result[f"{path}.{name}"] = hint
+    return result
 
 
 def walk(node, path="config"):

@@ -29,8 +29,11 @@ class StepReport:
     num_files: int
     num_bytes: int
     problems: tuple[str, ...]  # one line for every damaged file; empty where the step is whole
+    unfinished: bool = False  # no manifest: its save was cut off, or is still under way
 
     def __str__(self):
+        if self.unfinished:
+            return f"step {self.step}: unfinished: its save was cut off, or is still under way"
         if not self.problems:
             return f"step {self.step}: whole, {self.num_files} files, {self.num_bytes:,} bytes"
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
@@ -64,11 +67,9 @@ def _dump(manifest: dict) -> bytes:
 
 
 def load(step_dir: Path) -> dict:
-    """Raises ValueError, saying what is wrong, unless every byte is as written."""
-    try:
-        raw = storage.read(step_dir / MANIFEST)
-    except FileNotFoundError:
-        raise ValueError(f"{MANIFEST} is missing (its save never finished)") from None
+    """Raises ValueError, saying what is wrong, unless every byte is as written; or
+    FileNotFoundError, where there is none."""
+    raw = storage.read(step_dir / MANIFEST)
     try:
         manifest = json.loads(raw)
         del manifest["sha256"]
@@ -118,6 +119,8 @@ def inspect(step_dir: Path, *, reread: bool = True) -> StepReport:
     step = int(step_dir.name)
     try:
         expected = load(step_dir)["files"]
+    except FileNotFoundError:
+        return StepReport(step, 0, 0, (f"{MANIFEST} is missing",), unfinished=True)
     except (ValueError, OSError) as error:
         return StepReport(step, 0, 0, (str(error),))
     is_remote = storage.is_remote(step_dir)

@@ -78,6 +78,8 @@ class Trainer:
                 contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
             )
             step, state = self._start()
+            for change in workdir.write_config(config, self.directory):
+                _say(f"config changed since the last start: {change}")
             log = self.directory / "metrics.jsonl"
             if jax.process_index() == 0 and storage.exists(log):
                 self.goodput.go_on(metrics.read(log), step)
@@ -132,7 +134,7 @@ class Trainer:
             restored = self.checkpoints.restore(abstract)
         if restored is not None:
             self.config = workdir.resumed(self.config, self.directory)
-            _say(f"resuming at step {restored[0]:,} of {self.config.num_steps:,}")
+            _say(stages.resuming(self.config, restored[0], self.directory))
             return restored
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
         state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from bertjax.config import Config, Phase
+from bertjax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,24 @@ def of(config: Config) -> list[Stage]:
 def at(config: Config, step: int) -> Stage:
     """The stage that runs `step`; the last one past the end."""
     return next(stage for stage in reversed(of(config)) if stage.first_step <= step)
+
+
+def resuming(config: Config, step: int, workdir) -> str:
+    """One line about a run that goes on at `step`.
+
+    Raises:
+      UsageError: the config ends before `step`. The weights that are there were trained on the
+        schedule of a longer run. A launcher stops on 0 as on 64, but what comes after it
+        (evaluate, convert) must not take these weights for those of this config.
+    """
+    end = config.num_steps
+    if step > end:
+        raise UsageError(
+            f"{workdir}: nothing to train: its checkpoint is at step {step:,}, this config ends at "
+            f"{end:,}; raise the steps of config.phases, take another --workdir to train anew, or "
+            f"evaluate what is there: bertjax evaluate --workdir={workdir}"
+        )
+    return f"resuming at step {step:,} of {end:,}" + (": nothing is left to train" * (step == end))
 
 
 def _sizes(phase: Phase) -> list[tuple[int, int]]:

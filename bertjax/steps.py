@@ -28,27 +28,28 @@ def numbers(directory: Path) -> list[int]:
 
 
 def newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport]]:
-    """The newest whole step, and the reports of the damaged ones that are newer.
+    """The newest whole step, and the reports of the damaged and unfinished ones that are newer.
 
     On gs:// the checksums that the object store keeps are compared, and nothing is read.
     """
-    damaged = []
+    others = []
     for step in reversed(numbers(directory)):
         report = integrity.inspect(directory / str(step), reread=False)
         if not report.problems:
-            return step, damaged
-        damaged.append(report)
-    return None, damaged
+            return step, others
+        others.append(report)
+    return None, others
 
 
-def none_whole(directory: Path, damaged: list[integrity.StepReport]) -> DataError:
+def none_whole(directory: Path, others: list[integrity.StepReport]) -> DataError:
     """The error of a directory without a whole step."""
-    if not damaged:
+    if not others:
         return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")
-    reasons = "; ".join(str(report) for report in damaged)
+    reasons = "; ".join(str(report) for report in others)
+    wait = "wait for the training that saves it, " if others[0].unfinished else ""
     return DataError(
         f"{directory}: no checkpoint is whole ({reasons}); "
-        "put back a copy, or move the directory away to start from zero"
+        f"{wait}put back a copy, or move the directory away to start from zero"
     )
 
 
@@ -57,10 +58,21 @@ def prune(directory: Path, keep: int):
     places = [directory / str(step) for step in numbers(directory)]
     sealed = [place for place in places if storage.exists(place / integrity.MANIFEST)]
     for leaving in sealed[:-keep]:
-        # A kill half-way through leaves no step that looks damaged.
-        if not storage.is_remote(leaving):
-            leaving = leaving.rename(leaving.with_name(f"{_PRUNED}{leaving.name}"))
-        storage.remove(leaving, first=_MARKS)
+        _remove(leaving)
+
+
+def _remove(place: Path):
+    # A kill half-way through leaves no step that looks damaged.
+    if not storage.is_remote(place):
+        place = place.rename(place.with_name(f"{_PRUNED}{place.name}"))
+    storage.remove(place, first=_MARKS)
+
+
+def remove_unfinished(directory: Path, report: integrity.StepReport):
+    """Removes a step without a manifest, and says so."""
+    place = directory / str(report.step)
+    _remove(place)
+    print(f"checkpoint unfinished, removed: {place}: its save was cut off", file=sys.stderr)
 
 
 def set_aside(directory: Path, report: integrity.StepReport):

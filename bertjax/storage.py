@@ -33,14 +33,16 @@ _LOST = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "Time
 
 
 def path(name: str | os.PathLike) -> Path:
-    """`name` as a path whose methods work, local or gs://.
+    """`name` as a path whose methods work, local or gs://; a leading ~ is the home directory.
+
+    No shell puts it in for `--workdir=~/runs`.
 
     Raises:
       UsageError: another scheme, or gs:// without the extra `gcs`.
     """
     text = os.fspath(name)
     if "://" not in text:
-        return Path(text)
+        return Path(os.path.expanduser(text))
     if not text.startswith(_PREFIX) or not text.removeprefix(_PREFIX).strip("/"):
         raise UsageError(f"{text}: neither a local path nor gs://BUCKET/...")
     _objects()
@@ -233,7 +235,8 @@ def _info(name) -> dict:
 def find(pattern: str) -> list[str]:
     """The files that match a glob pattern, sorted."""
     if not is_remote(pattern):
-        return [p for p in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(p)]
+        found = glob.glob(os.path.expanduser(pattern), recursive=True)
+        return [path for path in sorted(found) if os.path.isfile(path)]
     with refusals(pattern):
         found = _objects().glob(pattern, detail=True)
     return sorted(_PREFIX + name for name, info in found.items() if info["type"] == "file")

@@ -19,6 +19,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bertjax import __main__ as program
 from bertjax import checkpoint, integrity
 from bertjax.checkpoint import Checkpoints
 from bertjax.errors import DataError, StorageError
@@ -189,10 +190,13 @@ def test_a_hundred_random_damages_are_all_found(tmp_path, capsys):
         assert step == 10
         assert_same(state, make_state(10))
         assert not (tmp_path / "work/20").exists()
-        assert (tmp_path / "work/damaged-20-0").is_dir()
         said = capsys.readouterr().err
-        assert "damaged-20-0" in said
-        assert name in said
+        if (name, kind) == (integrity.MANIFEST, "delete"):  # a step that was never sealed
+            assert "unfinished, removed" in said
+        else:
+            assert (tmp_path / "work/damaged-20-0").is_dir()
+            assert "damaged-20-0" in said
+            assert name in said
         assert said.count("\n") == 1
     checkpoints.close()
     assert {integrity.MANIFEST, "_METADATA", "manifest.ocdbt", "commit_success.txt"} <= hit
@@ -238,16 +242,63 @@ def test_a_lone_unfinished_step_0_starts_afresh(tmp_path, capsys):
     (tmp_path / "0" / integrity.MANIFEST).unlink()
     checkpoints = Checkpoints(tmp_path, 2)
     assert checkpoints.restore(abstract(make_state(0))) is None
-    assert "never finished" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"checkpoint unfinished, removed: {tmp_path}/0: its save was cut off\n"
+    )
+    assert list(tmp_path.iterdir()) == []
     checkpoints.save(0, make_state(0))
     checkpoints.close()
     assert whole_steps(tmp_path) == [0]
 
 
-def test_an_unfinished_first_save_falls_back_to_step_0(tmp_path):
+def test_an_unfinished_save_falls_back_and_leaves_nothing_behind(tmp_path, capsys):
     save_steps(tmp_path, [0, 100])
-    (tmp_path / "100" / integrity.MANIFEST).unlink()
+    (tmp_path / "100" / integrity.MANIFEST).unlink()  # a kill between the save and its seal
     assert restore(tmp_path)[0] == 0
+    said = capsys.readouterr().err
+    assert said == f"checkpoint unfinished, removed: {tmp_path}/100: its save was cut off\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["0"]
+
+
+def test_the_only_weights_are_never_removed(tmp_path):
+    """Manifests that somebody deleted; converted weights at step 0, which nothing makes anew."""
+    save_steps(tmp_path / "run", [0, 10, 20])
+    weights = {"params": make_state(0)["params"]}
+    checkpoints = Checkpoints(tmp_path / "converted", 2)
+    checkpoints.save(0, weights)
+    checkpoints.close()
+    for manifest in tmp_path.glob(f"*/*/{integrity.MANIFEST}"):
+        manifest.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=r"no checkpoint is whole \(step 20: unfinished.*step 0"):
+        restore(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "converted", 2)
+    with pytest.raises(DataError, match=r"no checkpoint is whole \(step 0: unfinished"):
+        checkpoints.restore(abstract(weights))
+    checkpoints.close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_damaged_converted_weights_are_no_fresh_start(tmp_path):
+    weights = {"params": make_state(0)["params"]}
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.save(0, weights)
+    checkpoints.wait()
+    damage(tmp_path / "0/_CHECKPOINT_METADATA", "empty", random.Random(0))
+    with pytest.raises(DataError, match="no checkpoint is whole"):
+        checkpoints.restore(abstract(weights))
+    checkpoints.close()
+    assert (tmp_path / "0").is_dir()
+
+
+def test_verify_tells_a_step_under_way_from_a_damaged_one(tmp_path, capsys):
+    save_steps(tmp_path, [1, 2, 3])
+    (tmp_path / "3" / integrity.MANIFEST).unlink()  # as a training has it while it seals step 3
+    assert program.run(["bertjax", "verify", str(tmp_path)]) == 0
+    assert "step 3: unfinished" in capsys.readouterr().out
+    (tmp_path / "1" / integrity.MANIFEST).unlink()  # older than a whole one: nobody seals it now
+    assert program.run(["bertjax", "verify", str(tmp_path)]) == 65
+    assert "damaged steps 1\n" in capsys.readouterr().err
 
 
 def test_read_newest_changes_nothing_on_disk(tmp_path, capsys):
@@ -258,7 +309,7 @@ def test_read_newest_changes_nothing_on_disk(tmp_path, capsys):
     step, _ = checkpoint.read_newest(tmp_path, abstract(make_state(0)))
     assert step == 1
     assert sorted(tmp_path.rglob("*")) == before
-    assert "step 2" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("checkpoint skipped: step 2: unfinished")
 
 
 def test_no_checkpoints_is_named(tmp_path):

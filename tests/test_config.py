@@ -1,7 +1,12 @@
 """Config: round trips, every check, and what the command line says of bad overrides."""
 
+import copy
 import importlib.util
+import io
 import json
+import math
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,8 @@ import pytest
 from bertjax import __main__ as command_line
 from bertjax import command_line as flags_of
 from bertjax import config as config_lib
-from bertjax import config_help, config_tree, models, stages
+from bertjax import config_help, config_names, config_tree, models, stages, storage, streams
+from bertjax.config import Config
 from bertjax.errors import USAGE, UsageError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -73,7 +79,7 @@ def test_published_sizes(name, count):
         ("phases.phase1.max_predictions_per_seq", 126, "between 1 and 125"),
         ("phases.phase1.steps", 0, "no phase has steps"),
         ("phases.phase1.micro_batch_size", 48, "must divide phases.phase1.batch_size=256"),
-        ("phases.phase1.micro_batch_size", -8, "must divide"),
+        ("phases.phase1.micro_batch_size", -8, "must be 0 or positive"),
         ("phases.phase1.ramp_from", 100, "batch_size=256 must be this times 2, 4, 8..."),
         ("phases.phase1.ramp_from", 256, "must be this times 2"),
         ("phases.phase1.ramp_from", 64, "ramp_steps=0: must lie between 1 and"),
@@ -84,7 +90,7 @@ def test_published_sizes(name, count):
         ("masking.unit", "sentence", "must be one of token, whole_word, span"),
         ("masking.span_p", 0.0, "must lie between 0 and 1"),
         ("masking.span_max_words", 0, "must be positive"),
-        ("masking.static_patterns", -1, "must be 0 (dynamic masking) or positive"),
+        ("masking.static_patterns", -1, "must be 0 or positive"),
         ("model.head", "masked_lm", "config.objective.nsp=1.0: needs model.head=pretraining"),
         ("optimizer.name", "sgd", "bert_lamb"),
         ("optimizer.decay_power", 0.0, "must be positive"),
@@ -259,6 +265,263 @@ def test_mistakes_in_an_argument_are_one_line_and_exit_64(argument, said, tmp_pa
     assert error.count("\n") == 1
 
 
+# Fields that take a number which would else be refused, and why.
+ALLOWED = {
+    ("config.mesh.data", -1): "the devices that are left",
+    ("config.watchdog_seconds", -1): "below 0 the watchdog is off",
+}
+EVERY_FIELD = {"mixture": {"books": {}}, "phases": {"phase1": {"steps": 1000}}}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1])
+def test_no_number_is_nan_infinite_or_below_its_range(value):
+    fields = config_lib.leaves(config_lib.from_config_dict(EVERY_FIELD))
+    numbers = {
+        f for f, v in fields.items() if isinstance(v, int | float) and v not in (True, False)
+    }
+    numbers |= {f for f, kind in config_tree.paths(Config).items() if kind in (int, float)}
+    numbers = {f.replace("phases.NAME", "phases.phase1").replace("NAME", "books") for f in numbers}
+    assert len(numbers) > 60
+    for field in sorted(numbers):
+        tree = copy.deepcopy(EVERY_FIELD)
+        node, groups = tree, field.split(".")[1:]
+        for group in groups[:-1]:
+            node = node.setdefault(group, {})
+        is_float = config_tree.paths(Config)[config_names.usual(field)] is float
+        node[groups[-1]] = float(value) if is_float else value
+        if (field, value) in ALLOWED:
+            config_lib.from_config_dict(tree)
+            continue
+        with pytest.raises(UsageError, match=re.escape(field)):
+            config_lib.from_config_dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("optim.lr", "optimizer.learning_rate"),
+        ("phases.second.lr", "phases.second.learning_rate"),
+        ("phases.second.wd", "optimizer.weight_decay"),
+        ("learnign_rate", "optimizer.learning_rate"),
+        ("bsz", "phases.phase1.batch_size"),
+        ("per_device_train_batch_size", "phases.phase1.batch_size (of all devices together)"),
+        ("num_train_steps", "phases.phase1.steps"),
+        ("max_seq_length", "phases.phase1.sequence_length"),
+        (
+            "gradient_accumulation_steps",
+            "phases.phase1.micro_batch_size (the rows computed at once",
+        ),
+        ("optimizer.adam_beta1", "optimizer.b1"),
+        ("warmup_ratio", "optimizer.warmup_steps (in steps)"),
+        ("do_lower_case", "tokenizer.lowercase"),
+        ("model.n_layers", "model.num_hidden_layers"),
+        ("bf16", "model.dtype (float32 or bfloat16)"),
+        ("init_checkpoint", "init_from"),
+        ("evaluation.steps", "evaluation.every_steps"),
+        ("phase1.steps", "phases.phase1.steps"),
+        ("phases.phase1.stpes", "phases.phase1.steps"),
+        ("mesh.fdsp", "mesh.fsdp"),
+    ],
+)
+def test_the_usual_other_names_of_a_field_are_known(typed, meant):
+    with pytest.raises(UsageError, match=re.escape(f"did you mean --config.{meant}")):
+        config_help.type_of(f"config.{typed}")
+    *groups, name = typed.split(".")  # and where a config file sets it
+    tree = {name: 1}
+    for group in reversed(groups):
+        tree = {group: tree}
+    if groups and groups[0] not in ("optim", "phase1"):
+        with pytest.raises(UsageError, match=re.escape(f"did you mean config.{meant}")):
+            config_lib.from_config_dict(tree)
+
+
+def test_every_other_name_leads_to_a_field_that_is_there():
+    known = config_tree.paths(Config)
+    for field in {**config_names._FIELD, **config_names._HOME}.values():
+        assert config_names.usual(f"config.{field}") in known
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("phases.phase1.steps", "1e3", 1000),
+        ("phases.phase1.steps", "1_000", 1000),
+        ("phases.phase1.steps", "2.5e3", 2500),
+        ("mesh.data", "-1", -1),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("optimizer.learning_rate", "1e-4", 1e-4),
+        ("tokenizer.lowercase", "False", False),
+        ("tokenizer.path", "None", None),
+        ("init_from", "null", None),
+        ("data.files", "none", None),
+        ("model.remat", "none", "none"),
+    ],
+)
+def test_values_on_the_command_line(field, text, value):
+    arguments = [f"--config={CONFIGS}/quickstart.py", f"--config.{field}={text}"]
+    values, _ = flags_of.parse("prepare", ["prepare", *arguments])
+    config = config_lib.from_config_dict(values.config)
+    found = config_lib.leaves(config)[f"config.{field}"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--config.phases.phase1.steps=1.5", "steps=1.5: expected a whole number"),
+        ("--config.phases.phase1.steps=10k", "steps=10k: expected a whole number"),
+        ("--config.phases.phase1.steps=1e999999999", "expected a whole number"),
+        ("--config.optimizer.learning_rate=true", "learning_rate=true: expected a number"),
+        ("--config.optimizer.learning_rate=", "learning_rate=: has no value"),
+        ("--config.seed=None", "seed=None: expected a whole number, for example 10000 or 1e4; it "
+         "cannot be unset"),
+        ("--config.data.language=None", "language=None: cannot be unset"),
+        ("--config.tokenizer.path=", "path=: has no value; expected a text; None unsets it"),
+        ("--config.logging.tensorboard=maybe", "tensorboard=maybe: expected true or false"),
+        ("--config.tokenizer.lowercase False", "--config.tokenizer.lowercase=False: write the value"),
+        ("--config.tokenizer.lowercase =False", "--config.tokenizer.lowercase=False: write the"),
+        ("--workdir = W", "--workdir=W: write the value after =, without a space"),
+        ("--workdir --config.seed=3", "--workdir: needs a value"),
+        ("--workdir=V --workdir=W", "--workdir is given twice: V and W"),
+        ("workdir=W", "unexpected 'workdir=W': write --workdir=W"),
+        ("configs/bert_base.py", "unexpected 'configs/bert_base.py': write --config=configs/bert"),
+        ("\u2014workdir=W", "begins with another dash than '-'"),
+        ("--config.optimizer=adamw", "--config.optimizer: a group of fields"),
+        ("--lr=1e-3", "--lr: no such flag; did you mean --config.optimizer.learning_rate?"),
+        ("--work-dir=W", "--work-dir: no such flag; did you mean --workdir?"),
+        ("--output_dir=W", "--output_dir: no such flag; did you mean --workdir?"),
+        ("--topology=v5e:4x4", "--topology: pretrain has no such flag; plan has it"),
+        ("--config=configs/bert_base", "no such file"),
+        (f"--workdir={__file__}", "is a file; name a directory"),
+    ],
+)  # fmt: skip
+def test_clumsy_command_lines_are_told_what_to_write(arguments, said, capsys):
+    config = [] if "--config=" in arguments else [f"--config={CONFIGS}/bert_base.py"]
+    assert command_line.run(["bertjax", "pretrain", *config, *arguments.split()]) == USAGE
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("pretain", "did you mean pretrain?"),
+        ("train", "did you mean pretrain?"),
+        ("fill_mask W x", "did you mean fill-mask?"),
+        ("--workdir=W evaluate", "the command comes first: bertjax evaluate --workdir=W"),
+        ("convert --do_lower_case false a b", "--do_lower_case=false: write the value after ="),
+        ("prepare W", "unexpected 'W': prepare takes flags only"),
+        ("prepare --config.tokenizer.lowercase False", "lowercase=False: write the value after ="),
+        (
+            "prepare --config=configs/bert_base.py --workdir=W -- --x",
+            "options of Beam need --runner",
+        ),
+        ("fill-mask --top_k=x W x", "--top_k=x: expected a whole number"),
+        ("fill-mask W the [MASK] of", 'quote the text: "the [MASK] of"'),
+        ("convert W model.onnx", "write onnx:FILE.onnx"),
+    ],
+)
+def test_clumsy_commands_are_told_what_to_write(arguments, said, capsys, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    assert command_line.run(["bertjax", *arguments.split()]) == USAGE
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_field_given_twice_is_said_and_the_last_counts(capsys):
+    twice = ["--config.seed=1", "--config.seed=2"]
+    values, _ = flags_of.parse("pretrain", ["pretrain", f"--config={CONFIGS}/bert_base.py", *twice])
+    assert values.config.seed == 2
+    assert capsys.readouterr().err == "--config.seed is given twice: the last, 2, counts\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "config.optimizer.lr = 1e-3",
+            "config.optimizer.lr: no such field; did you mean config.opt",
+        ),
+        ("config.optim.lr = 1e-3", "line 5: no group 'optim'; did you mean 'optimizer'?"),
+        ("config.phases.phase1.steps = 1.5", "config.phases.phase1.steps=1.5: expected int"),
+        (
+            "config.phases.phase1 = config_lib.phase(lr=3)",
+            "did you mean config.phases.NAME.learning",
+        ),
+        ("config.seed = (3", "line 5: SyntaxError"),
+        ("config.seed = sed", "line 5: NameError: name 'sed' is not defined"),
+        ("config = None", "returns NoneType, not a config"),
+    ],
+)
+def test_mistakes_in_a_config_file_are_one_line(line, said, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from bertjax import config as config_lib\n\ndef get_config():\n"
+        f"    config = config_lib.default()\n    {line}\n    return config\n"
+    )
+    assert command_line.run(["bertjax", "pretrain", f"--config={path}", "--workdir=W"]) == USAGE
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_whole_number_may_be_written_as_a_float_in_a_config_file():
+    tree = config_lib.default()
+    tree.phases.phase1.steps = 1e3
+    tree.phases.phase2 = config_lib.phase(steps=2e3)
+    assert config_lib.from_config_dict(tree).num_steps == 3000
+
+
+def test_help_into_a_pipe_that_nobody_reads(monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        for arguments in (["--help"], ["pretrain", "--help"]):
+            assert command_line.run(["bertjax", *arguments]) == 0
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_training_outlives_whoever_read_its_output(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with streams.watched(lasting=True):
+            print("step 1", flush=True)
+            print("step 2", flush=True)  # the pipe is broken by now
+    with pytest.raises(BrokenPipeError), streams.watched(lasting=True):
+        raise BrokenPipeError(32, "Broken pipe")  # a network's is no business of this
+
+
+def test_a_terminal_is_told_what_comes_next(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("bertjax.data.prepare.prepare", lambda *_, **__: None)
+    arguments = [f"--config={CONFIGS}/bert_base.py", "--workdir=my runs/W", "--config.seed=1"]
+    beam = ["--runner=FnApiRunner", "--", "--x=1"]
+    assert command_line.run(["bertjax", "prepare", *arguments, *beam]) == 0
+    assert capsys.readouterr() == ("", "")  # a log stays as it is
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    assert command_line.run(["bertjax", "prepare", *arguments, *beam]) == 0
+    assert terminal.getvalue() == (
+        f"\nnext:\n  bertjax pretrain --config={CONFIGS}/bert_base.py '--workdir=my runs/W' "
+        "--config.seed=1\n"
+    )
+
+
+def test_home_is_understood_where_no_shell_does(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.path("~/runs/W") == tmp_path / "runs/W"
+    (tmp_path / "a.txt").write_text("x")
+    assert storage.find("~/*.txt") == [str(tmp_path / "a.txt")]
+
+
 def test_a_config_file_without_argument_says_so(capsys):
     assert command_line.run(["bertjax", "pretrain", f"--config={CONFIGS}/bert_base.py:x"]) == USAGE
     error = capsys.readouterr().err
@@ -278,6 +541,7 @@ def test_help_explains_every_command_and_field(command, capsys):
     assert command_line.run(["bertjax", command, "--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: bertjax {command}")
+    assert ("=None unsets" in text) == (command in flags_of.READ_CONFIG)
     if command in ("prepare", "pretrain", "evaluate"):
         for field, _, meaning in config_help.describe():
             assert f"--{field}=" in text

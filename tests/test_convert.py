@@ -1,5 +1,6 @@
 """`bertjax convert`: round trips to the bit, what is refused, and what is left when it fails."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from random_models import MODELS, equal, random_model
 
 from bertjax import __main__ as command_line
-from bertjax import convert, errors
+from bertjax import convert, errors, next_steps
 from bertjax.config import Model
-from bertjax.convert import hf_names, names
+from bertjax.convert import hf_names, names, sources
 from bertjax.convert.pretrained import Hints
+from bertjax.data.tokenizer import WordPiece
 from bertjax.errors import DataError, UsageError
 
 
@@ -258,3 +260,100 @@ def test_a_source_without_a_tokenizer_says_so():
 
 def test_hints_are_not_needed_where_the_source_speaks():
     assert convert.read(f"hf:{minilm()}", Hints()).notes == ()
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """One model as a run, as TensorFlow's files and as a Hugging Face folder."""
+    from bertjax.convert import orbax
+
+    root = tmp_path_factory.mktemp("forms")
+    orbax.write(random_model(kind="bert", head="pretraining", moments=True), root / "run")
+    convert.convert(str(root / "run"), f"tf1:{root}/tf/model.ckpt")
+    convert.convert(str(root / "run"), f"hf:{root}/hf")
+    (root / "tf/model.ckpt.meta").write_bytes(b"a graph")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [
+        ("tf1:tf/model.ckpt.index", "tf/model.ckpt"),
+        ("tf1:tf/model.ckpt.meta", "tf/model.ckpt"),
+        ("tf1:tf/model.ckpt.data-00000-of-00001", "tf/model.ckpt"),
+        ("tf1:tf", "tf/model.ckpt"),
+        ("hf:hf/config.json", "hf"),
+        ("hf:hf/model.safetensors", "hf"),
+        ("run/checkpoints", "run"),
+        ("orbax:run/checkpoints", "run"),
+        ("run/config.json", "run"),
+    ],
+)
+def test_a_source_is_understood_from_a_part_of_it(forms, monkeypatch, typed, place):
+    monkeypatch.chdir(forms)
+    found = convert.read(typed)
+    equal(found.params, convert.read("run").params)
+    assert found.notes[0] == f"{typed}: reads {place}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("hf", "not a run's directory, but a Hugging Face folder: write hf:hf"),
+        ("hf/model.safetensors", "write hf:hf"),
+        ("tf", "a folder of google-research/bert: write tf1:tf"),
+        ("tf/model.ckpt", "a TensorFlow checkpoint: write tf1:tf/model.ckpt"),
+        ("tf/model.ckpt.index", "write tf1:tf/model.ckpt"),
+        ("run/checkpoints/17", "one step; the newest whole one is read: write run"),
+        ("bert-base-uncased", "of the Hugging Face Hub, write hub:OWNER/NAME"),
+    ],
+)
+def test_a_source_of_another_form_is_named(forms, monkeypatch, capsys, typed, said):
+    monkeypatch.chdir(forms)
+    assert run("fill-mask", typed, "a [MASK]") == errors.USAGE
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_of_several_checkpoints_reads_the_one_that_it_names(tmp_path):
+    for name in ("model.ckpt-5", "model.ckpt-9"):
+        (tmp_path / f"{name}.index").touch()
+    with pytest.raises(DataError, match=r"several checkpoints \(model.ckpt-5, model.ckpt-9\)"):
+        sources.place("tf1", tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-5"\n')
+    assert sources.place("tf1", tmp_path) == tmp_path / "model.ckpt-5"
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "../x"\n')
+    with pytest.raises(DataError, match="several checkpoints"):
+        sources.place("tf1", tmp_path)
+
+
+def test_a_folder_of_fairseq_reads_its_model(tmp_path):
+    with pytest.raises(DataError, match=r"a folder without a model\.pt"):
+        sources.place("fairseq", tmp_path)
+    (tmp_path / "checkpoint_best.pt").touch()
+    assert sources.place("fairseq", tmp_path) == tmp_path / "checkpoint_best.pt"
+    (tmp_path / "checkpoint_last.pt").touch()
+    with pytest.raises(DataError, match="name one: fairseq:"):
+        sources.place("fairseq", tmp_path)
+    (tmp_path / "model.pt").touch()
+    assert sources.place("fairseq", tmp_path) == tmp_path / "model.pt"
+
+
+def test_what_comes_next_fits_the_head():
+    words = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], True)
+    masked, classifier = (
+        dataclasses.replace(random_model(kind="bert", head=head), tokenizer=words)
+        for head in ("masked_lm", "classification")
+    )
+    assert next_steps.after_convert("hf:my out", masked) == [
+        "bertjax fill-mask 'hf:my out' \"The capital of France is [MASK].\"",
+        "bertjax embed 'hf:my out' 'a sentence'",
+    ]
+    assert next_steps.after_convert("W", classifier) == ["bertjax embed W 'a sentence'"]
+    assert next_steps.after_convert("onnx:x.onnx", masked) == []
+    assert next_steps.after_pretrain("W", "<mask>") == [
+        "bertjax evaluate --workdir=W",
+        'bertjax fill-mask W "The capital of France is <mask>."',
+        "bertjax convert W hf:DIR",
+    ]

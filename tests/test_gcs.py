@@ -339,11 +339,28 @@ def test_damages_are_found_and_set_aside_and_two_stay(server, bucket, capsys):
         step, _ = checkpoints.restore(abstract(make_state(0)))
         assert step == 1
         said = capsys.readouterr().err
-        assert f"moved to {STEPS}/damaged-2-{number}: step 2: {inside}" in said
         assert said.count("\n") == 1
+        if (inside, kind) == ("integrity.json", "delete"):  # a step that was never sealed
+            assert said == f"checkpoint unfinished, removed: {STEPS}/2: its save was cut off\n"
+            assert not of_step(bucket, 2)
+            continue
+        assert f"moved to {STEPS}/damaged-2-{number}: step 2: {inside}" in said
         newest = {f"damaged-2-{n}" for n in (number - 1, number) if n >= 0}
         assert {key.split("/")[2] for key in bucket} == {"1", *newest}
     checkpoints.close()
+
+
+def test_an_unfinished_step_is_removed_and_said(server, bucket, capsys):
+    save(1, 2)
+    del bucket[f"run/checkpoints/2/{integrity.MANIFEST}"]  # Orbax's own mark stays
+    assert restore()[0] == 1
+    said = capsys.readouterr().err
+    assert said == f"checkpoint unfinished, removed: {STEPS}/2: its save was cut off\n"
+    assert {name.split("/")[2] for name in bucket} == {"1"}
+    del bucket[f"run/checkpoints/1/{integrity.MANIFEST}"]
+    with pytest.raises(DataError, match=r"no checkpoint is whole \(step 1: unfinished"):
+        restore()
+    assert of_step(bucket, 1)
 
 
 def test_a_restore_reads_no_byte_to_check_them_and_verify_reads_all(server, bucket):

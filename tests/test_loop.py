@@ -47,8 +47,18 @@ def test_a_finished_run_started_again_changes_nothing(project):
     before = losses(project / "whole")
     run = bertjax(project, "pretrain", project / "whole")
     assert run.returncode == DONE, run.stderr
-    assert "resuming at step 160 of 160" in run.stdout
+    assert "resuming at step 160 of 160: nothing is left to train" in run.stdout
     assert losses(project / "whole") == before
+
+
+def test_a_run_past_its_end_is_refused_and_claims_nothing(project):
+    whole = project / "whole"
+    before = (whole / "config.json").read_bytes(), losses(whole)
+    run = bertjax(project, "pretrain", whole, "--config.phases.phase2.steps=10")
+    assert run.returncode == USAGE
+    (line,) = (x for x in run.stderr.splitlines() if x.startswith("bertjax pretrain: "))
+    assert "nothing to train: its checkpoint is at step 160, this config ends at 130" in line
+    assert ((whole / "config.json").read_bytes(), losses(whole)) == before
 
 
 def kill_and_resume(project, workdir, moments):

@@ -5,6 +5,7 @@ writers take one; everything is written beside its place and renamed into it who
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertjax import storage
+from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import StorageError, UsageError
 
@@ -26,6 +28,14 @@ FORMS = {
     "onnx": (None, "onnx", "FILE"),
     "onnx-int8": (None, "onnx", "FILE"),
     "stablehlo": (None, "stablehlo", "FILE"),
+}
+# What a destination without a form is meant to be.
+_BY_SUFFIX = {
+    ".onnx": "onnx:FILE.onnx",
+    ".ckpt": "tf1:DIR/NAME.ckpt",
+    ".safetensors": "hf:DIR",
+    ".bin": "hf:DIR",
+    ".pt": "hf:DIR",
 }
 _KEEP_MOMENTS = ("orbax", "tf1")  # the forms that hold a whole train state
 
@@ -46,22 +56,33 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
         readable = ", ".join(name for name, (reader, *_) in FORMS.items() if reader)
         raise UsageError(f"{uri}: {form} is only written; sources are {readable}")
     reader = importlib.import_module(f"bertjax.convert.{module}").read
-    if form in _KEEP_MOMENTS:
-        return reader(path, hints, moments=moments)
-    return reader(path, hints)
+    place = path if form == "hub" else sources.place(form, path)
+    more = {"moments": moments} if form in _KEEP_MOMENTS else {}
+    pretrained = reader(place, hints, **more)
+    if place == path:
+        return pretrained
+    return dataclasses.replace(pretrained, notes=(f"{uri}: reads {place}", *pretrained.notes))
 
 
 def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:  # noqa: B008
+    """As `transfer`; returns the notes for the user, on what was decided or left out."""
+    return list(transfer(source, destination, hints).notes)
+
+
+def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
     """Writes the weights at `source` to `destination`, which must not be there yet.
 
     Returns:
-      Notes for the user, on what reader and writer decided or left out.
+      What was written; its notes are the reader's and the writer's.
 
     Raises:
       UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
       StorageError: the disk refuses. Nothing is left at the destination.
     """
     form, path = parse(destination)
+    meant = _BY_SUFFIX.get(Path(destination).suffix)
+    if meant and form == "orbax" and not destination.startswith("orbax:"):
+        raise UsageError(f"{destination}: a path alone is a run's directory; write {meant}")
     if FORMS[form][1] is None:
         writable = ", ".join(name for name, (_, writer, _) in FORMS.items() if writer)
         raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")
@@ -71,10 +92,9 @@ def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:
         _refuse_existing(_target(form, path))
     pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
     write = _writer(form)
-    if form == "hub":
-        return [*pretrained.notes, *(write(pretrained, path) or ())]
-    with _in_place(form, path) as partial:
-        return [*pretrained.notes, *(write(pretrained, partial) or ())]
+    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
+        more = write(pretrained, place) or ()
+    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
 
 
 def parse(uri: str) -> tuple[str, Path | str]:

@@ -1,0 +1,68 @@
+"""`--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns."""
+
+import dataclasses
+import difflib
+import importlib.machinery
+import importlib.util
+import os
+import re
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from bertjax.config import Config
+from bertjax.errors import BertjaxError, UsageError
+
+
+def load(given: str) -> ConfigDict:
+    """Runs a config file; `arg` after a colon is passed to its `get_config`.
+
+    Raises:
+      UsageError: there is no such file, or running it fails; the message names the file's line.
+    """
+    name, colon, arg = given.partition(":")
+    path = Path(os.path.expanduser(name))
+    if not path.is_file():
+        raise UsageError(f"--config={given}: {_missing(path)}")
+    loader = importlib.machinery.SourceFileLoader("config", str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("config", loader))
+    try:
+        loader.exec_module(module)
+        tree = module.get_config(*([arg] if colon else []))
+    except BertjaxError:
+        raise
+    except Exception as error:
+        raise UsageError(f"--config={given}: {_line(error, path)}{_text(error)}") from None
+    if not isinstance(tree, ConfigDict):
+        raise UsageError(
+            f"--config={given}: get_config() returns {type(tree).__name__}, not a config; "
+            "end it with `return config`"
+        )
+    return tree
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return "a folder; name a config file in it"
+    beside = [*path.parent.glob("*.py"), *Path("configs").glob("*.py")]
+    names = {file.stem: str(file) for file in reversed(beside)}
+    close = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.7)
+    return f"no such file; did you mean --config={names[close[0]]}?" if close else "no such file"
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the config file, as far as it says; of a syntax error, the text has it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    number = error.lineno if isinstance(error, SyntaxError) else frames and frames[-1].lineno
+    return f"line {number}: " if number else ""
+
+
+def _text(error: Exception) -> str:
+    name = re.fullmatch(r"[\"']*(\w+)[\"']*", str(error))
+    if isinstance(error, AttributeError) and name:  # of a ConfigDict
+        groups = [f.name for f in dataclasses.fields(Config)]
+        close = difflib.get_close_matches(name[1], groups, n=1)
+        return f"no group {name[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"

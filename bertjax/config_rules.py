@@ -1,0 +1,32 @@
+"""Which numbers a field of a config may have: its type says the range, for example `Positive`.
+
+A rule is one field's own. The rules between fields are in `config_checks`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A range of numbers, and how a message says it."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+_POSITIVE = Rule(lambda x: x > 0, "must be positive")
+_NOT_NEGATIVE = Rule(lambda x: x >= 0, "must be 0 or positive")
+
+Positive = Annotated[int, _POSITIVE]
+Count = Annotated[int, _NOT_NEGATIVE]
+Seed = Annotated[int, Rule(lambda x: 0 <= x < 1 << 32, "must lie between 0 and 2**32 - 1")]
+MeshAxis = Annotated[
+    int, Rule(lambda x: x == -1 or x > 0, "must be positive, or -1 for the devices that are left")
+]
+PositiveFloat = Annotated[float, _POSITIVE]
+NotNegative = Annotated[float, _NOT_NEGATIVE]
+Share = Annotated[float, Rule(lambda x: 0 <= x <= 1, "must lie in [0, 1]")]
+BelowOne = Annotated[float, Rule(lambda x: 0 <= x < 1, "must lie in [0, 1)")]
+InsideOne = Annotated[float, Rule(lambda x: 0 < x < 1, "must lie between 0 and 1")]
