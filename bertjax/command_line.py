@@ -168,7 +168,7 @@ def _split(command: str, values, argv: list[str]) -> tuple[list[str], dict]:
         negated = name.startswith("noconfig.") or (not is_field and name not in values)
         name = name.removeprefix("no") if negated else name
         hint = config_help.type_of(name) if is_field else (bool if values[name].boolean else str)
-        if hint is bool and not equals:
+        if hint in (bool, bool | None) and not equals:
             _refuse_value_apart(name, following)
             text, equals = str(not negated).lower(), "="
         elif not equals:
