@@ -8,13 +8,13 @@ import pytest
 from limits import CPU_SECONDS, PEAK_BYTES
 
 from bertjax.data import byte_bpe, tokenizer, vocabulary
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 
 # A forked child's peak counts its parent's memory, so it reads its own.
 CHILD = """
 import sys, time
 from bertjax.data import tokenizer
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 try: tokenizer.load(sys.argv[1])
 except DataError as error: print(error)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -72,6 +72,13 @@ def test_pieces_are_counted(tmp_path):
         vocabulary.in_order(pieces, "x")
     del pieces[str(PIECES)]
     assert len(vocabulary.in_order(pieces, "x")) == PIECES
+
+
+def test_a_piece_that_no_line_holds_is_refused():
+    assert vocabulary.as_lines(["a", "b\u2028c"]) == "a\nb\u2028c\n"
+    for piece in ("a\nb", "a\r"):
+        with pytest.raises(UsageError, match=r"vocab\.txt: the piece .* does not fit on one line"):
+            vocabulary.as_lines(["a", piece])
 
 
 def test_the_largest_published_vocabulary_fits(tmp_path):

@@ -86,25 +86,28 @@ def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved:
       as_saved: with the flag `special`; without it special ones are found too by a backend that
         takes the spelling of special tokens for text.
     """
-    for token in sorted(added, key=lambda token: token.id):
-        flags = {flag: getattr(token, flag) for flag in FLAGS}
-        flags["special"] &= as_saved
-        made = tokenizers.AddedToken(token.content, **flags)
-        backend.add_special_tokens([made]) if flags["special"] else backend.add_tokens([made])
+    ordered = sorted(added, key=lambda token: token.id)
+    flags = [{flag: getattr(token, flag) for flag in FLAGS} for token in ordered]
+    if not as_saved:
+        flags = [each | {"special": False} for each in flags]
+    # In one call: each of them builds the search anew.
+    backend.add_tokens(
+        [tokenizers.AddedToken(t.content, **f) for t, f in zip(ordered, flags, strict=True)]
+    )
+    for token in ordered:
         if backend.token_to_id(token.content) != token.id:
             raise DataError(f"added token {token.content[:60]!r} cannot have the id {token.id}")
 
 
-def any_of(added: Iterable[Added]) -> re.Pattern | None:
-    """Finds texts that may hold one of these tokens; None where there are none.
-
-    A token that is looked for in the normalized text may be in any.
-    """
-    if not added:
-        return None
-    return re.compile("|".join("" if a.normalized else re.escape(a.content) for a in added))
+def any_of(contents: list[str]) -> re.Pattern | None:
+    """Finds texts that hold one of these; None where there are none."""
+    return re.compile("|".join(map(re.escape, contents))) if contents else None
 
 
 def across_spaces(added: Iterable[Added], normalize: Callable[[str], str]) -> re.Pattern | None:
-    """As `any_of`, for those tokens that a cut of the text at its spaces could take apart."""
-    return any_of([a for a in added if re.search(r"\s", a.content + normalize(a.content))])
+    """Finds texts with a token that a cut at the text's spaces could take apart; None: no such.
+
+    One that is looked for in the normalized text may be in any.
+    """
+    apart = [a for a in added if re.search(r"\s", a.content + normalize(a.content))]
+    return any_of(["" if a.normalized else a.content for a in apart])

@@ -63,7 +63,7 @@ class ByteBPE(Tokenizer):
         backend.encode_special_tokens = True
         self._backend = backend
         self._memory = WordMemory(backend, self.vocab_size)
-        self._added = added_tokens.any_of(self.added)
+        self._added = added_tokens.any_of([token.content for token in self.added])
         self.vocabulary = pieces
         self.merges = merges
         self.add_prefix_space = add_prefix_space
