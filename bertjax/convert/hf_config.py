@@ -67,6 +67,7 @@ _REFUSED = {
     "per_layer_config": ({}, None),
     "quantization_config": (None,),
 }
+_FIXES = {"quantization_config": "; take the model that was quantized"}
 # Read, beyond the fields of `_FIELDS`.
 _READ = {"model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type",
          "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings", "tie_weights_",
@@ -122,8 +123,8 @@ def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
         raise DataError(f"{where}: model_type={architecture!r:.80}; bertjax reads {known}{own}")
     for switch, allowed in _REFUSED.items():
         if switch in tree and tree[switch] not in allowed:
-            value = f"{tree[switch]!r:.80}"
-            raise DataError(f"{where}: {switch}={value}; only {allowed[0]!r} is supported")
+            value, fix = f"{tree[switch]!r:.80}", _FIXES.get(switch, "")
+            raise DataError(f"{where}: {switch}={value}; only {allowed[0]!r} is supported{fix}")
     names = _FIELDS[architecture]
     fields = _ABSENT[architecture] | {
         ours: tree[theirs]
