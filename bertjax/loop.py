@@ -37,6 +37,8 @@ def pretrain(config: config_lib.Config, directory: Path):
         disk give reason to.
     """
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
+    if jax.process_index() == 0 and not storage.is_directory(storage.path(directory) / "store"):
+        initial.check(config, directory)  # the others wait for the store, and leave with this one
     # Before the signals are caught: there is nothing to save yet, so they may just end it. (With
     # several processes JAX keeps SIGTERM until the first step.)
     config, tokenizer = workdir.open_corpus(config, directory, build=True)

@@ -18,6 +18,7 @@ LONGEST_SENTENCE = 10_000  # characters; a longer one is cut at a space
 # What may end a sentence, closing quotes and brackets after it included.
 _TERMINAL = re.compile("[.!?:;…。\uff01\uff1f][\"'”\u2019»)\\]]*$")
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\ufeff"
 _LINE_END = re.compile(rb"\r*\n|\r")
 
 
@@ -98,6 +99,8 @@ def unix_lines(text: str) -> str:
     LF, CRLF, a lone CR, but also form feed, vertical tab, U+0085, U+2028 and U+2029. The last five
     end a line within a document; a file is cut into records at LF and CR only (see `sources`).
     """
+    if not any(character in text for character in _BREAKS):
+        return text
     if "\r\r" in text:  # files that were converted to CRLF twice
         text = re.sub("\r+\n", "\n", text)
     if "\ufeff" in text:  # files that were put one after the other

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bertjax import storage
 from bertjax.config import Config
-from bertjax.data import corpus, sources, tokenizer, train_tokenizer
+from bertjax.data import corpus, report, sources, tokenizer, train_tokenizer
 from bertjax.data.store import Writer
 from bertjax.data.tokenise import tokenise_all
 from bertjax.errors import DataError, StorageError, UsageError
@@ -77,11 +77,13 @@ def prepare(
                 storage.remove(scratch)
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
-    for manifest in manifests.values():
-        console.print(manifest["report"], highlight=False, markup=False)
+    facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
+    console.print("\n".join(facts), highlight=False, markup=False)
     seconds = time.monotonic() - started
     console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
-    return manifests if config.mixture else manifest
+    for warning in filter(None, warnings):
+        console.print(warning, highlight=False, markup=False, style="bold red")
+    return manifests if config.mixture else manifests[""]
 
 
 def _with_tokenizer_of_weights(config: Config, workdir: Path) -> Config:
@@ -149,6 +151,8 @@ def _build(config, scratch, beam_options, console):
     with console.status("opening the corpus"):
         for part in corpora:
             part.open()
+        for part in corpora:
+            part.peek(2 if config.objective.nsp else 1)
     model = _get_tokenizer(config.tokenizer, corpora, console)
     vocab_size = config.model.vocab_size
     if 0 < vocab_size < model.vocab_size:
@@ -169,7 +173,7 @@ def _build(config, scratch, beam_options, console):
                 dropped=dict(sorted(part.dropped.items())),
                 data={name: data[name] for name in data if name not in _RUNTIME_FIELDS},
                 tokenizer=dataclasses.asdict(config.tokenizer),
-                report=describe(part, writer.counts, text_bytes, model),
+                report=report.describe(part, writer.counts, text_bytes, model, config),
             )
     return manifests
 
@@ -215,7 +219,7 @@ def _fill(writer, part, results, console):
     with contextlib.closing(results):
         for result in part.watched(results, "tokenise", console):
             _write(writer, result, part.data.heldout_fraction)
-            part.dropped.update(result.dropped)
+            part.observe(result)
             text_bytes += result.text_bytes
     if not writer.counts["train"]["documents"]:
         raise DataError(f"{part}: no document is left ({part.reasons or 'no text'})")
@@ -238,20 +242,3 @@ def _write(writer, result, heldout_fraction):
             result.sentence_lengths[sentences],
             result.document_lengths[chosen],
         )
-
-
-def describe(part: corpus.Corpus, counts: dict, text_bytes: int, model: tokenizer.Tokenizer) -> str:
-    """The report that a person reads: what was stored, and what was left out and why."""
-    lines = [f"{part.name:12}{'documents':>14}{'sentences':>16}{'tokens':>18}"]
-    for split, count in counts.items():
-        documents, sentences, tokens = (count[k] for k in ("documents", "sentences", "tokens"))
-        lines.append(f"{split:12}{documents:14,}{sentences:16,}{tokens:18,}")
-    tokens = sum(count["tokens"] for count in counts.values())
-    lines.append(
-        f"{'text':12}{text_bytes / 1e6:,.1f} MB, {text_bytes / max(tokens, 1):.2f} bytes a token"
-    )
-    lines.append(f"{'vocabulary':12}{model.vocab_size:,} tokens, sha256 {model.sha256[:12]}")
-    lines.append(f"{'left out':12}{part.reasons or 'nothing'}")
-    if not counts["heldout"]["documents"]:
-        lines.append(f"{'note':12}no document is held out for evaluation: the corpus is too small")
-    return "\n".join(lines)
