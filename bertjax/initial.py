@@ -1,5 +1,6 @@
 """The start of a run from somebody's weights: `config.init_from`."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def check(config: config_lib.Config, workdir: Path):
     elif source.tokenizer is not None:
         raise UsageError(
             f"config.init_from={config.init_from}: a vocabulary newly trained on the corpus cannot "
-            f"be that of these weights; set {_settings(config, source.tokenizer)}"
+            f"be that of these weights; set {_settings(config, source.tokenizer, None)}"
         )
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
@@ -120,7 +121,7 @@ def _require_fit(config, source: Pretrained, tokenizer: Tokenizer | None) -> lis
 
 
 def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
-    uri, fix = config.init_from, f"set {_settings(config, theirs)}, and prepare again"
+    uri, fix = config.init_from, f"set {_settings(config, theirs, ours)}, and prepare again"
     if theirs.vocab_size != ours.vocab_size:
         raise UsageError(
             f"config.init_from={uri}: its vocabulary of {theirs.vocab_size:,} pieces is not that "
@@ -143,16 +144,22 @@ def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
             )
 
 
-def _settings(config, theirs: Tokenizer) -> str:
+def _settings(config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
     """What to set so that text is cut as the source's was."""
     form, path = convert.parse(config.init_from)
     place = {"hf": path, "tf1": storage.path(path).parent, "fairseq": storage.path(path).parent,
              "orbax": storage.path(path) / "tokenizer"}.get(form)  # fmt: skip
     if place is None:
         place = f"DIR, after bertjax convert {config.init_from} hf:DIR"
-    lowercase = getattr(theirs, "lowercase", config.tokenizer.lowercase)
-    casing = f"config.tokenizer.lowercase={lowercase} and "
-    return f"{casing * (lowercase != config.tokenizer.lowercase)}config.tokenizer.path={place}"
+    wanted, group = _rules(theirs), dataclasses.asdict(config.tokenizer)
+    now = group if ours is None else _rules(ours)
+    fields = [field for field in ("lowercase", "rules") if field in group and field in wanted]
+    settings = [
+        f"config.tokenizer.{field}={wanted[field]}"
+        for field in fields
+        if None not in (wanted[field], now[field]) and wanted[field] != now[field]
+    ]
+    return " and ".join([*settings, f"config.tokenizer.path={place}"])
 
 
 def _rules(tokenizer: Tokenizer) -> dict:

@@ -58,8 +58,8 @@ FOREIGN = ["An old uhr was slow. A clock was old."] * 30
         (SMALL, "uncased", True, ""),
         (SMALL, "uncased", False, ""),
         (["日本 。the"] * 30, "cased", True, "the vocabulary is cased"),
-        (CAPITALS, "cased", True, "the vocabulary is cased .45% of its pieces have a capital, 'Clo"
-         "ck' for one., but text is lower-cased first: .* set config.tokenizer.lowercase=False"),
+        (CAPITALS, "cased", True, "the vocabulary is cased .45% of its pieces have a capital, 'The"
+         "' for one., but text is lower-cased first: .* set config.tokenizer.lowercase=False"),
         (SMALL, "cased", False, "the vocabulary is cased .*, but 100.0% of the documents have no "
          "capital letter: their text was lower-cased before; take the original text"),
         (CAPITALS, "uncased", False, "no piece of the vocabulary has a capital, but 100% of the "
@@ -131,7 +131,10 @@ def test_one_document_is_refused_before_anything_is_prepared(tmp_path, monkeypat
     files = {"data": {"files": str(tmp_path / name)}}
     with pytest.raises(DataError, match=rf"{name}'.* holds one document, .*config.objective.nsp=0"):
         prepare(configured(tmp_path, **files), tmp_path / "w", progress=False)
-    mixture = {"few": files, "many": {"data": {"source": "sample"}}}
+    mixture = {
+        "few": files,
+        "many": {"data": {"files": write_jsonl(tmp_path / "many.jsonl", CAPITALS)}},
+    }
     with pytest.raises(DataError, match=r"^config.mixture.few.data.files=.* holds one document"):
         prepare(configured(tmp_path, mixture=mixture), tmp_path / "w", progress=False)
     assert list((tmp_path / "w").iterdir()) == []
@@ -178,6 +181,15 @@ def test_the_form_that_was_taken_and_lines_that_never_end_a_document(tmp_path, m
 def test_records_without_text(tmp_path):
     _, warnings = said(configured(tmp_path, CAPITALS[:3] + [""] * 5), tmp_path)
     assert "5 of 8 documents are left out (empty document): is config.data.text_field" in warnings
+
+
+def test_another_name_of_a_file_is_said(tmp_path):
+    config = configured(tmp_path, CAPITALS)
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    config = configured(tmp_path, data={"files": f"{tmp_path}/*.jsonl", "num_workers": 1})
+    manifest = prepare(config, tmp_path / "w", progress=False)
+    assert "left out    1 x another name of a file" in manifest["report"]
+    assert sum(count["documents"] for count in manifest["splits"].values()) == 30
 
 
 def test_unknown_words_do_not_depend_on_chunks(tmp_path, monkeypatch):

@@ -179,6 +179,17 @@ def test_globs_in_order_without_repeats(tmp_path):
     assert found == [["This is c."], ["This is a."], ["This is b."]]
 
 
+def test_a_file_under_two_names_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", ["This is a."])
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    data = Data(files="*.jsonl, ./a.jsonl, a.jsonl")
+    assert sources.find_files(data) == ["a.jsonl"]
+    assert sources.aliases(data) == 2
+    assert sources.aliases(Data(files="a.jsonl, a.jsonl")) == 0
+    assert read("*.jsonl, ./a.jsonl") == [["This is a."]]
+
+
 def test_tfds(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -272,6 +283,7 @@ def one_line(error):
     [
         (None, UsageError, r"config.data.files is unset"),
         ("nothing-*.txt", DataError, r"nothing-\*.txt': no file matches"),
+        ("folder", DataError, r"'folder': no file matches; it is a folder: .* folder/\*.txt$"),
         ("a.pdf", UsageError, r"a.pdf' is none of .txt"),
         ("latin1.txt", DataError, r"latin1.txt:4: not UTF-8 at byte 24"),
         ("latin1.jsonl", DataError, r"latin1.jsonl:2: not UTF-8 at byte 24"),
@@ -303,6 +315,7 @@ def test_bad_input(tmp_path, monkeypatch, files, error, message):
         "number.jsonl": b'{"text": 3}\n',
         "text.parquet": b"this is no parquet file",
     }
+    (tmp_path / "folder").mkdir()
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(error, match=message) as caught:

@@ -87,6 +87,8 @@ class Corpus:
         """
         with self.blamed():
             self.size = sources.size(self.data)
+            if twice := sources.aliases(self.data):
+                self.dropped["another name of a file"] = twice
 
     def peek(self, needed: int):
         """Reads up to `needed` documents that have text.

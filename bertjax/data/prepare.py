@@ -78,11 +78,12 @@ def prepare(
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
     facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
-    console.print("\n".join(facts), highlight=False, markup=False)
+    plain = {"highlight": False, "markup": False, "soft_wrap": True}  # a line stays one in a log
+    console.print("\n".join(facts), **plain)
     seconds = time.monotonic() - started
     console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
     for warning in filter(None, warnings):
-        console.print(warning, highlight=False, markup=False, style="bold red")
+        console.print(warning, style="bold red", **plain)
     return manifests if config.mixture else manifests[""]
 
 

@@ -23,7 +23,12 @@ MANY_MARKUP = 0.05
 MANY_GARBLED = 0.01
 
 _WARNING = "warning"
-_NOT_RECORDS = ("sentence", "tokenizer training", "empty file")  # left out, but no documents
+_NOT_RECORDS = (
+    "sentence",
+    "tokenizer training",
+    "empty file",
+    "another name",
+)  # left out, but no documents
 
 
 def describe(part: Corpus, counts: dict, text_bytes: int, model: Tokenizer, config: Config) -> str:
@@ -141,7 +146,7 @@ def _capitals(model: Tokenizer) -> tuple[str | None, float]:
         found = [piece for piece in pieces if len(piece) > 1 and re.search("[A-Z]", piece)]
         return (found or [None])[0], max(len(found) / max(len(pieces), 1), 1e-9)
     found = [piece for piece in pieces if piece != piece.lower()]
-    example = max(found, key=len, default=None)
+    example = next((piece for piece in found if len(piece) > 2), None)
     return example, len(found) / max(len(pieces), 1)
 
 

@@ -11,6 +11,7 @@ import codecs
 import functools
 import gzip
 import itertools
+import os
 import re
 import zlib
 from collections import Counter
@@ -121,6 +122,20 @@ def chunks(data: Data, some: Iterable[Piece] | None = None) -> Iterator[Chunk]:
 
 def find_files(data: Data) -> list[str]:
     """The files that `data.files` names: each pattern in order, its matches sorted, none twice."""
+    first = {}
+    for path in _matches(data):
+        first.setdefault(path if storage.is_remote(path) else os.path.realpath(path), path)
+    return list(first.values())
+
+
+def aliases(data: Data) -> int:
+    """How many names of `data.files` lead to a file that another name leads to as well."""
+    if data.source != "files":
+        return 0
+    return len(set(_matches(data))) - len(find_files(data))
+
+
+def _matches(data: Data) -> list[str]:
     patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
     if not patterns:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
@@ -128,12 +143,14 @@ def find_files(data: Data) -> list[str]:
     for pattern in patterns:
         found = storage.find(pattern)
         if not found:
-            raise DataError(f"config.data.files={pattern!r}: no file matches")
+            folder = storage.is_directory(pattern)
+            fix = f"; it is a folder: name its files, as {pattern.rstrip('/')}/*.txt" * folder
+            raise DataError(f"config.data.files={pattern!r}: no file matches{fix}")
         paths += found
     for path in paths:
         if not path.endswith(EXTENSIONS):
             raise UsageError(f"config.data.files: {path!r} is none of {', '.join(EXTENSIONS)}")
-    return list(dict.fromkeys(paths))
+    return paths
 
 
 def _read_file(data, piece, dropped):
