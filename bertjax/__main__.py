@@ -26,7 +26,12 @@ def prepare(values, args):
     if args and values.runner is None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
-    prepare.prepare(_config(values), _workdir(values), beam_options=options)
+    config, workdir = _config(values), _workdir(values)
+    if config.init_from is not None:
+        from bertjax import initial
+
+        initial.check(config, workdir)
+    prepare.prepare(config, workdir, beam_options=options)
 
 
 def pretrain(values, args):

@@ -1,14 +1,17 @@
 """The start of a run from somebody's weights: `config.init_from`."""
 
-import jax
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import convert
+from bertjax import convert, storage
 from bertjax.convert import names
-from bertjax.convert.pretrained import Hints
-from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import UsageError
+from bertjax.convert.pretrained import Hints, Pretrained
+from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError, UsageError
 
 # Fields of the model that change what weights mean without changing their shapes.
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
@@ -19,6 +22,8 @@ def load(config: config_lib.Config, tokenizer: Tokenizer, params: dict) -> tuple
 
     `missing` are the paths of the parameters that stay as they were. Raises as `read`.
     """
+    import jax  # `check` needs none of it
+
     found, missing = read(config, tokenizer)
 
     def take(path, leaf):
@@ -31,6 +36,32 @@ def load(config: config_lib.Config, tokenizer: Tokenizer, params: dict) -> tuple
     return jax.tree_util.tree_map_with_path(take, params), missing
 
 
+def check(config: config_lib.Config, workdir: Path):
+    """Refuses now what `read` would refuse of `config.init_from` once the corpus is prepared.
+
+    Nothing is checked where `workdir` holds checkpoints: a run goes on from these, with the
+    tokenizer beside them.
+
+    Raises:
+      UsageError, DataError: as `read`; or a new vocabulary would be trained on the corpus, which
+        cannot be that of the weights.
+    """
+    if config.init_from is None or storage.is_directory(storage.path(workdir) / "checkpoints"):
+        return
+    source, ours = _source(config), None
+    if config.tokenizer.path:
+        ours = tokenizer_lib.load(config.tokenizer.path, config.tokenizer.lowercase)
+    elif source.tokenizer is not None:
+        raise UsageError(
+            f"config.init_from={config.init_from}: a vocabulary newly trained on the corpus cannot "
+            f"be that of these weights; set {_settings(config, source.tokenizer, None)}"
+        )
+    size = source.config.model.vocab_size if ours is None else ours.vocab_size
+    if not config.model.vocab_size:
+        config = config.with_model(vocab_size=size)
+    _require_fit(config, source, ours)
+
+
 def read(config: config_lib.Config, tokenizer: Tokenizer) -> tuple[dict, list[str]]:
     """The weights at `config.init_from`, for a run of this config with this tokenizer.
 
@@ -39,20 +70,42 @@ def read(config: config_lib.Config, tokenizer: Tokenizer) -> tuple[dict, list[st
       that it lacks (heads: they start at random); what the source has beyond the model is left.
 
     Raises:
-      UsageError: the source's encoder is another model, or its vocabulary another one.
+      UsageError: the source's encoder is another model, or its tokenizer another one.
       DataError: as `convert.read`.
     """
+    source = _source(config)
+    found, missing = {}, _require_fit(config, source, tokenizer)
+    for path in names.shapes(config.model):
+        if path not in missing:
+            found[path] = np.asarray(names.lookup(source.params, path))
+    return found, missing
+
+
+def _source(config: config_lib.Config) -> Pretrained:
+    uri = config.init_from
+    try:
+        # Casing is not hinted: the source says which one its weights were trained with.
+        return convert.read(uri, Hints(hidden_act=config.model.hidden_act))
+    except (UsageError, DataError) as error:
+        if "--" not in str(error):
+            raise
+        raise type(error)(
+            f"{error}; bertjax convert {uri} DIR takes such options, then set config.init_from=DIR"
+        ) from None
+
+
+def _require_fit(config, source: Pretrained, tokenizer: Tokenizer | None) -> list[str]:
+    """The parameters that the source lacks; raises UsageError where it is of another model."""
     uri, model = config.init_from, config.model
-    source = convert.read(uri, Hints(model.hidden_act, config.tokenizer.lowercase))
     for field in _MEANING:
         ours, theirs = getattr(model, field), getattr(source.config.model, field)
         if ours != theirs and not (field == "pooler_act" and not source.config.model.has_pooler):
             raise UsageError(
                 f"config.model.{field}={ours!r}: {uri} has {theirs!r}; set it so, or train anew"
             )
-    if source.tokenizer is not None:
-        _check_vocabulary(uri, source.tokenizer, tokenizer)
-    found, theirs = {}, names.shapes(source.config.model)
+    if source.tokenizer is not None and tokenizer is not None:
+        _require_same_tokenizer(config, source.tokenizer, tokenizer)
+    theirs = names.shapes(source.config.model)
     missing = []
     for path, shape in names.shapes(model).items():
         if theirs.get(path, shape) != shape:
@@ -60,19 +113,63 @@ def read(config: config_lib.Config, tokenizer: Tokenizer) -> tuple[dict, list[st
                 f"config.init_from={uri}: its {path} has shape {list(theirs[path])}, this model's "
                 f"{list(shape)}; give config.model the sizes of {uri}"
             )
-        if path in theirs:
-            found[path] = np.asarray(names.lookup(source.params, path))
-        else:
+        if path not in theirs:
             missing.append(path)
     if any(path.startswith(("embeddings", "blocks")) for path in missing):
         raise UsageError(f"config.init_from={uri}: lacks {missing[0]}, which this model has")
-    return found, missing
+    return missing
 
 
-def _check_vocabulary(uri: str, theirs: Tokenizer, ours: Tokenizer):
-    size = theirs.vocab_size
-    if size != ours.vocab_size or theirs.tokens(range(size)) != ours.tokens(range(size)):
+def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
+    uri, fix = config.init_from, f"set {_settings(config, theirs, ours)}, and prepare again"
+    if theirs.vocab_size != ours.vocab_size:
         raise UsageError(
-            f"config.init_from={uri}: its vocabulary of {size:,} pieces is not that of this "
-            f"corpus ({ours.vocab_size:,}); set config.tokenizer.path to it and prepare again"
+            f"config.init_from={uri}: its vocabulary of {theirs.vocab_size:,} pieces is not that "
+            f"of this corpus ({ours.vocab_size:,}); {fix}"
         )
+    pieces = [tokenizer.tokens(range(tokenizer.vocab_size)) for tokenizer in (theirs, ours)]
+    for i, (their, our) in enumerate(zip(*pieces, strict=True)):
+        if their != our:
+            raise UsageError(
+                f"config.init_from={uri}: piece {i} of its vocabulary is {their!r}, here {our!r}; "
+                f"{fix}"
+            )
+    their_rules, our_rules = _rules(theirs), _rules(ours)
+    for rule in sorted(their_rules.keys() | our_rules.keys()):
+        their, our = their_rules.get(rule), our_rules.get(rule)
+        if their != our:
+            raise UsageError(
+                f"config.init_from={uri}: its tokenizer has {rule}={str(their)[:40]}, that of this "
+                f"corpus {rule}={str(our)[:40]}; {fix}"
+            )
+
+
+def _settings(config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
+    """What to set so that text is cut as the source's was."""
+    form, path = convert.parse(config.init_from)
+    place = {"hf": path, "tf1": storage.path(path).parent, "fairseq": storage.path(path).parent,
+             "orbax": storage.path(path) / "tokenizer"}.get(form)  # fmt: skip
+    if place is None:
+        place = f"DIR, after bertjax convert {config.init_from} hf:DIR"
+    wanted, group = _rules(theirs), dataclasses.asdict(config.tokenizer)
+    now = group if ours is None else _rules(ours)
+    fields = [field for field in ("lowercase", "rules") if field in group and field in wanted]
+    settings = [
+        f"config.tokenizer.{field}={wanted[field]}"
+        for field in fields
+        if None not in (wanted[field], now[field]) and wanted[field] != now[field]
+    ]
+    return " and ".join([*settings, f"config.tokenizer.path={place}"])
+
+
+def _rules(tokenizer: Tokenizer) -> dict:
+    """How a tokenizer cuts text, apart from its pieces."""
+    if hasattr(tokenizer, "rules"):
+        return tokenizer.rules
+    fields = ("kind", "lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space")
+    rules = {field: getattr(tokenizer, field, None) for field in fields}
+    if rules["strip_accents"] is None:
+        rules["strip_accents"] = rules["lowercase"]
+    rules["merges"] = getattr(tokenizer, "merges", None)
+    rules["model"] = tokenizer.sha256 if tokenizer.kind == "sentencepiece" else None
+    return rules

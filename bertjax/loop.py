@@ -41,6 +41,10 @@ def pretrain(config: config_lib.Config, directory: Path):
     lost = functools.partial(distributed.leave, errors.RESTART)
     one = lock.Lock(directory, "pretrain", lost) if jax.process_index() == 0 else None
     with one or contextlib.nullcontext():  # one process of this run answers for all of them
+        if one and not storage.is_directory(storage.path(directory) / "store"):
+            initial.check(
+                config, directory
+            )  # the others wait for the store, or leave with this one
         # Before the signals are caught: there is nothing to save yet, so they may just end it.
         # (With several processes JAX keeps SIGTERM until the first step.)
         config, tokenizer = workdir.open_corpus(config, directory, build=True)

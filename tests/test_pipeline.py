@@ -475,3 +475,43 @@ def test_stages_go_on_where_the_last_one_stopped():
     expected = [whole.batch(5), whole.batch(6)]
     joined = {name: np.concatenate([e[name] for e in expected]) for name in expected[0]}
     assert_same(later.batch(0), joined)
+
+
+def of_sentences(counts, length=9):
+    """A store whose documents have so many sentences of `length` tokens."""
+    documents = np.cumsum([0, *counts])
+    sentences = np.arange(documents[-1] + 1) * length
+    tokens = np.arange(4, 4 + sentences[-1], dtype=np.uint16)
+    return SimpleNamespace(tokens=tokens, sentences=sentences, documents=documents)
+
+
+@pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp"])
+def test_labels_that_are_all_random_are_refused(builder):
+    """Tweets, titles; or sentences that each fill an example."""
+    lines = {"counts": [1] * 50}, {"counts": [5] * 50, "length": 40}
+    for fields in lines[: 1 + (builder == "segment_pair_nsp")]:
+        with pytest.raises(DataError, match=r'^100.0% of the next-sentence labels are "random"'):
+            make(store=of_sentences(**fields), examples=Examples(builder=builder))
+        for off in (
+            {"objective": Objective(nsp=0.0), "examples": Examples(builder=builder)},
+            {"objective": Objective(nsp=0.0), "examples": Examples(builder="full_sentences")},
+        ):
+            assert "next-sentence" not in make(store=of_sentences(**fields), **off).describe()
+
+
+def test_labels_that_are_mostly_random_are_said():
+    said = make(store=of_sentences([1] * 200 + [2] * 50)).describe()
+    share = float(said.split('% of the next-sentence labels "random" (WARNING')[0].split()[-1])
+    assert 85 < share < 94  # of pairs, 200 random and 50 with probability one half
+    said = make(store=of_sentences([4] * 100)).describe()
+    assert '% of the next-sentence labels "random"' in said
+    assert "WARNING" not in said
+
+
+def test_labels_of_a_mixture_count_by_weight():
+    stores = [of_sentences([1] * 50), of_sentences([4] * 50)]
+    parts = {"tales": Component(weight=9.0), "tweets": Component(weight=1.0)}
+    make(store=stores[::-1], mixture=parts)
+    parts = {"tales": Component(weight=1.0), "tweets": Component(weight=19.0)}
+    with pytest.raises(DataError, match="next-sentence labels"):
+        make(store=stores[::-1], mixture=parts)

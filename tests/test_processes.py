@@ -1,5 +1,6 @@
 """Several real processes train as one: on the same examples, through every kind of loss."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from random_models import random_model
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
 
 from bertjax import checkpoint, metrics
+from bertjax.convert import hf
+from bertjax.data import tokenizer
+from bertjax.data.tokenizer import WORDPIECE_SPECIALS
 from bertjax.errors import DONE, RESTART, USAGE
 from bertjax.lock import Lock
 
@@ -63,6 +68,24 @@ prepare.prepare = late(prepare.prepare, 40)
 integrity.write = late(integrity.write, 6)
 sys.exit(__main__.run(sys.argv))
 """
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_fit_are_refused_by_all_before_anything_is_prepared(project, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDPIECE_SPECIALS, "old", "."]) + "\n")
+    encoder = tokenizer.load(tmp_path / "vocab.txt", True)
+    weights = dataclasses.replace(random_model(vocab_size=encoder.vocab_size), tokenizer=encoder)
+    hf.write(weights, tmp_path / "hf")
+    command = [sys.executable, "-m", "bertjax", "pretrain", f"--config={project}/config.py",
+               f"--workdir={tmp_path}/w", *OVERRIDES,
+               f"--config.init_from=hf:{tmp_path}/hf"]  # fmt: skip
+    processes = start_all(project, command, cluster(2))
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [USAGE, USAGE], outputs
+    said = f"cannot be that of these weights; set config.tokenizer.path={tmp_path}/hf"
+    assert all(said in output for output in outputs)
+    assert not (tmp_path / "w/store").exists()
+    assert not (tmp_path / "w/tokenizer").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Every kind of corpus becomes the documents that it holds, and every broken one a clear line."""
 
 import gzip
+import itertools
 import json
 import tracemalloc
 from collections import Counter
@@ -62,6 +63,69 @@ def test_reference_form(tmp_path):
     assert read(path) == expected
 
 
+ENDS = {"CR": b"\r", "CRLF": b"\r\n", "CRLF twice": b"\r\r\n", "mixed": b""}
+
+
+def with_ends(text, kind):
+    """The text with its line feeds replaced; mixed: by LF, CRLF and CR in turn."""
+    if kind != "mixed":
+        return text.encode().replace(b"\n", ENDS[kind])
+    ends = itertools.cycle([b"\n", b"\r\n", b"\r"])
+    # A CR before a LF would be one end with it.
+    lines = text.replace("\n\n", "\n\v\n").encode().split(b"\n")
+    return b"".join(line + next(ends) for line in lines).replace(b"\v", b" ")
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("kind", ENDS)
+def test_every_end_of_a_line(tmp_path, monkeypatch, kind, block):
+    monkeypatch.setattr(sources, "CHUNK_BYTES", block)
+    path = tmp_path / "a.txt"
+    path.write_bytes(with_ends(REFERENCE_FORM, kind))
+    expected = [part.split("\n") for part in REFERENCE_FORM.strip().split("\n\n")]
+    assert read(path) == expected  # the form is seen too
+    assert read(path, txt_format="sentences") == expected
+    path.write_text(WRAPPED)
+    prose = read(path)
+    path.write_bytes(with_ends(WRAPPED, kind))
+    assert read(path) == prose
+    lines = "".join(json.dumps({"text": f"It is {i}."}) + "\n" for i in range(5))
+    (tmp_path / "a.jsonl").write_bytes(with_ends(lines, kind))
+    assert read(tmp_path / "a.jsonl") == [[f"It is {i}."] for i in range(5)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"\r\r\n"])
+def test_errors_name_line_and_byte_whatever_ends_a_line(tmp_path, end):
+    good = b'{"text": "It is."}' + end
+    (tmp_path / "a.jsonl").write_bytes(good * 2 + b'{"text": "\xe9"}' + end)
+    with pytest.raises(DataError, match=f"a.jsonl:3: not UTF-8 at byte {2 * len(good) + 10};"):
+        read(tmp_path / "a.jsonl")
+    head = b"One is." + end + b"Two is." + end
+    (tmp_path / "a.txt").write_bytes(head + b"\xe9")
+    with pytest.raises(DataError, match=f"a.txt:3: not UTF-8 at byte {len(head)};"):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("end", ["\r", "\f", "\v", "\x85", "\u2028", "\u2029"])
+def test_a_line_of_a_document_ends_at_any_break_of_unicode(tmp_path, end):
+    write_jsonl(tmp_path / "a.jsonl", [f"A heading{end}One is. Two is."])
+    assert read(tmp_path / "a.jsonl") == [["A heading", "One is.", "Two is."]]
+    (tmp_path / "a.txt").write_text(f"A heading{end}It goes on.\n", newline="")
+    assert read(tmp_path / "a.txt", txt_format="sentences") == [["A heading", "It goes on."]]
+
+
+def test_a_raw_line_separator_does_not_end_a_json_record(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "One is.\u2028Two is.\x85Three is."}\n')
+    assert read(tmp_path / "a.jsonl") == [["One is.", "Two is.", "Three is."]]
+
+
+def test_files_put_one_after_the_other_keep_no_byte_order_marks(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeffOne is.\nTwo is.\n\n\ufeffThree is.\nFour is.\n")
+    assert read(tmp_path / "a.txt") == [["One is.", "Two is."], ["Three is.", "Four is."]]
+    (tmp_path / "a.jsonl").write_text('\ufeff{"text": "One."}\n\ufeff{"text": "Two."}\n')
+    assert read(tmp_path / "a.jsonl") == [["One."], ["Two."]]
+
+
 def test_wrapped_prose_is_one_document_of_whole_sentences(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(WRAPPED)
@@ -113,6 +177,17 @@ def test_globs_in_order_without_repeats(tmp_path):
         write_jsonl(tmp_path / f"{name}.jsonl", [f"This is {name}."])
     found = read(f"{tmp_path}/c.jsonl, {tmp_path}/*.jsonl")
     assert found == [["This is c."], ["This is a."], ["This is b."]]
+
+
+def test_a_file_under_two_names_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", ["This is a."])
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    data = Data(files="*.jsonl, ./a.jsonl, a.jsonl")
+    assert sources.find_files(data) == ["a.jsonl"]
+    assert sources.aliases(data) == 2
+    assert sources.aliases(Data(files="a.jsonl, a.jsonl")) == 0
+    assert read("*.jsonl, ./a.jsonl") == [["This is a."]]
 
 
 def test_tfds(tmp_path):
@@ -209,10 +284,12 @@ def one_line(error):
     [
         (None, UsageError, r"config.data.files is unset"),
         ("nothing-*.txt", DataError, r"nothing-\*.txt': no file matches"),
+        ("folder", DataError, r"'folder': no file matches; it is a folder: .* folder/\*.txt$"),
         ("a.pdf", UsageError, r"a.pdf' is none of .txt"),
         ("latin1.txt", DataError, r"latin1.txt:4: not UTF-8 at byte 24"),
         ("latin1.jsonl", DataError, r"latin1.jsonl:2: not UTF-8 at byte 24"),
         ("binary.txt", DataError, r"binary.txt: binary, or not UTF-8: NUL at byte 2"),
+        ("utf16.txt", DataError, r"utf16.txt: UTF-16 text; convert it: iconv"),
         ("cut.jsonl.gz", DataError, r"cut.jsonl.gz: truncated or damaged gzip"),
         ("plain.jsonl.gz", DataError, r"plain.jsonl.gz: truncated or damaged gzip"),
         ("broken.jsonl", DataError, r"broken.jsonl:2: not JSON"),
@@ -230,6 +307,7 @@ def test_bad_input(tmp_path, monkeypatch, files, error, message):
         "latin1.txt": b"One is here.\nTwo.\n\nA caf\xe9 is here.\n",
         "latin1.jsonl": good + b'\xe9{"text": ""}\n',
         "binary.txt": b"\x7fE\0LF",
+        "utf16.txt": "日本".encode("utf-16"),
         "cut.jsonl.gz": gzip.compress(good * 1000)[:-20],
         "plain.jsonl.gz": good,
         "broken.jsonl": good + b'{"text": "It is\n',
@@ -238,6 +316,7 @@ def test_bad_input(tmp_path, monkeypatch, files, error, message):
         "number.jsonl": b'{"text": 3}\n',
         "text.parquet": b"this is no parquet file",
     }
+    (tmp_path / "folder").mkdir()
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(error, match=message) as caught:

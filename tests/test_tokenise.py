@@ -6,6 +6,7 @@ from collections import Counter
 
 import byte_bpe_reference as reference
 import numpy as np
+import pytest
 from byte_bpe_reference import MERGES, PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,3 +70,49 @@ def test_published_vocabulary_on_real_text():
         assert result.tokens.tolist() == published.encode([line])[0]
         begins = np.cumsum(result.sentence_lengths)[:-1]
         assert published.word_starts()[result.tokens[begins]].all()
+
+
+CASED, UNCASED = (
+    [*tokenizer.WORDPIECE_SPECIALS, *words, "."]
+    for words in (["Paris", "the", "is", "Nice"], ["paris", "the", "is", "nice"])
+)
+
+
+def seen_in(text, form="prose", vocab=UNCASED, lowercase=True):
+    """What tokenizing one document counts."""
+    encoder = tokenizer.WordPiece(vocab, lowercase)
+    result = tokenise(
+        Chunk([Record("f", 1, 0, form, text.encode())], 0, Counter()), Data(), encoder
+    )
+    return {k: n for k, n in result.seen.items() if n}, dict(result.unknown_words)
+
+
+def test_unknown_tokens_and_the_words_that_hold_them_are_counted():
+    text = "Paris is nice. Zürich is nice, Zürich. Rome is nice." + " Paris is nice." * 40
+    seen, words = seen_in(text)
+    assert seen["unknown tokens"] == 4  # a comma and three names
+    assert words == {"Zürich": 2, ",": 1}  # of the first sentence that has any
+    seen, words = seen_in("Paris is nice. " * 40, lowercase=False)
+    assert (seen["unknown tokens"], words) == (40, {"Paris": 1})
+    assert "unknown tokens" not in seen_in("Paris is nice.")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Paris is nice.", {"capitals", "letters", "one sentence"}),
+        ("paris is nice. paris is nice.", {"letters"}),
+        ("日本語。paris", {"letters", "one sentence"}),
+        ("日本語。", {"one sentence"}),
+        ("<p>paris</p>", {"letters", "one sentence", "markup"}),
+        ("paris &amp; nice", {"letters", "one sentence", "markup"}),
+        ("i<b and c>d, a & b; <3", {"letters", "one sentence"}),
+        ("itâ€™s", {"letters", "one sentence", "garbled"}),
+        ("caf\ufffd", {"letters", "one sentence", "garbled"}),
+    ],
+)
+def test_what_a_document_shows(text, expected):
+    seen, _ = seen_in(text)
+    always = {"documents", "prose", "unknown tokens"}
+    assert set(seen) - always == expected
+    assert {seen[name] for name in expected} <= {1}

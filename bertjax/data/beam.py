@@ -34,6 +34,7 @@ from bertjax.data.documents import one_line
 from bertjax.data.tokenise import Tokenised, in_order, tokenise
 from bertjax.errors import BertjaxError, StorageError, UsageError
 
+_COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenised`
 READERS = 16  # part files read at once: a bucket answers slowly, but many at a time
 
 
@@ -184,7 +185,8 @@ def _read_index(directory):
 
 def _write_part(path, result):
     contents = io.BytesIO()
-    np.savez(contents, **result._asdict() | {"dropped": json.dumps(result.dropped)})
+    counted = {name: json.dumps(getattr(result, name)) for name in _COUNTERS}
+    np.savez(contents, **result._asdict() | counted)
     storage.write(path, contents.getvalue())
 
 
@@ -194,7 +196,7 @@ def _read_part(path):
     return result._replace(
         text_bytes=int(result.text_bytes),
         position=int(result.position),
-        dropped=Counter(json.loads(str(result.dropped))),
+        **{name: Counter(json.loads(str(getattr(result, name)))) for name in _COUNTERS},
     )
 
 

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from bertjax.config import Config, Data
 from bertjax.data import identity, sources
 from bertjax.data.documents import paragraphs, read_text
-from bertjax.data.tokenise import share
+from bertjax.data.tokenise import Tokenised, share
 from bertjax.errors import DataError, UsageError
+
+UNKNOWN_WORDS = 10_000  # counted for the report
 
 
 @dataclasses.dataclass
@@ -25,6 +27,7 @@ class Corpus:
       data: where its text is.
       proportion: of the rows of a batch, in (0, 1].
       dropped: counts, by reason, what was left out so far.
+      seen, unknown_words: as of `tokenise.Tokenised`, so far.
       size: length, in the unit of `sources.Chunk.position`; known once it is open.
     """
 
@@ -32,6 +35,8 @@ class Corpus:
     data: Data
     proportion: float
     dropped: Counter = dataclasses.field(default_factory=Counter)
+    seen: Counter = dataclasses.field(default_factory=Counter)
+    unknown_words: Counter = dataclasses.field(default_factory=Counter)
     size: int = 0
 
     def __str__(self):
@@ -52,9 +57,27 @@ class Corpus:
         except (DataError, UsageError) as error:
             if not self.name:
                 raise
-            place = f"config.mixture.{self.name}"
-            named = str(error).replace("config.data.", f"{place}.data.")
-            raise type(error)(named if place in named else f"{place}: {named}") from None
+            raise type(error)(self.named(str(error))) from None
+
+    def named(self, message: str) -> str:
+        """A message about this corpus; in a mixture it says which component."""
+        if not self.name:
+            return message
+        place = f"config.mixture.{self.name}"
+        named = message.replace("config.data.", f"{place}.data.")
+        return named if place in named else f"{place}: {named}"
+
+    def observe(self, result: Tokenised):
+        """Adds what was counted in a chunk.
+
+        Of the unknown words the first `UNKNOWN_WORDS` different ones are counted: which ones does
+        not depend on how the corpus is cut into chunks.
+        """
+        self.dropped.update(result.dropped)
+        self.seen.update(result.seen)
+        for word, count in result.unknown_words.items():
+            if word in self.unknown_words or len(self.unknown_words) < UNKNOWN_WORDS:
+                self.unknown_words[word] += count
 
     def open(self):
         """Finds the text: the cheap part, before anything is read.
@@ -64,6 +87,30 @@ class Corpus:
         """
         with self.blamed():
             self.size = sources.size(self.data)
+            if twice := sources.aliases(self.data):
+                self.dropped["another name of a file"] = twice
+
+    def peek(self, needed: int):
+        """Reads up to `needed` documents that have text.
+
+        What the first records or a corpus of one document would refuse after hours is so refused
+        at once.
+
+        Raises:
+          DataError: there is one document where two are needed; or as `documents.read_text`.
+        """
+        found = 0
+        with self.blamed(), contextlib.closing(sources.chunks(self.data)) as chunks:
+            for record in (record for chunk in chunks for record in chunk.records):
+                found += bool(paragraphs(read_text(record, self.data.text_field), record.form))
+                if found == needed:
+                    return
+            if found:
+                raise DataError(
+                    f"{self}: holds one document, and next-sentence prediction pairs two; add "
+                    "documents (a blank line ends one in a .txt, a line in a .jsonl), or set "
+                    "config.objective.nsp=0"
+                )
 
     def identity(self) -> dict:
         """What its text is, for the manifest (see `identity`); raises as `open`."""

@@ -17,7 +17,9 @@ LONGEST_SENTENCE = 10_000  # characters; a longer one is cut at a space
 
 # What may end a sentence, closing quotes and brackets after it included.
 _TERMINAL = re.compile("[.!?:;…。\uff01\uff1f][\"'”\u2019»)\\]]*$")
-_BLANK_LINES = re.compile(r"\n[ \t\r]*\n\s*")
+_BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+_BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\ufeff"
+_LINE_END = re.compile(rb"\r*\n|\r")
 
 
 class Record(NamedTuple):
@@ -40,7 +42,7 @@ def read_text(record: Record, text_field: str) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        line += raw.count(b"\n", 0, error.start)
+        line += len(_LINE_END.findall(raw, 0, error.start))
         where = f"{path}:{line}"
         raise DataError(f"{where}: not UTF-8 at byte {offset + error.start}; convert it") from None
     if form == "json":
@@ -50,7 +52,7 @@ def read_text(record: Record, text_field: str) -> str:
 
 def _json_text(text, where, field):
     try:
-        tree = json.loads(text)
+        tree = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {one_line(error)}") from None
     if not isinstance(tree, dict):
@@ -78,8 +80,9 @@ def paragraphs(text: str, form: str) -> list[str]:
     """The lines of a document that are paragraphs, stripped and not empty.
 
     In the form `sentences` every line counts. Elsewhere lines are joined where the text was
-    wrapped at a margin.
+    wrapped at a margin. See `unix_lines` for what ends a line.
     """
+    text = unix_lines(text)
     if form == "sentences":
         return [line for line in map(str.strip, text.split("\n")) if line]
     found = []
@@ -87,6 +90,22 @@ def paragraphs(text: str, form: str) -> list[str]:
         lines = [line for line in map(str.strip, block.split("\n")) if line]
         found += [" ".join(lines)] if _is_wrapped(lines) else lines
     return found
+
+
+def unix_lines(text: str) -> str:
+    """The text with each line ended by a line feed, and without byte order marks.
+
+    What ends a line is what Unicode calls a mandatory break (UAX #14), as `str.splitlines` has it:
+    LF, CRLF, a lone CR, but also form feed, vertical tab, U+0085, U+2028 and U+2029. The last five
+    end a line within a document; a file is cut into records at LF and CR only (see `sources`).
+    """
+    if not any(character in text for character in _BREAKS):
+        return text
+    if "\r\r" in text:  # files that were converted to CRLF twice
+        text = re.sub("\r+\n", "\n", text)
+    if "\ufeff" in text:  # files that were put one after the other
+        text = text.replace("\ufeff", "")
+    return "\n".join(text.splitlines())
 
 
 def _is_wrapped(lines: list[str]) -> bool:
@@ -124,7 +143,7 @@ def cut(text: str, limit: int) -> list[str]:
 def one_sentence_a_line(head: str, language: str) -> bool:
     """Whether the start of a .txt looks like google-research/bert's form: most lines are one
     sentence, and there are several of them between blank lines."""
-    blocks = [b.split("\n") for b in _BLANK_LINES.split(head.strip())]
+    blocks = [b.split("\n") for b in _BLANK_LINES.split(unix_lines(head).strip())]
     lines = [line.strip() for block in blocks for line in block]
     if len(lines) < 1.5 * len(blocks):
         return False

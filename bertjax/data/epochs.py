@@ -13,6 +13,11 @@ from bertjax.stages import Stage
 
 _EXAMPLES, _ORDER = range(2)  # what a generator is for
 
+# Of BERT's pairs a little over half are random. Where more than 19 in 20 are, always answering
+# "random" is as good, and the entropy of the label is below 0.2 of 0.69 nats.
+MOST_RANDOM = 0.95
+MANY_RANDOM = 2 / 3
+
 
 class _Epoch(NamedTuple):
     index: Index
@@ -40,6 +45,7 @@ class Epochs:
       store: the corpus.
       num_rows: rows R of an epoch.
       num_examples: examples in epoch 0.
+      random_share: of the next-sentence labels of epoch 0; None where it has none.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Epochs:
         _require_documents(store, config, split, fix)
         first = self._epoch(0)
         self.num_rows, self.num_examples = first.num_rows, len(first.members)
+        labels = first.index.is_random
+        self.random_share = None if labels is None else float(labels.mean())
 
     def pattern(self, epoch: int) -> int:
         """The epoch whose examples and masks this one repeats."""
@@ -91,7 +99,13 @@ class Epochs:
             per_row = len(epoch.members) / epoch.num_rows
             alone = tokens / (len(epoch.members) * length)
             text += f"{per_row:.2f} packed into a row, {alone:.1%} full alone, "
-        return text + f"rows {tokens / (epoch.num_rows * length):.1%} full"
+        text += f"rows {tokens / (epoch.num_rows * length):.1%} full"
+        if self.random_share is None or not self._config.objective.nsp:
+            return text
+        text += f', {self.random_share:.1%} of the next-sentence labels "random"'
+        if self.random_share > MANY_RANDOM:
+            text += " (WARNING: near 50% where documents have sentences enough for two segments)"
+        return text
 
     def _epoch(self, epoch):
         with self._lock:
@@ -124,6 +138,22 @@ class Epochs:
             max_per_row=config.examples.max_per_row,
         )
         return _Epoch(index, members, first)
+
+
+def require_labels(corpora: list[Epochs], config: Config):
+    """Raises DataError where next-sentence labels are nearly all "random": nothing to learn."""
+    if not config.objective.nsp:
+        return
+    weights = list(config.weights.values())
+    shares = [corpus.random_share for corpus in corpora]
+    share = np.average(shares, weights=weights)
+    if share > MOST_RANDOM:
+        raise DataError(
+            f'{share:.1%} of the next-sentence labels are "random", because documents have one '
+            "sentence or sentences as long as an example: nothing can be learned of them; keep the "
+            "sentences of a text in one document and prepare again, or set config.objective.nsp=0 "
+            "and config.examples.builder=full_sentences"
+        )
 
 
 def generator(config: Config, *numbers: int) -> np.random.Generator:

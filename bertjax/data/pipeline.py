@@ -11,7 +11,7 @@ import numpy as np
 
 from bertjax.config import Config, Phase
 from bertjax.data import remote
-from bertjax.data.epochs import Epochs, generator
+from bertjax.data.epochs import Epochs, generator, require_labels
 from bertjax.data.mixture import Mixture
 from bertjax.errors import DataError
 from bertjax.stages import Stage
@@ -32,12 +32,14 @@ class Batches:
           stage: sequence length L, batch size B, and the rows that earlier stages have read.
 
         Raises:
-          DataError: no documents, or one where next-sentence prediction needs two.
+          DataError: no documents, or one where next-sentence prediction needs two; or nearly all
+            its labels are alike.
         """
         self._corpora = [
             Epochs(corpus, "train", "add documents", config, stage, number)
             for number, corpus in enumerate(corpora)
         ]
+        require_labels(self._corpora, config)
         self._sizes = np.array([corpus.num_rows for corpus in self._corpora])
         self._mixture = Mixture(
             list(config.weights.values()),

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bertjax import lock, storage
 from bertjax.config import Config
-from bertjax.data import corpus, identity, sources, tokenizer, train_tokenizer, used
+from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
 from bertjax.data.tokenise import tokenise_all
 from bertjax.errors import DataError, StorageError, UsageError
@@ -80,11 +80,14 @@ def prepare(
                 storage.remove(scratch)
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
-    for manifest in manifests.values():
-        console.print(manifest["report"], highlight=False, markup=False)
+    facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
+    plain = {"highlight": False, "markup": False, "soft_wrap": True}  # a line stays one in a log
+    console.print("\n".join(facts), **plain)
     seconds = time.monotonic() - started
     console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
-    return manifests if config.mixture else manifest
+    for warning in filter(None, warnings):
+        console.print(warning, style="bold red", **plain)
+    return manifests if config.mixture else manifests[""]
 
 
 def _remove_leftovers(workdir):
@@ -119,6 +122,8 @@ def _build(config, recorded, scratch, beam_options, console):
     with console.status("opening the corpus"):
         for part in corpora:
             part.open()
+        for part in corpora:
+            part.peek(2 if config.objective.nsp else 1)
         texts = {part.name: part.identity() for part in corpora}
     model = _get_tokenizer(config.tokenizer, recorded, corpora, console)
     vocab_size = config.model.vocab_size
@@ -143,7 +148,7 @@ def _build(config, recorded, scratch, beam_options, console):
                 data={name: data[name] for name in data if name not in identity.RUNTIME_FIELDS},
                 text=texts[part.name],
                 **recorded_tokenizer,
-                report=describe(part, writer.counts, text_bytes, model),
+                report=report.describe(part, writer.counts, text_bytes, model, config),
             )
     return manifests
 
@@ -192,7 +197,7 @@ def _fill(writer, part, results, console):
     with contextlib.closing(results):
         for result in part.watched(results, "tokenise", console):
             _write(writer, result, part.data.heldout_fraction)
-            part.dropped.update(result.dropped)
+            part.observe(result)
             text_bytes += result.text_bytes
     if not writer.counts["train"]["documents"]:
         raise DataError(f"{part}: no document is left ({part.reasons or 'no text'})")
@@ -215,20 +220,3 @@ def _write(writer, result, heldout_fraction):
             result.sentence_lengths[sentences],
             result.document_lengths[chosen],
         )
-
-
-def describe(part: corpus.Corpus, counts: dict, text_bytes: int, model: tokenizer.Tokenizer) -> str:
-    """The report that a person reads: what was stored, and what was left out and why."""
-    lines = [f"{part.name:12}{'documents':>14}{'sentences':>16}{'tokens':>18}"]
-    for split, count in counts.items():
-        documents, sentences, tokens = (count[k] for k in ("documents", "sentences", "tokens"))
-        lines.append(f"{split:12}{documents:14,}{sentences:16,}{tokens:18,}")
-    tokens = sum(count["tokens"] for count in counts.values())
-    lines.append(
-        f"{'text':12}{text_bytes / 1e6:,.1f} MB, {text_bytes / max(tokens, 1):.2f} bytes a token"
-    )
-    lines.append(f"{'vocabulary':12}{model.vocab_size:,} tokens, sha256 {model.sha256[:12]}")
-    lines.append(f"{'left out':12}{part.reasons or 'nothing'}")
-    if not counts["heldout"]["documents"]:
-        lines.append(f"{'note':12}no document is held out for evaluation: the corpus is too small")
-    return "\n".join(lines)

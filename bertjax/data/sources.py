@@ -7,9 +7,12 @@ What is wrong with one record only (empty, far too long) is left out and counted
 the file is not what it claims to be (not UTF-8, broken JSON, truncated gzip) stops the run.
 """
 
+import codecs
 import functools
 import gzip
 import itertools
+import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,6 +31,7 @@ PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the n
 SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
 TFDS_PIECE = 1 << 14  # examples
 SNIFFED = 64 << 10  # bytes looked at to tell the form of a .txt
+_LINE = re.compile(rb"[^\r\n]*(?:\r*\n|\r)|[^\r\n]+")  # slower than bytes.splitlines
 
 
 class Piece(NamedTuple):
@@ -129,6 +133,20 @@ def chunks(data: Data, some: Iterable[Piece] | None = None) -> Iterator[Chunk]:
 
 def find_files(data: Data) -> list[str]:
     """The files that `data.files` names: each pattern in order, its matches sorted, none twice."""
+    first = {}
+    for path in _matches(data):
+        first.setdefault(path if storage.is_remote(path) else os.path.realpath(path), path)
+    return list(first.values())
+
+
+def aliases(data: Data) -> int:
+    """How many names of `data.files` lead to a file that another name leads to as well."""
+    if data.source != "files":
+        return 0
+    return len(set(_matches(data))) - len(find_files(data))
+
+
+def _matches(data: Data) -> list[str]:
     patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
     if not patterns:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
@@ -136,12 +154,14 @@ def find_files(data: Data) -> list[str]:
     for pattern in patterns:
         found = storage.find(pattern)
         if not found:
-            raise DataError(f"config.data.files={pattern!r}: no file matches")
+            folder = storage.is_directory(pattern)
+            fix = f"; it is a folder: name its files, as {pattern.rstrip('/')}/*.txt" * folder
+            raise DataError(f"config.data.files={pattern!r}: no file matches{fix}")
         paths += found
     for path in paths:
         if not path.endswith(EXTENSIONS):
             raise UsageError(f"config.data.files: {path!r} is none of {', '.join(EXTENSIONS)}")
-    return list(dict.fromkeys(paths))
+    return paths
 
 
 def _read_file(data, piece, dropped):
@@ -164,9 +184,11 @@ def _read_lines(path, data, dropped):
     with storage.open_file(path) as raw:
         file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         head = file.read(SNIFFED)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{path}: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
         if b"\0" in head:
             raise DataError(f"{path}: binary, or not UTF-8: NUL at byte {head.index(0)}")
-        file.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)  # byte order mark
+        file.seek(3 if head.startswith(codecs.BOM_UTF8) else 0)
         lines = _lines(file, dropped)
         if not path.endswith(".txt"):
             records = ((n, at, "json", line) for n, at, line in lines if line.strip())
@@ -184,18 +206,36 @@ def _read_lines(path, data, dropped):
 
 
 def _lines(file, dropped):
-    """Yields `(line number, byte offset, line)`; a line over `LONGEST_RECORD` is left out."""
-    number, offset = 0, file.tell()
-    while line := file.readline(LONGEST_RECORD):
-        number += 1
-        length = len(line)
-        if length < LONGEST_RECORD:
-            yield number, offset, line
-        else:
-            dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
-            while not line.endswith(b"\n") and (line := file.readline(CHUNK_BYTES)):
-                length += len(line)
-        offset += length
+    """Yields `(line number, byte offset, line)`; a line over `LONGEST_RECORD` is left out.
+
+    A line ends at LF, CRLF (whatever number of CRs before the LF) or a lone CR, mixed or not.
+    """
+    number, offset, rest, skipped = 0, file.tell(), b"", 0
+    while block := _block(file):
+        lines = _LINE.findall(block) if b"\r\r\n" in block else block.splitlines(keepends=True)
+        lines[0] = rest + lines[0]
+        rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
+        for line in lines:
+            number, length, skipped = number + 1, skipped + len(line), 0
+            if length < LONGEST_RECORD:
+                yield number, offset, line
+            else:
+                dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
+            offset += length
+        if skipped + len(rest) >= LONGEST_RECORD:
+            skipped, rest = skipped + len(rest), b""
+    if skipped:
+        dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
+    elif rest:
+        yield number + 1, offset, rest
+
+
+def _block(file):
+    """The next bytes of a file, b"" at its end; a line's end is never cut in two."""
+    block = file.read(CHUNK_BYTES)
+    while block.endswith(b"\r") and (more := file.read(1)):
+        block += more
+    return block
 
 
 def _blocks(lines, form):

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import Counter, deque
@@ -17,12 +18,19 @@ import numpy as np
 from bertjax.config import Data
 from bertjax.data import tokenizer
 from bertjax.data.documents import paragraphs, read_text, segment
-from bertjax.data.sources import Chunk
+from bertjax.data.sources import SENTENCES_DOCUMENT, Chunk
 from bertjax.errors import BertjaxError
 
 ENCODED_AT_ONCE = 1 << 17  # characters, so that what the tokenizer returns stays small
 IN_FLIGHT = 3  # chunks handed out per worker
 UNSPACED = ("ja", "zh")  # languages that put no space between sentences
+OBSERVED = 1000  # characters at the start of a document, for the report
+SAMPLED = 32  # one sentence in so many, about, may be searched for words that are unknown
+_SMALL_LETTER = re.compile("[a-zà-öø-ÿα-ωа-я]")  # of scripts that have capitals
+_MARKUP = re.compile(
+    r"</?(p|div|br|span|a|table|t[dr]|[ou]l|li|h[1-6]|b|i)( [a-z-]+=[^<>]*)?/?>|&(#?\w{2,8});"
+)
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Tokenised(NamedTuple):
@@ -35,6 +43,8 @@ class Tokenised(NamedTuple):
     text_bytes: int
     position: int  # of the chunk
     dropped: Counter
+    seen: Counter  # documents and tokens by what they showed (see `_observe`)
+    unknown_words: Counter  # of a sample: see `SAMPLED`
 
 
 def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[Tokenised]:
@@ -97,7 +107,7 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
     Where the tokenizer marks spaces, a sentence has the space before it that stood between it and
     the one before: the ids of a document are those of its sentences in one line.
     """
-    dropped = Counter(chunk.dropped)
+    dropped, seen, unknown_words = Counter(chunk.dropped), Counter(), Counter()
     ids, sentence_lengths, document_lengths, shares = [], [], [], []
     text_bytes = 0
     for record in chunk.records:
@@ -107,16 +117,26 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
             sentences = [s for p in sentences for s in segment(p, data.language)]
         if encoder.marks_spaces and data.language not in UNSPACED:
             sentences = sentences[:1] + [" " + s for s in sentences[1:]]
+        first = len(ids)
         lengths = _encode(sentences, encoder, ids)
         if not lengths.any():
             dropped["empty document"] += 1
             continue
+        shares.append(share(text))
+        unknown = np.concatenate([part == encoder.unk_id for part in ids[first:]])
+        if unknown.any():
+            seen["unknown tokens"] += int(np.count_nonzero(unknown))
+            if len(sentences) >= SAMPLED or shares[-1] * 4096 % 1 < 1 / SAMPLED:
+                sentence = np.searchsorted(np.cumsum(lengths), np.argmax(unknown), "right")
+                unknown_words.update(_unknown_words(sentences[sentence], encoder))
+        _observe(seen, record, text)
         dropped["sentence without tokens"] += int((lengths == 0).sum())
         lengths = lengths[lengths > 0]
         sentence_lengths.append(lengths)
         document_lengths.append(len(lengths))
-        shares.append(share(text))
         text_bytes += len(text.encode())
+    seen["documents"] = len(document_lengths)
+    seen["one sentence"] = document_lengths.count(1)
     return Tokenised(
         np.concatenate(ids) if ids else np.empty(0, np.uint16),
         np.concatenate(sentence_lengths) if sentence_lengths else np.empty(0, np.int64),
@@ -125,7 +145,32 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
         text_bytes,
         chunk.position,
         +dropped,
+        +seen,
+        unknown_words,
     )
+
+
+def _observe(seen, record, text):
+    """Counts a document by what its start shows: a part of the text, so that it costs little."""
+    start, form = text[:OBSERVED], record.form
+    seen[form] += 1
+    if form == "sentences" and len(record.data) >= SENTENCES_DOCUMENT:
+        seen["cut"] += 1
+    if start != start.lower():
+        seen["capitals"] += 1
+        seen["letters"] += 1
+    elif _SMALL_LETTER.search(start):
+        seen["letters"] += 1
+    if ("<" in start or "&" in start) and _MARKUP.search(start):
+        seen["markup"] += 1
+    if "\ufffd" in start or "â€" in start:
+        seen["garbled"] += 1
+
+
+def _unknown_words(sentence, encoder):
+    """The words and signs of a sentence that hold something unknown."""
+    words = _WORD.findall(sentence[:OBSERVED])
+    return [w for w, ids in zip(words, encoder.encode(words), strict=True) if encoder.unk_id in ids]
 
 
 def _encode(sentences, encoder, ids):
