@@ -50,7 +50,7 @@ def check(config: config_lib.Config, workdir: Path):
         return
     source, ours = _source(config), None
     if config.tokenizer.path:
-        ours = tokenizer_lib.load(config.tokenizer.path, config.tokenizer.lowercase)
+        ours, _ = tokenizer_lib.read(config.tokenizer)
     elif source.tokenizer is not None:
         raise UsageError(
             f"config.init_from={config.init_from}: a vocabulary newly trained on the corpus cannot "
@@ -134,7 +134,7 @@ def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
                 f"config.init_from={uri}: piece {i} of its vocabulary is {their!r}, here {our!r}; "
                 f"{fix}"
             )
-    their_rules, our_rules = _rules(theirs), _rules(ours)
+    their_rules, our_rules = theirs.rules, ours.rules
     for rule in sorted(their_rules.keys() | our_rules.keys()):
         their, our = their_rules.get(rule), our_rules.get(rule)
         if their != our:
@@ -151,25 +151,11 @@ def _settings(config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
              "orbax": storage.path(path) / "tokenizer"}.get(form)  # fmt: skip
     if place is None:
         place = f"DIR, after bertjax convert {config.init_from} hf:DIR"
-    wanted, group = _rules(theirs), dataclasses.asdict(config.tokenizer)
-    now = group if ours is None else _rules(ours)
-    fields = [field for field in ("lowercase", "rules") if field in group and field in wanted]
+    asked = dataclasses.asdict(config.tokenizer) if ours is None else ours.rules
     settings = [
-        f"config.tokenizer.{field}={wanted[field]}"
-        for field in fields
-        if None not in (wanted[field], now[field]) and wanted[field] != now[field]
+        f"config.tokenizer.{name}={theirs.rules[name]}"
+        for name in ("lowercase", "rules")
+        if None not in (theirs.rules.get(name), asked.get(name))
+        and theirs.rules[name] != asked[name]
     ]
     return " and ".join([*settings, f"config.tokenizer.path={place}"])
-
-
-def _rules(tokenizer: Tokenizer) -> dict:
-    """How a tokenizer cuts text, apart from its pieces."""
-    if hasattr(tokenizer, "rules"):
-        return tokenizer.rules
-    fields = ("kind", "lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space")
-    rules = {field: getattr(tokenizer, field, None) for field in fields}
-    if rules["strip_accents"] is None:
-        rules["strip_accents"] = rules["lowercase"]
-    rules["merges"] = getattr(tokenizer, "merges", None)
-    rules["model"] = tokenizer.sha256 if tokenizer.kind == "sentencepiece" else None
-    return rules

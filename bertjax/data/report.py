@@ -113,7 +113,7 @@ def _contents(part, total):
 def _casing(seen: Counter, model: Tokenizer):
     """Whether text and vocabulary are of the same casing; both are judged by what they hold."""
     capital, share = _capitals(model)
-    lowercases = _lowercases(model)
+    lowercases = model.lowercase
     letters, capitals = seen["letters"], seen["capitals"]
     if lowercases and share > CASED_VOCABULARY:
         yield (
@@ -148,12 +148,6 @@ def _capitals(model: Tokenizer) -> tuple[str | None, float]:
     found = [piece for piece in pieces if piece != piece.lower()]
     example = next((piece for piece in found if len(piece) > 2), None)
     return example, len(found) / max(len(pieces), 1)
-
-
-def _lowercases(model: Tokenizer) -> bool:
-    if model.kind == "wordpiece":
-        return model.lowercase
-    return model.encode(["QX"]) == model.encode(["qx"])  # a SentencePiece model's normalizer
 
 
 def _unknown(seen: Counter, words: Counter, tokens: int):
