@@ -41,6 +41,7 @@ class Peers:
         self._received = {}  # socket -> bytes of an unfinished line
         self._ended = set()  # processes that said `done`
         self._code = None  # what this process ends with, once it ends in order
+        self._leaving = False  # with a code of its own: what the others do then changes nothing
         if index == 0:
             self._token = secrets.token_hex(16)
             server = _listen()
@@ -60,6 +61,7 @@ class Peers:
 
     def leave(self, code: int, reason: str):
         """Tells the others, who leave too, and ends this process at once. Does not return."""
+        self._leaving = True
         one_line = " ".join(reason.split())[:1000]
         self._tell(f"leave {code} {one_line}")
         lock.release_all()
@@ -135,6 +137,8 @@ class Peers:
 
     def _follow(self, code, reason):
         """Leaves because another process did."""
+        if self._leaving:
+            return
         if self._code is not None:
             self.leave(self._code, reason)
         action = "start the same command again" if code == errors.RESTART else "leaving too"

@@ -88,6 +88,16 @@ def test_who_leaves_with_an_error_says_why_to_all(three):
                     "bertjax: process 1: no such file; leaving too\n"]  # fmt: skip
 
 
+def test_who_leaves_keeps_its_code_while_it_gives_back_its_workdir(three):
+    """The others are gone before it is: they do not take it along."""
+    do(three[0], "from bertjax import lock; lock.release_all = lambda: time.sleep(1)")
+    assert three[0].stdout.readline() == "did\n"
+    do(three[0], f"peers.leave({DATA}, 'no such file')")
+    codes, said = ends(three)
+    assert codes == [DATA] * 3
+    assert said[0] == ""
+
+
 def test_processes_that_end_in_order_do_not_disturb_each_other(three):
     for process in (three[1], three[0], three[2]):
         do(process, f"peers.finish({DONE})")
