@@ -81,7 +81,7 @@ def read(
 
 def _open(place, name) -> tuple[Files, tuple[str, ...], Settings]:
     """The folder, the files that hold the pieces, and the settings that count."""
-    if isinstance(place, Path | str):
+    if not isinstance(place, Files):
         path = storage.path(place)
         if storage.is_directory(path):
             place = Directory(path)

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bertjax import storage
 from bertjax.data import added_tokens, vocabulary
@@ -25,6 +25,7 @@ _CLASSES = {
 _ANY_CLASS = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
+@runtime_checkable
 class Files(Protocol):
     """A folder: `has` says whether a file is in it, `file` gives the path to open it by."""
 
