@@ -98,6 +98,16 @@ def test_same_bytes_of_a_mixture(tmp_path, monkeypatch):
     assert manifests["wiki"]["dropped"] == {"empty file": 1}
 
 
+def test_warnings_are_the_same(tmp_path):
+    """Of many small chunks on Beam, and of files that share one here."""
+    for i in range(4):
+        documents = [f"It was zq{i * j % 7}. " * 40 for j in range(10)]
+        write_jsonl(tmp_path / f"{i}.jsonl", documents)
+    settings = configured(f"{tmp_path}/?.jsonl", tokenizer=tiny(tmp_path))
+    report = assert_same(settings, tmp_path)["report"]
+    assert "('It', 'was', '.' most often)" in report
+
+
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert-base-cased-vocab.txt", "albert_spiece.model"])
@@ -194,7 +204,7 @@ def test_a_bad_file_is_the_same_clear_line(tmp_path, capfd, kind):
 
 
 def test_after_an_error_workers_stop(tmp_path, monkeypatch):
-    (tmp_path / "a.jsonl").write_text("{\n" * 100)
+    (tmp_path / "a.jsonl").write_text('{"text": "t"}\n' * 100)
     tried = []
 
     def tokenise(chunk, *_):

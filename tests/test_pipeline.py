@@ -488,7 +488,7 @@ def of_sentences(counts, length=9):
 @pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp"])
 def test_labels_that_are_all_random_are_refused(builder):
     """Tweets, titles; or sentences that each fill an example."""
-    lines = {"counts": [1] * 50}, {"counts": [5] * 50, "length": 40}
+    lines = {"counts": [1] * 150}, {"counts": [5] * 50, "length": 40}
     for fields in lines[: 1 + (builder == "segment_pair_nsp")]:
         with pytest.raises(DataError, match=r'^100.0% of the next-sentence labels are "random"'):
             make(store=of_sentences(**fields), examples=Examples(builder=builder))
@@ -500,6 +500,7 @@ def test_labels_that_are_all_random_are_refused(builder):
 
 
 def test_labels_that_are_mostly_random_are_said():
+    assert "100.0% of the next-sentence labels" in make(store=of_sentences([1] * 50)).describe()
     said = make(store=of_sentences([1] * 200 + [2] * 50)).describe()
     share = float(said.split('% of the next-sentence labels "random" (WARNING')[0].split()[-1])
     assert 85 < share < 94  # of pairs, 200 random and 50 with probability one half
@@ -509,7 +510,7 @@ def test_labels_that_are_mostly_random_are_said():
 
 
 def test_labels_of_a_mixture_count_by_weight():
-    stores = [of_sentences([1] * 50), of_sentences([4] * 50)]
+    stores = [of_sentences([1] * 150), of_sentences([4] * 50)]
     parts = {"tales": Component(weight=9.0), "tweets": Component(weight=1.0)}
     make(store=stores[::-1], mixture=parts)
     parts = {"tales": Component(weight=1.0), "tweets": Component(weight=19.0)}

@@ -16,6 +16,7 @@ _EXAMPLES, _ORDER = range(2)  # what a generator is for
 # Of BERT's pairs a little over half are random. Where more than 19 in 20 are, always answering
 # "random" is as good, and the entropy of the label is below 0.2 of 0.69 nats.
 MOST_RANDOM = 0.95
+FEWEST_LABELS = 100  # that are judged: of a handful all may be random by chance
 MANY_RANDOM = 2 / 3
 
 
@@ -142,7 +143,7 @@ class Epochs:
 
 def require_labels(corpora: list[Epochs], config: Config):
     """Raises DataError where next-sentence labels are nearly all "random": nothing to learn."""
-    if not config.objective.nsp:
+    if not config.objective.nsp or sum(part.num_examples for part in corpora) < FEWEST_LABELS:
         return
     weights = list(config.weights.values())
     shares = [corpus.random_share for corpus in corpora]
