@@ -24,7 +24,10 @@ def write_jsonl(path, texts):
 def configured(tmp_path, texts=None, vocab="uncased", lowercase=True, **groups):
     """A config for a corpus of `texts`, with a vocabulary of ten words."""
     path = tmp_path / f"{vocab}.txt"
-    path.write_text("\n".join([*tokenizer.WORDPIECE_SPECIALS, *WORDS[vocab], "."]) + "\n")
+    pieces = [*tokenizer.WORDPIECE_SPECIALS, *WORDS[vocab], "."]
+    path.write_text("\n".join(pieces) + "\n")
+    if vocab == "cased" and lowercase:  # refused of a vocab.txt; a tokenizer.json says it itself
+        path = tokenizer.WordPiece(pieces, lowercase=True).save(tmp_path / "tokenizer")
     tree = {
         "data": {"num_workers": 1, "heldout_fraction": 0.2},
         "tokenizer": {"path": str(path), "lowercase": lowercase},
@@ -59,7 +62,7 @@ FOREIGN = ["An old uhr was slow. A clock was old."] * 30
         (SMALL, "uncased", False, ""),
         (["日本 。the"] * 30, "cased", True, "the vocabulary is cased"),
         (CAPITALS, "cased", True, "the vocabulary is cased .45% of its pieces have a capital, 'The"
-         "' for one., but text is lower-cased first: .* set config.tokenizer.lowercase=False"),
+         "' for one., but text is lower-cased first: .* take the files of a cased tokenizer"),
         (SMALL, "cased", False, "the vocabulary is cased .*, but 100.0% of the documents have no "
          "capital letter: their text was lower-cased before; take the original text"),
         (CAPITALS, "uncased", False, "no piece of the vocabulary has a capital, but 100% of the "

@@ -118,8 +118,8 @@ def _casing(seen: Counter, model: Tokenizer):
     if lowercases and share > CASED_VOCABULARY:
         yield (
             f"the vocabulary is cased ({share:.0%} of its pieces have a capital, {capital!r} for "
-            "one), but text is lower-cased first: such pieces are never used; set "
-            "config.tokenizer.lowercase=False, or take an uncased vocabulary"
+            "one), but text is lower-cased first: such pieces are never used; take the files of a "
+            "cased tokenizer, or an uncased vocabulary"
         )
     elif not lowercases and share > CASED_VOCABULARY and capitals <= FEW_CAPITALS * letters > 0:
         yield (
