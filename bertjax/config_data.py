@@ -19,7 +19,7 @@ class Tokenizer:
     path: str | None = field(
         None, "vocab.txt, tokenizer.json or a SentencePiece .model; unset trains one on the corpus"
     )
-    vocab_size: Positive = field(30522, "size of a newly trained vocabulary")
+    vocab_size: Count = field(30522, "size of a newly trained vocabulary")
     lowercase: bool = field(True, "lower-case and strip accents (uncased vocabularies)")
 
 
