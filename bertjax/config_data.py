@@ -21,7 +21,7 @@ class Tokenizer:
         "a folder of tokenizer files, or a vocab.txt, tokenizer.json or SentencePiece .model; "
         "unset trains one on the corpus",
     )
-    vocab_size: Positive = field(30522, "size of a newly trained vocabulary")
+    vocab_size: Count = field(30522, "size of a newly trained vocabulary")
     lowercase: bool | None = field(
         None,
         "lower-case and strip accents; unset: as the files of tokenizer.path say, or else as its "

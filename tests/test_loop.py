@@ -1,5 +1,6 @@
 """The program as its users meet it: real processes on real text, killed, stopped and misused."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -9,10 +10,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from random_models import random_model
 from runs import assert_same_run, bertjax, losses, make_project, start, wait_for_step
 
-from bertjax import convert, goodput, metrics
-from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE
+from bertjax import convert, goodput, loop, metrics, workdir
+from bertjax.convert import orbax
+from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +54,17 @@ def test_a_finished_run_started_again_changes_nothing(project):
     assert losses(project / "whole") == before
 
 
-def test_a_run_past_its_end_is_refused_and_claims_nothing(project):
-    whole = project / "whole"
-    before = (whole / "config.json").read_bytes(), losses(whole)
-    run = bertjax(project, "pretrain", whole, "--config.phases.phase2.steps=10")
-    assert run.returncode == USAGE
-    (line,) = (x for x in run.stderr.splitlines() if x.startswith("bertjax pretrain: "))
-    assert "nothing to train: its checkpoint is at step 160, this config ends at 130" in line
-    assert ((whole / "config.json").read_bytes(), losses(whole)) == before
+def test_a_run_past_its_end_is_refused_and_claims_nothing(tmp_path, monkeypatch):
+    orbax.write(
+        random_model(moments=True, head="pretraining"), directory := tmp_path / "w"
+    )  # at step 17
+    before = (directory / "config.json").read_bytes()
+    config = workdir.read_config(directory)
+    phase = dataclasses.replace(config.phases["phase1"], steps=5)
+    monkeypatch.setattr(workdir, "open_corpus", lambda config, *_, **__: (config, None))
+    with pytest.raises(UsageError, match="its checkpoint is at step 17, this config ends at 5"):
+        loop.pretrain(dataclasses.replace(config, phases={"phase1": phase}), directory)
+    assert (directory / "config.json").read_bytes() == before
 
 
 def kill_and_resume(project, workdir, moments):

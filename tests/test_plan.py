@@ -317,7 +317,7 @@ def test_arguments_that_mean_nothing_are_refused(capsys):
         main.run(["bertjax", "plan", "--config=configs/quickstart.py", "v5e:2x2"]) == errors.USAGE
     )
     assert capsys.readouterr().err == (
-        "bertjax plan: expected flags only, got v5e:2x2; see --help\n"
+        "bertjax plan: unexpected 'v5e:2x2': plan takes flags only, each as --NAME=VALUE\n"
     )
 
 
