@@ -99,8 +99,8 @@ def test_readers_refuse_before_jax_is_imported():
 
 def test_workers_that_tokenise_do_not_import_jax():
     """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
-    light = {"prepare", "beam", "corpus", "report", "tokenise", "sources", "documents", "store", "tokenizer",
-             "tokenizer_base", "byte_bpe", "vocabulary", "train_tokenizer"}  # fmt: skip
+    light = {"prepare", "beam", "corpus", "report", "lines", "tokenise", "sources",
+             "documents", "store", "tokenizer", "tokenizer_base", "byte_bpe", "vocabulary", "train_tokenizer"}  # fmt: skip
     for path, parts, tree in modules():
         if parts[0] == "data" and parts[-1] in light:
             assert not any(name.split(".")[0] == "jax" for name, _ in imported(tree)), path
