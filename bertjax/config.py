@@ -47,15 +47,7 @@ class Model:
         "pretraining",
         "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
         "masked_lm, classification, multiple_choice, span (question answering), pooler, none",
-        (
-            "pretraining",
-            "masked_lm",
-            "classification",
-            "multiple_choice",
-            "span",
-            "pooler",
-            "none",
-        ),
+        ("pretraining", "masked_lm", "classification", "multiple_choice", "span", "pooler", "none"),
     )
     pooler_act: str = field("tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu"))
     num_labels: Positive = field(2, "logits of head=classification; 1 for regression")

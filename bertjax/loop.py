@@ -38,19 +38,19 @@ def pretrain(config: config_lib.Config, directory: Path):
         disk give reason to.
     """
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    lost = functools.partial(distributed.leave, errors.RESTART)
-    one = lock.Lock(directory, "pretrain", lost) if jax.process_index() == 0 else None
+    one = lock.Lock(directory, "pretrain", _leave) if jax.process_index() == 0 else None
     with one or contextlib.nullcontext():  # one process of this run answers for all of them
-        if one and not storage.is_directory(storage.path(directory) / "store"):
-            initial.check(
-                config, directory
-            )  # the others wait for the store, or leave with this one
+        if one:
+            initial.check(config, directory)
         # Before the signals are caught: there is nothing to save yet, so they may just end it.
         # (With several processes JAX keeps SIGTERM until the first step.)
         config, tokenizer = workdir.open_corpus(config, directory, build=True)
         with distributed.StopSignals() as signals:
             Trainer(config, tokenizer, directory, signals).run()
 
+
+# Ends this process, to be started again, with one line that says why.
+_leave = functools.partial(distributed.leave, errors.RESTART)
 
 # Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
 _ACCOUNT_SECONDS = 60.0
@@ -82,8 +82,6 @@ class Trainer:
                 contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
             )
             step, state = self._start()
-            for change in workdir.write_config(config, self.directory):
-                _say(f"config changed since the last start: {change}")
             log = self.directory / "metrics.jsonl"
             if jax.process_index() == 0 and storage.exists(log):
                 self.goodput.go_on(metrics.read(log), step)
@@ -95,12 +93,7 @@ class Trainer:
                 )
             )
             self.progress = stack.enter_context(metrics.Progress(config.num_steps, step))
-            self.watchdog = stack.enter_context(
-                watchdog.Watchdog(
-                    config.watchdog_seconds,
-                    functools.partial(distributed.leave, errors.RESTART),
-                )
-            )
+            self.watchdog = stack.enter_context(watchdog.Watchdog(config.watchdog_seconds, _leave))
             self._account(step)  # its lines from here on were dropped just now
             self.goodput.begin_steps()
             self._between_steps(step, state)

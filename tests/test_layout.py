@@ -108,8 +108,8 @@ def test_readers_refuse_before_jax_is_imported():
 
 def test_workers_that_tokenise_do_not_import_jax():
     """Otherwise every worker process of `prepare` would pay for it in memory and start-up."""
-    light = {"prepare", "beam", "corpus", "report", "tokenise", "sources", "documents", "store",
-             "tokenizer", "tokenizer_base", "byte_bpe", "identity", "used", "vocabulary",
+    light = {"prepare", "beam", "corpus", "report", "lines", "tokenise", "sources", "documents",
+             "store", "tokenizer", "tokenizer_base", "byte_bpe", "identity", "used", "vocabulary",
              "train_tokenizer", "tokenizer_files", "tokenizer_settings", "added_tokens",
              "wordpiece", "sentence_piece"}  # fmt: skip
     for path, parts, tree in modules():

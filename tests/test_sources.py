@@ -79,7 +79,7 @@ def with_ends(text, kind):
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 @pytest.mark.parametrize("kind", ENDS)
 def test_every_end_of_a_line(tmp_path, monkeypatch, kind, block):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", block)
+    monkeypatch.setattr("bertjax.data.lines.BLOCK_BYTES", block)
     path = tmp_path / "a.txt"
     path.write_bytes(with_ends(REFERENCE_FORM, kind))
     expected = [part.split("\n") for part in REFERENCE_FORM.strip().split("\n\n")]

@@ -167,8 +167,9 @@ def read_labels(
 ) -> tuple[config_lib.Model, list[str]]:
     """The model with the number, the names and the kind of its labels, and notes.
 
-    The classifier's rows are their number. Names go by their ids. Only a classifier has any: what another class's config says of labels
-    is named, unless it is what `transformers` writes where nobody named them.
+    The classifier's rows are their number. Names go by their ids. Only a classifier has any: what
+    another class's config says of labels is named, unless it is what `transformers` writes where
+    nobody named them.
     """
     labels, notes = tree.get("id2label"), []
     labels = labels if isinstance(labels, dict) else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from bertjax.convert import hf, hf_files, sentence_encoder
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained
+from bertjax.data import tokenizer_files
 from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
 
 # What a model is read from: no pickles, no code.
@@ -17,8 +18,7 @@ _UNWANTED = ["*/*", "*\\*"]
 _REPLACED = {hf_files.INDEX, hf_files.ADAPTER, sentence_encoder.MODULES, sentence_encoder.PROMPTS}
 _REPLACED |= {sentence_encoder.SETTINGS, f"{sentence_encoder.POOLING}/config.json"}
 _REPLACED |= {"special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
-_REPLACED |= {"tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"}
-_REPLACED |= {"encoder.json", "vocab.bpe", "dict.txt"}
+_REPLACED |= {name for names in tokenizer_files.FORMATS for name in names}
 
 
 def _open(name: str):

@@ -12,7 +12,6 @@ import functools
 import gzip
 import itertools
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from bertjax import storage
 from bertjax.config import Data
 from bertjax.data import sample
 from bertjax.data.documents import Record, no_field, one_line, one_sentence_a_line
+from bertjax.data.lines import read_lines
 from bertjax.errors import DataError, UsageError
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -31,7 +31,6 @@ PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the n
 SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
 TFDS_PIECE = 1 << 14  # examples
 SNIFFED = 64 << 10  # bytes looked at to tell the form of a .txt
-_LINE = re.compile(rb"[^\r\n]*(?:\r*\n|\r)|[^\r\n]+")  # slower than bytes.splitlines
 
 
 class Piece(NamedTuple):
@@ -189,7 +188,7 @@ def _read_lines(path, data, dropped):
         if b"\0" in head:
             raise DataError(f"{path}: binary, or not UTF-8: NUL at byte {head.index(0)}")
         file.seek(3 if head.startswith(codecs.BOM_UTF8) else 0)
-        lines = _lines(file, dropped)
+        lines = read_lines(file, LONGEST_RECORD, dropped)
         if not path.endswith(".txt"):
             records = ((n, at, "json", line) for n, at, line in lines if line.strip())
         else:
@@ -203,39 +202,6 @@ def _read_lines(path, data, dropped):
             records = _blocks(lines, form)
         for record in records:
             yield Record(path, *record), raw.tell()
-
-
-def _lines(file, dropped):
-    """Yields `(line number, byte offset, line)`; a line over `LONGEST_RECORD` is left out.
-
-    A line ends at LF, CRLF (whatever number of CRs before the LF) or a lone CR, mixed or not.
-    """
-    number, offset, rest, skipped = 0, file.tell(), b"", 0
-    while block := _block(file):
-        lines = _LINE.findall(block) if b"\r\r\n" in block else block.splitlines(keepends=True)
-        lines[0] = rest + lines[0]
-        rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
-        for line in lines:
-            number, length, skipped = number + 1, skipped + len(line), 0
-            if length < LONGEST_RECORD:
-                yield number, offset, line
-            else:
-                dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
-            offset += length
-        if skipped + len(rest) >= LONGEST_RECORD:
-            skipped, rest = skipped + len(rest), b""
-    if skipped:
-        dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
-    elif rest:
-        yield number + 1, offset, rest
-
-
-def _block(file):
-    """The next bytes of a file, b"" at its end; a line's end is never cut in two."""
-    block = file.read(CHUNK_BYTES)
-    while block.endswith(b"\r") and (more := file.read(1)):
-        block += more
-    return block
 
 
 def _blocks(lines, form):
