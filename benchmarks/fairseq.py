@@ -37,7 +37,12 @@ MASK = VOCAB - 1
 LENGTH, PREDICTIONS, BATCH = 128, 24, 500
 FIELDS = Masking(rounding="probabilistic", choose_special=True, random_special=False)
 TOKENIZER = SimpleNamespace(
-    cls_id=BOS, sep_id=EOS, mask_id=MASK, special_ids=(BOS, PAD, EOS, UNK, MASK), vocab_size=VOCAB
+    cls_id=BOS,
+    sep_id=EOS,
+    mask_id=MASK,
+    marker_ids=(),
+    special_ids=(BOS, PAD, EOS, UNK, MASK),
+    vocab_size=VOCAB,
 )
 MODEL = {"encoder-layers": 2, "encoder-embed-dim": 64, "encoder-ffn-embed-dim": 256,
          "encoder-attention-heads": 4, "max-positions": LENGTH, "tokens-per-sample": LENGTH}  # fmt: skip

@@ -28,7 +28,9 @@ from bertjax import stages, storage  # noqa: E402
 from bertjax.config import Config, Phase  # noqa: E402
 from bertjax.data import pipeline, remote, store  # noqa: E402
 
-TOKENIZER = SimpleNamespace(pad_id=0, cls_id=1, sep_id=2, mask_id=3, vocab_size=30_522)
+TOKENIZER = SimpleNamespace(
+    pad_id=0, cls_id=1, sep_id=2, mask_id=3, marker_ids=(), vocab_size=30_522
+)
 NUM_DOCUMENTS = 40_000
 
 

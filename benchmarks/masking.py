@@ -34,6 +34,7 @@ TOKENIZER = SimpleNamespace(
     sep_id=102,
     mask_id=103,
     special_ids=(0, 100, 101, 102, 103),
+    marker_ids=(),
     vocab_size=VOCAB,
     word_starts=lambda: STARTS,
 )

@@ -251,7 +251,7 @@ def test_a_batch_takes_at_most_a_request_for_each_part(server, stores, monkeypat
 
 
 def test_prepare_replaces_a_store_whole_or_leaves_none(server, bucket, tmp_path):
-    texts = [f"The clock number {i} was slow. Nobody wound it." for i in range(50)]
+    texts = [f"The clock number {i} was slow.\nNobody wound it." for i in range(50)]
     server.put("bucket", "text.txt", "\n\n".join(texts).encode())
     data = Data(files="gs://bucket/text.txt", num_workers=1)
     config = Config(data=data, tokenizer=Tokenizer(vocab_size=120))

@@ -15,7 +15,9 @@ from bertjax.data import masking, pipeline
 from bertjax.errors import DataError
 from bertjax.stages import Stage
 
-TOKENIZER = SimpleNamespace(pad_id=0, cls_id=1, sep_id=2, mask_id=3, vocab_size=60_000)
+TOKENIZER = SimpleNamespace(
+    pad_id=0, cls_id=1, sep_id=2, mask_id=3, marker_ids=(), vocab_size=60_000
+)
 PHASE = Phase(steps=100, sequence_length=32, batch_size=16)
 
 
