@@ -28,6 +28,8 @@ from bertjax.errors import DataError, StorageError, UsageError
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
 
+_PLAIN = {"highlight": False, "markup": False, "soft_wrap": True}  # a line stays one in a log
+
 
 def prepare(
     config: Config,
@@ -68,7 +70,7 @@ def prepare(
         with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare") as held:
             recorded = used.tokenizer_of(config, workdir)
             for line in used.changes(config, workdir, recorded):
-                console.print(line, highlight=False, markup=False)
+                console.print(line, **_PLAIN)
             _remove_leftovers(workdir)
             scratch = workdir / f"store.tmp-{os.getpid()}"
             try:
@@ -81,12 +83,11 @@ def prepare(
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
     facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
-    plain = {"highlight": False, "markup": False, "soft_wrap": True}  # a line stays one in a log
-    console.print("\n".join(facts), **plain)
+    console.print("\n".join(facts), **_PLAIN)
     seconds = time.monotonic() - started
-    console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", highlight=False)
+    console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", **_PLAIN)
     for warning in filter(None, warnings):
-        console.print(warning, style="bold red", **plain)
+        console.print(warning, style="bold red", **_PLAIN)
     return manifests if config.mixture else manifests[""]
 
 
@@ -157,7 +158,7 @@ def _get_tokenizer(config, recorded, corpora, console):
     if recorded.path:
         found, notes = tokenizer.read(dataclasses.replace(config, path=recorded.path))
         for note in notes:
-            console.print(note, highlight=False, markup=False)
+            console.print(note, **_PLAIN)
         return found
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
