@@ -178,8 +178,9 @@ class Trainer:
 
     def _compile(self, stage, batches, step, state, batch):
         # It may take longer than a machine has left: what was learned is saved first, and step 0
-        # as a whole fallback, should the first save on the way be cut off.
-        with self._patiently("save"):
+        # as a whole fallback. That first save connects devices, as slowly as a first step.
+        watched = self.watchdog.patient if step else self.watchdog.off
+        with self.goodput.spend("save"), watched():
             self._save(step, state)
         started, phase = time.monotonic(), stage.phase
         mask = train.masker(self.config, self.tokenizer, stage)
