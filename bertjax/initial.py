@@ -39,15 +39,14 @@ def load(config: config_lib.Config, tokenizer: Tokenizer, params: dict) -> tuple
 def check(config: config_lib.Config, workdir: Path):
     """Refuses now what `read` would refuse of `config.init_from` once the corpus is prepared.
 
-    Nothing is checked where `workdir` holds a store, which `read` is about to be asked of, or
-    checkpoints: a run goes on from these, with the tokenizer beside them.
+    Nothing is checked where `workdir` holds checkpoints: a run goes on from these, with the
+    tokenizer beside them.
 
     Raises:
       UsageError, DataError: as `read`; or a new vocabulary would be trained on the corpus, which
         cannot be that of the weights.
     """
-    held = (storage.path(workdir) / name for name in ("store", "checkpoints"))
-    if config.init_from is None or any(map(storage.is_directory, held)):
+    if config.init_from is None or storage.is_directory(storage.path(workdir) / "checkpoints"):
         return
     source, ours = _source(config), None
     if config.tokenizer.path:

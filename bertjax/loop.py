@@ -40,7 +40,7 @@ def pretrain(config: config_lib.Config, directory: Path):
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
     one = lock.Lock(directory, "pretrain", _leave) if jax.process_index() == 0 else None
     with one or contextlib.nullcontext():  # one process of this run answers for all of them
-        if one:
+        if one and not storage.is_directory(storage.path(directory) / "store"):
             initial.check(config, directory)
         # Before the signals are caught: there is nothing to save yet, so they may just end it.
         # (With several processes JAX keeps SIGTERM until the first step.)

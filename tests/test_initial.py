@@ -152,6 +152,13 @@ def test_both_commands_refuse_before_they_read_the_corpus(sources, tmp_path, mon
     assert not (tmp_path / "w" / "store").exists()
 
 
+def test_preparing_again_is_checked_as_the_first_time_is(sources, tmp_path):
+    """A store is there, and is about to be replaced."""
+    (tmp_path / "w" / "store").mkdir(parents=True)
+    with pytest.raises(UsageError, match="tokenizer has lowercase=True"):
+        initial.check(configured(tmp_path, f"hf:{sources}/hf", lowercase=False), tmp_path / "w")
+
+
 class _Values:
     runner = None
 
