@@ -4,15 +4,17 @@ Everything is under $FAKE_GCLOUD:
   script.json        for each creation in turn, the states that `queued-resources describe` gives,
                      one a call, the last one for good; or a string: the creation's error.
                      In front, SLOW: the creation is accepted, and its answer takes a minute;
-                     LATE: the same, and it is half a second before it is accepted; LOST: accepted,
-                     the answer lost, asked again, and there already; TAKEN: by somebody else's;
+                     LATE: the same, and it is accepted only after the next `describe`; LOST:
+                     accepted, the answer lost, asked again, and there already; TAKEN: by somebody
+                     else's;
                      "ACTIVE until FILE" stays until FILE exists; "UNREACHABLE" is a failed call;
                      SUSPENDING takes the hosts away: SIGTERM, and SIGKILL 60 s later
   environment.json   what the hosts' processes see, beside what a host has of its own
   delete_fails       as many bytes as deletions are to fail
   hangs.json         [text, seconds]: calls with this text in their arguments wait for so long,
                      which is noted in hanging; repeats: ssh commands with this text are sent twice
-  queued/ nodes/     what exists now; calls.jsonl: the arguments of every call
+  queued/ nodes/     what exists now; on-its-way: a LATE creation has reached the cloud;
+                     calls.jsonl: the arguments of every call
   hosts/NODE/0/      HOME of worker 0, while its node lives; gone/ afterwards
 
 `ssh --command` really runs the command, once for each worker, all at the same time. What a host's
@@ -157,6 +159,10 @@ def delete_node(name):
     (ROOT / "hosts" / name).rename(gone / f"{name}-{len(list(gone.iterdir()))}")
 
 
+def described():
+    return (ROOT / "calls.jsonl").read_text().count('"describe"')
+
+
 def queued_create(args):
     if path("queued", args.name).exists():
         fail(f"ALREADY_EXISTS: Resource '{args.name}' already exists")
@@ -173,7 +179,10 @@ def queued_create(args):
         if os.fork():
             time.sleep(60)
         os.setsid()  # the server's part, whatever becomes of the client
-        time.sleep(0.5)
+        asked = described()
+        (ROOT / "on-its-way").touch()
+        while described() == asked:
+            time.sleep(0.02)
     write("queued", args.name, {"node": args.node_id, "states": turn, "mark": mark})
     if "SLOW" in how:
         time.sleep(60)

@@ -459,7 +459,8 @@ def test_told_to_stop_while_waiting_it_deletes_what_it_made(cloud, name, code):
 def test_told_to_stop_before_the_cloud_answered_it_deletes_what_was_made(cloud, states, left):
     cloud.plays([*states, "WAITING_FOR_RESOURCES"])
     process = cloud.start("tpu_queued.sh", "--", "true", POLL="0.8")
-    wait_until(lambda: cloud.calls("create") if "LATE" in states else cloud.exists())
+    on_its_way = cloud.root / "on-its-way"
+    wait_until(on_its_way.exists if "LATE" in states else cloud.exists)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
