@@ -27,8 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjax import metrics, stages, workdir
+from bertjax import workdir
+from bertjax.config import stages
 from bertjax.data import pipeline, store, tokenizer
+from bertjax.metrics import writer as metrics_writer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "roberta_small.py"
 TOKENS_A_STEP = 1000  # in every format, of configs/roberta_small.py
@@ -193,7 +195,7 @@ def evaluate(directory, *flags) -> dict[str, float]:
 
 def logged(directory, name) -> list[tuple[int, float]]:
     """`(step, value)` of one metric of a run."""
-    lines = metrics.read(directory / "metrics.jsonl")
+    lines = metrics_writer.read(directory / "metrics.jsonl")
     return [(line["step"], line[name]) for line in lines if name in line]
 
 

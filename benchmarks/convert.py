@@ -25,7 +25,7 @@ CHILD = """
 import sys, time
 started = time.time()
 from bertjax.__main__ import run
-code = run(["bertjax", *sys.argv[1:]]) if sys.argv[1:] else __import__("bertjax.checkpoint") and 0
+code = run(["bertjax", *sys.argv[1:]]) if sys.argv[1:] else __import__("bertjax.checkpoints.manager") and 0
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.time() - started, time.process_time(), int(peak.split()[1]) * 1024)
 sys.exit(code)

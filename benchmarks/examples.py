@@ -22,9 +22,9 @@ import jax
 import numpy as np
 
 from bertjax.config import Config, Phase
+from bertjax.config.stages import Stage
 from bertjax.data import examples, masking, pipeline, tokenizer
 from bertjax.data.store import Store, open_store
-from bertjax.stages import Stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference_examples as reference

@@ -24,8 +24,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import fake_gcs  # noqa: E402
 
-from bertjax import stages, storage  # noqa: E402
-from bertjax.config import Config, Phase  # noqa: E402
+from bertjax import storage  # noqa: E402
+from bertjax.config import (  # noqa: E402
+    Config,
+    Phase,
+    stages,
+)
 from bertjax.data import pipeline, remote, store  # noqa: E402
 
 TOKENIZER = SimpleNamespace(

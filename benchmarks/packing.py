@@ -26,7 +26,8 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import keys, models, objectives, sharding, stages, train
+from bertjax import keys, models, objectives, sharding, train
+from bertjax.config import stages
 from bertjax.data import pipeline, prepare, store, tokenizer
 
 # name -> (store, builder, sequence length, rows, predictions alone, predictions packed)

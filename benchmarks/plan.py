@@ -18,8 +18,10 @@ from pathlib import Path
 import jax
 
 from bertjax import config as config_lib
-from bertjax import plan, recipe, stages
+from bertjax.config import stages
 from bertjax.errors import UsageError
+from bertjax.plan import budget
+from bertjax.plan import stage as plan_stage
 
 # One small slice and one pod of each generation, and two slices.
 TOPOLOGIES = (
@@ -58,16 +60,16 @@ def load(name: str, chips: int) -> config_lib.Config:
 
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
-    target = plan.Target.of(topology)
+    target = plan_stage.Target.of(topology)
     config = load(name, len(target.devices))
     if attention == "splash":
         config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)
-    tokenizer = recipe.AnyTokenizer(config.model.vocab_size)
+    tokenizer = budget.AnyTokenizer(config.model.vocab_size)
     numbered = list(enumerate(stages.of(config)))
     for number, stage in numbered[-1:] if last else numbered:
         key = name, topology, attention, number
         if key not in done:
-            report = plan.plan_stage(config, target, stage, tokenizer)
+            report = plan_stage.plan_stage(config, target, stage, tokenizer)
             yield {"config": name, "topology": topology, "asked": attention, "stage": number,
                    "jax": jax.__version__} | report  # fmt: skip
 

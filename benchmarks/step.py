@@ -26,8 +26,11 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import metrics, recipe, sharding, stages, train
+from bertjax import sharding, train
+from bertjax.config import stages
 from bertjax.data import pipeline
+from bertjax.metrics import flops as metrics_flops
+from bertjax.plan import budget
 
 
 def parse_arguments():
@@ -114,7 +117,7 @@ class Variant:
         self.kernel = train.attention_kernel(config, mesh, stage.phase.sequence_length)
         shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, mesh))
         self.state = jax.jit(lambda: train.init_state(config), out_shardings=shardings)()
-        mask = train.masker(config, recipe.AnyTokenizer(vocab_size), stage)
+        mask = train.masker(config, budget.AnyTokenizer(vocab_size), stage)
         started = time.perf_counter()
         step = train.compile_step(config, mesh, mask, stage.micro_batches)
         self.step = step.lower(self.state, self.batch).compile()
@@ -135,11 +138,11 @@ class Variant:
         """What was measured, in plain values."""
         phase, timed = self.phase, self.seconds[2:]
         places, best = phase.batch_size * phase.sequence_length, statistics.median(timed)
-        flops = metrics.model_flops_per_step(
+        flops = metrics_flops.model_flops_per_step(
             self.config.model, phase.batch_size, phase.sequence_length,
             phase.max_predictions_per_seq,
         )  # fmt: skip
-        peak = metrics.peak_flops(jax.devices()[0])
+        peak = metrics_flops.peak_flops(jax.devices()[0])
         used = peak and flops / best / peak / self.devices
         memory = self.step.memory_analysis()
         return {

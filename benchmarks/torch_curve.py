@@ -26,7 +26,8 @@ import torch
 import transformers
 
 from bertjax import config as config_lib
-from bertjax import optimizer, sharding, stages, train, workdir
+from bertjax import optimizer, sharding, train, workdir
+from bertjax.config import stages
 from bertjax.convert import hf
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data import pipeline, store

@@ -8,9 +8,10 @@ import traceback
 from pathlib import Path
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
-from bertjax import errors, storage, streams
-from bertjax import goodput as _goodput  # noqa: F401  its clock starts here
+from bertjax import errors, storage
 from bertjax.errors import BertjaxError, UsageError
+from bertjax.metrics import goodput as _goodput  # noqa: F401  its clock starts here
+from bertjax.processes import streams
 
 
 def prepare(values, args):
@@ -40,7 +41,8 @@ def pretrain(values, args):
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import distributed, loop, next_steps
+    from bertjax import loop, next_steps
+    from bertjax.processes import distributed
 
     _positional(args)
     with distributed.processes():
@@ -58,7 +60,8 @@ def evaluate(values, args):
     """
     import jax
 
-    from bertjax import distributed, evaluate
+    from bertjax import evaluate
+    from bertjax.processes import distributed
 
     _positional(args)
     directory = _workdir(values)
@@ -131,13 +134,13 @@ def verify(values, args):
     none is whole. The newest may be unfinished: a training is at it, or a kill cut its save off.
     """
     del values
-    from bertjax import checkpoint
+    from bertjax.checkpoints import manager
 
     (directory,) = _positional(args, "DIR")
     directory = storage.path(directory)
     if storage.is_directory(directory / "checkpoints"):  # W itself
         directory = directory / "checkpoints"
-    reports = checkpoint.verify(directory)
+    reports = manager.verify(directory)
     for report in reports:
         print(report)
     whole = max((r.step for r in reports if not r.problems), default=math.inf)
@@ -164,7 +167,7 @@ def plan(values, args):
     needs the extra tpu) or for the devices at hand: memory, FLOPs, collectives, a predicted step
     time, the whole recipe. --table tries meshes, micro-batches and recomputation, a minute each.
     """
-    from bertjax import plan_report
+    from bertjax.plan import report as plan_report
 
     _positional(args)
     workdir = None if values.workdir is None else _workdir(values)

@@ -12,8 +12,12 @@ import textwrap
 from absl import flags
 from ml_collections import ConfigDict
 
-from bertjax import config_file, config_help, config_names, config_tree, config_values, storage
-from bertjax.config import Config
+from bertjax import storage
+from bertjax.config import Config, aliases
+from bertjax.config import file as config_file
+from bertjax.config import help as config_help
+from bertjax.config import tree as config_tree
+from bertjax.config import values as config_values
 from bertjax.errors import UsageError
 
 READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config; flags only
@@ -236,7 +240,7 @@ def _unknown(command: str, name: str, values) -> str:
     if close:
         return f"--{name}: no such flag; did you mean --{close[0]}?"
     if command in READ_CONFIG:
-        hint = config_names.meant(f"config.{plain}", list(config_tree.paths(Config)))
+        hint = aliases.meant(f"config.{plain}", list(config_tree.paths(Config)))
         return f"--{name}: no such flag; {hint.replace('mean config.', 'mean --config.')}"
     known = ", ".join(f"--{flag}" for flag in own) or "none"
     return f"--{name}: no such flag; {command} has {known}"

@@ -7,8 +7,10 @@ from pathlib import Path
 import jax
 from rich import console, progress
 
-from bertjax import checkpoint, models, objectives, sharding, stages, train, workdir
 from bertjax import config as config_lib
+from bertjax import models, objectives, sharding, train, workdir
+from bertjax.checkpoints import manager
+from bertjax.config import stages
 from bertjax.data import pipeline
 
 
@@ -81,7 +83,7 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check(config, mesh, training=False)
     abstract = sharding.abstract(mesh, {"params": models.abstract_params(config.model)})
-    step, state = checkpoint.read_newest(directory / "checkpoints", abstract)
+    step, state = manager.read_newest(directory / "checkpoints", abstract)
     heldout = workdir.open_stores(config, directory, "heldout")
     run = Evaluation(config, mesh, heldout, tokenizer, stages.at(config, max(step - 1, 0)))
     with progress.Progress(console=console.Console(stderr=True)) as bar:

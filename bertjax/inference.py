@@ -10,7 +10,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import models
-from bertjax.config_embedding import POOLINGS, Embedding
+from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.convert import sentence_encoder
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer import Tokenizer

@@ -7,25 +7,15 @@ from pathlib import Path
 
 import jax
 
-from bertjax import (
-    checkpoint,
-    distributed,
-    errors,
-    evaluate,
-    goodput,
-    initial,
-    lock,
-    metrics,
-    sharding,
-    stages,
-    storage,
-    train,
-    watchdog,
-    workdir,
-)
 from bertjax import config as config_lib
+from bertjax import errors, evaluate, initial, sharding, storage, train, workdir
+from bertjax.checkpoints import manager
+from bertjax.config import stages
 from bertjax.data import pipeline
 from bertjax.errors import NonFiniteError, Preempted
+from bertjax.metrics import flops as metrics_flops
+from bertjax.metrics import goodput, progress, writer
+from bertjax.processes import distributed, lock, watchdog
 
 
 def pretrain(config: config_lib.Config, directory: Path):
@@ -79,20 +69,20 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             directory = self.directory / "checkpoints"
             self.checkpoints = stack.enter_context(
-                contextlib.closing(checkpoint.Checkpoints(directory, config.checkpoints.keep))
+                contextlib.closing(manager.Checkpoints(directory, config.checkpoints.keep))
             )
             step, state = self._start()
             log = self.directory / "metrics.jsonl"
             if jax.process_index() == 0 and storage.exists(log):
-                self.goodput.go_on(metrics.read(log), step)
+                self.goodput.go_on(writer.read(log), step)
             self.writer = stack.enter_context(
                 contextlib.closing(
-                    metrics.MetricsWriter(
+                    writer.MetricsWriter(
                         self.directory, step, tensorboard=config.logging.tensorboard
                     )
                 )
             )
-            self.progress = stack.enter_context(metrics.Progress(config.num_steps, step))
+            self.progress = stack.enter_context(progress.Progress(config.num_steps, step))
             self.watchdog = stack.enter_context(watchdog.Watchdog(config.watchdog_seconds, _leave))
             self._account(step)  # its lines from here on were dropped just now
             self.goodput.begin_steps()
@@ -203,11 +193,15 @@ class Trainer:
 
     def _clock(self, phase, step):
         length, predictions = phase.sequence_length, phase.max_predictions_per_seq
-        flops = metrics.model_flops_per_step(
+        flops = metrics_flops.model_flops_per_step(
             self.config.model, phase.batch_size, length, predictions
         )
-        peak = self.config.logging.peak_flops_per_device or metrics.peak_flops(jax.devices()[0])
-        return metrics.Speed(step, phase.batch_size * length, flops, peak and peak * self.mesh.size)
+        peak = self.config.logging.peak_flops_per_device or metrics_flops.peak_flops(
+            jax.devices()[0]
+        )
+        return metrics_flops.Speed(
+            step, phase.batch_size * length, flops, peak and peak * self.mesh.size
+        )
 
     def _report(self, step, values, stage):
         values = {name: float(value) for name, value in jax.device_get(values).items()}

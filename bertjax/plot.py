@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjax import metrics, storage
+from bertjax import storage
 from bertjax.data import store
 from bertjax.errors import DataError, StorageError
+from bertjax.metrics import writer
 
 TRAIN, HELD_OUT, REFERENCE = "#3b6ea8", "#d1495b", "#6b7280"
 
@@ -93,7 +94,7 @@ def _entries(workdir: Path) -> list[dict[str, float]]:
     path = workdir / "metrics.jsonl"
     if not storage.exists(path):
         raise DataError(f"{path}: no such file; is {workdir} the --workdir of a pretrain run?")
-    entries = metrics.read(path)
+    entries = writer.read(path)
     if not entries:
         raise DataError(f"{path}: holds no metrics yet; let pretrain log a first line")
     return entries

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bertjax import config as config_lib
-from bertjax import stages
+from bertjax.config import stages
 from bertjax.errors import UsageError
 
 AXES = ("data", "fsdp", "tensor")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from bertjax import config as config_lib
-from bertjax import keys, models, objectives, optimizer, sharding, stages
+from bertjax import keys, models, objectives, optimizer, sharding
+from bertjax.config import stages
 from bertjax.data import masking
 
 

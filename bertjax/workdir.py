@@ -9,9 +9,10 @@ import jax
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
-from bertjax import distributed, storage
+from bertjax import storage
 from bertjax.data import corpus, identity, prepare, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.processes import distributed
 
 
 def open_corpus(config: config_lib.Config, workdir: Path, *, build: bool):

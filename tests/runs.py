@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from bertjax import convert, metrics
+from bertjax import convert
+from bertjax.metrics import writer
 
 CONFIG = """
 from bertjax import config as config_lib
@@ -78,7 +79,7 @@ def bertjax(root, command, workdir, *overrides):
 def losses(workdir):
     """Every deterministic figure of metrics.jsonl, in order."""
     timing = {"seconds_per_step", "tokens_per_second", "mfu"}
-    lines = metrics.read(workdir / "metrics.jsonl")
+    lines = writer.read(workdir / "metrics.jsonl")
     lines = [line for line in lines if "goodput/step" not in line]
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
@@ -94,7 +95,7 @@ def wait_for_step(process, workdir, step):
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
-        lines = metrics.read(path) if path.exists() else []
+        lines = writer.read(path) if path.exists() else []
         if lines and lines[-1]["step"] >= step:
             return
         time.sleep(0.02)

@@ -12,7 +12,10 @@ import optax
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import models, optimizer, plan, recipe, sharding, stages, train
+from bertjax import models, optimizer, sharding, train
+from bertjax.config import stages
+from bertjax.plan import budget
+from bertjax.plan import stage as plan_stage
 
 MODEL = config_lib.Model(
     vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -182,7 +185,7 @@ def test_a_large_config_compiles_for_eight_devices():
     config = load("bert_large_lamb")
     config = dataclasses.replace(config, mesh=config_lib.Mesh(fsdp=4))
     mesh, stage = sharding.make_mesh(config.mesh), stages.of(config)[0]
-    compiled = plan.compile_stage(config, mesh, stage, recipe.AnyTokenizer(30_522))
+    compiled = plan_stage.compile_stage(config, mesh, stage, budget.AnyTokenizer(30_522))
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
         jax.eval_shape(lambda: train.init_state(config))))  # fmt: skip
     batch = 65_536 // 8 * (3 * 128 + 3) * 4

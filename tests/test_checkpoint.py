@@ -20,8 +20,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bertjax import __main__ as program
-from bertjax import checkpoint, integrity
-from bertjax.checkpoint import Checkpoints
+from bertjax.checkpoints import integrity, manager
+from bertjax.checkpoints.manager import Checkpoints
 from bertjax.errors import DataError, StorageError
 
 
@@ -64,7 +64,7 @@ def restore(directory, keep=10):
 
 
 def whole_steps(directory):
-    return [report.step for report in checkpoint.verify(directory) if not report.problems]
+    return [report.step for report in manager.verify(directory) if not report.problems]
 
 
 def test_nothing_saved_restores_nothing(tmp_path):
@@ -84,7 +84,7 @@ def test_special_floats_survive(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(1, state)
     checkpoints.close()
-    assert_same(checkpoint.read_newest(tmp_path, abstract(state))[1], state)
+    assert_same(manager.read_newest(tmp_path, abstract(state))[1], state)
 
 
 def test_restores_onto_another_mesh(tmp_path):
@@ -125,7 +125,7 @@ def test_saved_state_may_be_donated_at_once(tmp_path):
             state = advance(state)
     checkpoints.close()
     for step in (2, 1, 0):
-        found, saved = checkpoint.read_newest(tmp_path, abstract(state))
+        found, saved = manager.read_newest(tmp_path, abstract(state))
         assert found == step
         assert np.array_equal(saved["params"]["x"], expected[step])
         shutil.rmtree(tmp_path / str(step))
@@ -144,7 +144,7 @@ def test_only_the_loop_asks_whether_to_stop(tmp_path, monkeypatch):
 def test_partial_restore_reads_params_only(tmp_path):
     save_steps(tmp_path, [4])
     wanted = {"params": abstract(make_state(0))["params"]}
-    step, state = checkpoint.read_newest(tmp_path, wanted)
+    step, state = manager.read_newest(tmp_path, wanted)
     assert step == 4
     assert_same(state, {"params": make_state(4)["params"]})
 
@@ -234,7 +234,7 @@ def test_none_whole_is_an_error_that_moves_nothing(tmp_path):
             restore(tmp_path)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError):
-        checkpoint.read_newest(tmp_path, abstract(make_state(0)))
+        manager.read_newest(tmp_path, abstract(make_state(0)))
 
 
 def test_a_lone_unfinished_step_0_starts_afresh(tmp_path, capsys):
@@ -306,7 +306,7 @@ def test_read_newest_changes_nothing_on_disk(tmp_path, capsys):
     (tmp_path / "2" / integrity.MANIFEST).unlink()
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # the save of a training that is alive
     before = sorted(tmp_path.rglob("*"))
-    step, _ = checkpoint.read_newest(tmp_path, abstract(make_state(0)))
+    step, _ = manager.read_newest(tmp_path, abstract(make_state(0)))
     assert step == 1
     assert sorted(tmp_path.rglob("*")) == before
     assert capsys.readouterr().err.startswith("checkpoint skipped: step 2: unfinished")
@@ -314,9 +314,9 @@ def test_read_newest_changes_nothing_on_disk(tmp_path, capsys):
 
 def test_no_checkpoints_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no checkpoints"):
-        checkpoint.verify(tmp_path / "none")
+        manager.verify(tmp_path / "none")
     with pytest.raises(DataError, match="holds no checkpoints"):
-        checkpoint.read_newest(tmp_path / "none", abstract(make_state(0)))
+        manager.read_newest(tmp_path / "none", abstract(make_state(0)))
 
 
 def reshaped(name, shape, dtype=jnp.float32):
@@ -350,7 +350,7 @@ TABLE = "params/embeddings/word/embedding"
 def test_another_shape_is_named(tmp_path, name, shape, dtype, parts):
     save_steps(tmp_path, [1])
     with pytest.raises(DataError) as error:
-        checkpoint.read_newest(tmp_path, reshaped(name, shape, dtype))
+        manager.read_newest(tmp_path, reshaped(name, shape, dtype))
     for part in (name, *parts):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -362,7 +362,7 @@ def test_another_optimizer_is_named(tmp_path):
     wanted = abstract(make_state(0))
     wanted["opt_state"] = abstract(optax.sgd(0.1, momentum=0.9).init(make_state(0)["params"]))
     with pytest.raises(DataError, match=r"optimizer\.name"):
-        checkpoint.read_newest(tmp_path, wanted)
+        manager.read_newest(tmp_path, wanted)
 
 
 def test_only_the_newest_whole_steps_are_kept(tmp_path):
@@ -455,7 +455,7 @@ def test_full_and_read_only_file_systems(small_disk):
     assert whole_steps(disk / "checkpoints") == [1]
 
     assert remount("ro") == 0
-    assert checkpoint.read_newest(disk / "checkpoints", abstract(make_state(0)))[0] == 1
+    assert manager.read_newest(disk / "checkpoints", abstract(make_state(0)))[0] == 1
     with pytest.raises(StorageError, match="Read-only file system"):
         Checkpoints(disk / "checkpoints", 2).save(3, make_state(3))
     assert remount("rw") == 0

@@ -14,7 +14,11 @@ import jax
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import hlo, hlo_cost, metrics, models, plan, recipe, sharding, stages, topology
+from bertjax import models, sharding
+from bertjax.config import stages
+from bertjax.metrics import flops
+from bertjax.plan import budget, hlo, hlo_cost, topology
+from bertjax.plan import stage as plan_stage
 
 pytestmark = [
     pytest.mark.tpu_compiler,
@@ -47,10 +51,10 @@ class Compiled:
     def __init__(self, config: config_lib.Config, name: str):
         devices = topology.devices(name)
         self.mesh = sharding.make_mesh(config.mesh, devices)
-        tokenizer = recipe.AnyTokenizer(config.model.vocab_size)
+        tokenizer = budget.AnyTokenizer(config.model.vocab_size)
         (stage,) = stages.of(config)
         self.config, self.phase = config, stage.phase
-        compiled = plan.compile_stage(config, self.mesh, stage, tokenizer)
+        compiled = plan_stage.compile_stage(config, self.mesh, stage, tokenizer)
         self.hbm = compiled.memory_analysis().peak_memory_in_bytes
         self.program = hlo.Program(compiled.as_text(), len(devices))
         self.collectives = self.program.collectives()
@@ -59,7 +63,7 @@ class Compiled:
     def model_flops(self) -> float:
         """Of one device in one step, by the formula."""
         phase = self.phase
-        return metrics.model_flops_per_step(
+        return flops.model_flops_per_step(
             self.config.model, phase.batch_size, phase.sequence_length,
             phase.max_predictions_per_seq,
         ) / self.mesh.size  # fmt: skip

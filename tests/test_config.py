@@ -14,9 +14,12 @@ import pytest
 from bertjax import __main__ as command_line
 from bertjax import command_line as flags_of
 from bertjax import config as config_lib
-from bertjax import config_help, config_names, config_tree, models, stages, storage, streams
-from bertjax.config import Config
+from bertjax import models, storage
+from bertjax.config import Config, aliases, stages
+from bertjax.config import help as config_help
+from bertjax.config import tree as config_tree
 from bertjax.errors import USAGE, UsageError
+from bertjax.processes import streams
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -287,7 +290,7 @@ def test_no_number_is_nan_infinite_or_below_its_range(value):
         node, groups = tree, field.split(".")[1:]
         for group in groups[:-1]:
             node = node.setdefault(group, {})
-        is_float = config_tree.paths(Config)[config_names.usual(field)] is float
+        is_float = config_tree.paths(Config)[aliases.usual(field)] is float
         node[groups[-1]] = float(value) if is_float else value
         if (field, value) in ALLOWED:
             config_lib.from_config_dict(tree)
@@ -338,8 +341,8 @@ def test_the_usual_other_names_of_a_field_are_known(typed, meant):
 
 def test_every_other_name_leads_to_a_field_that_is_there():
     known = config_tree.paths(Config)
-    for field in {**config_names._FIELD, **config_names._HOME}.values():
-        assert config_names.usual(f"config.{field}") in known
+    for field in {**aliases._FIELD, **aliases._HOME}.values():
+        assert aliases.usual(f"config.{field}") in known
 
 
 @pytest.mark.parametrize(

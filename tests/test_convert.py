@@ -64,7 +64,8 @@ def test_the_state_of_another_optimizer_comes_back_too(tmp_path):
     """AdamW with bias correction counts its updates: the count is the step's."""
     import dataclasses
 
-    from bertjax import checkpoint, train
+    from bertjax import train
+    from bertjax.checkpoints import manager
     from bertjax.convert import orbax
 
     source = random_model(moments=True)
@@ -77,7 +78,7 @@ def test_the_state_of_another_optimizer_comes_back_too(tmp_path):
     convert.convert(f"tf1:{tmp_path}/tf/m", str(tmp_path / "b"))
     abstract = jax.eval_shape(lambda: train.init_state(source.config))
     (step, a), (_, b) = (
-        checkpoint.read_newest(tmp_path / name / "checkpoints", abstract) for name in "ab"
+        manager.read_newest(tmp_path / name / "checkpoints", abstract) for name in "ab"
     )
     assert step == 17
     assert int(b["opt_state"][0].count) == 17

@@ -10,9 +10,9 @@ import threading
 import pytest
 from runs import cluster
 
-from bertjax import distributed
-from bertjax.distributed import StopSignals
 from bertjax.errors import UsageError
+from bertjax.processes import distributed
+from bertjax.processes.distributed import StopSignals
 
 LOOP = """
     import sys, time

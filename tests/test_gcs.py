@@ -20,11 +20,14 @@ from test_checkpoint import abstract, assert_same, make_state
 from test_pipeline import NO_NSP, STORE, make
 
 from bertjax import __main__ as program
-from bertjax import checkpoint, convert, errors, growing, integrity, metrics, plot, storage
-from bertjax.checkpoint import Checkpoints
+from bertjax import convert, errors, plot, storage
+from bertjax.checkpoints import integrity, manager
+from bertjax.checkpoints.manager import Checkpoints
 from bertjax.config import Config, Data, Examples, Objective, Tokenizer
 from bertjax.data import prepare, remote, sources, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.metrics import remote_log
+from bertjax.metrics import writer as metrics_writer
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +315,7 @@ def test_what_was_saved_is_restored_and_only_the_newest_stay(server, bucket):
     step, state = restore()
     assert step == 7
     assert_same(state, make_state(7))
-    assert [r.step for r in checkpoint.verify(STEPS) if not r.problems] == [3, 7]
+    assert [r.step for r in manager.verify(STEPS) if not r.problems] == [3, 7]
     save(7)  # is there already
     assert not [blob for name, blob in bucket.items() if name.endswith(".tmp")]
 
@@ -334,7 +337,7 @@ def test_damages_are_found_and_set_aside_and_two_stay(server, bucket, capsys):
         if data is not None:
             server.put("bucket", name, data)
         inside = name.removeprefix("run/checkpoints/2/")
-        (broken,) = (r for r in checkpoint.verify(STEPS) if r.problems)
+        (broken,) = (r for r in manager.verify(STEPS) if r.problems)
         assert broken.problems[0].split(":")[0].split()[0] == inside, kind
         step, _ = checkpoints.restore(abstract(make_state(0)))
         assert step == 1
@@ -373,7 +376,7 @@ def test_a_restore_reads_no_byte_to_check_them_and_verify_reads_all(server, buck
     rotten = bucket[name]._replace(data=bucket[name].data[::-1])
     bucket[name] = rotten  # below the store, which still has the old checksum
     assert not integrity.inspect(place, reread=False).problems
-    (report,) = checkpoint.verify(STEPS)
+    (report,) = manager.verify(STEPS)
     assert [problem.split(":")[0] for problem in report.problems] == [
         name.removeprefix("run/checkpoints/1/")
     ]
@@ -394,10 +397,10 @@ def test_a_copied_checkpoint_keeps_its_hashes(server, bucket, tmp_path, directio
         checkpoints.close()
         upload(server, tmp_path, "run/checkpoints")
         place = STEPS
-    step, state = checkpoint.read_newest(place, abstract(make_state(0)))
+    step, state = manager.read_newest(place, abstract(make_state(0)))
     assert step == 5
     assert_same(state, make_state(5))
-    assert not checkpoint.verify(place)[0].problems
+    assert not manager.verify(place)[0].problems
 
 
 def test_what_a_kill_left_is_removed_and_never_a_whole_step(server, bucket):
@@ -496,15 +499,15 @@ def test_process_0_decides_for_all(server, tmp_path):
 
 def test_metrics_go_on_after_a_kill(server, bucket):
     for last in (3, 6):
-        writer = metrics.MetricsWriter("gs://bucket/run", last - 3, tensorboard=last == 3)
+        writer = metrics_writer.MetricsWriter("gs://bucket/run", last - 3, tensorboard=last == 3)
         for step in range(last - 2, last + 3):
             writer.write(step, {"loss": 1 / step})
             if step == last:
                 writer.save()  # and then killed, but for TensorBoard's threads
-        assert metrics.read("gs://bucket/run/metrics.jsonl")[-1]["step"] == last
+        assert metrics_writer.read("gs://bucket/run/metrics.jsonl")[-1]["step"] == last
         if writer._tensorboard:
             writer._tensorboard.close()
-    assert [line["step"] for line in metrics.read("gs://bucket/run/metrics.jsonl")] == [
+    assert [line["step"] for line in metrics_writer.read("gs://bucket/run/metrics.jsonl")] == [
         *range(1, 7)
     ]
     (events,) = (blob for name, blob in bucket.items() if "tensorboard" in name)
@@ -516,8 +519,8 @@ def test_metrics_go_on_after_a_kill(server, bucket):
 
 def test_a_growing_object_is_written_once_a_minute(server, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(growing.time, "monotonic", lambda: now[0])
-    grown = growing.Growing("gs://bucket/grown", b"0")
+    monkeypatch.setattr(remote_log.time, "monotonic", lambda: now[0])
+    grown = remote_log.RemoteLog("gs://bucket/grown", b"0")
     for second in range(1, 181):
         now[0] += 1
         grown.write(b"%d" % (second % 10))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bertjax.goodput import CATEGORIES, Goodput
+from bertjax.metrics.goodput import CATEGORIES, Goodput
 
 
 @pytest.fixture

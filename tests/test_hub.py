@@ -13,7 +13,7 @@ from fake_hub import DROP, HALF, TOKEN, FakeHub
 from random_models import equal, random_model
 
 from bertjax import convert
-from bertjax.config_embedding import Embedding
+from bertjax.config.embedding_fields import Embedding
 from bertjax.convert import hf, hf_files, orbax, sentence_encoder
 from bertjax.data import tokenizer, tokenizer_files
 

@@ -143,7 +143,7 @@ def test_rules_of_byte_level_pieces(tmp_path):
 
 def test_both_commands_refuse_before_they_read_the_corpus(sources, tmp_path, monkeypatch):
     """The corpus is not there: whoever opened it first would say so."""
-    monkeypatch.setattr("bertjax.distributed.processes", contextlib.nullcontext)
+    monkeypatch.setattr("bertjax.processes.distributed.processes", contextlib.nullcontext)
     config = configured(tmp_path, f"hf:{sources}/hf", lowercase=False)
     monkeypatch.setattr(command_line, "_config", lambda _: config)
     for command in (command_line.prepare, command_line.pretrain):

@@ -10,10 +10,11 @@ import time
 import fake_gcs
 import pytest
 
-from bertjax import lock, storage
+from bertjax import storage
 from bertjax.errors import StorageError, UsageError
-from bertjax.lock import Lock
-from bertjax.owner import Owner
+from bertjax.processes import lock
+from bertjax.processes.lock import Lock
+from bertjax.processes.owner import Owner
 
 
 @pytest.fixture(scope="module")

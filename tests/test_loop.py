@@ -13,9 +13,10 @@ import pytest
 from random_models import random_model
 from runs import assert_same_run, bertjax, losses, make_project, start, wait_for_step
 
-from bertjax import convert, goodput, loop, metrics, workdir
+from bertjax import convert, loop, workdir
 from bertjax.convert import orbax
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE, UsageError
+from bertjax.metrics import goodput, writer
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_a_run_learns_evaluates_and_keeps_what_the_design_says(project):
     evaluations = [line for line in lines if "eval/mlm_loss" in line]
     assert [line["step"] for line in evaluations] == [40, 80, 120, 160]
     assert evaluations[2]["eval/mlm_loss"] < evaluations[0]["eval/mlm_loss"]
-    ledgers = [x for x in metrics.read(whole / "metrics.jsonl") if "goodput/step" in x]
+    ledgers = [x for x in writer.read(whole / "metrics.jsonl") if "goodput/step" in x]
     assert ledgers[0]["step"] == 0  # written once it has compiled
     assert ledgers[-1]["step"] == 160
     assert all(

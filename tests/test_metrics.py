@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import metrics
 from bertjax.errors import StorageError
+from bertjax.metrics import flops as metrics_flops
+from bertjax.metrics import progress as progress_lib
+from bertjax.metrics import writer as metrics_writer
 
 TINY = config_lib.Model(
     vocab_size=96,
@@ -49,11 +51,11 @@ def test_model_flops_are_the_matrix_products_of_a_forward_pass_times_three():
             (contracted, _), _ = eqn.params["dimension_numbers"]
             inner_size = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
             counted += 2 * inner_size * math.prod(eqn.outvars[0].aval.shape)
-    assert metrics.model_flops_per_step(c, batch, length, predictions) == 3 * counted
+    assert metrics_flops.model_flops_per_step(c, batch, length, predictions) == 3 * counted
 
 
 def test_model_flops_of_bert_base_are_near_six_flops_a_parameter_and_token():
-    flops = metrics.model_flops_per_step(config_lib.Model(), 256, 128, 20)
+    flops = metrics_flops.model_flops_per_step(config_lib.Model(), 256, 128, 20)
     encoder = 12 * (4 * 768**2 + 2 * 768 * 3072)
     assert 1.0 < flops / (6 * encoder * 256 * 128) < 1.1
 
@@ -72,27 +74,27 @@ def test_model_flops_of_bert_base_are_near_six_flops_a_parameter_and_token():
     ],
 )
 def test_peak_flops(kind, peak):
-    assert metrics.peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
+    assert metrics_flops.peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
 
 
 def test_speed(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    speed = metrics.Speed(step=0, tokens_per_step=1000, flops_per_step=10**12, peak=4e12)
+    monkeypatch.setattr(metrics_flops.time, "perf_counter", lambda: now[0])
+    speed = metrics_flops.Speed(step=0, tokens_per_step=1000, flops_per_step=10**12, peak=4e12)
     now[0] += 5
     assert speed.rates(10) == {"seconds_per_step": 0.5, "tokens_per_second": 2000.0, "mfu": 0.5}
     now[0] += 60  # an evaluation
     speed.restart(10)
     now[0] += 1
     assert speed.rates(12)["seconds_per_step"] == 0.5
-    unknown = metrics.Speed(0, 1, 1, None)
+    unknown = metrics_flops.Speed(0, 1, 1, None)
     now[0] += 1
     assert "mfu" not in unknown.rates(1)
 
 
 def write(workdir, resumed_at, last, tensorboard=False):
     """Training lines from the step after `resumed_at`; every fifth step is evaluated."""
-    writer = metrics.MetricsWriter(workdir, resumed_at, tensorboard=tensorboard)
+    writer = metrics_writer.MetricsWriter(workdir, resumed_at, tensorboard=tensorboard)
     for step in range(resumed_at, last + 1):
         loss = np.float32(np.random.default_rng(step).standard_normal())
         if step > resumed_at:
@@ -105,7 +107,7 @@ def write(workdir, resumed_at, last, tensorboard=False):
 
 def test_floats_read_back_to_the_bit(tmp_path):
     write(tmp_path, 0, 5)
-    entries = metrics.read(tmp_path / "metrics.jsonl")
+    entries = metrics_writer.read(tmp_path / "metrics.jsonl")
     assert [e["step"] for e in entries] == [1, 2, 3, 4, 5, 5]
     for entry in entries[:5]:
         loss = np.float32(np.random.default_rng(entry["step"]).standard_normal())
@@ -115,7 +117,7 @@ def test_floats_read_back_to_the_bit(tmp_path):
 
 
 def test_nan_and_infinities_stay_valid_json(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, 0, tensorboard=False)
+    writer = metrics_writer.MetricsWriter(tmp_path, 0, tensorboard=False)
     writer.write(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
     writer.close()
 
@@ -123,7 +125,7 @@ def test_nan_and_infinities_stay_valid_json(tmp_path):
         raise AssertionError(constant)
 
     json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=forbid)
-    (entry,) = metrics.read(tmp_path / "metrics.jsonl")
+    (entry,) = metrics_writer.read(tmp_path / "metrics.jsonl")
     assert math.isnan(entry["a"])
     assert (entry["b"], entry["c"]) == (math.inf, -math.inf)
 
@@ -150,7 +152,7 @@ def test_a_fresh_start_empties_an_old_file(tmp_path):
 
 
 def test_lines_are_on_disk_before_close(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path, 0, tensorboard=False)
+    writer = metrics_writer.MetricsWriter(tmp_path, 0, tensorboard=False)
     writer.write(1, {"loss": 1.0})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n'
     writer.close()
@@ -167,7 +169,7 @@ def test_tensorboard_holds_the_same_values(tmp_path):
         event = Event.FromString(raw[at + 12 : at + 12 + length])
         values |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
         at += length + 16
-    entries = metrics.read(tmp_path / "metrics.jsonl")
+    entries = metrics_writer.read(tmp_path / "metrics.jsonl")
     assert values["train/loss", 3] == pytest.approx(entries[2]["loss"])
     assert values["eval/mlm_loss", 5] == pytest.approx(entries[5]["eval/mlm_loss"])
 
@@ -175,14 +177,14 @@ def test_tensorboard_holds_the_same_values(tmp_path):
 def test_a_workdir_that_refuses_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"metrics\.jsonl: cannot be written") as error:
-        metrics.MetricsWriter(tmp_path / "file", 0, tensorboard=False)
+        metrics_writer.MetricsWriter(tmp_path / "file", 0, tensorboard=False)
     assert "\n" not in str(error.value)
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    with metrics.Progress(100, 0, seconds=10) as progress:
+    monkeypatch.setattr(metrics_flops.time, "monotonic", lambda: now[0])
+    with progress_lib.Progress(100, 0, seconds=10) as progress:
         for step in range(1, 101):
             now[0] += 1
             progress.update(step, "phase1", {"loss": 2.5, "mlm_accuracy": 0.125})
@@ -194,9 +196,9 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys)
 
 def test_on_a_terminal_progress_is_live(monkeypatch):
     terminal = io.StringIO()
-    console = metrics.Console(file=terminal, force_terminal=True, width=80)
-    monkeypatch.setattr(metrics, "Console", lambda: console)
-    with metrics.Progress(100, 0) as progress:
+    console = progress_lib.Console(file=terminal, force_terminal=True, width=80)
+    monkeypatch.setattr(progress_lib, "Console", lambda: console)
+    with progress_lib.Progress(100, 0) as progress:
         progress.update(40, "phase1", {"loss": 2.5})
     assert "40/100" in terminal.getvalue()
     assert "loss 2.500" in terminal.getvalue()

@@ -15,7 +15,7 @@ import safetensors
 
 from bertjax import config as config_lib
 from bertjax.config import Model
-from bertjax.config_embedding import Embedding
+from bertjax.config.embedding_fields import Embedding
 from bertjax.convert import names, onnx_graph, stablehlo, use
 from bertjax.convert import onnx as onnx_out
 from bertjax.convert.pretrained import Pretrained

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bertjax.config import Component, Config, Data, Evaluation, Examples, Masking, Objective, Phase
+from bertjax.config.stages import Stage
 from bertjax.data import epochs as epochs_lib
 from bertjax.data import masking, pipeline
 from bertjax.errors import DataError
-from bertjax.stages import Stage
 
 TOKENIZER = SimpleNamespace(
     pad_id=0, cls_id=1, sep_id=2, mask_id=3, marker_ids=(), vocab_size=60_000

@@ -14,22 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax import __main__ as main
 from bertjax import config as config_lib
-from bertjax import (
-    errors,
-    hlo,
-    hlo_cost,
-    metrics,
-    models,
-    plan,
-    plan_report,
-    plan_search,
-    recipe,
-    roofline,
-    sharding,
-    stages,
-    topology,
-)
+from bertjax import errors, models, sharding
+from bertjax.config import stages
 from bertjax.errors import UsageError
+from bertjax.metrics import flops as metrics_flops
+from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
+from bertjax.plan import report as plan_report
+from bertjax.plan import search as plan_search
+from bertjax.plan import stage as plan_stage
 
 MODEL = config_lib.Model(
     vocab_size=500, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -217,8 +209,10 @@ def test_wires_of_a_group():
 def planned():
     """Of a model in bfloat16, in micro-batches."""
     config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
-    config, tokenizer, rows = recipe.corpus(config, None)
-    return plan.plan(config, plan.Target.of(None), tokenizer, rows, say=lambda line: None)
+    config, tokenizer, rows = budget.corpus(config, None)
+    return plan_stage.plan(
+        config, plan_stage.Target.of(None), tokenizer, rows, say=lambda line: None
+    )
 
 
 def test_the_plan_is_of_the_step_that_runs():
@@ -229,7 +223,7 @@ def test_the_plan_is_of_the_step_that_runs():
                 "model_flops_per_step_per_device", "collectives", "compile_seconds",
                 "predicted_step_seconds"):  # fmt: skip
         assert key in found
-    formula = metrics.model_flops_per_step(MODEL, 512, 32, 5)
+    formula = metrics_flops.model_flops_per_step(MODEL, 512, 32, 5)
     assert found["model_flops_per_step_per_device"] == formula / 8
     # The padding of the vocabulary (500 to 512) is all that is computed beside the formula.
     assert formula / 8 < found["flops_per_step_per_device"] < formula / 8 * 1.03
@@ -247,7 +241,7 @@ def test_gradients_are_reduced_once_a_step_in_float32():
 
 
 def small_target(limit):
-    return dataclasses.replace(plan.Target.of(None), name="v0:2x2x2", hbm_limit=limit)
+    return dataclasses.replace(plan_stage.Target.of(None), name="v0:2x2x2", hbm_limit=limit)
 
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
@@ -255,8 +249,8 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512,
                   hbm_limit_bytes=target.hbm_limit, hbm_bytes_per_device=2 * target.hbm_limit)  # fmt: skip
     refused = dict(planned(), fits=False, stages=[report])
-    monkeypatch.setattr(plan.Target, "of", lambda name: target)
-    monkeypatch.setattr(plan, "plan", lambda *_: refused)
+    monkeypatch.setattr(plan_stage.Target, "of", lambda name: target)
+    monkeypatch.setattr(plan_stage, "plan", lambda *_: refused)
     with pytest.raises(UsageError) as error:
         plan_report.run(CONFIG, "v0:2x2x2", None, as_json=True, as_table=False)
     assert json.loads(capsys.readouterr().out)["fits"] is False
@@ -298,8 +292,8 @@ def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys)
     """The compiler knows TPU v3; how much of its memory programs can have is in no table here."""
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
     target = small_target(None)
-    monkeypatch.setattr(plan.Target, "of", lambda name: target)
-    monkeypatch.setattr(plan, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
+    monkeypatch.setattr(plan_stage.Target, "of", lambda name: target)
+    monkeypatch.setattr(plan_stage, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
     with pytest.raises(UsageError, match=r"GiB, a device of v0:2x2x2 has less: perhaps"):
         plan_report.run(CONFIG, "v3:2x2", None, as_json=True, as_table=False)
@@ -324,8 +318,8 @@ def test_arguments_that_mean_nothing_are_refused(capsys):
 def test_the_compilers_own_refusal_is_read():
     said = ("RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
             "memory required for HLO temporaries (34.25G) exceeds available HBM (15.75G).")  # fmt: skip
-    assert plan._wanted(said) == 34.25 * 2**30
-    assert plan._wanted("RESOURCE_EXHAUSTED: something else") is None
+    assert plan_stage._wanted(said) == 34.25 * 2**30
+    assert plan_stage._wanted("RESOURCE_EXHAUSTED: something else") is None
 
 
 def test_the_table_stops_at_the_first_micro_batch_that_fits(monkeypatch):
@@ -352,7 +346,7 @@ def test_recipe_arithmetic():
          "sequence_length": s.phase.sequence_length, "predicted_step_seconds": s.phase_index + 0.5}
         for s in stages.of(config)
     ]  # fmt: skip
-    found = recipe.totals(config, reports, rows=[1000, 320])
+    found = budget.totals(config, reports, rows=[1000, 320])
     assert [s.phase.batch_size for s in stages.of(config)] == [16, 32, 64, 64]
     assert found["tokens"] == (10 * 16 + 10 * 32 + 10 * 64) * 32 + 10 * 64 * 64
     assert found["epochs"] == [(160 + 320 + 640) / 1000, 2.0]

@@ -17,8 +17,10 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
 from bertjax import config as config_lib
-from bertjax import evaluate, models, recipe, sharding, stages, train
+from bertjax import evaluate, models, sharding, train
+from bertjax.config import stages
 from bertjax.data import pipeline
+from bertjax.plan import budget
 
 # Kernel -> its platform, as JAX's lowering and as a device names it, and its primitive.
 PLATFORMS = {
@@ -96,7 +98,7 @@ def training(config, kernel):
     (stage,) = stages.of(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: 8 if config.mesh == FEW else 1])
     assert train.attention_kernel(config, mesh, stage.phase.sequence_length) == kernel
-    mask = train.masker(config, recipe.AnyTokenizer(config.model.vocab_size), stage)
+    mask = train.masker(config, budget.AnyTokenizer(config.model.vocab_size), stage)
     step = train.compile_step(config, mesh, mask, stage.micro_batches)
     return trace(step, (train.abstract_state(config, mesh), abstract_batch(config, mesh)), kernel)
 
@@ -113,7 +115,7 @@ def test_an_evaluation_is_traced(platform, name, packed, length, kernel):
     platform(kernel)
     config = make_config(name, packed, length, kernel)
     (stage,), mesh = stages.of(config), sharding.make_mesh(config.mesh, jax.devices()[:1])
-    mask = train.masker(config, recipe.AnyTokenizer(config.model.vocab_size), stage)
+    mask = train.masker(config, budget.AnyTokenizer(config.model.vocab_size), stage)
     params = sharding.abstract(mesh, models.abstract_params(config.model))
     measure = evaluate.jit_measure(config, mesh, mask)
     trace(measure, (params, abstract_batch(config, mesh)), kernel)

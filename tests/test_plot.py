@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from bertjax import metrics, plot
+from bertjax import plot
 from bertjax.errors import DataError, StorageError
+from bertjax.metrics import writer as metrics_writer
 
 
 def log(workdir, steps, eval_every=0):
-    writer = metrics.MetricsWriter(workdir, 0, tensorboard=False)
+    writer = metrics_writer.MetricsWriter(workdir, 0, tensorboard=False)
     for step in range(1, steps + 1):
         values = {"mlm_loss": 10 / step, "mlm_accuracy": 0.1, "learning_rate": 1e-4}
         if step == 3:
@@ -45,7 +46,7 @@ def test_the_unigram_entropy_comes_from_the_store(tmp_path):
 
 def test_series_leave_out_what_is_missing_or_not_finite(tmp_path):
     log(tmp_path, 6, eval_every=3)
-    entries = metrics.read(tmp_path / "metrics.jsonl")
+    entries = metrics_writer.read(tmp_path / "metrics.jsonl")
     steps, values = plot._series(entries, "mlm_loss")
     assert steps.tolist() == [1, 2, 4, 5, 6]
     assert values.tolist() == [10 / s for s in (1, 2, 4, 5, 6)]

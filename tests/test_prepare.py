@@ -17,7 +17,7 @@ from bertjax.data import identity, store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.data.tokenise import share
 from bertjax.errors import DataError, StorageError, UsageError
-from bertjax.lock import Lock
+from bertjax.processes.lock import Lock
 
 ROOT = Path(__file__).parent.parent
 WORDS = [

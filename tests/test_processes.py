@@ -16,12 +16,13 @@ import pytest
 from random_models import random_model
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
 
-from bertjax import checkpoint, metrics
+from bertjax.checkpoints import manager
 from bertjax.convert import hf
 from bertjax.data import tokenizer
 from bertjax.data.tokenizer import WORDPIECE_SPECIALS
 from bertjax.errors import DONE, RESTART, USAGE
-from bertjax.lock import Lock
+from bertjax.metrics import writer
+from bertjax.processes.lock import Lock
 
 ROOT = Path(__file__).parent.parent
 # Rows for eight devices in every phase.
@@ -97,9 +98,7 @@ def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
     processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [DONE, DONE], outputs
-    assert [r.step for r in checkpoint.verify(tmp_path / "w/checkpoints") if not r.problems][
-        -1
-    ] == 70
+    assert [r.step for r in manager.verify(tmp_path / "w/checkpoints") if not r.problems][-1] == 70
 
 
 @pytest.mark.slow
@@ -211,7 +210,7 @@ class Launched:
 def newest_step(workdir):
     """The last step that metrics.jsonl or a checkpoint has."""
     path = workdir / "metrics.jsonl"
-    return metrics.read(path)[-1]["step"] if path.exists() and metrics.read(path) else -1
+    return writer.read(path)[-1]["step"] if path.exists() and writer.read(path) else -1
 
 
 @pytest.mark.slow
@@ -306,7 +305,7 @@ def test_sigterm_at_10_moments_loses_nothing(project, tmp_path):
         wait_for_moment(run, workdir, MOMENTS[number % 4], draws)
         children[number % 2].send_signal(signal.SIGTERM)
         assert run.finish(120) == RESTART, run.text
-        saved = max(r.step for r in checkpoint.verify(workdir / "checkpoints") if not r.problems)
+        saved = max(r.step for r in manager.verify(workdir / "checkpoints") if not r.problems)
         assert saved == max(newest_step(workdir), saved)
         stops.append(saved)
         evaluations += evaluates(workdir)

@@ -12,7 +12,7 @@ from random_models import random_model
 
 from bertjax import __main__ as command_line
 from bertjax import convert, errors, inference, models
-from bertjax.config_embedding import POOLINGS, Embedding
+from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.convert import hf
 from bertjax.data import tokenizer
 from bertjax.errors import DataError, UsageError

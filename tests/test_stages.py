@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import stages
+from bertjax.config import stages
 
 
 def config_of(**phases):

@@ -13,7 +13,7 @@ import pytest
 
 from bertjax import config as config_lib
 from bertjax import models
-from bertjax.config_embedding import Embedding
+from bertjax.config.embedding_fields import Embedding
 from bertjax.convert import names, tensor_bundle, tf1
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.data import tokenizer as tokenizer_lib

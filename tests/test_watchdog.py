@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bertjax.watchdog import Watchdog
+from bertjax.processes.watchdog import Watchdog
 
 
 def test_silence_prints_the_stacks_and_says_how_long(capfd):

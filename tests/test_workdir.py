@@ -17,7 +17,7 @@ from bertjax import convert, loop, storage, workdir
 from bertjax.config import Config
 from bertjax.data import identity, prepare
 from bertjax.errors import DataError, UsageError
-from bertjax.lock import Lock
+from bertjax.processes.lock import Lock
 
 
 def test_a_workdir_that_not_all_hosts_see_is_said(monkeypatch, tmp_path):

@@ -28,7 +28,8 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
       DataError: no run, no whole checkpoint, or one that is not of the run's config; a tokenizer
         that is not the store's.
     """
-    from bertjax import checkpoint, models, workdir
+    from bertjax import models, workdir
+    from bertjax.checkpoints import manager
 
     config = workdir.read_config(path)
     directory = path / "tokenizer"
@@ -42,9 +43,9 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
         group = tokenizer_lib.resolved(config.tokenizer, tokenizer)
         config = dataclasses.replace(config, tokenizer=group)
     abstract = {"params": models.abstract_params(config.model)}
-    if moments and checkpoint.holds(path / "checkpoints", "opt_state"):
+    if moments and manager.holds(path / "checkpoints", "opt_state"):
         abstract = _abstract_state(config)
-    step, state = checkpoint.read_newest(path / "checkpoints", abstract, on_host=True)
+    step, state = manager.read_newest(path / "checkpoints", abstract, on_host=True)
     return Pretrained(
         config,
         tokenizer,
@@ -87,11 +88,11 @@ def _moments(opt_state) -> dict | None:
 
 def _figures(path: Path, step: int) -> dict[str, float]:
     """The last held-out figures that the run recorded up to `step`."""
-    from bertjax import metrics
+    from bertjax.metrics import writer
 
     if not storage.is_file(path / "metrics.jsonl"):
         return {}
-    lines = [line for line in metrics.read(path / "metrics.jsonl") if line["step"] <= step]
+    lines = [line for line in writer.read(path / "metrics.jsonl") if line["step"] <= step]
     evaluated = [line for line in lines if any(name.startswith("eval/") for name in line)]
     if not evaluated:
         return {}
@@ -102,7 +103,8 @@ def write(pretrained: Pretrained, path: Path):
     """A run's directory with one checkpoint, at the step of the source."""
     import jax
 
-    from bertjax import checkpoint, workdir
+    from bertjax import workdir
+    from bertjax.checkpoints import manager
 
     path.mkdir(parents=True)
     workdir.write_config(_with_tokenizer(pretrained), path)
@@ -111,7 +113,7 @@ def write(pretrained: Pretrained, path: Path):
     state = _state(pretrained)
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(state))
     limit = largest + (1 << 20)
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints", keep=2, in_flight_bytes=limit)
+    checkpoints = manager.Checkpoints(path / "checkpoints", keep=2, in_flight_bytes=limit)
     checkpoints.save(pretrained.step, state)
     checkpoints.close()
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from bertjax import config as config_lib
-from bertjax.config_embedding import POOLINGS, Embedding
+from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.convert.folder import Folder, listed
 from bertjax.convert.pretrained import Pretrained
 from bertjax.errors import DataError, UsageError

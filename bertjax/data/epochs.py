@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax.config import Config
+from bertjax.config.stages import Stage
 from bertjax.data import masking, packing
 from bertjax.data.examples import Index, build_index
 from bertjax.errors import DataError
-from bertjax.stages import Stage
 
 _EXAMPLES, _ORDER = range(2)  # what a generator is for
 

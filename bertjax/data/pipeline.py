@@ -10,11 +10,11 @@ import numba
 import numpy as np
 
 from bertjax.config import Config, Phase
+from bertjax.config.stages import Stage
 from bertjax.data import remote
 from bertjax.data.epochs import Epochs, generator, require_labels
 from bertjax.data.mixture import Mixture
 from bertjax.errors import DataError
-from bertjax.stages import Stage
 
 _MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bertjax import lock, storage
+from bertjax import storage
 from bertjax.config import Config
 from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
 from bertjax.data.tokenise import tokenise_all
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.processes import lock
 
 # Text that a tokenizer learns from, in bytes; SentencePiece holds it all, about twenty times over.
 # Each component of a mixture gives its weight's part of it, or all it has.

@@ -7,7 +7,7 @@ in a corpus becomes pieces, never the special token. Tokens added to a vocabular
 import dataclasses
 from pathlib import Path
 
-from bertjax.config_data import Tokenizer as TokenizerConfig
+from bertjax.config.data_fields import Tokenizer as TokenizerConfig
 from bertjax.data import tokenizer_files
 from bertjax.data.sentence_piece import SPECIALS as SENTENCEPIECE_SPECIALS
 from bertjax.data.sentence_piece import SentencePiece

@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from bertjax import integrity, storage
+from bertjax import storage
+from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
 
 _PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it

@@ -27,8 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bertjax import distributed, integrity, signature, steps, storage
+from bertjax import storage
+from bertjax.checkpoints import integrity, shapes, steps
 from bertjax.errors import DataError
+from bertjax.processes import distributed
 
 _SAVE_SECONDS = 3600  # Orbax gives up then
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
@@ -94,7 +96,7 @@ class Checkpoints:
         self._last = step
         with _storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
-        self._sealing = self._background.submit(self._seal, step, signature.of(state))
+        self._sealing = self._background.submit(self._seal, step, shapes.of(state))
 
     def _seal(self, step: int, shapes: dict):
         with _storage_errors(self._directory):
@@ -195,9 +197,7 @@ def holds(directory: Path, group: str) -> bool:
     directory = storage.absolute(directory)
     for step in reversed(steps.numbers(directory)):
         with contextlib.suppress(ValueError, OSError):
-            return any(
-                name.startswith(f"{group}/") for name in signature.saved(directory / str(step))
-            )
+            return any(name.startswith(f"{group}/") for name in shapes.saved(directory / str(step)))
     return False
 
 
@@ -239,7 +239,7 @@ def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
 
 
 def _read(step_dir: Path, abstract_state, on_host: bool = False):
-    signature.check(step_dir, signature.of(abstract_state))
+    shapes.check(step_dir, shapes.of(abstract_state))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here),

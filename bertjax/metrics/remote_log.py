@@ -8,7 +8,7 @@ from bertjax import storage
 _REWRITE_SECONDS = 60.0
 
 
-class Growing:
+class RemoteLog:
     """A file that only grows, as an object: held in memory and written anew, once a minute.
 
     `flush` writes where a minute has passed since the last time, `save` and `close` whatever has

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from bertjax import config_names, config_tree
-from bertjax.config import Component, Config
+from bertjax.config import aliases, tree
+from bertjax.config.fields import Component, Config
 from bertjax.errors import UsageError
 
 # Of the groups that a config file names itself, one stands for all.
@@ -18,23 +18,23 @@ def type_of(path: str):
     Raises:
       UsageError: there is no such field.
     """
-    known = config_tree.paths(Config)
+    known = tree.paths(Config)
     group = next((field for field in known if field.startswith(f"{path}.")), None)
     if group:
         raise UsageError(
             f"--{path}: a group of fields, not one; for example "
             f"--{group.replace('.NAME.', '.phase1.')}"
         )
-    if config_names.usual(path) not in known:
-        hint = config_names.meant(path, list(known)).replace("mean config.", "mean --config.")
+    if aliases.usual(path) not in known:
+        hint = aliases.meant(path, list(known)).replace("mean config.", "mean --config.")
         raise UsageError(f"--{path}: no such field; {hint}")
-    return known[config_names.usual(path)]
+    return known[aliases.usual(path)]
 
 
 def describe() -> list[tuple[str, str, str]]:
     """`(field, default, meaning)` of every field, in the order of `config.py`, for `--help`."""
     rows = []
-    for path, f, value in config_tree.walk(_EXAMPLE):
+    for path, f, value in tree.walk(_EXAMPLE):
         choices = f.metadata.get("choices")
         text = f.metadata["help"] + (f" [{' | '.join(choices)}]" if choices else "")
         rows.append((path, str(value), text))

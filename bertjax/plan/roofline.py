@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from bertjax import hlo_cost, topology
-from bertjax.hlo import Collective, Program
+from bertjax.plan import hlo_cost, topology
+from bertjax.plan.hlo import Collective, Program
 
 ASSUMPTIONS = (
     "a prediction from data sheets, not a measurement: expect a real step to take longer",

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 
 from bertjax import config as config_lib
-from bertjax import sharding, stages, train
+from bertjax import sharding, train
+from bertjax.config import stages
 from bertjax.errors import UsageError
-from bertjax.plan import Target, plan_stage
+from bertjax.plan.stage import Target, plan_stage
 
 _TRIES = 3  # compilations before a suggestion is only computed
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bertjax import config as config_lib
-from bertjax import plan as planning
-from bertjax import plan_search, recipe
 from bertjax.errors import UsageError
+from bertjax.plan import budget, search
+from bertjax.plan import stage as planning
 
 _GIB = 2**30
 
@@ -28,16 +28,16 @@ def run(config: config_lib.Config, topology: str | None, workdir: Path | None, *
         console.print(line, style="dim", highlight=False)
 
     target = planning.Target.of(topology)
-    config, tokenizer, rows = recipe.corpus(config, workdir)
+    config, tokenizer, rows = budget.corpus(config, workdir)
     if as_table:
-        reports = list(plan_search.table(config, target, tokenizer, say))
+        reports = list(search.table(config, target, tokenizer, say))
         print(json.dumps(reports)) if as_json else Console().print(search_table(reports))
         return
     found = planning.plan(config, target, tokenizer, rows, say)
     print(json.dumps(found)) if as_json else show(found, Console())
     if not found["fits"]:
         report = next(report for report in found["stages"] if not report["fits"])
-        fix = plan_search.would_fit(config, target, report, tokenizer, say)
+        fix = search.would_fit(config, target, report, tokenizer, say)
         needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
         raise UsageError(
             f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
@@ -63,22 +63,22 @@ def show(plan: dict, console: Console):
                 f"  {row['count']:,} x {row['kind']} {row['dtype']} among {row['devices']} "
                 f"({row['network']}): {_bytes(row['bytes'])}"
             )
-    _show_recipe(plan["recipe"], console)
+    _show_budget(plan["recipe"], console)
     console.print(f"Compiled in {plan['compile_seconds']:.0f} s. Predicted times are rooflines:")
     for line in plan["assumptions"]:
         console.print(f"  - {line}", highlight=False)
 
 
-def _show_recipe(recipe: dict, console: Console):
+def _show_budget(budget: dict, console: Console):
     console.print(
-        f"The recipe: {recipe['steps']:,} steps, {recipe['tokens'] / 1e9:,.1f} G tokens (padding "
-        f"included), predicted {_time(recipe['predicted_seconds'])}; {_epochs(recipe['epochs'])}"
+        f"The recipe: {budget['steps']:,} steps, {budget['tokens'] / 1e9:,.1f} G tokens (padding "
+        f"included), predicted {_time(budget['predicted_seconds'])}; {_epochs(budget['epochs'])}"
     )
     console.print(
-        f"A checkpoint has {_bytes(recipe['checkpoint_bytes'])}, those kept "
-        f"{_bytes(recipe['checkpoints_kept_bytes'])}; one every "
-        f"{recipe['checkpoint_every_steps']:,} steps, predicted "
-        f"{_time(recipe['seconds_between_checkpoints'])}"
+        f"A checkpoint has {_bytes(budget['checkpoint_bytes'])}, those kept "
+        f"{_bytes(budget['checkpoints_kept_bytes'])}; one every "
+        f"{budget['checkpoint_every_steps']:,} steps, predicted "
+        f"{_time(budget['seconds_between_checkpoints'])}"
     )
 
 

@@ -7,7 +7,7 @@ import typing
 
 from ml_collections import ConfigDict, config_dict
 
-from bertjax import config_names
+from bertjax.config import aliases
 from bertjax.errors import UsageError
 
 
@@ -57,7 +57,7 @@ def _build(cls, raw, path, known):
     names = [f.name for f in dataclasses.fields(cls)]
     for key in raw:
         if key not in names:
-            hint = config_names.meant(f"{path}.{key}", list(known()))
+            hint = aliases.meant(f"{path}.{key}", list(known()))
             raise UsageError(f"{path}.{key}: no such field; {hint}")
     hints = typing.get_type_hints(cls)
     values = {}

@@ -13,8 +13,9 @@ import jax
 from jax._src import distributed as jax_distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
-from bertjax import errors, lock, peers
+from bertjax import errors
 from bertjax.errors import BertjaxError, Preempted, UsageError
+from bertjax.processes import lock, peers
 
 # What bertjax reads, and what a launcher therefore sets, for every process of one run.
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"

@@ -2,7 +2,7 @@
 
 import types
 
-from bertjax import config_values
+from bertjax.config import values as config_values
 from bertjax.errors import UsageError
 
 

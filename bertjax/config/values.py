@@ -5,7 +5,7 @@ import decimal
 import types
 import typing
 
-from bertjax import config_tree
+from bertjax.config import tree
 from bertjax.errors import UsageError
 
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -48,9 +48,9 @@ def read(hint, text: str, name: str):
 def _strings(text: str, name: str) -> tuple[str, ...]:
     """A tuple of strings, as Python or JSON writes one."""
     try:
-        return config_tree.strings(ast.literal_eval(text.strip()), name)
+        return tree.strings(ast.literal_eval(text.strip()), name)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return config_tree.strings(text, name)
+        return tree.strings(text, name)
 
 
 def is_bool(text: str) -> bool:

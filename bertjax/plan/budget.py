@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import stages, storage, train, workdir
+from bertjax import storage, train, workdir
+from bertjax.config import stages
 from bertjax.data import epochs
 
 

@@ -10,11 +10,12 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from bertjax import config_checks, config_tree
-from bertjax.config_arg import parse_arg as parse_arg
-from bertjax.config_data import Component, Data, Examples, Masking, Tokenizer
-from bertjax.config_embedding import Embedding
-from bertjax.config_rules import (
+from bertjax.config import checks
+from bertjax.config import tree as config_tree
+from bertjax.config.arg import parse_arg as parse_arg
+from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
+from bertjax.config.embedding_fields import Embedding
+from bertjax.config.rules import (
     BelowOne,
     Count,
     MeshAxis,
@@ -23,7 +24,7 @@ from bertjax.config_rules import (
     PositiveFloat,
     Seed,
 )
-from bertjax.config_tree import field
+from bertjax.config.tree import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +276,7 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
     """
     raw = tree.to_dict() if isinstance(tree, ConfigDict) else tree
     config = config_tree.build(Config, raw, "config")
-    config_checks.check(config, config_tree.walk(config))
+    checks.check(config, config_tree.walk(config))
     return config
 
 

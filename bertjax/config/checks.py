@@ -6,7 +6,7 @@ The range of one number stands beside its field (`config_rules`). What is here t
 import math
 import re
 
-from bertjax.config_embedding import POOLINGS
+from bertjax.config.embedding_fields import POOLINGS
 from bertjax.errors import UsageError
 
 

@@ -10,20 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from bertjax import config as config_lib
-from bertjax import (
-    hlo,
-    hlo_cost,
-    metrics,
-    models,
-    recipe,
-    roofline,
-    sharding,
-    stages,
-    topology,
-    train,
-)
+from bertjax import models, sharding, train
+from bertjax.config import stages
 from bertjax.data import pipeline
 from bertjax.errors import UsageError
+from bertjax.metrics import flops as metrics_flops
+from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -52,7 +44,7 @@ class Target:
             stats = devices[0].memory_stats()
         limit = chip.hbm_limit if chip else (stats or {}).get("bytes_limit")
         kind = f"{len(devices)} {devices[0].device_kind}"
-        return cls(name or kind, devices, limit, chip, metrics.peak_flops(devices[0]))
+        return cls(name or kind, devices, limit, chip, metrics_flops.peak_flops(devices[0]))
 
 
 def compile_stage(config: config_lib.Config, mesh, stage: stages.Stage, tokenizer):
@@ -78,7 +70,7 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
     sharding.check(config, mesh)
     phase = stage.phase
     tokens = phase.batch_size * phase.sequence_length
-    needed = metrics.model_flops_per_step(
+    needed = metrics_flops.model_flops_per_step(
         config.model, phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
     )
     state = train.abstract_state(config, mesh)
@@ -227,7 +219,7 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
         "fits": all(report["fits"] for report in taken),
         "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
         "assumptions": roofline.ASSUMPTIONS,
-        "recipe": recipe.totals(config, taken, rows),
+        "recipe": budget.totals(config, taken, rows),
         "stages": taken,
         "alternatives": others,
     }

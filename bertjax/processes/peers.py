@@ -16,7 +16,8 @@ import selectors
 import socket
 import threading
 
-from bertjax import errors, lock
+from bertjax import errors
+from bertjax.processes import lock
 
 _KEY = "bertjax/peers"
 _LONGEST_LINE = 4096

@@ -3,7 +3,7 @@
 import math
 import re
 
-from bertjax.hlo import Instruction, Program
+from bertjax.plan.hlo import Instruction, Program
 
 # Names for arrays that exist already, and what moves with its `-start`.
 _FREE = {

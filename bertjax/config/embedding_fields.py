@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from bertjax.config_rules import Count
-from bertjax.config_tree import field
+from bertjax.config.rules import Count
+from bertjax.config.tree import field
 
 # What makes one vector of the vectors of all tokens; all but `pooler` are sentence-transformers'.
 POOLINGS = ("mean", "cls", "max", "pooler", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

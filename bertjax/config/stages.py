@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from bertjax.config import Config, Phase
+from bertjax.config.fields import Config, Phase
 from bertjax.errors import UsageError
 
 

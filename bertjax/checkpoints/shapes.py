@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from bertjax import integrity
+from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
 
 # Parameter name and axis -> the field that decides the size there; hidden_size where none does.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bertjax.config_rules import (
+from bertjax.config.rules import (
     BelowOne,
     Count,
     InsideOne,
@@ -10,7 +10,7 @@ from bertjax.config_rules import (
     PositiveFloat,
     Share,
 )
-from bertjax.config_tree import field
+from bertjax.config.tree import field
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bertjax import storage
 from bertjax.errors import StorageError, UsageError
-from bertjax.owner import Owner
+from bertjax.processes.owner import Owner
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0  # without a beat: the owner is dead, or cut off from W

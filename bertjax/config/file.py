@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from bertjax.config import Config
+from bertjax.config.fields import Config
 from bertjax.errors import BertjaxError, UsageError
 
 

@@ -2,8 +2,8 @@
 
 import contextlib
 
-from bertjax import growing
 from bertjax.errors import StorageError
+from bertjax.metrics import remote_log
 
 
 def directory_check(_):
@@ -15,7 +15,7 @@ def open(name: str):
     return _EventFile(name)
 
 
-class _EventFile(growing.Growing):
+class _EventFile(remote_log.RemoteLog):
     """Its thread must not die of an object store that refuses: the queue to it would fill up."""
 
     def save(self):

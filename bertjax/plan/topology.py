@@ -6,8 +6,8 @@ import re
 
 import jax
 
-from bertjax import metrics
 from bertjax.errors import UsageError
+from bertjax.metrics import flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ _ENVIRONMENT = {
 
 def chip(device) -> Chip | None:
     """What a device can do; None where it is not in the table."""
-    return metrics.by_kind(CHIPS, device)
+    return flops.by_kind(CHIPS, device)
 
 
 def devices(name: str) -> list:

@@ -1,0 +1,1 @@
+"""A checkpoint on a disk or on gs://: written, found whole, restored, verified."""

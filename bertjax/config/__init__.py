@@ -1,0 +1,28 @@
+"""What a run is: every field with its default, its checks, and the ways it is written down.
+
+A config file imports this package as `config_lib`, and gets from here all that it needs.
+"""
+
+from bertjax.config.arg import parse_arg as parse_arg
+from bertjax.config.data_fields import Component as Component
+from bertjax.config.data_fields import Data as Data
+from bertjax.config.data_fields import Examples as Examples
+from bertjax.config.data_fields import Masking as Masking
+from bertjax.config.data_fields import Tokenizer as Tokenizer
+from bertjax.config.embedding_fields import Embedding as Embedding
+from bertjax.config.fields import Checkpoints as Checkpoints
+from bertjax.config.fields import Config as Config
+from bertjax.config.fields import Evaluation as Evaluation
+from bertjax.config.fields import Logging as Logging
+from bertjax.config.fields import Mesh as Mesh
+from bertjax.config.fields import Model as Model
+from bertjax.config.fields import Objective as Objective
+from bertjax.config.fields import Optimizer as Optimizer
+from bertjax.config.fields import Phase as Phase
+from bertjax.config.fields import component as component
+from bertjax.config.fields import default as default
+from bertjax.config.fields import from_config_dict as from_config_dict
+from bertjax.config.fields import leaves as leaves
+from bertjax.config.fields import model_of as model_of
+from bertjax.config.fields import phase as phase
+from bertjax.config.fields import to_dict as to_dict

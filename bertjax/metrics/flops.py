@@ -1,0 +1,91 @@
+"""Model FLOPs of a step, peaks of devices, and the speed of a run against them."""
+
+import time
+
+import jax
+
+from bertjax import config as config_lib
+
+# Dense bfloat16 peak of one JAX device in FLOP/s, by the start of its `device_kind`; the longest
+# match counts. TPUs: cloud.google.com/tpu/docs, a page for each generation (v2 and v3 show two
+# devices for each chip). GPUs: NVIDIA's data sheets of A100, H100 and H200, without sparsity.
+PEAK_FLOPS = {
+    "TPU v2": 45e12 / 2,
+    "TPU v3": 123e12 / 2,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H200 NVL": 835e12,
+}
+
+
+def model_flops_per_step(
+    model: config_lib.Model, batch_size: int, sequence_length: int, max_predictions: int
+) -> int:
+    """FLOPs that one training step needs by the model's definition, a multiply-add being 2.
+
+    With D hidden, F intermediate, N layers, V vocabulary, L length, P predictions, one sequence
+    takes forward
+
+        N * (8 L D^2 + 4 L^2 D + 4 L D F)      query, key, value, output; scores, mixing; MLP
+        + 2 P D^2 + 2 P D V                    masked-LM transform and decoder, on P positions
+        + 2 D^2 + 4 D                          pooler and next-sentence head, where there are any
+
+    and the backward pass twice that. Matrix products only: lookups, LayerNorm, softmax, GELU and
+    dropout are not counted, nor the padding of the vocabulary, nor what remat computes again
+    (model FLOPs, not hardware FLOPs: Chowdhery et al. 2022, PaLM, appendix B).
+    """
+    width, length = model.hidden_size, sequence_length
+    block = length * (8 * width**2 + 4 * length * width + 4 * width * model.intermediate_size)
+    heads = max_predictions * 2 * width * (width + model.vocab_size)
+    if model.head == "pretraining":
+        heads += 2 * width**2 + 4 * width
+    return 3 * batch_size * (model.num_hidden_layers * block + heads)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 peak of a device in FLOP/s; None where it is not in the table."""
+    return by_kind(PEAK_FLOPS, device)
+
+
+def by_kind(table: dict, device: jax.Device):
+    """The entry whose name the device's kind begins with, the longest; None where there is none."""
+    kinds = [kind for kind in table if device.device_kind.startswith(kind)]
+    return table[max(kinds, key=len)] if kinds else None
+
+
+class Speed:
+    """Wall-clock rates of the steps between two calls of `rates`.
+
+    Args:
+      step: the step the clock starts at.
+      tokens_per_step: B * L, padding included.
+      flops_per_step: as from `model_flops_per_step`.
+      peak: FLOP/s of all devices together; None or 0 reports no utilisation.
+    """
+
+    def __init__(self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None):
+        self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
+        self.restart(step)
+
+    def restart(self, step: int):
+        """Leaves out the time since the last call: an evaluation, a compilation."""
+        self._step, self._time = step, time.perf_counter()
+
+    def rates(self, step: int) -> dict[str, float]:
+        """`seconds_per_step`, `tokens_per_second` and, where the peak is known, `mfu` in [0, 1]."""
+        seconds = (time.perf_counter() - self._time) / max(step - self._step, 1)
+        self.restart(step)
+        rates = {"seconds_per_step": seconds, "tokens_per_second": self._tokens / seconds}
+        if self._peak:
+            rates["mfu"] = self._flops / seconds / self._peak
+        return rates

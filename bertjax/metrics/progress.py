@@ -1,0 +1,79 @@
+"""The state of a run in the terminal."""
+
+import math
+import time
+
+import jax
+from rich import progress as rich_progress
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+# name -> how it reads in the terminal, in this order
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "mlm_accuracy": "mlm {:.1%}",
+    "nsp_accuracy": "nsp {:.1%}",
+    "learning_rate": "lr {:.2e}",
+    "tokens_per_second": "{:,.0f} tok/s",
+    "mfu": "mfu {:.1%}",
+}
+
+
+def summary(metrics: dict[str, float]) -> str:
+    """One short text of the metrics that a person watches."""
+    return "  ".join(form.format(metrics[name]) for name, form in _SHOWN.items() if name in metrics)
+
+
+class Progress:
+    """The state of the run in the terminal: a live bar, or a plain line now and then.
+
+        with Progress(num_steps, first_step) as progress:
+            progress.update(step, "phase1", metrics)
+
+    Where stdout is no terminal, a line is printed at most every `seconds`. Only process 0 shows
+    anything.
+    """
+
+    def __init__(self, num_steps: int, step: int, *, seconds: float = 10.0):
+        self._num_steps, self._first, self._seconds = num_steps, step, seconds
+        self._started, self._printed = time.monotonic(), -math.inf
+        self._silent = jax.process_index() != 0
+        console = Console()
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=24),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TextColumn("{task.fields[left]}"),
+        )
+        self._task = self._bar.add_task("compiling", total=num_steps, completed=step, left="")
+        # What others print while it is live appears above it.
+        self._live = Live(self._bar, console=console) if console.is_terminal else None
+
+    def __enter__(self):
+        if self._live and not self._silent:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live:
+            self._live.stop()
+
+    def update(self, step: int, phase: str, metrics: dict[str, float]):
+        """Shows `metrics` after `step` of `phase`, and the time left at the mean rate so far."""
+        text, left = summary(metrics), f"eta {self._time_left(step)}"
+        if self._live:
+            self._bar.update(self._task, description=phase, completed=step, left=left)
+            self._live.update(Group(self._bar, Text(text)))
+            return
+        now = time.monotonic()
+        due = now - self._printed >= self._seconds or step >= self._num_steps
+        if due and not self._silent:
+            self._printed = now
+            print(f"{phase}  {step}/{self._num_steps}  {text}  {left}", flush=True)
+
+    def _time_left(self, step: int) -> str:
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(step - self._first, 1) * max(self._num_steps - step, 0)
+        hours, seconds = divmod(round(left), 3600)
+        return f"{hours}:{seconds // 60:02}:{seconds % 60:02}"
