@@ -51,8 +51,11 @@ GROUPS = {
     },
 }
 # The held-out examples and masks are a function of the seed and of what is static.
-FIXED = ("--config.seed=0", "--config.masking.static_patterns=0",
-         "--config.evaluation.num_examples=1024")  # fmt: skip
+FIXED = (
+    "--config.seed=0",
+    "--config.masking.static_patterns=0",
+    "--config.evaluation.num_examples=1024",
+)
 
 
 def parse_args():
@@ -92,8 +95,11 @@ def main():
         rest = f",steps={args.steps},vocab={args.vocab}"
         result = run(directory, corpus, GROUPS[group][name], rest, seed)
         results.setdefault(group, {}).setdefault(name, {})[seed] = result
-        print(f"{number} of {len(todo)}, {(time.monotonic() - started) / 60:.0f} min: {group} "
-              f"{name} seed {seed}: {result['common']['mlm_loss']:.4f}", flush=True)  # fmt: skip
+        print(
+            f"{number} of {len(todo)}, {(time.monotonic() - started) / 60:.0f} min: {group} "
+            f"{name} seed {seed}: {result['common']['mlm_loss']:.4f}",
+            flush=True,
+        )
     for group, runs in results.items():
         print(f"\n### {group}, {args.steps:,} steps\n\n{table(runs)}")
     plot(results, args.workdir / "ablation.png")
@@ -181,8 +187,10 @@ def bertjax(command: str, directory: Path, *flags: str) -> str:
     with log.open("a") as errors:
         done = subprocess.run(
             [sys.executable, "-m", "bertjax", command, *flags, f"--workdir={directory}"],
-            stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
         errors.write(done.stdout)
     if done.returncode:
         raise SystemExit(f"bertjax {command} left with {done.returncode}; see {log}")
@@ -258,8 +266,12 @@ def plot(results, path: Path):
     for axis, (group, runs) in zip(axes[0], results.items(), strict=True):
         for color, (name, seeds) in enumerate(runs.items()):
             for number, result in enumerate(seeds.values()):
-                axis.plot(*zip(*result["curve"], strict=True), color=f"C{color}", linewidth=1.2,
-                          label=None if number else name)  # fmt: skip
+                axis.plot(
+                    *zip(*result["curve"], strict=True),
+                    color=f"C{color}",
+                    linewidth=1.2,
+                    label=None if number else name,
+                )
         axis.set_title(f"{group}: held-out masked-LM loss, own form (nats)", loc="left")
         axis.set_xlabel("step")
         axis.grid(color="0.9")

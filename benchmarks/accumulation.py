@@ -23,9 +23,14 @@ from bertjax import config as config_lib
 from bertjax import sharding, train
 
 MODEL = config_lib.Model(
-    vocab_size=4096, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
-    intermediate_size=1024, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+    vocab_size=4096,
+    hidden_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=1024,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
 ROWS, LENGTH, PREDICTIONS, STEPS, ROUNDS = 256, 32, 10, 5, 5
 RUNS = {  # name: (devices, micro-batches, mesh)
     "1 x 256": (1, 1, {}),
@@ -101,8 +106,10 @@ def compare(got, expected) -> str:
     )
     del errors["blocks/key/bias"]
     worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
-    largest = max(np.abs(a - b).max() for a, b in
-                  zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True))  # fmt: skip
+    largest = max(
+        np.abs(a - b).max()
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+    )
     return (
         f"{whole:.1e} | {errors[worst][0] / errors[worst][1]:.1e} ({worst}) "
         f"| {norm(bias[0] - bias[1]) / query:.1e} | {norm(bias[1]):.1e} of {query:.1e} "
@@ -114,8 +121,10 @@ def main():
     print(
         f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {STEPS} steps of {ROWS} x {LENGTH}"
     )
-    print("| optimizer | run | all parameters | worst tensor | key biases, of the query's norm "
-          "| norm of key biases | largest element |\n|" + "---|" * 7)  # fmt: skip
+    print(
+        "| optimizer | run | all parameters | worst tensor | key biases, of the query's norm "
+        "| norm of key biases | largest element |\n|" + "---|" * 7
+    )
     for optimizer in ("adamw", "lamb"):
         for name, settings in RUNS.items():
             run = Run(optimizer, *settings)

@@ -58,16 +58,19 @@ def documents(path):
 def learn(args):
     texts = (
         paragraph
-        for i, text in enumerate(documents(args.corpus)) if i % HELD_OUT
+        for i, text in enumerate(documents(args.corpus))
+        if i % HELD_OUT
         for paragraph in paragraphs(text, "json")
-    )  # fmt: skip
+    )
     started, processor = time.perf_counter(), time.process_time()
     group = Tokenizer(kind="byte_bpe", vocab_size=args.vocab_size)
     model = train_tokenizer.train(group, texts)
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"learned {model.vocab_size:,} tokens, sha256 {model.sha256[:12]}: {seconds:.0f} s "
-          f"({processor:.0f} s of processor), peak memory {peak:.0f} MB")  # fmt: skip
+    print(
+        f"learned {model.vocab_size:,} tokens, sha256 {model.sha256[:12]}: {seconds:.0f} s "
+        f"({processor:.0f} s of processor), peak memory {peak:.0f} MB"
+    )
     if args.save:
         print(f"kept in {model.save(Path(args.save))}")
     return model

@@ -65,8 +65,11 @@ def measure(directory: Path, *arguments: str) -> tuple[float, float, float]:
     """Seconds by the clock, of the processor, and peak bytes of one process."""
     process = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],
-        cwd=directory, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
     if process.returncode:
         sys.exit(process.stderr)
     wall, cpu, peak = map(float, process.stdout.splitlines()[-1].split())

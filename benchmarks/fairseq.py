@@ -44,10 +44,23 @@ TOKENIZER = SimpleNamespace(
     special_ids=(BOS, PAD, EOS, UNK, MASK),
     vocab_size=VOCAB,
 )
-MODEL = {"encoder-layers": 2, "encoder-embed-dim": 64, "encoder-ffn-embed-dim": 256,
-         "encoder-attention-heads": 4, "max-positions": LENGTH, "tokens-per-sample": LENGTH}  # fmt: skip
-COMMAND = ["--task=masked_lm", "--arch=roberta", "--criterion=masked_lm", "--optimizer=adam",
-           "--lr=1e-4", "--batch-size=4", "--cpu"]  # fmt: skip
+MODEL = {
+    "encoder-layers": 2,
+    "encoder-embed-dim": 64,
+    "encoder-ffn-embed-dim": 256,
+    "encoder-attention-heads": 4,
+    "max-positions": LENGTH,
+    "tokens-per-sample": LENGTH,
+}
+COMMAND = [
+    "--task=masked_lm",
+    "--arch=roberta",
+    "--criterion=masked_lm",
+    "--optimizer=adam",
+    "--lr=1e-4",
+    "--batch-size=4",
+    "--cpu",
+]
 
 
 def parse_args():
@@ -249,8 +262,13 @@ def compare_masks(theirs: Statistics, ours: Statistics):
         numbers = "".join(f"{x:>10.{digits}f}" for x in (a, b))
         print(f"  {name:34}{rule:>9}{numbers}{differ:>12}")
 
-    row("predictions of a sequence", f"{exact:.4f}", theirs.chosen / sequences,
-        ours.chosen / sequences, error)  # fmt: skip
+    row(
+        "predictions of a sequence",
+        f"{exact:.4f}",
+        theirs.chosen / sequences,
+        ours.chosen / sequences,
+        error,
+    )
     row(
         "numbers neither rounded up nor down", "0", theirs.wrong_number, ours.wrong_number, digits=0
     )
@@ -266,10 +284,18 @@ def compare_masks(theirs: Statistics, ours: Statistics):
         row(name, f"{p:.4f}", a, b, error)
     row("positions, chi square / freedom", "0.85", theirs.position_chi2(), ours.position_chi2())
     row("random ids, chi square / freedom", "1", theirs.random_chi2(), ours.random_chi2())
-    row("random ids drawn, of 1000 words", "all", *((s.random_ids[4:-1] > 0).sum() for s in (theirs, ours)),
-        digits=0)  # fmt: skip
-    row("<s> <pad> </s> <unk> drawn", "0", *(s.random_ids[:4].sum() for s in (theirs, ours)),
-        digits=0)  # fmt: skip
+    row(
+        "random ids drawn, of 1000 words",
+        "all",
+        *((s.random_ids[4:-1] > 0).sum() for s in (theirs, ours)),
+        digits=0,
+    )
+    row(
+        "<s> <pad> </s> <unk> drawn",
+        "0",
+        *(s.random_ids[:4].sum() for s in (theirs, ours)),
+        digits=0,
+    )
 
 
 def main():

@@ -81,14 +81,19 @@ def main():
                 ("plain", plain),
             ):
                 found = values_and_gradients(attend, arrays, batch, jnp.bfloat16)
-                errors = [np.abs(f - r)[real].max() / np.abs(r).max()
-                          for f, r in zip(found, reference, strict=True)]  # fmt: skip
+                errors = [
+                    np.abs(f - r)[real].max() / np.abs(r).max()
+                    for f, r in zip(found, reference, strict=True)
+                ]
                 errors = " | ".join(f"{e:.1e}" for e in errors)
                 bad = sum(int((~np.isfinite(f)).sum()) for f in found)
                 tails = [float(np.abs(f[~real]).max()) for f in found[1:]]
                 rows = "packed" if packed else "padded"
-                print(f"| {shape}, {name} | {rows} | {errors} | {bad} "
-                      f"(gradients of padding: up to {max(tails):.1e}) |", flush=True)  # fmt: skip
+                print(
+                    f"| {shape}, {name} | {rows} | {errors} | {bad} "
+                    f"(gradients of padding: up to {max(tails):.1e}) |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -77,14 +77,21 @@ def make_config(args, material, packed):
     name, builder, length, rows, alone, together = MATERIALS[material]
     nsp = builder.endswith("_nsp")
     model = config_lib.Model(
-        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, scan_unroll=0,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        scan_unroll=0,
         head="pretraining" if nsp else "masked_lm",
-    )  # fmt: skip
+    )
     phase = config_lib.Phase(
-        steps=10**9, sequence_length=length, batch_size=rows,
+        steps=10**9,
+        sequence_length=length,
+        batch_size=rows,
         max_predictions_per_seq=together if packed else alone,
-    )  # fmt: skip
+    )
     return config_lib.Config(
         model=model,
         data=config_lib.Data(files=str(args.workdir / f"{name}.jsonl")),
@@ -193,10 +200,14 @@ def main():
         if name not in encoders:
             prepare.prepare(make_config(args, material, False), args.workdir / name, progress=False)
             encoders[name] = tokenizer.load(args.workdir / name / "tokenizer")
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; up to {MAX_PER_ROW} "
-          "examples a row")  # fmt: skip
-    print("| material | fill alone | fill packed | fill ratio | step time alone / packed, median "
-          "(minima) | tokens/s ratio | examples: largest difference of mean masked-LM loss, NSP |")  # fmt: skip
+    print(
+        f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; up to {MAX_PER_ROW} "
+        "examples a row"
+    )
+    print(
+        "| material | fill alone | fill packed | fill ratio | step time alone / packed, median "
+        "(minima) | tokens/s ratio | examples: largest difference of mean masked-LM loss, NSP |"
+    )
     print("|---|---|---|---|---|---|---|")
     for material in MATERIALS:
         compare(args, material, encoders)

@@ -25,8 +25,12 @@ def parse_arguments():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.1], help="of probabilities")
-    parser.add_argument("--forms", nargs="+", default=["eager", "compiled"],
-                        choices=("eager", "compiled", "stock", "stock compiled"))  # fmt: skip
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        default=["eager", "compiled"],
+        choices=("eager", "compiled", "stock", "stock compiled"),
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
@@ -34,20 +38,30 @@ def parse_arguments():
 
 SIZES = {
     "base": {},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-              "intermediate_size": 4096},
-}  # fmt: skip
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
 
 
 class Step:
     def __init__(self, args, dropout: float, form: str, device: str):
         self.stock, self.device = form.startswith("stock"), device
-        self.model = transformers.BertForPreTraining(
-            transformers.BertConfig(
-                **SIZES[args.size], attention_probs_dropout_prob=dropout,
-                max_position_embeddings=max(512, args.length), attn_implementation="sdpa",
+        self.model = (
+            transformers.BertForPreTraining(
+                transformers.BertConfig(
+                    **SIZES[args.size],
+                    attention_probs_dropout_prob=dropout,
+                    max_position_embeddings=max(512, args.length),
+                    attn_implementation="sdpa",
+                )
             )
-        ).to(device).train()  # fmt: skip
+            .to(device)
+            .train()
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         rng = np.random.default_rng(0)
         size, length = args.batch, args.length
@@ -65,8 +79,11 @@ class Step:
         def put(x):
             return torch.from_numpy(np.ascontiguousarray(x)).long().to(device)
 
-        self.inputs = {"input_ids": put(ids), "attention_mask": put(mask),
-                       "token_type_ids": put(types)}  # fmt: skip
+        self.inputs = {
+            "input_ids": put(ids),
+            "attention_mask": put(mask),
+            "token_type_ids": put(types),
+        }
         self.labels, self.flat = put(labels), put(flat)
         self.targets = put(labels.reshape(-1)[flat])
         self.next_sentence = put(rng.integers(0, 2, size))
@@ -109,8 +126,10 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     torch.set_float32_matmul_precision("high")
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {name}, "
-          f"load {os.getloadavg()[0]:.2f}")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {name}, "
+        f"load {os.getloadavg()[0]:.2f}"
+    )
     print("| form | seconds median | min | tokens/s | real tokens/s | started in |\n|" + "---|" * 6)
     for dropout in args.dropout:
         for form in args.forms:
@@ -123,9 +142,12 @@ def main():
             for _ in range(args.rounds):
                 step.run(args.steps)
             best = statistics.median(step.seconds)
-            print(f"| {args.size} {args.batch} x {args.length}, dropout {dropout}, {form} | {best:.4f} | "
-                  f"{min(step.seconds):.4f} | {args.batch * args.length / best:,.0f} | "
-                  f"{step.real / best:,.0f} | {begun:.0f} s |", flush=True)  # fmt: skip
+            print(
+                f"| {args.size} {args.batch} x {args.length}, dropout {dropout}, {form} | {best:.4f} | "
+                f"{min(step.seconds):.4f} | {args.batch * args.length / best:,.0f} | "
+                f"{step.real / best:,.0f} | {begun:.0f} s |",
+                flush=True,
+            )
             del step
             if device == "cuda":
                 torch.cuda.empty_cache()

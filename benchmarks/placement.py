@@ -36,9 +36,11 @@ def parse_arguments():
 
 def compile_for(args, data, fsdp, tensor):
     model = config_lib.Model(
-        hidden_size=args.hidden_size, num_hidden_layers=args.layers,
-        num_attention_heads=args.hidden_size // 64, intermediate_size=4 * args.hidden_size,
-    )  # fmt: skip
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden_size // 64,
+        intermediate_size=4 * args.hidden_size,
+    )
     phase = config_lib.Phase(steps=1, sequence_length=args.length, batch_size=args.batch)
     config = config_lib.Config(
         model=model, phases={"phase1": phase}, mesh=config_lib.Mesh(data, fsdp, tensor)
@@ -73,8 +75,11 @@ def main():
         memory, text = compiled.memory_analysis(), compiled.as_text()
         counts = {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES}
         named = ", ".join(f"{n} {c}" for c, n in counts.items() if n)
-        print(f"| {' x '.join(map(str, sizes))} | {memory.argument_size_in_bytes / 1e6:.0f} "
-              f"| {memory.temp_size_in_bytes / 1e6:.0f} | {named} |", flush=True)  # fmt: skip
+        print(
+            f"| {' x '.join(map(str, sizes))} | {memory.argument_size_in_bytes / 1e6:.0f} "
+            f"| {memory.temp_size_in_bytes / 1e6:.0f} | {named} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -25,14 +25,24 @@ from bertjax.plan import stage as plan_stage
 
 # One small slice and one pod of each generation, and two slices.
 TOPOLOGIES = (
-    "v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4",
-    "v4:4x4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16", "v5e:8x8*2",
-)  # fmt: skip
+    "v4:2x2x1",
+    "v5e:2x4",
+    "v5p:2x2x1",
+    "v6e:2x4",
+    "v4:4x4x4",
+    "v5e:16x16",
+    "v5p:4x4x4",
+    "v6e:16x16",
+    "v5e:8x8*2",
+)
 # config: (fsdp, rows of 512 tokens on a chip at once); of 128 tokens, four times as many.
 CONFIGS = {
-    "bert_base": (1, 8), "roberta_base": (1, 8), "bert_large": (1, 4), "roberta_large": (4, 4),
+    "bert_base": (1, 8),
+    "roberta_base": (1, 8),
+    "bert_large": (1, 4),
+    "roberta_large": (4, 4),
     "bert_large_lamb": (4, 4),
-}  # fmt: skip
+}
 
 
 def load(name: str, chips: int) -> config_lib.Config:
@@ -53,9 +63,11 @@ def load(name: str, chips: int) -> config_lib.Config:
             raise UsageError(f"{name}: {phase.batch_size} rows for {chips} chips")
         phases[phase_name] = dataclasses.replace(phase, micro_batch_size=at_once)
     return dataclasses.replace(
-        config, phases=phases, mesh=dataclasses.replace(config.mesh, fsdp=fsdp),
+        config,
+        phases=phases,
+        mesh=dataclasses.replace(config.mesh, fsdp=fsdp),
         evaluation=dataclasses.replace(config.evaluation, batch_size=chips),
-    )  # fmt: skip
+    )
 
 
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
@@ -70,15 +82,22 @@ def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
         key = name, topology, attention, number
         if key not in done:
             report = plan_stage.plan_stage(config, target, stage, tokenizer)
-            yield {"config": name, "topology": topology, "asked": attention, "stage": number,
-                   "jax": jax.__version__} | report  # fmt: skip
+            yield {
+                "config": name,
+                "topology": topology,
+                "asked": attention,
+                "stage": number,
+                "jax": jax.__version__,
+            } | report
 
 
 def show(rows: list[dict]):
     """The table for RESULTS.md."""
-    print("| config, tokens a row | slice | data x fsdp | rows a chip at once x parts | attention "
-          "| GiB a chip (of) | executed / model FLOPs | all-reduce GB a step (type) | all-gather GB "
-          "| step, predicted s: compute, HBM, ICI, DCN | compiled in s |\n|" + "---|" * 11)  # fmt: skip
+    print(
+        "| config, tokens a row | slice | data x fsdp | rows a chip at once x parts | attention "
+        "| GiB a chip (of) | executed / model FLOPs | all-reduce GB a step (type) | all-gather GB "
+        "| step, predicted s: compute, HBM, ICI, DCN | compiled in s |\n|" + "---|" * 11
+    )
     for r in rows:
         chips = r["mesh"]["data"] * r["mesh"]["fsdp"]
         head = (
@@ -88,17 +107,27 @@ def show(rows: list[dict]):
         )
         limit, needed = r["hbm_limit_bytes"] / 2**30, (r["hbm_bytes_per_device"] or 0) / 2**30
         if not r["fits"]:
-            print(head + f"| {needed:.1f} ({limit:.2f}): **does not fit** " + "| " * 5
-                  + f"| {r['compile_seconds']:.0f} |")  # fmt: skip
+            print(
+                head
+                + f"| {needed:.1f} ({limit:.2f}): **does not fit** "
+                + "| " * 5
+                + f"| {r['compile_seconds']:.0f} |"
+            )
             continue
         ratio = r["flops_per_step_per_device"] / r["model_flops_per_step_per_device"]
         p = r["prediction"]
-        times = "unknown" if p is None else (
-            f"{r['predicted_step_seconds']:.3f}: {p['compute']:.3f}, {p['memory']:.3f}, "
-            f"{p['ici']:.3f}, {p['dcn']:.3f}"
-        )  # fmt: skip
-        print(f"{head}| {needed:.2f} ({limit:.2f}) | {ratio:.4f} | {_sum(r, 'all-reduce')} "
-              f"| {_sum(r, 'all-gather')} | {times} | {r['compile_seconds']:.0f} |")  # fmt: skip
+        times = (
+            "unknown"
+            if p is None
+            else (
+                f"{r['predicted_step_seconds']:.3f}: {p['compute']:.3f}, {p['memory']:.3f}, "
+                f"{p['ici']:.3f}, {p['dcn']:.3f}"
+            )
+        )
+        print(
+            f"{head}| {needed:.2f} ({limit:.2f}) | {ratio:.4f} | {_sum(r, 'all-reduce')} "
+            f"| {_sum(r, 'all-gather')} | {times} | {r['compile_seconds']:.0f} |"
+        )
 
 
 def _sum(report: dict, kind: str) -> str:
@@ -118,8 +147,11 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("plan.jsonl"), help="rows, one a line")
     parser.add_argument("--print", action="store_true", help="compile nothing")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if (
-        args.out.exists()) else []  # fmt: skip
+    rows = (
+        [json.loads(line) for line in args.out.read_text().splitlines()]
+        if (args.out.exists())
+        else []
+    )
     done = {(r["config"], r["topology"], r["asked"], r["stage"]) for r in rows}
     for topology in () if args.print else [args.topology] if args.topology else TOPOLOGIES:
         for name in [args.only] if args.only else CONFIGS:

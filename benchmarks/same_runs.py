@@ -66,7 +66,10 @@ RUNS = {
     "sentence pairs": ("", {"examples.builder": "sentence_pair_nsp"}, 1, 1),
     "full sentences": ("", {"examples.builder": "full_sentences", "objective.nsp": 0}, 1, 1),
     "doc sentences, packed": (
-        "", {"examples.builder": "doc_sentences", "objective.nsp": 0, "examples.max_per_row": 4}, 1, 1,
+        "",
+        {"examples.builder": "doc_sentences", "objective.nsp": 0, "examples.max_per_row": 4},
+        1,
+        1,
     ),
     "pairs, packed, 8 devices": ("", {"examples.max_per_row": 3}, 8, 1),
     "mixture": ("mixture", {}, 1, 1),
@@ -75,11 +78,18 @@ RUNS = {
     "ramp": ("", {"phases.phase1.ramp_from": 4, "phases.phase1.ramp_steps": 8}, 1, 1),
     "clipped in parts": ("", {"optimizer.clip_mode": "per_shard"}, 1, 1),
     "LAMB, no dropout, span masks": (
-        "", {"optimizer.name": "bert_lamb", "model.hidden_dropout_prob": 0.0,
-             "model.attention_probs_dropout_prob": 0.0, "masking.unit": "span"}, 1, 1,
+        "",
+        {
+            "optimizer.name": "bert_lamb",
+            "model.hidden_dropout_prob": 0.0,
+            "model.attention_probs_dropout_prob": 0.0,
+            "masking.unit": "span",
+        },
+        1,
+        1,
     ),
     "two processes": ("", {}, 2, 2),
-}  # fmt: skip
+}
 TIMED = {"seconds_per_step", "tokens_per_second", "mfu"}
 HASH = """
 import hashlib, sys
@@ -117,10 +127,14 @@ def record(root: Path, code: str, name: str) -> dict:
     arg, fields, devices, processes = RUNS[name]
     workdir = root / name.replace(" ", "_").replace(",", "")
     command = [
-        sys.executable, "-m", "bertjax", "pretrain", f"--workdir={workdir}",
+        sys.executable,
+        "-m",
+        "bertjax",
+        "pretrain",
+        f"--workdir={workdir}",
         f"--config={root}/config.py" + f":{arg}" * bool(arg),
         *(f"--config.{field}={value}" for field, value in fields.items()),
-    ]  # fmt: skip
+    ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(code).absolute()),
@@ -128,10 +142,16 @@ def record(root: Path, code: str, name: str) -> dict:
         "JAX_COMPILATION_CACHE_DIR": "",
     }
     started = [
-        subprocess.Popen(command, cwd=code, env=environment | variables, text=True,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            command,
+            cwd=code,
+            env=environment | variables,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         for variables in cluster(processes)
-    ]  # fmt: skip
+    ]
     for process in started:
         _, errors = process.communicate(timeout=900)
         if process.returncode:
@@ -142,9 +162,13 @@ def record(root: Path, code: str, name: str) -> dict:
         for line in lines
     ]
     hashed = subprocess.run(
-        [sys.executable, "-c", HASH, str(workdir)], cwd=code, env=environment, text=True,
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", HASH, str(workdir)],
+        cwd=code,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     step, digest = hashed.stdout.split()
     return {"step": int(step), "params": digest, "figures": [f for f in figures if len(f) > 1]}
 
@@ -166,9 +190,7 @@ def difference(old: dict, new: dict) -> float:
     """The largest relative difference of a figure; infinite where the runs have others."""
     if [sorted(line) for line in old["figures"]] != [sorted(line) for line in new["figures"]]:
         return float("inf")
-    pairs = [
-        (a[k], b[k]) for a, b in zip(old["figures"], new["figures"], strict=True) for k in a
-    ]  # fmt: skip
+    pairs = [(a[k], b[k]) for a, b in zip(old["figures"], new["figures"], strict=True) for k in a]
     return max(abs(a - b) / max(abs(a), abs(b), 1e-12) for a, b in pairs)
 
 
@@ -187,8 +209,10 @@ def main():
                 differ += not same
                 verdict = "equal to the bit" if same else f"{difference(old[name], new):.1e}"
             figures = hashlib.sha256(json.dumps(new["figures"]).encode()).hexdigest()
-            print(f"| {name} | {new['step']} | {figures[:12]} | {new['params'][:12]} | {verdict} |",
-                  flush=True)  # fmt: skip
+            print(
+                f"| {name} | {new['step']} | {figures[:12]} | {new['params'][:12]} | {verdict} |",
+                flush=True,
+            )
     if args.out:
         Path(args.out).write_text(json.dumps(found, indent=1))
     sys.exit(bool(differ))

@@ -57,10 +57,12 @@ def make_config(args, variant: str) -> config_lib.Config:
     batch = args.batch or phase.batch_size
     tree.phases = {
         name: config_lib.phase(
-            steps=1000, sequence_length=length, batch_size=batch,
+            steps=1000,
+            sequence_length=length,
+            batch_size=batch,
             max_predictions_per_seq=predictions,
         )
-    }  # fmt: skip
+    }
     for item in filter(None, variant.split(",")):
         path, _, text = item.partition("=")
         *groups, field = path.split(".")
@@ -139,9 +141,11 @@ class Variant:
         phase, timed = self.phase, self.seconds[2:]
         places, best = phase.batch_size * phase.sequence_length, statistics.median(timed)
         flops = metrics_flops.model_flops_per_step(
-            self.config.model, phase.batch_size, phase.sequence_length,
+            self.config.model,
+            phase.batch_size,
+            phase.sequence_length,
             phase.max_predictions_per_seq,
-        )  # fmt: skip
+        )
         peak = metrics_flops.peak_flops(jax.devices()[0])
         used = peak and flops / best / peak / self.devices
         memory = self.step.memory_analysis()
@@ -173,8 +177,11 @@ def main():
     variants = []
     for text in args.variants:
         variants.append(Variant(args, text))
-        print(f"  {variants[-1].text}: compiled in {variants[-1].compile_seconds:.0f} s",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"  {variants[-1].text}: compiled in {variants[-1].compile_seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     for _ in range(args.rounds):
         for variant in variants:
             variant.losses.append(variant.run(args.steps))

@@ -33,10 +33,14 @@ from bertjax.convert.pretrained import Pretrained
 from bertjax.data import pipeline, store
 
 SIZES = {
-    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-             "intermediate_size": 1024},
+    "mini": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
     "base": {},
-}  # fmt: skip
+}
 
 
 def make_config(args) -> config_lib.Config:
@@ -46,9 +50,11 @@ def make_config(args) -> config_lib.Config:
     tree.model.vocab_size = 0
     tree.model.hidden_dropout_prob = tree.model.attention_probs_dropout_prob = 0.0
     tree.phases.phase1 = config_lib.phase(
-        steps=args.steps, sequence_length=args.length, batch_size=args.batch,
+        steps=args.steps,
+        sequence_length=args.length,
+        batch_size=args.batch,
         max_predictions_per_seq=round(0.16 * args.length),
-    )  # fmt: skip
+    )
     tree.optimizer.name = "adamw"
     tree.optimizer.learning_rate = args.learning_rate
     tree.optimizer.warmup_steps = args.steps // 10
@@ -81,8 +87,10 @@ def their_curve(config, directory: Path, batches, device: str, dtype) -> list[fl
     opt = config.optimizer
     exempt = [p for name, p in model.named_parameters() if "bias" in name or "LayerNorm" in name]
     decayed = [p for p in model.parameters() if all(p is not e for e in exempt)]
-    groups = [{"params": decayed, "weight_decay": opt.weight_decay},
-              {"params": exempt, "weight_decay": 0.0}]  # fmt: skip
+    groups = [
+        {"params": decayed, "weight_decay": opt.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=(opt.b1, opt.b2), eps=opt.eps)
     rate = optimizer.learning_rate(config)
     losses = []
@@ -177,8 +185,10 @@ def main():
         print(f"step {step + 1:4}  " + "  ".join(f"{k} {v[step]:.6f}" for k, v in curves.items()))
     for a, b, _ in PAIRS:
         difference = np.abs(curves[a] - curves[b])
-        print(f"{a} - {b}: largest {difference.max():.2e} at step {difference.argmax() + 1}, "
-              f"median {np.median(difference):.1e}")  # fmt: skip
+        print(
+            f"{a} - {b}: largest {difference.max():.2e} at step {difference.argmax() + 1}, "
+            f"median {np.median(difference):.1e}"
+        )
     if args.out:
         title = f"BERT {args.size}, {args.batch} x {args.length}, float32"
         plot(curves, f"{title}, {jax.devices()[0].device_kind}", args.out)

@@ -103,8 +103,12 @@ def embed(values, args):
     model = _read(args[0], values)
     own = model.config.embedding
     if values.pooling is not None and (own.pooling is not None or own.left_out):
-        _print_notes([f"--pooling={values.pooling}, and nothing else, as asked; the model's own "
-                      f"vectors: {sentence_encoder.describe(own)}"])  # fmt: skip
+        _print_notes(
+            [
+                f"--pooling={values.pooling}, and nothing else, as asked; the model's own "
+                f"vectors: {sentence_encoder.describe(own)}"
+            ]
+        )
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
 

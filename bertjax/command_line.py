@@ -45,9 +45,13 @@ def _help(command: str | None, commands: dict) -> str:
     """The text of --help: of all commands, or of one with every config field it reads."""
     if command is None:
         usages = (inspect.getdoc(run).split("\n\n", 1) for run in commands.values())
-        return "usage: bertjax COMMAND ...\n\n" + "\n".join(
-            f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
-        ) + "\nbertjax COMMAND --help lists the config fields."  # fmt: skip
+        return (
+            "usage: bertjax COMMAND ...\n\n"
+            + "\n".join(
+                f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
+            )
+            + "\nbertjax COMMAND --help lists the config fields."
+        )
     text = f"usage: bertjax {inspect.getdoc(commands[command])}"
     if command in READ_CONFIG:
         rows = (f"  --{f}={default}\n      {help}" for f, default, help in config_help.describe())
@@ -224,9 +228,17 @@ def unknown_command(given: str, arguments: list[str], commands) -> str:
     return f"no such command; {fix}"
 
 
-_OTHER_COMMANDS = {"train": "pretrain", "eval": "evaluate", "export": "convert", "fill": "fill-mask",
-                   "tokenize": "prepare", "preprocess": "prepare", "check": "verify",
-                   "predict": "fill-mask", "encode": "embed"}  # fmt: skip
+_OTHER_COMMANDS = {
+    "train": "pretrain",
+    "eval": "evaluate",
+    "export": "convert",
+    "fill": "fill-mask",
+    "tokenize": "prepare",
+    "preprocess": "prepare",
+    "check": "verify",
+    "predict": "fill-mask",
+    "encode": "embed",
+}
 
 
 def _unknown(command: str, name: str, values) -> str:

@@ -147,8 +147,12 @@ def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
 def _settings(config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
     """What to set so that text is cut as the source's was."""
     form, path = convert.parse(config.init_from)
-    place = {"hf": path, "tf1": storage.path(path).parent, "fairseq": storage.path(path).parent,
-             "orbax": storage.path(path) / "tokenizer"}.get(form)  # fmt: skip
+    place = {
+        "hf": path,
+        "tf1": storage.path(path).parent,
+        "fairseq": storage.path(path).parent,
+        "orbax": storage.path(path) / "tokenizer",
+    }.get(form)
     if place is None:
         place = f"DIR, after bertjax convert {config.init_from} hf:DIR"
     asked = dataclasses.asdict(config.tokenizer) if ours is None else ours.rules

@@ -260,8 +260,10 @@ class Trainer:
             needed = 2 if self.config.objective.nsp else 1
             fewest = min(corpus.num_documents for corpus in heldout)
             if fewest < needed:
-                _say(f"no evaluation: {fewest} held-out documents, {needed} needed; "
-                     "raise config.data.heldout_fraction and prepare again")  # fmt: skip
+                _say(
+                    f"no evaluation: {fewest} held-out documents, {needed} needed; "
+                    "raise config.data.heldout_fraction and prepare again"
+                )
                 return
             with self.watchdog.patient():
                 self.evaluations[index] = evaluate.Evaluation(

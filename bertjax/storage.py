@@ -28,8 +28,14 @@ _BLOCK = 16 << 20  # bytes of one request of a file that is read or written in o
 # Whose exceptions mean that the object store, or the way to it, refused.
 _CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
 # Of those without a status of HTTP, the ones that a network fails with, by the name of their class.
-_LOST = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout",
-         "TransportError", "TimeoutError"}  # fmt: skip
+_LOST = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "Timeout",
+    "TransportError",
+    "TimeoutError",
+}
 
 
 def path(name: str | os.PathLike) -> Path:
@@ -96,8 +102,14 @@ def refusal(error: BaseException) -> str | None:
 
 def kind_of(error: BaseException) -> type[StorageError]:
     """Unavailable for an outage, which passes; StorageError for what stays as it is."""
-    status = next((s for s in (getattr(error, "code", None), getattr(error, "status", None))
-                   if isinstance(s, int)), None)  # fmt: skip
+    status = next(
+        (
+            s
+            for s in (getattr(error, "code", None), getattr(error, "status", None))
+            if isinstance(s, int)
+        ),
+        None,
+    )
     if status is not None:
         passes = status in (408, 429) or status >= 500
     else:  # TensorStore says it in the text of a ValueError

@@ -86,11 +86,12 @@ class Attempt:
             subprocess.Popen(
                 [*BERTJAX, *command],
                 env=os.environ | variables(arguments, port, index),
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches them through this process only
             )
             for index in range(arguments.num_processes)
-        ]  # fmt: skip
+        ]
         self._readers = [
             threading.Thread(target=self._show, args=(index, process.stdout))
             for index, process in enumerate(self._processes)

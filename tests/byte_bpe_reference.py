@@ -13,8 +13,21 @@ import regex
 import transformers
 from tokenizers import pre_tokenizers
 
-MERGES = [("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("l", "o"), ("Ġ", "w"), ("o", "r"), ("Ġw", "or"),
-          ("Ċ", "Ċ"), ("Ġ", "Ġ"), ("'", "s"), ("Ã", "©"), ("he", "l"), ("hel", "lo")]  # fmt: skip
+MERGES = [
+    ("h", "e"),
+    ("Ġ", "t"),
+    ("Ġt", "he"),
+    ("l", "o"),
+    ("Ġ", "w"),
+    ("o", "r"),
+    ("Ġw", "or"),
+    ("Ċ", "Ċ"),
+    ("Ġ", "Ġ"),
+    ("'", "s"),
+    ("Ã", "©"),
+    ("he", "l"),
+    ("hel", "lo"),
+]
 PIECES = [
     *("<s>", "<pad>", "</s>", "<unk>"),
     *sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -34,9 +47,18 @@ NASTY = [
     "<|endoftext|> [mask] < mask > madeupword0000 ##ing Ġhello Ċ",
 ]
 # What is cut differently beside one thing than beside another.
-HARD = [*" \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
-        *"\u200b\u2060\ufeff\u00ad\u180e\u0301\u0327\u20e3\ufe0f\u200d\u0e31\u093f",
-        *"aéßΣжאعठ日ก01٣½²Ⅷ'\u2019\"-.,_#@<>😀👩🇫", "  ", "   ", "'s", "'ll", " '", "the", " w"]  # fmt: skip
+HARD = [
+    *" \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
+    *"\u200b\u2060\ufeff\u00ad\u180e\u0301\u0327\u20e3\ufe0f\u200d\u0e31\u093f",
+    *"aéßΣжאعठ日ก01٣½²Ⅷ'\u2019\"-.,_#@<>😀👩🇫",
+    "  ",
+    "   ",
+    "'s",
+    "'ll",
+    " '",
+    "the",
+    " w",
+]
 # Of openai/gpt-2's encoder.py.
 PATTERN = regex.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -48,16 +48,22 @@ class Cloud:
     def script(self, name, *args, **variables):
         return subprocess.run(
             [str(self.checkout / "launch" / name), *args],
-            env=self.environment | variables, text=True, capture_output=True, timeout=600,
-        )  # fmt: skip
+            env=self.environment | variables,
+            text=True,
+            capture_output=True,
+            timeout=600,
+        )
 
     def start(self, name, *args, **variables):
         """A script in a process group of its own, as an interactive shell starts it."""
         return subprocess.Popen(
             [str(self.checkout / "launch" / name), *args],
-            env=self.environment | variables, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            env=self.environment | variables,
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def plays(self, *script):
         (self.root / "script.json").write_text(json.dumps(script))
@@ -85,12 +91,19 @@ class Cloud:
 
 
 def git(folder, *args):
-    author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER")
-              for what in ("NAME", "EMAIL")}  # fmt: skip
+    author = {
+        f"GIT_{who}_{what}": "test@example.org"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return subprocess.run(
-        ["git", *args], cwd=folder, env=os.environ | author, check=True, text=True,
+        ["git", *args],
+        cwd=folder,
+        env=os.environ | author,
+        check=True,
+        text=True,
         capture_output=True,
-    ).stdout.strip()  # fmt: skip
+    ).stdout.strip()
 
 
 def make_checkout(folder, **files):

@@ -148,11 +148,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _resource(self, bucket, name):
         blob = self._blob(bucket, name)
         return {
-            "kind": "storage#object", "bucket": bucket, "name": name, "id": f"{bucket}/{name}",
-            "size": str(len(blob.data)), "generation": str(blob.generation), "metageneration": "1",
-            "crc32c": blob.crc32c, "contentType": "application/octet-stream",
-            "updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z",
-        }  # fmt: skip
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": name,
+            "id": f"{bucket}/{name}",
+            "size": str(len(blob.data)),
+            "generation": str(blob.generation),
+            "metageneration": "1",
+            "crc32c": blob.crc32c,
+            "contentType": "application/octet-stream",
+            "updated": "2026-01-01T00:00:00.000Z",
+            "timeCreated": "2026-01-01T00:00:00.000Z",
+        }
 
     def _blob(self, bucket, name):
         try:

@@ -227,8 +227,13 @@ class _Handler(BaseHTTPRequestHandler):
             linked = {"X_Linked_Etag": etag, "X_Linked_Size": size}
             return self.answer(302, Location=location, X_Repo_Commit=commit, **linked)
         data = path.read_bytes()
-        self.answer(200, body=data, ETag=f'"{git_id(data)}"', X_Repo_Commit=commit,
-                    Content_Length=str(len(data)))  # fmt: skip
+        self.answer(
+            200,
+            body=data,
+            ETag=f'"{git_id(data)}"',
+            X_Repo_Commit=commit,
+            Content_Length=str(len(data)),
+        )
 
     def preupload(self, asked: dict):
         files = [

@@ -7,8 +7,14 @@ from bertjax import config as config_lib
 from bertjax.convert import names
 from bertjax.convert.pretrained import Pretrained, config_of
 
-SIZE = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "max_position_embeddings": 40}  # fmt: skip
+SIZE = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+}
 KINDS = {
     "bert": {},
     "roberta": {"position_offset": 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5},

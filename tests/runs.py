@@ -66,8 +66,11 @@ def start(root, command, workdir, *overrides, **variables):
     arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     return subprocess.Popen(
         [sys.executable, "-m", "bertjax", command, *arguments],
-        env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        env=environment | variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def bertjax(root, command, workdir, *overrides):

@@ -18,10 +18,15 @@ from bertjax.plan import budget
 from bertjax.plan import stage as plan_stage
 
 MODEL = config_lib.Model(
-    vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-    intermediate_size=128, max_position_embeddings=32, hidden_dropout_prob=0.0,
+    vocab_size=500,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=128,
+    max_position_embeddings=32,
+    hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+)
 PHASE = config_lib.Phase(steps=100, sequence_length=32, batch_size=256, max_predictions_per_seq=5)
 PARTS, STEPS = 8, 5
 
@@ -125,9 +130,12 @@ def test_micro_batches_on_eight_devices_stay_where_their_rows_are(whole):
 @pytest.mark.parametrize("name", ["bert_adamw", "lamb"])
 @pytest.mark.parametrize(
     ("num_devices", "micro_batches", "mesh"),
-    [(1, 8, None), (8, 8, config_lib.Mesh(data=1, fsdp=8)),
-     (8, 4, config_lib.Mesh(data=2, fsdp=2, tensor=2))],
-)  # fmt: skip
+    [
+        (1, 8, None),
+        (8, 8, config_lib.Mesh(data=1, fsdp=8)),
+        (8, 4, config_lib.Mesh(data=2, fsdp=2, tensor=2)),
+    ],
+)
 def test_every_optimizer_and_mesh(whole, name, num_devices, micro_batches, mesh):
     assert_same_training(run(make_config(name, mesh), num_devices, micro_batches), whole(name))
 
@@ -186,8 +194,10 @@ def test_a_large_config_compiles_for_eight_devices():
     config = dataclasses.replace(config, mesh=config_lib.Mesh(fsdp=4))
     mesh, stage = sharding.make_mesh(config.mesh), stages.of(config)[0]
     compiled = plan_stage.compile_stage(config, mesh, stage, budget.AnyTokenizer(30_522))
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(
-        jax.eval_shape(lambda: train.init_state(config))))  # fmt: skip
+    state = sum(
+        x.size * x.dtype.itemsize
+        for x in jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config)))
+    )
     batch = 65_536 // 8 * (3 * 128 + 3) * 4
     arguments = compiled.memory_analysis().argument_size_in_bytes
     # What stays whole on every device: LayerNorms, biases, the [D, 2] head.

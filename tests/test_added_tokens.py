@@ -21,8 +21,31 @@ from bertjax.data import byte_bpe, tokenizer, train_tokenizer, wordpiece
 from bertjax.data.added_tokens import Added
 from bertjax.errors import DataError
 
-VOCAB = [*wordpiece.SPECIALS, "[unused1]", "co", "##vid", "##19", "the", "a", "##a", "##x", "19",
-         "e", "##e", "new", "york", ",", "[", "]", "ent", "日", "本", "_", "<", ">"]  # fmt: skip
+VOCAB = [
+    *wordpiece.SPECIALS,
+    "[unused1]",
+    "co",
+    "##vid",
+    "##19",
+    "the",
+    "a",
+    "##a",
+    "##x",
+    "19",
+    "e",
+    "##e",
+    "new",
+    "york",
+    ",",
+    "[",
+    "]",
+    "ent",
+    "日",
+    "本",
+    "_",
+    "<",
+    ">",
+]
 FIRST = str(len(VOCAB))
 # (content, flags); ids follow the vocabulary's unless it has the piece.
 TOKENS = [
@@ -50,8 +73,26 @@ TEXTS = [
     "  covid19  ",
     "hello  word  the   covid19   hello",
 ]
-FRAGMENTS = [*(content for content, _ in TOKENS), " ", "  ", "\n", "\t", "the", "a", "x", "_",
-             "é", "日", ",", " the", "New", "york", "\u00a0", "'s", "hello"]  # fmt: skip
+FRAGMENTS = [
+    *(content for content, _ in TOKENS),
+    " ",
+    "  ",
+    "\n",
+    "\t",
+    "the",
+    "a",
+    "x",
+    "_",
+    "é",
+    "日",
+    ",",
+    " the",
+    "New",
+    "york",
+    "\u00a0",
+    "'s",
+    "hello",
+]
 MIXED = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
 
 
@@ -197,8 +238,10 @@ def test_a_model_gives_their_vectors_there_and_back(tmp_path, kind, name):
         hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
     expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
     steps = ["hf:theirs", "W", "hf:again", *["tf1:tf/m.ckpt"] * (kind == "bert")]
-    places = [f"{form}:{tmp_path}/{path}" if path else f"{tmp_path}/{form}"
-              for form, _, path in (step.partition(":") for step in steps)]  # fmt: skip
+    places = [
+        f"{form}:{tmp_path}/{path}" if path else f"{tmp_path}/{form}"
+        for form, _, path in (step.partition(":") for step in steps)
+    ]
     for source, destination in pairwise(places):
         convert.convert(source, destination)
     for place in places:
@@ -225,8 +268,9 @@ def test_an_added_token_is_no_piece_of_words():
         added=[Added("covid19", 9, single_word=True)],
     )
     assert model.tokens(model.encode(["covid19x covid19"])[0]) == [
-        *("co", "##vid", "##19", "##x"), "covid19"
-    ]  # fmt: skip
+        *("co", "##vid", "##19", "##x"),
+        "covid19",
+    ]
 
 
 def test_ids_and_words():

@@ -80,22 +80,32 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
 @pytest.mark.parametrize(
     ("arguments", "lacking"),
     [
-        (("splash", 0.1, "bfloat16", "tpu", 512),
-         "config.model.attention_probs_dropout_prob=0 (here: 0.1)"),
+        (
+            ("splash", 0.1, "bfloat16", "tpu", 512),
+            "config.model.attention_probs_dropout_prob=0 (here: 0.1)",
+        ),
         (("splash", 0.0, "float32", "cpu", 512), "a TPU v4 or later (here: cpu)"),
-        (("splash", 0.0, "bfloat16", "tpu", 200),
-         "a sequence length that divides by 128 (here: 200)"),
-        (("splash", 0.0, "bfloat16", "tpu", 512, False),
-         "config.optimizer.clip_mode=global (here: per_shard)"),
-        (("splash", 0.1, "bfloat16", "gpu", 512),
-         "config.model.attention_probs_dropout_prob=0 (here: 0.1) and a TPU v4 or later (here: NVIDIA H100)"),
+        (
+            ("splash", 0.0, "bfloat16", "tpu", 200),
+            "a sequence length that divides by 128 (here: 200)",
+        ),
+        (
+            ("splash", 0.0, "bfloat16", "tpu", 512, False),
+            "config.optimizer.clip_mode=global (here: per_shard)",
+        ),
+        (
+            ("splash", 0.1, "bfloat16", "gpu", 512),
+            "config.model.attention_probs_dropout_prob=0 (here: 0.1) and a TPU v4 or later (here: NVIDIA H100)",
+        ),
         (("cudnn", 0.0, "float32", "gpu", 512), "config.model.dtype=bfloat16 (here: float32)"),
-        (("cudnn", 0.1, "bfloat16", "gpu", 512),
-         "config.model.attention_probs_dropout_prob=0 (here: 0.1)"),
+        (
+            ("cudnn", 0.1, "bfloat16", "gpu", 512),
+            "config.model.attention_probs_dropout_prob=0 (here: 0.1)",
+        ),
         (("cudnn", 0.0, "bfloat16", "tpu", 512), "an NVIDIA GPU, Ampere or later (here: TPU v4)"),
         (("cudnn", 0.0, "bfloat16", "gpu", 201), "an even sequence length (here: 201)"),
     ],
-)  # fmt: skip
+)
 def test_a_kernel_asked_for_by_name_is_refused_where_it_cannot_run(arguments, lacking):
     with pytest.raises(UsageError) as refused:
         choose(*arguments)
@@ -136,9 +146,9 @@ def values_and_gradients(attend, arrays, batch):
         mixed_BLHK = attend(*qkv).astype(jnp.float32) * real_BL11
         return jnp.sum(mixed_BLHK * cotangent_BLHK.astype(jnp.float32)), mixed_BLHK
 
-    (_, mixed_BLHK), grads = jax.jit(
-        jax.value_and_grad(product, argnums=(0, 1, 2), has_aux=True)
-    )(*qkv)  # fmt: skip
+    (_, mixed_BLHK), grads = jax.jit(jax.value_and_grad(product, argnums=(0, 1, 2), has_aux=True))(
+        *qkv
+    )
     return mixed_BLHK, *grads
 
 
@@ -213,10 +223,15 @@ def test_every_mesh_computes_the_same(mesh):
 # ---- the kernel in a model
 
 SILENT = Model(
-    vocab_size=61, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-    intermediate_size=32, max_position_embeddings=128,
-    hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+    vocab_size=61,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=128,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.0,
+)
 
 
 @pytest.fixture
@@ -312,8 +327,10 @@ def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
 
 def test_a_kernel_that_a_later_phase_cannot_take_is_refused_at_once(tpu, tmp_path):
     """Not when its phase begins, after all the steps before it; nor after a corpus is prepared."""
-    phases = {"phase1": config_lib.Phase(steps=10, sequence_length=128, batch_size=8),
-              "phase2": config_lib.Phase(steps=10, sequence_length=200, batch_size=8)}  # fmt: skip
+    phases = {
+        "phase1": config_lib.Phase(steps=10, sequence_length=128, batch_size=8),
+        "phase2": config_lib.Phase(steps=10, sequence_length=200, batch_size=8),
+    }
     model = dataclasses.replace(SILENT, attention="splash", max_position_embeddings=256)
     evaluation = config_lib.Evaluation(batch_size=8)
     config = config_lib.Config(model=model, phases=phases, evaluation=evaluation)

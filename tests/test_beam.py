@@ -171,8 +171,10 @@ def test_rules_that_look_across_files(tmp_path, monkeypatch):
     assert manifest["splits"]["train"]["documents"] == 1
     assert manifest["splits"]["heldout"]["documents"] == 45
     assert manifest["dropped"] == {
-        "empty document": 4, "empty file": 1, "sentence without tokens": 1
-    }  # fmt: skip
+        "empty document": 4,
+        "empty file": 1,
+        "sentence without tokens": 1,
+    }
 
 
 def broken(folder, kind):

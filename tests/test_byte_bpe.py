@@ -98,8 +98,15 @@ def test_special_tokens_in_text_are_text():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["<mask>", " ", "\n", "\u00a0", "\x1c", "\x85", "\u3000", "the",
-                                 " the", "hello", "é"]), max_size=8).map("".join), st.booleans())  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            ["<mask>", " ", "\n", "\u00a0", "\x1c", "\x85", "\u3000", "the", " the", "hello", "é"]
+        ),
+        max_size=8,
+    ).map("".join),
+    st.booleans(),
+)
 def test_masks_in_text_equal_transformers(text, add_prefix_space):
     ours = byte_bpe.ByteBPE(PIECES, MERGES, add_prefix_space)
     theirs = reference.transformers_tokenizer(PIECES, MERGES, add_prefix_space=add_prefix_space)
@@ -150,8 +157,11 @@ def test_the_other_forms_of_its_files(tmp_path):
     for path in (gpt2, gpt2 / "encoder.json"):
         model = tokenizer.load(path)
         assert model.tokens(range(model.vocab_size)) == [
-            *PIECES[:4], *reversed(PIECES[4:-1]), "madeupword0000", "<mask>"
-        ]  # fmt: skip
+            *PIECES[:4],
+            *reversed(PIECES[4:-1]),
+            "madeupword0000",
+            "<mask>",
+        ]
         assert model.tokens(model.encode(["hello the"])[0]) == ["hello", "Ġthe"]
 
 
@@ -190,10 +200,13 @@ def broken_merges(directory):
         (edited(lambda t: t.update(pre_tokenizer={"type": "Whitespace"})), "type='Whitespace'"),
         (edited(lambda t: t.update(normalizer={"type": "NFC"})), "NFC"),
         (edited(lambda t: t["model"]["merges"].append(["h"])), "not a tokenizer.json"),
-        (edited(lambda t: t["added_tokens"][0].update(special=False)), "added token '<s>' must be special"),
+        (
+            edited(lambda t: t["added_tokens"][0].update(special=False)),
+            "added token '<s>' must be special",
+        ),
         (edited(lambda t: t["added_tokens"][0].update(id=9)), "'<s>' has two ids"),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_one_clear_line(tmp_path, write, message):
     write(tmp_path)
     with pytest.raises(DataError) as caught:
@@ -208,8 +221,11 @@ def test_published_vocabulary(published):
     assert published.special_ids == (0, 1, 2, 3, 50264)
     # fairseq's own examples, in `hub_interface.py` and its README.
     assert published.encode(["Hello world!", "Hello world", " world", "world"]) == [
-        [31414, 232, 328], [31414, 232], [232], [8331]
-    ]  # fmt: skip
+        [31414, 232, 328],
+        [31414, 232],
+        [232],
+        [8331],
+    ]
     assert published.decode([0, 31414, 232, 328, 2]) == "<s>Hello world!</s>"
     expected = [32826, 16, 5, 50264, 9, 1470, 4]
     assert published.encode_with_masks("Paris is the <mask> of France.") == expected

@@ -40,9 +40,11 @@ def bert_base(chips: int, *, mesh=None, micro_batches=1, **model) -> config_lib.
     )
     evaluation = dataclasses.replace(config.evaluation, batch_size=chips)
     return dataclasses.replace(
-        config.with_model(**model), phases={"phase2": phase}, evaluation=evaluation,
+        config.with_model(**model),
+        phases={"phase2": phase},
+        evaluation=evaluation,
         mesh=mesh or config_lib.Mesh(),
-    )  # fmt: skip
+    )
 
 
 class Compiled:
@@ -63,10 +65,15 @@ class Compiled:
     def model_flops(self) -> float:
         """Of one device in one step, by the formula."""
         phase = self.phase
-        return flops.model_flops_per_step(
-            self.config.model, phase.batch_size, phase.sequence_length,
-            phase.max_predictions_per_seq,
-        ) / self.mesh.size  # fmt: skip
+        return (
+            flops.model_flops_per_step(
+                self.config.model,
+                phase.batch_size,
+                phase.sequence_length,
+                phase.max_predictions_per_seq,
+            )
+            / self.mesh.size
+        )
 
     @property
     def activation(self) -> int:
@@ -124,8 +131,9 @@ def test_sharded_parameters_are_gathered_and_activations_are_not():
     others = [shape for c in gathered for shape in c.shapes if shape != table]
     assert max(math.prod(shape) for shape in others) < compiled.activation / 4
     assert {c.dtype for c in gathered if c.count > 2} <= {"bf16", "s32"}  # those of every layer
-    over_data = [c for c in compiled.collectives if c.kind == "all-reduce" and c.bytes > 1e6
-                 and c.count == 1]  # fmt: skip
+    over_data = [
+        c for c in compiled.collectives if c.kind == "all-reduce" and c.bytes > 1e6 and c.count == 1
+    ]
     assert over_data
     assert {c.dtype for c in over_data} == {"f32"}
 

@@ -38,8 +38,9 @@ def test_config_files_are_valid_and_survive_json(name):
     assert config_lib.from_config_dict(again) == config
 
 
-@pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp", "full_sentences",
-                                     "doc_sentences"])  # fmt: skip
+@pytest.mark.parametrize(
+    "builder", ["segment_pair_nsp", "sentence_pair_nsp", "full_sentences", "doc_sentences"]
+)
 @pytest.mark.parametrize(("nsp", "static"), [(True, 0), (False, 10)])
 def test_ablation_grid(builder, nsp, static):
     arg = f"builder={builder},nsp={nsp},static={static},steps=50"
@@ -377,12 +378,17 @@ def test_values_on_the_command_line(field, text, value):
         ("--config.phases.phase1.steps=1e999999999", "expected a whole number"),
         ("--config.optimizer.learning_rate=true", "learning_rate=true: expected a number"),
         ("--config.optimizer.learning_rate=", "learning_rate=: has no value"),
-        ("--config.seed=None", "seed=None: expected a whole number, for example 10000 or 1e4; it "
-         "cannot be unset"),
+        (
+            "--config.seed=None",
+            "seed=None: expected a whole number, for example 10000 or 1e4; it cannot be unset",
+        ),
         ("--config.data.language=None", "language=None: cannot be unset"),
         ("--config.tokenizer.path=", "path=: has no value; expected a text; None unsets it"),
         ("--config.logging.tensorboard=maybe", "tensorboard=maybe: expected true or false"),
-        ("--config.tokenizer.lowercase False", "--config.tokenizer.lowercase=False: write the value"),
+        (
+            "--config.tokenizer.lowercase False",
+            "--config.tokenizer.lowercase=False: write the value",
+        ),
         ("--config.tokenizer.lowercase =False", "--config.tokenizer.lowercase=False: write the"),
         ("--workdir = W", "--workdir=W: write the value after =, without a space"),
         ("--workdir --config.seed=3", "--workdir: needs a value"),
@@ -398,7 +404,7 @@ def test_values_on_the_command_line(field, text, value):
         ("--config=configs/bert_base", "no such file"),
         (f"--workdir={__file__}", "is a file; name a directory"),
     ],
-)  # fmt: skip
+)
 def test_clumsy_command_lines_are_told_what_to_write(arguments, said, capsys):
     config = [] if "--config=" in arguments else [f"--config={CONFIGS}/bert_base.py"]
     assert command_line.run(["bertjax", "pretrain", *config, *arguments.split()]) == USAGE

@@ -89,8 +89,13 @@ def test_published_counts_by_the_table_of_shapes():
     from bertjax.convert import card
 
     base = Model(head="pretraining")
-    roberta = Model(head="masked_lm", vocab_size=50265, max_position_embeddings=514,
-                    type_vocab_size=1, position_offset=2)  # fmt: skip
+    roberta = Model(
+        head="masked_lm",
+        vocab_size=50265,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        position_offset=2,
+    )
     distilbert = Model(head="masked_lm", num_hidden_layers=6, type_vocab_size=0)
     counts = [card.num_parameters(model) for model in (base, roberta, distilbert)]
     assert counts == [110_106_428, 124_697_433, 66_985_530]
@@ -203,8 +208,11 @@ def minilm() -> Path:
 
 def test_real_weights_give_their_published_cosines(tmp_path, capsys):
     """all-MiniLM-L6-v2: the three sentences of its model card, through the command line."""
-    sentences = ["The weather is lovely today.", "It's so sunny outside!",
-                 "He drove to the stadium."]  # fmt: skip
+    sentences = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+    ]
     assert run("embed", f"hf:{minilm()}", "--pooling=mean", *sentences) == errors.DONE
     lines = capsys.readouterr().out.splitlines()
     vectors = np.array([json.loads(line) for line in lines], np.float32)

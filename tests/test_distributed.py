@@ -165,10 +165,14 @@ TPU_WORKER = """
 def test_the_hosts_of_a_tpu_slice_find_each_other():
     command = [sys.executable, "-c", textwrap.dedent(TPU_WORKER)]
     workers = [
-        subprocess.Popen([*command, str(index)], stdout=subprocess.PIPE, text=True,
-                         env=os.environ | {"XLA_FLAGS": ""})
+        subprocess.Popen(
+            [*command, str(index)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": ""},
+        )
         for index in range(2)
-    ]  # fmt: skip
+    ]
     outputs = [worker.communicate(timeout=60)[0].splitlines()[-1] for worker in workers]
     assert outputs == ["0 2 2", "1 2 2"]
     assert [worker.returncode for worker in workers] == [0, 0]

@@ -19,11 +19,19 @@ from bertjax.errors import DataError, UsageError
 ALLOWED = Hints(allow_pickle=True)
 SIZE = reference.TINY | {"vocab_size": len(tiny_bpe.PIECES)}
 ARGUMENTS = {
-    "arch": "roberta_base", "encoder_layers": 3, "encoder_embed_dim": 32,
-    "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 4, "max_positions": 38,
-    "activation_fn": "gelu", "dropout": 0.1, "attention_dropout": 0.2, "data": "x", "seed": [1],
+    "arch": "roberta_base",
+    "encoder_layers": 3,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 4,
+    "max_positions": 38,
+    "activation_fn": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.2,
+    "data": "x",
+    "seed": [1],
     "clip_norm": None,
-}  # fmt: skip
+}
 # transformers' names of RobertaForMaskedLM -> fairseq's since 0.10, in order of replacement
 RENAMED = [
     ("roberta.embeddings.word_embeddings.", "encoder.sentence_encoder.embed_tokens."),
@@ -296,7 +304,7 @@ LAYER = "encoder.sentence_encoder.layers.1"
         ({"encoder.sentence_encoder.embed_tokens.weight": None}, {}, "lacks the matrix"),
         ({"encoder.sentence_encoder.layer_norm.weight": torch.ones(32)}, {}, "has no such tensor"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_roberta_is_one_clear_line(tmp_path, weights, arguments, message):
     changed = todays(theirs()) | weights
     changed = {name: value for name, value in changed.items() if value is not None}

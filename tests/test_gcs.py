@@ -473,11 +473,13 @@ def test_process_0_decides_for_all(server, tmp_path):
         children = [
             subprocess.Popen(
                 [*command, *variables.values()],
-                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
             )
             for variables in cluster(2)
-        ]  # fmt: skip
+        ]
         try:
             return [child.communicate(timeout=60) for child in children]
         finally:
@@ -599,8 +601,11 @@ def start(root, command, workdir, *overrides):
     arguments = [command, f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     return subprocess.Popen(
         [sys.executable, "-c", RUN, *arguments],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def run(*arguments):

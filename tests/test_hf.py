@@ -264,8 +264,10 @@ def loss_and_gradients(model, pretrained, batch):
     }
     rows = hf_names.table(architecture, config.model.head)
     tree = names.gather(rows, config.model, tensors, "gradients")
-    pairs = {path: (names.lookup(tree, path), np.asarray(names.lookup(grads, path)))
-             for path in names.shapes(config.model)}  # fmt: skip
+    pairs = {
+        path: (names.lookup(tree, path), np.asarray(names.lookup(grads, path)))
+        for path in names.shapes(config.model)
+    }
     return theirs.item(), float(loss), pairs
 
 

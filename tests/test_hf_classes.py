@@ -107,8 +107,15 @@ def no_prefix(model, tensors):
     return {name.removeprefix(f"{model.base_model_prefix}."): t for name, t in tensors.items()}
 
 
-WAYS = [copies_kept, copies_dropped, only_the_decoder, only_the_decoder_matrix, names_of_2018,
-        buffers_kept, no_prefix]  # fmt: skip
+WAYS = [
+    copies_kept,
+    copies_dropped,
+    only_the_decoder,
+    only_the_decoder_matrix,
+    names_of_2018,
+    buffers_kept,
+    no_prefix,
+]
 
 
 def write(directory, model, tensors=None, **fields):
@@ -181,8 +188,12 @@ def test_shards_of_a_pickle(tmp_path):
 
 def test_a_class_that_the_config_does_not_name(tmp_path):
     """Older files name none: whether a classifier is one of texts is seen by what is pooled."""
-    for name in ("BertForTokenClassification", "DistilBertForTokenClassification",
-                 "RobertaForTokenClassification", "BertForSequenceClassification"):  # fmt: skip
+    for name in (
+        "BertForTokenClassification",
+        "DistilBertForTokenClassification",
+        "RobertaForTokenClassification",
+        "BertForSequenceClassification",
+    ):
         found = convert.read(write(tmp_path / name, tiny(name), architectures=None))
         assert found.config.model.head == CLASSES[name][0]
         assert (
@@ -231,8 +242,14 @@ def test_distilberts_fields_under_berts_names(tmp_path):
     """`transformers` takes either name (`attribute_map`)."""
     model = tiny("DistilBertModel")
     first = convert.read(write(tmp_path / "m", model))
-    renamed = {"hidden_size": 32, "dim": None, "num_hidden_layers": 3, "n_layers": None,
-               "num_attention_heads": 4, "n_heads": None}  # fmt: skip
+    renamed = {
+        "hidden_size": 32,
+        "dim": None,
+        "num_hidden_layers": 3,
+        "n_layers": None,
+        "num_attention_heads": 4,
+        "n_heads": None,
+    }
     assert convert.read(write(tmp_path / "m", model, **renamed)).config == first.config
 
 
@@ -257,8 +274,13 @@ def test_a_tensor_under_two_names_is_refused(tmp_path):
 
 
 def test_what_nothing_reads_is_named(tmp_path):
-    fields = {"finetuning_task": "mrpc", "task_specific_params": {"x": 1}, "odd": "a\nb",
-              "task_of_nobody": None, "classifier_dropout": 0.3}  # fmt: skip
+    fields = {
+        "finetuning_task": "mrpc",
+        "task_specific_params": {"x": 1},
+        "odd": "a\nb",
+        "task_of_nobody": None,
+        "classifier_dropout": 0.3,
+    }
     source = write(tmp_path / "m", tiny("BertForSequenceClassification"), **fields)
     for name in ("training_args.bin", "generation_config.json", "modeling_own.py", "README.md"):
         (tmp_path / "m" / name).write_text("")
@@ -309,9 +331,11 @@ def classifier(tmp_path, **fields):
 
 def test_names_of_labels_go_through_every_form(tmp_path):
     source = classifier(
-        tmp_path, id2label=BY_ID, label2id={n: i for i, n in enumerate(NAMES)},
+        tmp_path,
+        id2label=BY_ID,
+        label2id={n: i for i, n in enumerate(NAMES)},
         problem_type="multi_label_classification",
-    )  # fmt: skip
+    )
     first = convert.read(source).config.model
     assert (first.label_names, first.problem_type) == (NAMES, "multi_label_classification")
     places = [source, str(tmp_path / "W"), f"tf1:{tmp_path}/tf/m.ckpt", f"hf:{tmp_path}/b"]

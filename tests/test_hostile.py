@@ -40,8 +40,11 @@ def run(*arguments, cwd):
     report = cwd / "report"
     process = subprocess.run(
         [sys.executable, "-c", CHILD, report, *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     seconds, peak = report.read_text().split()
     report.unlink()
     return process.returncode, process.stderr, float(seconds), int(peak)
@@ -211,10 +214,33 @@ def edit(folder, **fields):
     (folder / "config.json").write_text(json.dumps(tree | fields))
 
 
-CASES = [overlapping, oversized, truncated, cut_header, huge_tensor, huge_sparse_tensor,
-         many_layers, deep_json, deep_header, wrong_types, zero_heads, wrong_shape, integers,
-         index_up, index_absolute, index_nested, link_out, link_loop, config_link, pipe,
-         disguised_pickle, pickle_file, zipped_pickle, zip_slip, zip_bomb]  # fmt: skip
+CASES = [
+    overlapping,
+    oversized,
+    truncated,
+    cut_header,
+    huge_tensor,
+    huge_sparse_tensor,
+    many_layers,
+    deep_json,
+    deep_header,
+    wrong_types,
+    zero_heads,
+    wrong_shape,
+    integers,
+    index_up,
+    index_absolute,
+    index_nested,
+    link_out,
+    link_loop,
+    config_link,
+    pipe,
+    disguised_pickle,
+    pickle_file,
+    zipped_pickle,
+    zip_slip,
+    zip_bomb,
+]
 
 
 @pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)

@@ -39,17 +39,24 @@ def bertjax(tmp_path, hub):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         environment |= {
             "HF_HOME": str(tmp_path / "home"),
-            "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1,localhost",
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
             **{f"{scheme}_PROXY": hub.url for scheme in ("HTTP", "HTTPS", "ALL")},
-        }  # fmt: skip
+        }
         for name in ("no_proxy", "http_proxy", "https_proxy", "all_proxy"):
             environment[name] = environment[name.upper()]
         process = subprocess.run(
             [sys.executable, "-m", "bertjax", "convert", source, destination],
-            cwd=tmp_path, env=environment | changes, text=True, timeout=120, stdout=terminal,
+            cwd=tmp_path,
+            env=environment | changes,
+            text=True,
+            timeout=120,
+            stdout=terminal,
             stderr=terminal,
-        )  # fmt: skip
+        )
         assert "Traceback" not in (process.stderr or "")
         return process.returncode, process.stderr
 

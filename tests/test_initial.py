@@ -68,15 +68,26 @@ def configured(tmp_path, uri, vocab=LOWER, lowercase=True, path=None, **model):
         path = tmp_path / "vocab.txt"
         path.write_text("\n".join(vocab) + "\n")
     fields = SIZE | {"vocab_size": 0, "head": "pretraining"} | model
-    return configs.from_config_dict({
-        "model": fields,
-        "tokenizer": {"path": path and str(path), "lowercase": lowercase,
-                      "rules": "google" if uri.startswith("tf1:") else None},
-        "data": {"files": str(tmp_path / "missing.jsonl")},
-        "init_from": uri,
-        "phases": {"phase1": {"steps": 1, "sequence_length": 16, "batch_size": 8,
-                              "max_predictions_per_seq": 2}},
-    })  # fmt: skip
+    return configs.from_config_dict(
+        {
+            "model": fields,
+            "tokenizer": {
+                "path": path and str(path),
+                "lowercase": lowercase,
+                "rules": "google" if uri.startswith("tf1:") else None,
+            },
+            "data": {"files": str(tmp_path / "missing.jsonl")},
+            "init_from": uri,
+            "phases": {
+                "phase1": {
+                    "steps": 1,
+                    "sequence_length": 16,
+                    "batch_size": 8,
+                    "max_predictions_per_seq": 2,
+                }
+            },
+        }
+    )
 
 
 @pytest.mark.parametrize("form", ["hf", "hub", "tf1", "orbax"])
@@ -94,18 +105,27 @@ def test_what_fits_passes(sources, tmp_path, form):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"lowercase": False}, "tokenizer has lowercase=True, that of this corpus lowercase=False; "
-         "set config.tokenizer.lowercase=True and config.tokenizer.path={place}"),
-        ({"vocab": LONGER}, "its vocabulary of 9 pieces is not that of this corpus (10); set "
-         "config.tokenizer.path={place}"),
+        (
+            {"lowercase": False},
+            "tokenizer has lowercase=True, that of this corpus lowercase=False; "
+            "set config.tokenizer.lowercase=True and config.tokenizer.path={place}",
+        ),
+        (
+            {"vocab": LONGER},
+            "its vocabulary of 9 pieces is not that of this corpus (10); set "
+            "config.tokenizer.path={place}",
+        ),
         ({"vocab": [*LOWER[:-1], "!"]}, "piece 8 of its vocabulary is '.', here '!'; set "),
-        ({"vocab": None}, "a vocabulary newly trained on the corpus cannot be that of these "
-         "weights; set config.tokenizer.path={place}"),
+        (
+            {"vocab": None},
+            "a vocabulary newly trained on the corpus cannot be that of these "
+            "weights; set config.tokenizer.path={place}",
+        ),
         ({"hidden_size": 64}, "this model's [128, 64]; give config.model the sizes of {uri}"),
         ({"num_attention_heads": 2}, "config.model.num_attention_heads=2: {uri} has 4; set it so"),
         ({"num_hidden_layers": 3}, "give config.model the sizes of {uri}"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named_before_anything_is_prepared(
     sources, tmp_path, form, changed, said
 ):
@@ -131,8 +151,10 @@ def test_every_rule_of_the_tokenizer_counts(sources, tmp_path, rule, value):
 def test_rules_of_byte_level_pieces(tmp_path):
     letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     pieces = [*byte_bpe.SPECIALS, *sorted(letters), "he"]
-    kept, changed = ([byte_bpe.ByteBPE(pieces, merges, space) for merges, space in rules]
-                     for rules in ([([("h", "e")], False)], [([], False), ([("h", "e")], True)]))  # fmt: skip
+    kept, changed = (
+        [byte_bpe.ByteBPE(pieces, merges, space) for merges, space in rules]
+        for rules in ([([("h", "e")], False)], [([], False), ([("h", "e")], True)])
+    )
     source = weights(kept[0])
     config = configured(tmp_path, "hf:x", vocab=None)
     initial._require_same_tokenizer(config, source.tokenizer, kept[0])

@@ -349,7 +349,11 @@ def test_the_resource_is_waited_for_trained_on_and_deleted(cloud):
     run = train(cloud)
     assert run.returncode == 0, run.stderr
     assert re.findall(r"pod is (\w+)$", run.stderr, re.MULTILINE) == [
-        *WAITS, "UNKNOWN", "ACTIVE", "deleted"]  # fmt: skip
+        *WAITS,
+        "UNKNOWN",
+        "ACTIVE",
+        "deleted",
+    ]
     assert cloud.exists() == []
     assert verbs(cloud)[:4] == ["create", "scp", "ssh", "ssh"]
     assert verbs(cloud)[-1] == "delete"
@@ -479,9 +483,12 @@ def test_a_closed_terminal_saves_and_deletes(cloud, tmp_path):
     terminal, end = pty.openpty()
     command = [cloud.checkout / "launch" / "tpu_queued.sh", "--", "bash", "-c", saving(tmp_path)]
     process = subprocess.Popen(
-        ["setsid", "--ctty", *command], env=cloud.environment | {"POLL": "0.7", "FAKE_WORKERS": "1"},
-        stdin=end, stdout=end, stderr=end,
-    )  # fmt: skip
+        ["setsid", "--ctty", *command],
+        env=cloud.environment | {"POLL": "0.7", "FAKE_WORKERS": "1"},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+    )
     os.close(end)
     wait_until(lambda: len(cloud.calls("ssh")) == 4)  # the last one asks whether it runs
     time.sleep(0.3)  # into the pause between two looks
@@ -499,9 +506,11 @@ def test_ctrl_c_to_it_and_tee_deletes(cloud, tmp_path):
     log = tmp_path / "log"
     script = f"{cloud.checkout}/launch/tpu_queued.sh -- true 2>&1 | tee {log}"
     process = subprocess.Popen(
-        ["bash", "-c", script], env=cloud.environment, start_new_session=True,
+        ["bash", "-c", script],
+        env=cloud.environment,
+        start_new_session=True,
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     wait_until(lambda: log.exists() and "WAITING_FOR_RESOURCES" in log.read_text())
     os.killpg(process.pid, signal.SIGINT)
     process.wait(30)

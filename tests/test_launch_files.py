@@ -42,8 +42,12 @@ def load(text):
 
 def fields(*required, **properties):
     """A JSON schema of an object with these fields and no others."""
-    return {"type": "object", "properties": properties, "required": list(required),
-            "additionalProperties": False}  # fmt: skip
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 STRING, INTEGER = {"type": "string"}, {"type": "integer", "minimum": 0}
@@ -52,7 +56,10 @@ ANYTHING = {}  # checked on its own
 
 # jobset.x-k8s.io/v1alpha2 as of v0.13 (api/jobset/v1alpha2/jobset_types.go), what a user writes.
 JOBSET = fields(
-    "apiVersion", "kind", "metadata", "spec",
+    "apiVersion",
+    "kind",
+    "metadata",
+    "spec",
     apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
     kind={"const": "JobSet"},
     metadata=fields("name", name=STRING, annotations={"additionalProperties": STRING}),
@@ -63,53 +70,87 @@ JOBSET = fields(
         failurePolicy=fields(
             maxRestarts=INTEGER,
             restartStrategy={"enum": ["Recreate", "BlockingRecreate", "InPlaceRestart"]},
-            rules={"type": "array", "items": fields(
-                "name", "action",
-                name={"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
-                action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
-                onJobFailureReasons={"type": "array", "items": {"enum": [
-                    "BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes",
-                    "MaxFailedIndexesExceeded", "PodFailurePolicy"]}},
-                onJobFailureMessagePatterns=STRINGS,
-                targetReplicatedJobs=STRINGS,
-            )},
+            rules={
+                "type": "array",
+                "items": fields(
+                    "name",
+                    "action",
+                    name={"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
+                    action={
+                        "enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
+                    },
+                    onJobFailureReasons={
+                        "type": "array",
+                        "items": {
+                            "enum": [
+                                "BackoffLimitExceeded",
+                                "DeadlineExceeded",
+                                "FailedIndexes",
+                                "MaxFailedIndexesExceeded",
+                                "PodFailurePolicy",
+                            ]
+                        },
+                    },
+                    onJobFailureMessagePatterns=STRINGS,
+                    targetReplicatedJobs=STRINGS,
+                ),
+            },
         ),
-        replicatedJobs={"type": "array", "minItems": 1, "items": fields(
-            "name", "template",
-            name=STRING, replicas=INTEGER, template=fields("spec", spec=ANYTHING, metadata=ANYTHING),
-        )},
+        replicatedJobs={
+            "type": "array",
+            "minItems": 1,
+            "items": fields(
+                "name",
+                "template",
+                name=STRING,
+                replicas=INTEGER,
+                template=fields("spec", spec=ANYTHING, metadata=ANYTHING),
+            ),
+        },
         network=fields(
-            enableDNSHostnames={"type": "boolean"}, subdomain=STRING,
+            enableDNSHostnames={"type": "boolean"},
+            subdomain=STRING,
             publishNotReadyAddresses={"type": "boolean"},
         ),
     ),
-)  # fmt: skip
+)
 
 # docs.skypilot.co, reference/yaml-spec; job_recovery: examples/managed-jobs.
 SKYPILOT = fields(
-    "resources", "run",
-    name=STRING, workdir=STRING, num_nodes=INTEGER, setup=STRING, run=STRING,
+    "resources",
+    "run",
+    name=STRING,
+    workdir=STRING,
+    num_nodes=INTEGER,
+    setup=STRING,
+    run=STRING,
     envs={"additionalProperties": {"type": ["string", "null"]}},
     file_mounts={"type": "object"},
     resources=fields(
         infra={"type": "string", "pattern": "^gcp(/.*)?$"},
         accelerators={"type": "string", "pattern": r"^tpu-v\w+-\d+(:1)?$"},
         accelerator_args=fields(runtime_version=STRING, tpu_vm={"type": "boolean"}),
-        use_spot={"type": "boolean"}, disk_size=INTEGER, labels={"additionalProperties": STRING},
+        use_spot={"type": "boolean"},
+        disk_size=INTEGER,
+        labels={"additionalProperties": STRING},
         job_recovery=fields(
             strategy={"enum": ["FAILOVER", "EAGER_NEXT_REGION"]},
             max_restarts_on_errors=INTEGER,
             recover_on_exit_codes={"type": "array", "items": {**INTEGER, "maximum": 255}},
         ),
     ),
-)  # fmt: skip
+)
 
 
 def check_jobset(jobset):
     jsonschema.validate(jobset, JOBSET)
     for replicated in jobset["spec"]["replicatedJobs"]:
-        job = {"apiVersion": "batch/v1", "kind": "Job",
-               "metadata": {"name": replicated["name"]}, **replicated["template"]}  # fmt: skip
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": replicated["name"]},
+            **replicated["template"],
+        }
         for version in ("1.31", kubernetes_validate.latest_version()):
             kubernetes_validate.validate(job, version, strict=True)
 
@@ -124,10 +165,12 @@ def test_the_jobset_is_one_and_what_is_not_one_is_refused(jobset):
     broken = {
         "a field of JobSet": lambda j: j["spec"].update(maxRestarts=3),
         "a rule's action": lambda j: j["spec"]["failurePolicy"]["rules"][0].update(action="Ignore"),
-        "a field of Job": lambda j: j["spec"]["replicatedJobs"][0]["template"]["spec"].update(retries=1),
+        "a field of Job": lambda j: j["spec"]["replicatedJobs"][0]["template"]["spec"].update(
+            retries=1
+        ),
         "a field of a pod": lambda j: pod(j).update(terminationGracePeriod=30),
         "a type": lambda j: pod(j)["nodeSelector"].update({"cloud.google.com/gke-spot": True}),
-    }  # fmt: skip
+    }
     for change in broken.values():
         changed = copy.deepcopy(jobset)
         change(changed)
@@ -188,8 +231,10 @@ def shellcheck(*args, **kwargs):
     program = program if program.exists() else shutil.which("shellcheck")
     run = subprocess.run(
         [program, "--external-sources", f"--source-path={PROJECT}", *args],
-        text=True, capture_output=True, **kwargs,
-    )  # fmt: skip
+        text=True,
+        capture_output=True,
+        **kwargs,
+    )
     assert run.returncode == 0, run.stdout
 
 
@@ -217,9 +262,12 @@ def slurm(folder, *command, code=0, **variables):
         (folder / "launch").symlink_to(LAUNCH)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     run = subprocess.run(
-        [LAUNCH / "slurm.sbatch", *command], cwd="/", text=True, capture_output=True,
+        [LAUNCH / "slurm.sbatch", *command],
+        cwd="/",
+        text=True,
+        capture_output=True,
         env=environment | {"SLURM_SUBMIT_DIR": str(folder)} | variables,
-    )  # fmt: skip
+    )
     calls = folder / "calls"
     lines = calls.read_text().splitlines() if calls.exists() else []
     calls.unlink(missing_ok=True)
@@ -281,8 +329,14 @@ def test_the_readme_begins_with_how_to_stop_the_cost_and_names_every_file():
 
 
 def test_several_processes_on_one_machine_as_a_dry_run():
-    command = [sys.executable, str(PROJECT / "launch/local.py"), "--cpu_devices=2", "--", "pretrain",
-               "--workdir=a b"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(PROJECT / "launch/local.py"),
+        "--cpu_devices=2",
+        "--",
+        "pretrain",
+        "--workdir=a b",
+    ]
     run = subprocess.run(command, env=os.environ | {"DRY_RUN": "1"}, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
     address = re.search(r"127\.0\.0\.1:\d+", run.stdout)[0]

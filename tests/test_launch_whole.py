@@ -70,10 +70,14 @@ def test_a_lost_host_and_a_preemption_leave_no_trace_in_the_result(tmp_path):
     assert len(cloud.calls("create")) == len(cloud.calls("delete")) == 2
 
     attempts = [
-        [(cloud.root / "gone" / f"pod-{life}" / str(host) / "bertjax-run" / "attempts.log").read_text()
-         for host in (0, 1)]
+        [
+            (
+                cloud.root / "gone" / f"pod-{life}" / str(host) / "bertjax-run" / "attempts.log"
+            ).read_text()
+            for host in (0, 1)
+        ]
         for life in (0, 1)
-    ]  # fmt: skip
+    ]
     assert "attempt=1 code=42 " in attempts[0][0]  # the peer of the one that was killed
     assert "attempt=1 code=137 " in attempts[0][1]
     for host in (0, 1):

@@ -109,8 +109,9 @@ def test_an_owner_elsewhere_that_gives_a_sign_is_alive(workdir):
 
 def test_an_owner_elsewhere_that_leaves_is_followed(workdir):
     leave_behind(workdir, **ELSEWHERE)
-    threading.Timer(0.3, storage.remove if storage.is_remote(workdir) else os.unlink,
-                    (workdir / "lock",)).start()  # fmt: skip
+    threading.Timer(
+        0.3, storage.remove if storage.is_remote(workdir) else os.unlink, (workdir / "lock",)
+    ).start()
     with Lock(workdir, "pretrain"):
         pass
 

@@ -82,9 +82,10 @@ def kill_and_resume(project, workdir, moments):
 def test_kill_9_and_resume_equals_the_whole_run(project, tmp_path):
     steps = [15, 70, 130]
     kill_and_resume(
-        project, tmp_path / "w",
+        project,
+        tmp_path / "w",
         [lambda p, w, s=s: wait_for_step(p, w, s) for s in steps],
-    )  # fmt: skip
+    )
     assert_same_run(tmp_path / "w", project / "whole")
 
 
@@ -95,9 +96,10 @@ def test_kill_9_at_10_random_moments_and_resume_equals_the_whole_run(project, tm
     bertjax(project, "pretrain", tmp_path / "timed")
     duration = time.monotonic() - started
     kill_and_resume(
-        project, tmp_path / "w",
+        project,
+        tmp_path / "w",
         [lambda p, w: time.sleep(draws.uniform(0, duration)) for _ in range(10)],
-    )  # fmt: skip
+    )
     assert_same_run(tmp_path / "w", project / "whole")
 
 
@@ -120,10 +122,13 @@ def test_a_signal_saves_and_exits_42_and_the_resumed_run_is_the_same(project, tm
 
 def test_updates_that_stay_non_finite_stop_the_run_and_spare_the_checkpoints(project, tmp_path):
     run = bertjax(
-        project, "pretrain", tmp_path / "w",
-        "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_steps=1",
+        project,
+        "pretrain",
+        tmp_path / "w",
+        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.warmup_steps=1",
         "--config.optimizer.max_consecutive_skips=3",
-    )  # fmt: skip
+    )
     assert run.returncode == INTERNAL
     assert "not finite 3 times in a row" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
@@ -151,8 +156,9 @@ def test_fill_mask_evaluate_verify_and_plot_on_the_finished_run(project, capsys)
     np.testing.assert_allclose(values["mlm_loss"], last["eval/mlm_loss"], rtol=1e-4)
     command = ["bertjax", "evaluate", f"--workdir={whole}", "--config.mesh.fsdp=4"]
     assert command_line.run(command) == DONE  # the run's own config, changed
-    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["mlm_loss"],
-                               values["mlm_loss"], rtol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        json.loads(capsys.readouterr().out)["mlm_loss"], values["mlm_loss"], rtol=1e-5
+    )
     assert command_line.run(["bertjax", "verify", f"{whole}/checkpoints"]) == DONE
     assert capsys.readouterr().out.count("whole") == 3
     assert command_line.run(["bertjax", "plot", whole]) == DONE
@@ -234,8 +240,12 @@ def test_a_run_starts_from_weights_of_another(project, tmp_path):
     whole = project / "whole"
     convert.convert(str(whole), f"hf:{tmp_path}/hf")
     assert "| mlm_loss |" in (tmp_path / "hf/README.md").read_text()
-    arguments = [f"--config.init_from=hf:{tmp_path}/hf", "--config.phases.phase1.steps=2",
-                 "--config.phases.phase2.steps=0", f"--config.tokenizer.path={tmp_path}/hf"]  # fmt: skip
+    arguments = [
+        f"--config.init_from=hf:{tmp_path}/hf",
+        "--config.phases.phase1.steps=2",
+        "--config.phases.phase2.steps=0",
+        f"--config.tokenizer.path={tmp_path}/hf",
+    ]
     run = bertjax(project, "pretrain", tmp_path / "w", *arguments)
     assert run.returncode == DONE, run.stderr
     assert "weights of hf:" in run.stdout

@@ -12,8 +12,15 @@ from bertjax.data import corpus, prepare, store, tokenizer
 from bertjax.errors import DataError, UsageError
 
 NOUNS = {"books": ["whale", "ship", "sailor"], "wiki": ["comet", "orbit", "planet"]}
-VOCAB = [*tokenizer.WORDPIECE_SPECIALS, "the", *NOUNS["books"], *NOUNS["wiki"], ".",
-         *"0123456789", *(f"##{d}" for d in range(10))]  # fmt: skip
+VOCAB = [
+    *tokenizer.WORDPIECE_SPECIALS,
+    "the",
+    *NOUNS["books"],
+    *NOUNS["wiki"],
+    ".",
+    *"0123456789",
+    *(f"##{d}" for d in range(10)),
+]
 
 
 def write_corpus(path, nouns, count):

@@ -123,12 +123,21 @@ def reference(config, params, batch):
 
 def test_parameter_counts_are_the_published_ones():
     base = Model()
-    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-            "intermediate_size": 4096}  # fmt: skip
+    size = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    }
     large = dataclasses.replace(base, **size)
     distilbert = Model(head="none", num_hidden_layers=6, type_vocab_size=0)
-    roberta = Model(head="masked_lm", vocab_size=50265, max_position_embeddings=514,
-                    position_offset=2, type_vocab_size=1)  # fmt: skip
+    roberta = Model(
+        head="masked_lm",
+        vocab_size=50265,
+        max_position_embeddings=514,
+        position_offset=2,
+        type_vocab_size=1,
+    )
     roberta_large = dataclasses.replace(roberta, **size)
     counts = {
         base: 110_106_428,
@@ -324,12 +333,18 @@ def pack_rows(batch, rows, length):
     """The examples of `batch`, packed into `rows` (lists of their numbers) of `length` tokens."""
     slots = max(map(len, rows))
     shape, P_ = (len(rows), length), PREDICTIONS * slots
-    packed = {name: np.zeros(shape, int) for name in ("input_ids", "token_type_ids",
-              "attention_mask", "segment_ids", "position_ids")}  # fmt: skip
-    packed |= {name: np.zeros((len(rows), P_)) for name in ("masked_lm_positions",
-               "masked_lm_ids", "masked_lm_weights")}  # fmt: skip
-    packed |= {name: np.zeros((len(rows), slots), int)
-               for name in ("cls_positions", "next_sentence_labels")}  # fmt: skip
+    packed = {
+        name: np.zeros(shape, int)
+        for name in ("input_ids", "token_type_ids", "attention_mask", "segment_ids", "position_ids")
+    }
+    packed |= {
+        name: np.zeros((len(rows), P_))
+        for name in ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
+    }
+    packed |= {
+        name: np.zeros((len(rows), slots), int)
+        for name in ("cls_positions", "next_sentence_labels")
+    }
     packed["example_ids"] = np.full((len(rows), slots), -1)
     for r, row in enumerate(rows):
         at = 0

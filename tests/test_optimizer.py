@@ -122,8 +122,14 @@ def test_adamw_equals_numpy(name, schedule):
     )
 
 
-SMALL = Model(vocab_size=100, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-              intermediate_size=16, max_position_embeddings=16)  # fmt: skip
+SMALL = Model(
+    vocab_size=100,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=16,
+)
 
 
 def test_decay_spares_layer_norm_and_biases_and_nothing_else():
@@ -213,13 +219,15 @@ def test_lamb_equals_numpy_layer_by_layer(name, mesh):
 
     if mesh is not None:
         placed = sharding.abstract(sharding.make_mesh(mesh), {"params": params, "state": state})
-        ours, state = jax.device_put((ours, state), jax.tree.map(
-            lambda x: x.sharding, (placed["params"], placed["state"])))  # fmt: skip
+        ours, state = jax.device_put(
+            (ours, state), jax.tree.map(lambda x: x.sharding, (placed["params"], placed["state"]))
+        )
     for grads in steps:
         ours, state = step_fn(grads, state, ours)
     rate = optimizer.learning_rate(config)
-    expected, ratios = numpy_lamb(config.optimizer, rate(np.arange(12)),
-                                  unstacked(params), [unstacked(g) for g in steps])  # fmt: skip
+    expected, ratios = numpy_lamb(
+        config.optimizer, rate(np.arange(12)), unstacked(params), [unstacked(g) for g in steps]
+    )
     for path, got in unstacked(ours).items():
         np.testing.assert_allclose(got, expected[path], rtol=2e-4, atol=2e-6, err_msg=path)
     assert ratios["blocks/1/query/kernel"] > 2 * ratios["blocks/0/query/kernel"]

@@ -44,10 +44,14 @@ def three(tmp_path):
     for index in range(3):
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(PROCESS), str(index)], cwd=tmp_path,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                [sys.executable, "-c", textwrap.dedent(PROCESS), str(index)],
+                cwd=tmp_path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        )  # fmt: skip
+        )
     for process in processes:
         assert process.stdout.readline() == "up\n"
     do(processes[0], "while sorted(peers._names.values()) != [1, 2]: time.sleep(0.01)")
@@ -84,8 +88,11 @@ def test_who_leaves_with_an_error_says_why_to_all(three):
     do(three[1], f"peers.leave({DATA}, 'no such\\nfile')")
     codes, said = ends(three)
     assert codes == [DATA] * 3
-    assert said == ["bertjax: process 1: no such file; leaving too\n", "",
-                    "bertjax: process 1: no such file; leaving too\n"]  # fmt: skip
+    assert said == [
+        "bertjax: process 1: no such file; leaving too\n",
+        "",
+        "bertjax: process 1: no such file; leaving too\n",
+    ]
 
 
 def test_who_leaves_keeps_its_code_while_it_gives_back_its_workdir(three):

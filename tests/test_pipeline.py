@@ -362,8 +362,10 @@ def unpack(batch):
     """The examples of a packed batch as rows of an unpacked one, and the row of each."""
     length = batch["input_ids"].shape[1]
     rows, slots = np.nonzero(batch["example_ids"] >= 0)
-    out = {name: np.zeros((len(rows), length), np.int32)
-           for name in ("input_ids", "token_type_ids", "attention_mask")}  # fmt: skip
+    out = {
+        name: np.zeros((len(rows), length), np.int32)
+        for name in ("input_ids", "token_type_ids", "attention_mask")
+    }
     for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
         mine = batch["segment_ids"][row] == slot + 1
         count = mine.sum()
@@ -457,8 +459,9 @@ def test_heldout_examples_are_the_same_packed(mode):
     real = np.concatenate([part["example_ids"].ravel() for part in parts])
     assert (real >= 0).sum() == batches.num_examples == 40
     if "mixture" not in mode:
-        reference = make_mode("sentence_pair_nsp", "alone", pipeline.HeldoutBatches,
-                              evaluation=evaluation)  # fmt: skip
+        reference = make_mode(
+            "sentence_pair_nsp", "alone", pipeline.HeldoutBatches, evaluation=evaluation
+        )
         ids = np.concatenate([reference.batch(i)["example_ids"] for i in range(3)])
         assert sorted(real[real >= 0]) == sorted(ids[ids >= 0])
     else:

@@ -24,9 +24,13 @@ from bertjax.plan import search as plan_search
 from bertjax.plan import stage as plan_stage
 
 MODEL = config_lib.Model(
-    vocab_size=500, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-    intermediate_size=64, max_position_embeddings=64,
-)  # fmt: skip
+    vocab_size=500,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
+)
 PHASE = config_lib.Phase(steps=100, sequence_length=32, batch_size=512, max_predictions_per_seq=5)
 CONFIG = config_lib.Config(model=MODEL, phases={"phase1": PHASE})
 
@@ -79,12 +83,24 @@ ENTRY %main (a: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
     ("window", "labels", "lhs", "rhs", "out", "flops"),
     [  # an ordinary convolution, its padded form, and the TPU's batched matrix product
         ("size=3", "b0f_0io->b0f", "2,10,4", "3,4,5", "2,8,5", 2 * 2 * 8 * 5 * 4 * 3),
-        ("size=3 pad=1_1", "b0f_0io->b0f", "2,10,4", "3,4,5", "2,10,5",
-         2 * 2 * 5 * 4 * (10 * 3 - 2)),
-        ("size=6 stride=5 lhs_dilate=6", "0bf_0oi->0bf", "6,16,4", "6,8,4", "6,16,8",
-         2 * 6 * 16 * 8 * 4),
+        (
+            "size=3 pad=1_1",
+            "b0f_0io->b0f",
+            "2,10,4",
+            "3,4,5",
+            "2,10,5",
+            2 * 2 * 5 * 4 * (10 * 3 - 2),
+        ),
+        (
+            "size=6 stride=5 lhs_dilate=6",
+            "0bf_0oi->0bf",
+            "6,16,4",
+            "6,8,4",
+            "6,16,8",
+            2 * 6 * 16 * 8 * 4,
+        ),
     ],
-)  # fmt: skip
+)
 def test_flops_of_convolutions(window, labels, lhs, rhs, out, flops):
     text = f"""
 ENTRY %main (a: f32[{lhs}], b: f32[{rhs}]) -> f32[{out}] {{
@@ -102,15 +118,20 @@ def test_bytes_of_collectives_and_their_groups():
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=P("a", "b"), out_specs=P(None, "b"))
     def reduce(x):
-        return jax.lax.scan(lambda y, _: (jax.lax.psum(x + y[:4], "a")[:1] + y, None),
-                            jax.lax.psum(x, "a"), None, length=5)[0]  # fmt: skip
+        return jax.lax.scan(
+            lambda y, _: (jax.lax.psum(x + y[:4], "a")[:1] + y, None),
+            jax.lax.psum(x, "a"),
+            None,
+            length=5,
+        )[0]
 
     found = [c for c in program_of(reduce, x).collectives() if c.kind == "all-reduce"]
     assert {(c.dtype, c.devices, c.bytes) for c in found} == {("f32", 2, 4 * 64 * 4)}
     assert sum(c.count for c in found) == 6
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=P("a", "b"), out_specs=P("a"),
-                       check_vma=False)  # fmt: skip
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=P("a", "b"), out_specs=P("a"), check_vma=False
+    )
     def gather(x):
         return jax.lax.all_gather(x, "b", axis=1, tiled=True)
 
@@ -120,10 +141,16 @@ def test_bytes_of_collectives_and_their_groups():
 
 @pytest.mark.parametrize(
     ("groups", "size"),
-    [("{{0,1,2},{3,4,5}}", 3), ("[2,4]<=[8]", 4), ("[4,2]<=[2,4]T(1,0)", 2),
-     ("mesh['x'=4,'y'=2] {'x'}", 4), ("mesh['x'=4,'y'=2] {'x','y'}", 8),
-     ("mesh['x'=8] {'x':(1)2}", 2), ("{}", 8)],
-)  # fmt: skip
+    [
+        ("{{0,1,2},{3,4,5}}", 3),
+        ("[2,4]<=[8]", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("mesh['x'=4,'y'=2] {'x'}", 4),
+        ("mesh['x'=4,'y'=2] {'x','y'}", 8),
+        ("mesh['x'=8] {'x':(1)2}", 2),
+        ("{}", 8),
+    ],
+)
 def test_every_form_of_groups(groups, size):
     text = f"""
 ENTRY %main (a: bf16[16]) -> bf16[16] {{
@@ -184,9 +211,9 @@ def test_roofline_known_answers():
     # 4 MB: 2 * 3/4 of it through two wires of 1 GB/s.
     assert roofline.predict(reduced, chip, 1e9, (2, 2)).ici == pytest.approx(4e6 * 1.5 / 2e9)
     text = product_text(
-        extra='ROOT %s = (f32[1000,1000]{1,0}, u32[]) send(%d), frontend_attributes='
+        extra="ROOT %s = (f32[1000,1000]{1,0}, u32[]) send(%d), frontend_attributes="
         '{_xla_megascale_transfer_type="ALL_REDUCE"}'
-    )  # fmt: skip
+    )
     for slices, share in ((2, 1.0), (4, 1.5)):  # 2 (S - 1) / S of 4 MB
         program = hlo.Program(text, devices=4 * slices, slices=slices)
         seconds = roofline.predict(program, chip, 1e9, (2, 2)).dcn
@@ -218,10 +245,19 @@ def planned():
 def test_the_plan_is_of_the_step_that_runs():
     found = planned()
     json.dumps(found)
-    for key in ("num_parameters", "topology", "num_devices", "hbm_bytes_per_device",
-                "hbm_limit_bytes", "fits", "flops_per_step_per_device",
-                "model_flops_per_step_per_device", "collectives", "compile_seconds",
-                "predicted_step_seconds"):  # fmt: skip
+    for key in (
+        "num_parameters",
+        "topology",
+        "num_devices",
+        "hbm_bytes_per_device",
+        "hbm_limit_bytes",
+        "fits",
+        "flops_per_step_per_device",
+        "model_flops_per_step_per_device",
+        "collectives",
+        "compile_seconds",
+        "predicted_step_seconds",
+    ):
         assert key in found
     formula = metrics_flops.model_flops_per_step(MODEL, 512, 32, 5)
     assert found["model_flops_per_step_per_device"] == formula / 8
@@ -246,8 +282,13 @@ def small_target(limit):
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
     target = small_target(planned()["hbm_bytes_per_device"] * 1.1)  # enough for 128 of them
-    report = dict(planned()["stages"][0], fits=False, micro_batch_size=512,
-                  hbm_limit_bytes=target.hbm_limit, hbm_bytes_per_device=2 * target.hbm_limit)  # fmt: skip
+    report = dict(
+        planned()["stages"][0],
+        fits=False,
+        micro_batch_size=512,
+        hbm_limit_bytes=target.hbm_limit,
+        hbm_bytes_per_device=2 * target.hbm_limit,
+    )
     refused = dict(planned(), fits=False, stages=[report])
     monkeypatch.setattr(plan_stage.Target, "of", lambda name: target)
     monkeypatch.setattr(plan_stage, "plan", lambda *_: refused)
@@ -316,8 +357,10 @@ def test_arguments_that_mean_nothing_are_refused(capsys):
 
 
 def test_the_compilers_own_refusal_is_read():
-    said = ("RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
-            "memory required for HLO temporaries (34.25G) exceeds available HBM (15.75G).")  # fmt: skip
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+        "memory required for HLO temporaries (34.25G) exceeds available HBM (15.75G)."
+    )
     assert plan_stage._wanted(said) == 34.25 * 2**30
     assert plan_stage._wanted("RESOURCE_EXHAUSTED: something else") is None
 
@@ -325,8 +368,12 @@ def test_the_compilers_own_refusal_is_read():
 def test_the_table_stops_at_the_first_micro_batch_that_fits(monkeypatch):
     def plan_stage(config, target, stage, tokenizer):
         fits = config.phases["phase1"].micro_batch_size <= 128
-        return dict(planned()["stages"][0], micro_batch_size=stage.phase.micro_batch_size,
-                    mesh={"data": 8, "fsdp": 1, "tensor": 1}, fits=fits)  # fmt: skip
+        return dict(
+            planned()["stages"][0],
+            micro_batch_size=stage.phase.micro_batch_size,
+            mesh={"data": 8, "fsdp": 1, "tensor": 1},
+            fits=fits,
+        )
 
     monkeypatch.setattr(plan_search, "plan_stage", plan_stage)
     rows = list(plan_search.table(CONFIG, small_target(1e9), None, lambda line: None))
@@ -342,10 +389,14 @@ def test_recipe_arithmetic():
     checkpoints = config_lib.Checkpoints(every_steps=5, keep=2)
     config = config_lib.Config(model=MODEL, phases=phases, checkpoints=checkpoints)
     reports = [
-        {"steps": s.steps, "batch_size": s.phase.batch_size,
-         "sequence_length": s.phase.sequence_length, "predicted_step_seconds": s.phase_index + 0.5}
+        {
+            "steps": s.steps,
+            "batch_size": s.phase.batch_size,
+            "sequence_length": s.phase.sequence_length,
+            "predicted_step_seconds": s.phase_index + 0.5,
+        }
         for s in stages.of(config)
-    ]  # fmt: skip
+    ]
     found = budget.totals(config, reports, rows=[1000, 320])
     assert [s.phase.batch_size for s in stages.of(config)] == [16, 32, 64, 64]
     assert found["tokens"] == (10 * 16 + 10 * 32 + 10 * 64) * 32 + 10 * 64 * 64
@@ -364,8 +415,10 @@ def test_recipe_arithmetic():
 def test_topologies_that_are_none(name, said, tmp_path, capsys):
     with pytest.raises(UsageError, match=said):
         topology.devices(name)
-    assert main.run(["bertjax", "plan", "--config=configs/quickstart.py",
-                     f"--topology={name}"]) == errors.USAGE  # fmt: skip
+    assert (
+        main.run(["bertjax", "plan", "--config=configs/quickstart.py", f"--topology={name}"])
+        == errors.USAGE
+    )
     assert capsys.readouterr().err.count("\n") == 1
 
 

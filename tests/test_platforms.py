@@ -60,9 +60,12 @@ def make_config(
     )
     rows = 8 * micro_batches
     phase = dataclasses.replace(
-        config.phases["phase1"], steps=10, sequence_length=length, batch_size=rows,
+        config.phases["phase1"],
+        steps=10,
+        sequence_length=length,
+        batch_size=rows,
         micro_batch_size=8,
-    )  # fmt: skip
+    )
     examples = dataclasses.replace(config.examples, max_per_row=4 if packed else 1)
     fields["mesh"] = mesh or config_lib.Mesh()
     return dataclasses.replace(config, phases={"phase1": phase}, examples=examples, **fields)
@@ -134,9 +137,11 @@ def test_a_step_on_several_devices_is_lowered(platform, kernel, packed):
 @pytest.mark.parametrize("packed", [False, True])
 def test_cudnn_is_called_by_lengths_or_with_a_mask(platform, packed):
     platform("cudnn")
-    text = training(make_config("base", packed, 128, "cudnn"), "cudnn").lower(
-        lowering_platforms=("cuda",)
-    ).as_text()  # fmt: skip
+    text = (
+        training(make_config("base", packed, 128, "cudnn"), "cudnn")
+        .lower(lowering_platforms=("cuda",))
+        .as_text()
+    )
     called = set(re.findall(r"custom_call @__cudnn\$(\w+)", text))
     form = "fmhaScaleBiasSoftmax" if packed else "fmhaSoftmax"
     assert called == {form, f"{form}Backward"}

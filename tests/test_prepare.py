@@ -64,11 +64,14 @@ def config(tmp_path):
     write_jsonl(tmp_path / "corpus.jsonl", corpus(400))
     return configs.from_config_dict(
         {
-            "data": {"files": str(tmp_path / "corpus.jsonl"), "num_workers": 1,
-                     "heldout_fraction": 0.1},
+            "data": {
+                "files": str(tmp_path / "corpus.jsonl"),
+                "num_workers": 1,
+                "heldout_fraction": 0.1,
+            },
             "tokenizer": {"path": str(vocab)},
         }
-    )  # fmt: skip
+    )
 
 
 def change(config, **groups):

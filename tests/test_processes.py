@@ -49,11 +49,14 @@ def start_all(root, command, members, **variables):
     """A process for each member of a cluster, its output and errors in one pipe."""
     return [
         subprocess.Popen(
-            command, env=environment(root, **variables, **member), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            env=environment(root, **variables, **member),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for member in members
-    ]  # fmt: skip
+    ]
 
 
 SLOW = """
@@ -77,9 +80,16 @@ def test_weights_that_do_not_fit_are_refused_by_all_before_anything_is_prepared(
     encoder = tokenizer.load(tmp_path / "vocab.txt", True)
     weights = dataclasses.replace(random_model(vocab_size=encoder.vocab_size), tokenizer=encoder)
     hf.write(weights, tmp_path / "hf")
-    command = [sys.executable, "-m", "bertjax", "pretrain", f"--config={project}/config.py",
-               f"--workdir={tmp_path}/w", *OVERRIDES,
-               f"--config.init_from=hf:{tmp_path}/hf"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bertjax",
+        "pretrain",
+        f"--config={project}/config.py",
+        f"--workdir={tmp_path}/w",
+        *OVERRIDES,
+        f"--config.init_from=hf:{tmp_path}/hf",
+    ]
     processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [USAGE, USAGE], outputs
@@ -92,9 +102,17 @@ def test_weights_that_do_not_fit_are_refused_by_all_before_anything_is_prepared(
 @pytest.mark.slow
 def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
     """It prepares longer than devices wait for each other, and hashes longer than JAX's exit waits."""
-    command = [sys.executable, "-c", SLOW, "pretrain", f"--config={project}/config.py",
-               f"--workdir={tmp_path}/w", *OVERRIDES, *SHORTER,
-               "--config.checkpoints.every_steps=1000"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        SLOW,
+        "pretrain",
+        f"--config={project}/config.py",
+        f"--workdir={tmp_path}/w",
+        *OVERRIDES,
+        *SHORTER,
+        "--config.checkpoints.every_steps=1000",
+    ]
     processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [DONE, DONE], outputs
@@ -103,8 +121,15 @@ def test_the_others_wait_for_process_0_as_long_as_it_takes(project, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_on_a_workdir_in_use_ends_in_every_process(project, tmp_path):
-    command = [sys.executable, "-m", "bertjax", "pretrain", f"--config={project}/config.py",
-               f"--workdir={tmp_path}/w", *OVERRIDES]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bertjax",
+        "pretrain",
+        f"--config={project}/config.py",
+        f"--workdir={tmp_path}/w",
+        *OVERRIDES,
+    ]
     with Lock(tmp_path / "w", "pretrain"):
         processes = start_all(project, command, cluster(2))
         outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -115,8 +140,15 @@ def test_a_run_on_a_workdir_in_use_ends_in_every_process(project, tmp_path):
 def train_recorded(root, workdir, count, record, stop_after=None):
     """Runs `count` processes of two devices each to their end, or until one is told to stop."""
     record.mkdir(parents=True)
-    command = [sys.executable, str(ROOT / "tests/recorded_pretrain.py"), "pretrain",
-               f"--config={root}/config.py", f"--workdir={workdir}", *OVERRIDES, *SHORTER]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "tests/recorded_pretrain.py"),
+        "pretrain",
+        f"--config={root}/config.py",
+        f"--workdir={workdir}",
+        *OVERRIDES,
+        *SHORTER,
+    ]
     members = cluster(count) if count > 1 else [{}]
     processes = start_all(root, command, members, RECORD=str(record))
     if stop_after is not None:
@@ -171,9 +203,19 @@ class Launched:
     """`launch/local.py` with two processes of two devices."""
 
     def __init__(self, root, workdir, *overrides, restarts=0):
-        command = [sys.executable, str(ROOT / "launch/local.py"), "--num_processes=2",
-                   "--cpu_devices=2", f"--restarts={restarts}", "--", "pretrain",
-                   f"--config={root}/config.py", f"--workdir={workdir}", *OVERRIDES, *overrides]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "launch/local.py"),
+            "--num_processes=2",
+            "--cpu_devices=2",
+            f"--restarts={restarts}",
+            "--",
+            "pretrain",
+            f"--config={root}/config.py",
+            f"--workdir={workdir}",
+            *OVERRIDES,
+            *overrides,
+        ]
         self.log = Path(f"{workdir}.log")
         self.before = len(self.text) if self.log.exists() else 0
         with self.log.open("ab") as log:

@@ -24,20 +24,27 @@ def make_config(root, builder, mode, **changes):
     nsp = builder.endswith("_nsp")
     fields = {
         "model": config_lib.Model(
-            vocab_size=0, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=64,
+            vocab_size=0,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
             head="pretraining" if nsp else "masked_lm",
         ),
         "tokenizer": config_lib.Tokenizer(vocab_size=400),
         "data": config_lib.Data(files=f"{root}/0.jsonl", num_workers=1, heldout_fraction=0.2),
         "examples": config_lib.Examples(builder, max_per_row=4 if "packed" in mode else 1),
         "objective": config_lib.Objective(nsp=float(nsp)),
-        "phases": {"phase1": config_lib.Phase(
-            steps=12, sequence_length=48, batch_size=16, max_predictions_per_seq=12)},
+        "phases": {
+            "phase1": config_lib.Phase(
+                steps=12, sequence_length=48, batch_size=16, max_predictions_per_seq=12
+            )
+        },
         "optimizer": config_lib.Optimizer(learning_rate=1e-3, warmup_steps=3),
         "evaluation": config_lib.Evaluation(every_steps=6, num_examples=40, batch_size=8),
         "logging": config_lib.Logging(every_steps=1, tensorboard=False),
-    }  # fmt: skip
+    }
     if "mixture" in mode:
         data = fields["data"]
         fields["mixture"] = {
@@ -114,15 +121,30 @@ def check_resumes(root, tmp_path, monkeypatch, config, step):
 @pytest.mark.slow
 def test_lamb_on_packed_pairs_in_micro_batches_resumes(root, tmp_path, monkeypatch):
     config = make_config(
-        root, "sentence_pair_nsp", "packed",
+        root,
+        "sentence_pair_nsp",
+        "packed",
         optimizer=config_lib.Optimizer(name="lamb", learning_rate=1e-2, decay_power=0.5),
         phases={
-            "a": config_lib.Phase(steps=8, sequence_length=48, batch_size=32, micro_batch_size=8,
-                                  max_predictions_per_seq=12, learning_rate=1e-2, warmup_steps=2),
-            "b": config_lib.Phase(steps=4, sequence_length=64, batch_size=16,
-                                  max_predictions_per_seq=16, learning_rate=5e-3, warmup_steps=2),
+            "a": config_lib.Phase(
+                steps=8,
+                sequence_length=48,
+                batch_size=32,
+                micro_batch_size=8,
+                max_predictions_per_seq=12,
+                learning_rate=1e-2,
+                warmup_steps=2,
+            ),
+            "b": config_lib.Phase(
+                steps=4,
+                sequence_length=64,
+                batch_size=16,
+                max_predictions_per_seq=16,
+                learning_rate=5e-3,
+                warmup_steps=2,
+            ),
         },
-    )  # fmt: skip
+    )
     lines = check_resumes(root, tmp_path, monkeypatch, config, 9)
     rates = {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
     # Each phase warms up anew: `learning_rate` of a line is that of its own step, counted from 0.
@@ -133,9 +155,14 @@ def test_lamb_on_packed_pairs_in_micro_batches_resumes(root, tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_ramp_on_mixed_blocks_resumes_within_a_stage(root, tmp_path, monkeypatch):
     phase = config_lib.Phase(
-        steps=12, sequence_length=48, batch_size=32, max_predictions_per_seq=12,
-        ramp_from=16, ramp_steps=5, micro_batch_size=16,
-    )  # fmt: skip
+        steps=12,
+        sequence_length=48,
+        batch_size=32,
+        max_predictions_per_seq=12,
+        ramp_from=16,
+        ramp_steps=5,
+        micro_batch_size=16,
+    )
     masking = config_lib.Masking(rounding="probabilistic", unit="span")
     config = make_config(
         root, "full_sentences", "mixture", phases={"phase1": phase}, masking=masking

@@ -61,16 +61,31 @@ FOREIGN = ["An old uhr was slow. A clock was old."] * 30
         (SMALL, "uncased", True, ""),
         (SMALL, "uncased", False, ""),
         (["日本 。the"] * 30, "cased", True, "the vocabulary is cased"),
-        (CAPITALS, "cased", True, "the vocabulary is cased .45% of its pieces have a capital, 'The"
-         "' for one., but text is lower-cased first: .* take the files of a cased tokenizer"),
-        (SMALL, "cased", False, "the vocabulary is cased .*, but 100.0% of the documents have no "
-         "capital letter: their text was lower-cased before; take the original text"),
-        (CAPITALS, "uncased", False, "no piece of the vocabulary has a capital, but 100% of the "
-         "documents have one, and text is not lower-cased; set config.tokenizer.lowercase=True"),
+        (
+            CAPITALS,
+            "cased",
+            True,
+            "the vocabulary is cased .45% of its pieces have a capital, 'The"
+            "' for one., but text is lower-cased first: .* take the files of a cased tokenizer",
+        ),
+        (
+            SMALL,
+            "cased",
+            False,
+            "the vocabulary is cased .*, but 100.0% of the documents have no "
+            "capital letter: their text was lower-cased before; take the original text",
+        ),
+        (
+            CAPITALS,
+            "uncased",
+            False,
+            "no piece of the vocabulary has a capital, but 100% of the "
+            "documents have one, and text is not lower-cased; set config.tokenizer.lowercase=True",
+        ),
         (CAPITALS, "uncased", False, r"18.2% of the tokens are unknown .*tokenizer.path"),
         (FOREIGN, "uncased", True, r"27.3% of the tokens are unknown to the vocabulary.*: take"),
     ],
-)  # fmt: skip
+)
 def test_text_and_vocabulary_that_do_not_fit(tmp_path, texts, vocab, lowercase, expected):
     config = configured(tmp_path, texts, vocab, lowercase)
     _, warnings = said(config, tmp_path)

@@ -105,8 +105,13 @@ def test_a_named_pooling_takes_the_encoder_alone():
 
 def test_the_published_folder_gives_its_published_vectors(tmp_path, capsys):
     """all-MiniLM-L6-v2 by default: of length 1, and of the first 256 tokens."""
-    sentences = ["The weather is lovely today.", "It's so sunny outside!",
-                 "He drove to the stadium.", "word " * 254, "word " * 254 + "another end"]  # fmt: skip
+    sentences = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+        "word " * 254,
+        "word " * 254 + "another end",
+    ]
     source = f"hf:{real()}"
     assert command_line.run(["bertjax", "embed", source, *sentences]) == errors.DONE
     printed = capsys.readouterr()
@@ -165,8 +170,11 @@ def test_modules_that_bertjax_has_not(tmp_path, capsys):
 def test_the_layout_of_version_5_4(tmp_path):
     """Other names of classes and fields; the longest text is the tokenizer's."""
     source = folder(tmp_path / "hf", pooling="mean", max_length=16)
-    kinds = ("base.modules.transformer.Transformer", "sentence_transformer.modules.pooling.Pooling",
-             "sentence_transformer.modules.normalize.Normalize")  # fmt: skip
+    kinds = (
+        "base.modules.transformer.Transformer",
+        "sentence_transformer.modules.pooling.Pooling",
+        "sentence_transformer.modules.normalize.Normalize",
+    )
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{kind}"}
         for i, (path, kind) in enumerate(zip(("", "1_Pooling", "2_Normalize"), kinds, strict=True))
@@ -199,8 +207,13 @@ def test_the_layout_before_version_2(tmp_path):
 
 def test_what_is_not_kept_is_named(tmp_path):
     source = folder(tmp_path / "hf", pooling="mean")
-    edit(source / "config_sentence_transformers.json", similarity_fn_name="mine", other=1,
-         prompts={"query": "q: ", "document": "", "old": "o: "}, default_prompt_name="old")  # fmt: skip
+    edit(
+        source / "config_sentence_transformers.json",
+        similarity_fn_name="mine",
+        other=1,
+        prompts={"query": "q: ", "document": "", "old": "o: "},
+        default_prompt_name="old",
+    )
     edit(source / "sentence_bert_config.json", model_args={"x": 1})
     found = convert.read(f"hf:{source}")
     assert found.config.embedding.prompt == "o: "
@@ -258,12 +271,18 @@ POOLING = {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}
         (pooled(include_prompt="yes"), "include_prompt='yes'"),
         (lambda s: edit(s / "sentence_bert_config.json", max_seq_length="many"), "max_length="),
         (lambda s: edit(s / "sentence_bert_config.json", max_seq_length=-1), "max_length=-1"),
-        (lambda s: edit(s / "config_sentence_transformers.json", prompts={"a": 3},
-                        default_prompt_name="a"), "prompt=3"),
-        (lambda s: edit(s / "config_sentence_transformers.json", default_prompt_name=["a"]),
-         "has no prompt"),
+        (
+            lambda s: edit(
+                s / "config_sentence_transformers.json", prompts={"a": 3}, default_prompt_name="a"
+            ),
+            "prompt=3",
+        ),
+        (
+            lambda s: edit(s / "config_sentence_transformers.json", default_prompt_name=["a"]),
+            "has no prompt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_one_clear_line(spoil, said, tmp_path):
     source = folder(tmp_path / "hf", pooling="mean")
     spoil(source)

@@ -15,9 +15,13 @@ from bertjax import keys, models, sharding, train
 from bertjax.errors import UsageError
 
 MODEL = config_lib.Model(
-    vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-    intermediate_size=128, max_position_embeddings=64,
-)  # fmt: skip
+    vocab_size=500,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=128,
+    max_position_embeddings=64,
+)
 PHASE = config_lib.Phase(steps=100, sequence_length=32, batch_size=16, max_predictions_per_seq=5)
 OPTIMIZER = config_lib.Optimizer(learning_rate=1e-3, warmup_steps=2)
 
@@ -109,8 +113,10 @@ def test_data_parallel_step_gathers_nothing_and_makes_random_bits_where_they_are
     # Dropout of [B, H, L, L] takes 16 bits an element; a device may make its eighth of the
     # words, and twice that where two words come from one call.
     whole = PHASE.batch_size * MODEL.num_attention_heads * PHASE.sequence_length**2 // 2
-    made = [int(np.prod([int(d) for d in dims.split(",") if d])) for dims in
-            re.findall(r"u32\[([\d,]+)\]", text)]  # fmt: skip
+    made = [
+        int(np.prod([int(d) for d in dims.split(",") if d]))
+        for dims in re.findall(r"u32\[([\d,]+)\]", text)
+    ]
     assert max(made) <= whole // 4
 
 
@@ -120,8 +126,10 @@ def test_fsdp_with_tensor_parallelism_gathers_weights_and_never_the_batch():
     gathered = shapes_of(text, "all-gather")
     table = 512 * MODEL.hidden_size // 2  # the padded vocabulary, split in two by `tensor`
     assert max(gathered) <= table
-    assert not any(size == PHASE.batch_size * PHASE.sequence_length * MODEL.hidden_size
-                   for size in shapes_of(text, "all-reduce"))  # fmt: skip
+    assert not any(
+        size == PHASE.batch_size * PHASE.sequence_length * MODEL.hidden_size
+        for size in shapes_of(text, "all-reduce")
+    )
 
 
 def test_table_covers_every_parameter_and_moment():
@@ -175,21 +183,30 @@ def test_axes_that_are_no_products_of_a_slices_sides_split_them(monkeypatch):
     ("fields", "said"),
     [
         ({"batch_size": 12}, "batch_size=12: does not divide by .* 8 devices; take 16"),
-        ({"batch_size": 64, "ramp_from": 4, "ramp_steps": 50},
-         "ramp_from=4: does not divide by .* 8 devices; take 8"),
-        ({"batch_size": 8, "ramp_from": 2, "ramp_steps": 50},
-         "ramp_from=2: does not divide by .*; take 0"),
-        ({"batch_size": 48, "micro_batch_size": 12},
-         "micro_batch_size=12: does not divide by .*; take 16"),
-        ({"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 32},
-         None),
-        ({"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 12},
-         "micro_batch_size=12: does not divide by .*; take 16"),
+        (
+            {"batch_size": 64, "ramp_from": 4, "ramp_steps": 50},
+            "ramp_from=4: does not divide by .* 8 devices; take 8",
+        ),
+        (
+            {"batch_size": 8, "ramp_from": 2, "ramp_steps": 50},
+            "ramp_from=2: does not divide by .*; take 0",
+        ),
+        (
+            {"batch_size": 48, "micro_batch_size": 12},
+            "micro_batch_size=12: does not divide by .*; take 16",
+        ),
+        ({"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 32}, None),
+        (
+            {"batch_size": 96, "ramp_from": 24, "ramp_steps": 50, "micro_batch_size": 12},
+            "micro_batch_size=12: does not divide by .*; take 16",
+        ),
     ],
-)  # fmt: skip
+)
 def test_batches_that_do_not_divide_are_named_with_the_next_that_do(fields, said):
-    phases = {"phase1": config_lib.Phase(steps=0, batch_size=3),
-              "phase2": dataclasses.replace(PHASE, **fields)}  # fmt: skip
+    phases = {
+        "phase1": config_lib.Phase(steps=0, batch_size=3),
+        "phase2": dataclasses.replace(PHASE, **fields),
+    }
     config = config_lib.Config(model=MODEL, phases=phases)
     mesh = sharding.make_mesh(config.mesh)
     if said is None:

@@ -215,8 +215,13 @@ def test_tfds(tmp_path):
     found = read(None, source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path))
     assert sorted(found) == sorted([f"Number {i} has an é.", "It ends."] for i in range(300))
     with pytest.raises(DataError, match="no field 'body', it has text"):
-        read(None, source="tfds", tfds_name="tiny_prose", tfds_data_dir=str(tmp_path),
-             text_field="body")  # fmt: skip
+        read(
+            None,
+            source="tfds",
+            tfds_name="tiny_prose",
+            tfds_data_dir=str(tmp_path),
+            text_field="body",
+        )
     with pytest.raises(DataError, match="tfds_name='no_such_set'"):
         read(None, source="tfds", tfds_name="no_such_set", tfds_data_dir=str(tmp_path))
     with pytest.raises(UsageError, match="tfds_name is unset"):

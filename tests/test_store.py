@@ -108,12 +108,15 @@ def test_a_store_without_its_manifest_is_not_used(tmp_path):
     ("damage", "message"),
     [
         (lambda d: (d / "train" / "tokens.bin").unlink(), "no bytes, the manifest says 16"),
-        (lambda d: (d / "train" / "tokens.bin").write_bytes(b"\0" * 6), "6 bytes, the manifest says 16"),
+        (
+            lambda d: (d / "train" / "tokens.bin").write_bytes(b"\0" * 6),
+            "6 bytes, the manifest says 16",
+        ),
         (lambda d: (d / "manifest.json").write_text('{"form'), "damaged manifest"),
         (lambda d: (d / "manifest.json").write_text("[]"), "damaged manifest"),
         (lambda d: (d / "manifest.json").write_text(json.dumps({"format": 99})), "format 99"),
     ],
-)  # fmt: skip
+)
 def test_damage_is_one_clear_line(tmp_path, damage, message):
     write(tmp_path / "s", documents=DOCUMENTS)
     damage(tmp_path / "s")

@@ -18,16 +18,24 @@ EXITS = "echo x >> runs; exit $(sed -n $(wc -l < runs)p codes)"  # the next line
 
 def supervise(folder, *args, unit="0.001", **variables):
     return subprocess.run(
-        [SUPERVISE, *args], cwd=folder, env=os.environ | {"SUPERVISE_UNIT": unit} | variables,
-        text=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+        [SUPERVISE, *args],
+        cwd=folder,
+        env=os.environ | {"SUPERVISE_UNIT": unit} | variables,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def start(folder, *args):
     return subprocess.Popen(
-        [SUPERVISE, *args], cwd=folder, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        [SUPERVISE, *args],
+        cwd=folder,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env=os.environ | {"SUPERVISE_UNIT": "60"},
-    )  # fmt: skip
+    )
 
 
 def exits(folder, *codes, command=EXITS, options=()):
@@ -51,8 +59,12 @@ def test_preempted_lost_or_killed_is_started_again(tmp_path):
     run, runs = exits(tmp_path, 42, 127, 137, 255, 0, options=["--failures=9"])
     assert (run.returncode, runs) == (0, 5)
     attempts = re.findall(r"attempt=(\d) code=(\d+) .*: again in (\S+) s", run.stderr)
-    assert attempts == [("1", "42", "0.001"), ("2", "127", "0.002"), ("3", "137", "0.004"),
-                        ("4", "255", "0.008")]  # fmt: skip
+    assert attempts == [
+        ("1", "42", "0.001"),
+        ("2", "127", "0.002"),
+        ("3", "137", "0.004"),
+        ("4", "255", "0.008"),
+    ]
 
 
 def test_a_command_killed_by_a_signal_counts_with_128_and_its_number(tmp_path):
@@ -218,8 +230,11 @@ def test_a_start_in_the_background_that_comes_to_nothing_is_said(tmp_path):
     state = f"--state={tmp_path}/run"
     by_name = subprocess.run(
         ["bash", "supervise.sh", state, "--detach", "--", "touch", tmp_path / "ran"],
-        cwd=Path(SUPERVISE).parent, text=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+        cwd=Path(SUPERVISE).parent,
+        text=True,
+        capture_output=True,
+        timeout=30,
+    )
     assert by_name.returncode == 0
     wait_until((tmp_path / "ran").exists)
     wait_until(lambda: "stopped" in supervise(tmp_path, state, "--report").stdout)
@@ -231,9 +246,16 @@ def test_a_start_in_the_background_that_comes_to_nothing_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "args", [["--"], ["--failures=0", "--", "true"], ["--nonsense"], ["true"], ["--report"],
-             ["--would-restart=x"]],
-)  # fmt: skip
+    "args",
+    [
+        ["--"],
+        ["--failures=0", "--", "true"],
+        ["--nonsense"],
+        ["true"],
+        ["--report"],
+        ["--would-restart=x"],
+    ],
+)
 def test_misuse_is_one_line_and_64(tmp_path, args):
     run = supervise(tmp_path, *args)
     assert (run.returncode, run.stderr.count("\n")) == (64, 1)

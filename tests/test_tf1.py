@@ -247,8 +247,15 @@ def test_what_is_left_out_is_named(tmp_path):
 
 def test_what_else_lies_in_the_folder_is_named(tmp_path):
     prefix = released(tmp_path / "a")
-    for name in ("checkpoint", "graph.pbtxt", "eval_results.txt", "bert_model.ckpt.meta",
-                 "model.ckpt-7.index", "labels.txt", "README.md"):  # fmt: skip
+    for name in (
+        "checkpoint",
+        "graph.pbtxt",
+        "eval_results.txt",
+        "bert_model.ckpt.meta",
+        "model.ckpt-7.index",
+        "labels.txt",
+        "README.md",
+    ):
         (prefix.parent / name).write_text("")
     edit(prefix, directionality="bidi", odd=3)
     _, odd, files = tf1.read(prefix, ERF).notes

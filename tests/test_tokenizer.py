@@ -19,12 +19,32 @@ from bertjax.data import tokenizer, tokenizer_base, train_tokenizer
 from bertjax.errors import DataError
 
 SPECIALS = list(tokenizer.WORDPIECE_SPECIALS)
-VOCAB = [*SPECIALS, "un", "##want", "##ed", "runn", "##ing", ",", "e", "##e", "a", "##a", "[", "]",
-         "mask", "ma", "##sk", "日", "!"]  # fmt: skip
+VOCAB = [
+    *SPECIALS,
+    "un",
+    "##want",
+    "##ed",
+    "runn",
+    "##ing",
+    ",",
+    "e",
+    "##e",
+    "a",
+    "##a",
+    "[",
+    "]",
+    "mask",
+    "ma",
+    "##sk",
+    "日",
+    "!",
+]
 TEXTS = [
     f"The {a} {b} sat on the {c}, unwanted and running."
-    for a in ("old", "new", "small") for b in ("cat", "dog", "clock") for c in ("mat", "wall")
-] * 5  # fmt: skip
+    for a in ("old", "new", "small")
+    for b in ("cat", "dog", "clock")
+    for c in ("mat", "wall")
+] * 5
 
 
 def write_vocab(directory, vocab=VOCAB):
@@ -229,8 +249,10 @@ def test_training_depends_on_the_text_alone():
     for kind in ("wordpiece", "sentencepiece"):
         command = [sys.executable, "-c", program, str(text), kind]
         root = Path(__file__).parent.parent
-        runs = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-                for _ in range(3)]  # fmt: skip
+        runs = [
+            subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+            for _ in range(3)
+        ]
         assert len({run.stdout for run in runs}) == 1
 
 
@@ -265,7 +287,11 @@ def test_training_on_nothing_is_one_clear_line():
     ("name", "contents", "message"),
     [
         ("missing.txt", None, "missing.txt: No such file"),
-        ("nomask.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"nomask.txt: vocabulary lacks \[MASK\]"),
+        (
+            "nomask.txt",
+            b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n",
+            r"nomask.txt: vocabulary lacks \[MASK\]",
+        ),
         ("twice.txt", "\n".join([*VOCAB, "a"]).encode(), "twice.txt: 'a' appears more than once"),
         ("latin1.txt", b"caf\xe9\n", "latin1.txt: not UTF-8 at byte 3"),
         ("broken.json", b"{", "broken.json: not JSON"),
@@ -276,7 +302,7 @@ def test_training_on_nothing_is_one_clear_line():
         ("bad.model", b"nothing", "bad.model: not a SentencePiece model"),
         ("folder/x", b"", "folder: holds none of"),
     ],
-)  # fmt: skip
+)
 def test_bad_tokenizer_files(tmp_path, name, contents, message):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

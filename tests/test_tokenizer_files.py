@@ -18,8 +18,21 @@ from bertjax.data import byte_bpe, tokenizer, train_tokenizer, wordpiece
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError, UsageError
 
-VOCAB = [*wordpiece.SPECIALS, "paris", "Paris", "par", "##is", "caf", "##e", "##é", "日", "本",
-         "日本", "the", "."]  # fmt: skip
+VOCAB = [
+    *wordpiece.SPECIALS,
+    "paris",
+    "Paris",
+    "par",
+    "##is",
+    "caf",
+    "##e",
+    "##é",
+    "日",
+    "本",
+    "日本",
+    "the",
+    ".",
+]
 UNCASED = [piece for piece in VOCAB if piece != "Paris"]
 TEXTS = ["Paris paris", "Café café", "日本 the"]
 
@@ -123,10 +136,17 @@ def test_settings_that_cannot_be_followed_are_refused(tmp_path, settings, messag
 
 
 def test_usual_settings_are_followed(tmp_path):
-    settings = {"tokenizer_class": "BertTokenizerFast", "do_basic_tokenize": True,
-                "never_split": None, "do_lower_case": False, "unk_token": "[UNK]",
-                "mask_token": {"content": "[MASK]", "lstrip": False}, "bos_token": None,
-                "additional_special_tokens": [], "model_max_length": 512}  # fmt: skip
+    settings = {
+        "tokenizer_class": "BertTokenizerFast",
+        "do_basic_tokenize": True,
+        "never_split": None,
+        "do_lower_case": False,
+        "unk_token": "[UNK]",
+        "mask_token": {"content": "[MASK]", "lstrip": False},
+        "bos_token": None,
+        "additional_special_tokens": [],
+        "model_max_length": 512,
+    }
     plain = tokenizer.load(folder(tmp_path / "a"))
     assert tokenizer.load(folder(tmp_path / "b", **settings)).sha256 == plain.sha256
 

@@ -74,10 +74,18 @@ def test_what_was_saved_is_read(tmp_path):
     values = torch.randn(6, 4)
     state = {
         "args": argparse.Namespace(name="x", rates=[1.5, None, True], big=2**40, pair=(1, 2)),
-        "model": {"float": values, "half": values.half(), "bfloat16": values.bfloat16(),
-                  "double": values.double(), "view": values[1:3].T, "count": torch.arange(3),
-                  "parameter": torch.nn.Parameter(values), "empty": torch.zeros(0), "step": 3},
-    }  # fmt: skip
+        "model": {
+            "float": values,
+            "half": values.half(),
+            "bfloat16": values.bfloat16(),
+            "double": values.double(),
+            "view": values[1:3].T,
+            "count": torch.arange(3),
+            "parameter": torch.nn.Parameter(values),
+            "empty": torch.zeros(0),
+            "step": 3,
+        },
+    }
     torch.save(state, tmp_path / "model.pt")
     again = torch_file.load_torch_file(tmp_path / "model.pt", ALLOWED)
     assert again["args"] == state["args"]
@@ -125,9 +133,20 @@ def test_other_instructions_are_refused(saved, program, message):
 
 @pytest.mark.parametrize(
     "member",
-    ["../evil", "/evil", "good/../evil", "good/data/../../evil", "good/code/evil.py", "other/version",
-     "good\\evil", "good/constants.pkl", "..", "good/data/x", "good/"],
-)  # fmt: skip
+    [
+        "../evil",
+        "/evil",
+        "good/../evil",
+        "good/data/../../evil",
+        "good/code/evil.py",
+        "other/version",
+        "good\\evil",
+        "good/constants.pkl",
+        "..",
+        "good/data/x",
+        "good/",
+    ],
+)
 def test_members_have_their_names(saved, member):
     path = with_member(saved, member)
     if member == "other/version":

@@ -77,12 +77,22 @@ def test_what_was_saved_is_read(tmp_path):
     values = torch.randn(6, 4)
     state = {
         "args": argparse.Namespace(name="x", rates=[1.5, None, True], big=2**40, pair=(1, 2)),
-        "model": {"float": values, "half": values.half(), "bfloat16": values.bfloat16(),
-                  "double": values.double(), "view": values[1:3].T, "count": torch.arange(3),
-                  "parameter": torch.nn.Parameter(values), "bytes": torch.arange(3).byte(),
-                  "empty": torch.zeros(0), "none": torch.zeros(0, 3), "scalar": torch.tensor(2),
-                  "flags": torch.tensor([True, False]), "short": torch.arange(3).short()},
-    }  # fmt: skip
+        "model": {
+            "float": values,
+            "half": values.half(),
+            "bfloat16": values.bfloat16(),
+            "double": values.double(),
+            "view": values[1:3].T,
+            "count": torch.arange(3),
+            "parameter": torch.nn.Parameter(values),
+            "bytes": torch.arange(3).byte(),
+            "empty": torch.zeros(0),
+            "none": torch.zeros(0, 3),
+            "scalar": torch.tensor(2),
+            "flags": torch.tensor([True, False]),
+            "short": torch.arange(3).short(),
+        },
+    }
     again = load(save(state, tmp_path / "old.pt"))
     assert again["args"] == state["args"]
     assert list(again["model"]) == list(state["model"])

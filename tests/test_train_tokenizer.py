@@ -98,11 +98,14 @@ def test_learning_depends_on_the_text_alone(tmp_path):
     runs = {
         subprocess.run(
             [sys.executable, "-c", program, str(corpus)],
-            cwd=ROOT, capture_output=True, text=True, check=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
             env=os.environ | {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads},
         ).stdout
         for seed, threads in (("0", "1"), ("1", "2"), ("2", "5"))
-    }  # fmt: skip
+    }
     assert len(runs) == 1
 
 

@@ -19,9 +19,15 @@ from bertjax.errors import DataError, UsageError
 LETTERS = "abcdeoδοςσ\ue000日中ı"
 VOCAB = [*wordpiece.SPECIALS, *LETTERS, *("##" + c for c in LETTERS), "οδος", ",", "'", "the"]
 IDEOGRAPHS = (
-    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
-)  # fmt: skip
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
 # Assigned characters whose class or decomposition has changed since Python 3.11's Unicode 14.
 CHANGED = {0x1171E, 0x11938}
 

@@ -307,8 +307,14 @@ def test_each_component_of_a_mixture_is_compared(config, tmp_path):
 @pytest.fixture
 def runnable(made):
     """A config of one small step, that `tmp_path/w` is prepared for."""
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 16, "vocab_size": 0, "max_position_embeddings": 16}  # fmt: skip
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 0,
+        "max_position_embeddings": 16,
+    }
     phases = {"one": configs.Phase(1, 16, batch_size=8, max_predictions_per_seq=2)}
     return change(dataclasses.replace(made, phases=phases), model=small)
 

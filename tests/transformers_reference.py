@@ -4,12 +4,26 @@ import numpy as np
 import torch
 import transformers
 
-TINY = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "intermediate_size": 64, "max_position_embeddings": 40}  # fmt: skip
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "intermediate_size": 3072}  # fmt: skip
-_DISTILBERT_NAMES = {"hidden_size": "dim", "num_hidden_layers": "n_layers",
-                     "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}  # fmt: skip
+TINY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+}
+BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+_DISTILBERT_NAMES = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
 
 
 def config(architecture: str, size: dict, **fields):
@@ -51,8 +65,11 @@ def batch(config, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray
     if getattr(config, "type_vocab_size", 0) < 2:
         types[:] = 0
     pad = config.pad_token_id
-    return {"input_ids": np.where(mask, ids, pad), "token_type_ids": types * mask,
-            "attention_mask": mask}  # fmt: skip
+    return {
+        "input_ids": np.where(mask, ids, pad),
+        "token_type_ids": types * mask,
+        "attention_mask": mask,
+    }
 
 
 def inputs(config, batch: dict) -> dict:

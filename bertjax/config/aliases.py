@@ -86,7 +86,7 @@ _OTHER_NAMES = {
     "logging.tensorboard": "report_to tensorboard_logdir",
     "objective.mlm": "mlm_weight",
     "objective.nsp": "nsp_weight use_nsp next_sentence",
-}  # fmt: skip
+}
 _FIELD = {name: field for field, names in _OTHER_NAMES.items() for name in names.split()}
 
 # Of the fields with namesakes, the one that is meant where the group says nothing.

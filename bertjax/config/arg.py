@@ -31,6 +31,8 @@ def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
         try:
             values[name] = config_values.read(kind, text, item)
         except UsageError:
-            raise UsageError(f"--config=FILE:{arg}: {item}: expected {name}={kind.__name__}, "
-                             f"for example {name}={defaults[name]}") from None  # fmt: skip
+            raise UsageError(
+                f"--config=FILE:{arg}: {item}: expected {name}={kind.__name__}, "
+                f"for example {name}={defaults[name]}"
+            ) from None
     return types.SimpleNamespace(**defaults | values)

@@ -45,86 +45,174 @@ def _check_model(m):
         m.num_attention_heads,
         f"must divide model.hidden_size={m.hidden_size}",
     )
-    _require(len(m.label_names) in (0, m.num_labels), "model.label_names", m.label_names,
-             f"must be as many as model.num_labels={m.num_labels}, or ()")  # fmt: skip
-    _require(m.position_offset < m.max_position_embeddings, "model.position_offset",
-             m.position_offset, "must lie within model.max_position_embeddings")  # fmt: skip
+    _require(
+        len(m.label_names) in (0, m.num_labels),
+        "model.label_names",
+        m.label_names,
+        f"must be as many as model.num_labels={m.num_labels}, or ()",
+    )
+    _require(
+        m.position_offset < m.max_position_embeddings,
+        "model.position_offset",
+        m.position_offset,
+        "must lie within model.max_position_embeddings",
+    )
 
 
 def _check_embedding(e):
     modes = e.pooling.split("+") if e.pooling is not None else []
-    _require(set(modes) <= set(POOLINGS), "embedding.pooling", e.pooling,
-             f"must be one of {', '.join(POOLINGS)}, or several joined by +")  # fmt: skip
-    _require(e.max_length == 0 or e.max_length > 2, "embedding.max_length", e.max_length,
-             "must be 0, or leave room for the two special tokens and one more")  # fmt: skip
+    _require(
+        set(modes) <= set(POOLINGS),
+        "embedding.pooling",
+        e.pooling,
+        f"must be one of {', '.join(POOLINGS)}, or several joined by +",
+    )
+    _require(
+        e.max_length == 0 or e.max_length > 2,
+        "embedding.max_length",
+        e.max_length,
+        "must be 0, or leave room for the two special tokens and one more",
+    )
 
 
 def _check_recipe(c):
     mlm, nsp, head = c.objective.mlm, c.objective.nsp, c.model.head
-    _require(mlm == 0 or c.model.has_masked_lm, "objective.mlm", mlm,
-             f"needs model.head=pretraining or masked_lm (here: {head})")  # fmt: skip
-    _require(nsp == 0 or head == "pretraining", "objective.nsp", nsp,
-             f"needs model.head=pretraining (here: {head})")  # fmt: skip
-    _require(nsp == 0 or c.examples.has_next_sentence, "objective.nsp", nsp,
-             f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0")  # fmt: skip
-    _require(mlm or nsp or not c.model.has_masked_lm, "objective.mlm", mlm,
-             "with objective.nsp=0 there is no loss; set one of them to 1")  # fmt: skip
+    _require(
+        mlm == 0 or c.model.has_masked_lm,
+        "objective.mlm",
+        mlm,
+        f"needs model.head=pretraining or masked_lm (here: {head})",
+    )
+    _require(
+        nsp == 0 or head == "pretraining",
+        "objective.nsp",
+        nsp,
+        f"needs model.head=pretraining (here: {head})",
+    )
+    _require(
+        nsp == 0 or c.examples.has_next_sentence,
+        "objective.nsp",
+        nsp,
+        f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0",
+    )
+    _require(
+        mlm or nsp or not c.model.has_masked_lm,
+        "objective.mlm",
+        mlm,
+        "with objective.nsp=0 there is no loss; set one of them to 1",
+    )
     _check_masking(c.masking)
     _check_optimizer(c)
-    _require(1 <= c.examples.max_per_row <= 256, "examples.max_per_row", c.examples.max_per_row,
-             "must lie between 1 (no packing) and 256")  # fmt: skip
+    _require(
+        1 <= c.examples.max_per_row <= 256,
+        "examples.max_per_row",
+        c.examples.max_per_row,
+        "must lie between 1 (no packing) and 256",
+    )
     for name in c.mixture:
-        _require(re.fullmatch(r"[A-Za-z0-9_]{1,64}", name), "mixture", name,
-                 "name it by letters, digits and _ (it is also a folder)")  # fmt: skip
-    _require(c.checkpoints.keep >= 2, "checkpoints.keep", c.checkpoints.keep,
-             "keep at least 2, so that a damaged newest checkpoint leaves one to restore")  # fmt: skip
+        _require(
+            re.fullmatch(r"[A-Za-z0-9_]{1,64}", name),
+            "mixture",
+            name,
+            "name it by letters, digits and _ (it is also a folder)",
+        )
+    _require(
+        c.checkpoints.keep >= 2,
+        "checkpoints.keep",
+        c.checkpoints.keep,
+        "keep at least 2, so that a damaged newest checkpoint leaves one to restore",
+    )
     rest = [name for name in ("data", "fsdp", "tensor") if getattr(c.mesh, name) == -1]
-    _require(len(rest) <= 1, f"mesh.{rest[-1] if rest else ''}", -1,
-             f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is")  # fmt: skip
+    _require(
+        len(rest) <= 1,
+        f"mesh.{rest[-1] if rest else ''}",
+        -1,
+        f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is",
+    )
     _require(
         c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps"
     )
-    _require(c.num_steps < 1 << 31, "phases", tuple(c.phases),
-             f"{c.num_steps:,} steps in all; must be fewer than 2**31")  # fmt: skip
+    _require(
+        c.num_steps < 1 << 31,
+        "phases",
+        tuple(c.phases),
+        f"{c.num_steps:,} steps in all; must be fewer than 2**31",
+    )
 
 
 def _check_masking(m):
     both = m.mask_token_prob + m.random_token_prob
-    _require(both <= 1, "masking.random_token_prob", m.random_token_prob,
-             "mask_token_prob + random_token_prob must not exceed 1")  # fmt: skip
+    _require(
+        both <= 1,
+        "masking.random_token_prob",
+        m.random_token_prob,
+        "mask_token_prob + random_token_prob must not exceed 1",
+    )
 
 
 def _check_optimizer(c):
     rates = {name: p.learning_rate for name, p in c.phases.items() if p.steps}
     for name, rate in rates.items():
-        _require((rate > 0) == any(rates.values()), f"phases.{name}.learning_rate", rate,
-                 "all phases have a schedule of their own, or none has")  # fmt: skip
+        _require(
+            (rate > 0) == any(rates.values()),
+            f"phases.{name}.learning_rate",
+            rate,
+            "all phases have a schedule of their own, or none has",
+        )
 
 
 def _check_phase(c, name: str, p):
     field = f"phases.{name}"
     longest = c.model.max_sequence_length
-    _require(8 <= p.sequence_length <= longest, f"{field}.sequence_length", p.sequence_length,
-             f"must lie between 8 and {longest}, where model.max_position_embeddings ends")  # fmt: skip
+    _require(
+        8 <= p.sequence_length <= longest,
+        f"{field}.sequence_length",
+        p.sequence_length,
+        f"must lie between 8 and {longest}, where model.max_position_embeddings ends",
+    )
     most = p.sequence_length - 3
-    _require(1 <= p.max_predictions_per_seq <= most, f"{field}.max_predictions_per_seq",
-             p.max_predictions_per_seq, f"must lie between 1 and {most}")  # fmt: skip
+    _require(
+        1 <= p.max_predictions_per_seq <= most,
+        f"{field}.max_predictions_per_seq",
+        p.max_predictions_per_seq,
+        f"must lie between 1 and {most}",
+    )
     if c.optimizer.clip_mode == "per_shard":
-        _require(p.batch_size % c.optimizer.clip_shards == 0, f"{field}.batch_size", p.batch_size,
-                 f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}")  # fmt: skip
+        _require(
+            p.batch_size % c.optimizer.clip_shards == 0,
+            f"{field}.batch_size",
+            p.batch_size,
+            f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}",
+        )
     rows = p.micro_batch_size or p.batch_size
-    _require(0 < rows <= p.batch_size and p.batch_size % rows == 0, f"{field}.micro_batch_size",
-             p.micro_batch_size, f"must divide {field}.batch_size={p.batch_size}, or be 0")  # fmt: skip
-    _require(rows == p.batch_size or c.optimizer.clip_mode == "global", f"{field}.micro_batch_size",
-             p.micro_batch_size, "optimizer.clip_mode=per_shard clips parts of a batch that is "
-             "computed at once; set this to 0 or clip_mode to global")  # fmt: skip
+    _require(
+        0 < rows <= p.batch_size and p.batch_size % rows == 0,
+        f"{field}.micro_batch_size",
+        p.micro_batch_size,
+        f"must divide {field}.batch_size={p.batch_size}, or be 0",
+    )
+    _require(
+        rows == p.batch_size or c.optimizer.clip_mode == "global",
+        f"{field}.micro_batch_size",
+        p.micro_batch_size,
+        "optimizer.clip_mode=per_shard clips parts of a batch that is "
+        "computed at once; set this to 0 or clip_mode to global",
+    )
     if p.ramp_from:
         _check_ramp(field, p)
 
 
 def _check_ramp(field: str, p):
     ratio = p.batch_size / p.ramp_from if p.ramp_from > 0 else 0
-    _require(ratio > 1 and ratio == 2 ** round(math.log2(ratio)), f"{field}.ramp_from", p.ramp_from,
-             f"{field}.batch_size={p.batch_size} must be this times 2, 4, 8...")  # fmt: skip
-    _require(0 < p.ramp_steps < p.steps, f"{field}.ramp_steps", p.ramp_steps,
-             f"must lie between 1 and {field}.steps={p.steps} - 1")  # fmt: skip
+    _require(
+        ratio > 1 and ratio == 2 ** round(math.log2(ratio)),
+        f"{field}.ramp_from",
+        p.ramp_from,
+        f"{field}.batch_size={p.batch_size} must be this times 2, 4, 8...",
+    )
+    _require(
+        0 < p.ramp_steps < p.steps,
+        f"{field}.ramp_steps",
+        p.ramp_steps,
+        f"must lie between 1 and {field}.steps={p.steps} - 1",
+    )

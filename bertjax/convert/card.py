@@ -7,9 +7,15 @@ from bertjax import config as config_lib
 from bertjax.convert import names
 from bertjax.convert.pretrained import Pretrained
 
-_TASKS = {"pretraining": "fill-mask", "masked_lm": "fill-mask", "pooler": "feature-extraction",
-          "none": "feature-extraction", "classification": "text-classification",
-          "span": "question-answering", "multiple_choice": "multiple-choice"}  # fmt: skip
+_TASKS = {
+    "pretraining": "fill-mask",
+    "masked_lm": "fill-mask",
+    "pooler": "feature-extraction",
+    "none": "feature-extraction",
+    "classification": "text-classification",
+    "span": "question-answering",
+    "multiple_choice": "multiple-choice",
+}
 
 
 def text(pretrained: Pretrained, class_name: str) -> str:

@@ -136,21 +136,23 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
     if hints.hidden_act not in (None, _ACTIVATIONS[activation]):
         raise UsageError(f"--hidden_act={hints.hidden_act}: {path} says {activation}")
     try:
-        return config_lib.model_of({
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "num_hidden_layers": len(layers),
-            "num_attention_heads": arguments["encoder_attention_heads"],
-            "intermediate_size": seen["encoder_ffn_embed_dim"],
-            "max_position_embeddings": positions,
-            "position_offset": POSITION_OFFSET,
-            "type_vocab_size": 1,
-            "hidden_act": _ACTIVATIONS[activation],
-            "hidden_dropout_prob": arguments.get("dropout", 0.1),
-            "attention_probs_dropout_prob": arguments.get("attention_dropout", 0.1),
-            "layer_norm_eps": 1e-5,
-            "head": "masked_lm" if "encoder.lm_head.dense.weight" in tensors else "none",
-        })  # fmt: skip
+        return config_lib.model_of(
+            {
+                "vocab_size": vocab_size,
+                "hidden_size": hidden_size,
+                "num_hidden_layers": len(layers),
+                "num_attention_heads": arguments["encoder_attention_heads"],
+                "intermediate_size": seen["encoder_ffn_embed_dim"],
+                "max_position_embeddings": positions,
+                "position_offset": POSITION_OFFSET,
+                "type_vocab_size": 1,
+                "hidden_act": _ACTIVATIONS[activation],
+                "hidden_dropout_prob": arguments.get("dropout", 0.1),
+                "attention_probs_dropout_prob": arguments.get("attention_dropout", 0.1),
+                "layer_norm_eps": 1e-5,
+                "head": "masked_lm" if "encoder.lm_head.dense.weight" in tensors else "none",
+            }
+        )
     except UsageError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -222,6 +222,9 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
         return [*notes, "tokenizer: the source has none, so the folder has none"]
     longest = model.max_sequence_length
     if getattr(tokenizer, "absent", ()):
-        return [*notes, f"tokenizer: not written: to transformers' no piece can be <unk>, as "
-                        f"{len(tokenizer.absent):,} are here"]  # fmt: skip
+        return [
+            *notes,
+            f"tokenizer: not written: to transformers' no piece can be <unk>, as "
+            f"{len(tokenizer.absent):,} are here",
+        ]
     return notes + hf_tokenizer.write(tokenizer, architecture, longest, path)

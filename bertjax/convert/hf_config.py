@@ -69,32 +69,89 @@ _REFUSED = {
 }
 _FIXES = {"quantization_config": "; take the model that was quantized"}
 # Read, beyond the fields of `_FIELDS`.
-_READ = {"model_type", "architectures", "id2label", "label2id", "num_labels", "problem_type",
-         "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings", "tie_weights_",
-         "classifier_dropout", "seq_classif_dropout", "qa_dropout"}  # fmt: skip
+_READ = {
+    "model_type",
+    "architectures",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+    "tie_weights_",
+    "classifier_dropout",
+    "seq_classif_dropout",
+    "qa_dropout",
+}
 # Of no weight for what an encoder computes: how PyTorch runs it, where the file comes from, what
 # text generation does, and fields of a pooler that no code reads (google-research/bert's
 # multilingual and Chinese releases).
 _HARMLESS = {
-    "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "_commit_hash",
-    "attn_implementation", "chunk_size_feed_forward", "cross_attention_hidden_size", "dtype",
-    "gradient_checkpointing", "name_or_path", "output_attentions",
-    "output_hidden_states", "output_past", "return_dict", "sinusoidal_pos_embds",
-    "tf_legacy_loss", "tie_encoder_decoder", "torch_dtype", "torchscript",
-    "transformers_version", "use_bfloat16", "use_cache", "use_return_dict",
-    "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
-    "pooler_size_per_head", "pooler_type", "bad_words_ids", "begin_suppress_tokens",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
-    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
-    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix",
-    "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "sep_token_id",
-    "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
-}  # fmt: skip
+    "_name_or_path",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "attn_implementation",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "dtype",
+    "gradient_checkpointing",
+    "name_or_path",
+    "output_attentions",
+    "output_hidden_states",
+    "output_past",
+    "return_dict",
+    "sinusoidal_pos_embds",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_bfloat16",
+    "use_cache",
+    "use_return_dict",
+    "directionality",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+}
 
 # The tokenizer classes whose rules the tokenizer's files say whole.
-_TOKENIZERS = {f"{name}Tokenizer{fast}" for name in ("Bert", "Roberta", "DistilBert")
-               for fast in ("", "Fast")} | {"PreTrainedTokenizerFast", "TokenizersBackend"}  # fmt: skip
+_TOKENIZERS = {
+    f"{name}Tokenizer{fast}" for name in ("Bert", "Roberta", "DistilBert") for fast in ("", "Fast")
+} | {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # The dropout before a head, under the name that the class reads.

@@ -29,14 +29,47 @@ _ELSEWHERE = {
     "rust_model.ot": f"rust-bert's weights; take the {WEIGHTS} that they were made of",
 }
 # Read here, by the tokenizer's reader, or by that of sentence-transformers' files.
-_READ = (CONFIG, "*.safetensors", INDEX, "pytorch_model*.bin", PICKLE_INDEX, "tokenizer*.json",
-         "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-         "*.model", "encoder.json", "vocab.bpe", "dict.txt", "modules.json",
-         "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*")  # fmt: skip
+_READ = (
+    CONFIG,
+    "*.safetensors",
+    INDEX,
+    "pytorch_model*.bin",
+    PICKLE_INDEX,
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+    "encoder.json",
+    "vocab.bpe",
+    "dict.txt",
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]_*",
+)
 # Of no weight: words for people, what belongs to a repository, other forms of the same weights.
-_HARMLESS = ("README*", "LICENSE*", "NOTICE*", "*.md", ".git*", ".cache", "*.png", "*.jpg",
-             "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "onnx", "openvino", "coreml",
-             "data_config.json")  # fmt: skip
+_HARMLESS = (
+    "README*",
+    "LICENSE*",
+    "NOTICE*",
+    "*.md",
+    ".git*",
+    ".cache",
+    "*.png",
+    "*.jpg",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.gguf",
+    "onnx",
+    "openvino",
+    "coreml",
+    "data_config.json",
+)
 
 
 def refuse_other_folders(folder: Folder):

@@ -34,9 +34,19 @@ _SWITCHES = {
 }
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # Settings of no weight for a text encoder that reads plain text.
-_HARMLESS = {"max_seq_length", "do_lower_case", "transformer_task", "modality_config",
-             "module_output_name", "unpad_inputs", "__version__", "model_type", "prompts",
-             "default_prompt_name", "similarity_fn_name"}  # fmt: skip
+_HARMLESS = {
+    "max_seq_length",
+    "do_lower_case",
+    "transformer_task",
+    "modality_config",
+    "module_output_name",
+    "unpad_inputs",
+    "__version__",
+    "model_type",
+    "prompts",
+    "default_prompt_name",
+    "similarity_fn_name",
+}
 
 
 def read(folder: Folder) -> tuple[Embedding, Folder, list[str]]:
@@ -69,8 +79,11 @@ def directories(folder: Folder) -> list[str]:
     """The folders in this one that `read` opens: plain names that modules.json gives."""
     modules = folder.json(MODULES, list) if folder.has(MODULES) else []
     found = [_module(entry, folder) for entry in modules]
-    return [path for kind, path in found
-            if kind in (*_ENCODERS, "Pooling") and re.fullmatch(r"[\w\-]+", path)]  # fmt: skip
+    return [
+        path
+        for kind, path in found
+        if kind in (*_ENCODERS, "Pooling") and re.fullmatch(r"[\w\-]+", path)
+    ]
 
 
 def _module(entry, folder: Folder) -> tuple[str, str]:
@@ -148,8 +161,11 @@ def _pooling(tree: dict, where: Path) -> str:
 
 
 def _name_unused(tree: dict, name: str, notes: list[str]):
-    unused = [f"{key}={value!r:.60}" for key, value in sorted(tree.items())
-              if key not in _HARMLESS and value not in (None, {}, [])]  # fmt: skip
+    unused = [
+        f"{key}={value!r:.60}"
+        for key, value in sorted(tree.items())
+        if key not in _HARMLESS and value not in (None, {}, [])
+    ]
     if unused:
         notes.append(f"{name}: not used: {listed(unused)}")
 

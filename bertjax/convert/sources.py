@@ -87,9 +87,11 @@ def _other_form(path: Path) -> str | None:
         return f"a folder of google-research/bert: write tf1:{path}"
     weights = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
     is_here = path.is_dir() or path.is_file()
-    if is_here and (folder / "config.json").is_file() and any(
-        file for pattern in weights for file in folder.glob(pattern)
-    ):  # fmt: skip
+    if (
+        is_here
+        and (folder / "config.json").is_file()
+        and any(file for pattern in weights for file in folder.glob(pattern))
+    ):
         return f"a Hugging Face folder: write hf:{folder}"
     if not is_here and re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", str(path)):
         return "nothing that is there: of the Hugging Face Hub, write hub:OWNER/NAME"

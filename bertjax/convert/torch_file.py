@@ -159,8 +159,14 @@ def _read_pickle(path: Path) -> bytes:
             if order in archive.NameToInfo and _contents(archive, order, path) != b"little":
                 raise DataError(f"{path}: numbers with their highest byte first; re-save it")
             return _contents(archive, f"{root}/data.pkl", path)
-        except (zipfile.BadZipFile, KeyError, EOFError, ValueError, ArithmeticError,
-                RuntimeError) as error:  # fmt: skip
+        except (
+            zipfile.BadZipFile,
+            KeyError,
+            EOFError,
+            ValueError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             raise DataError(f"{path}: not a file of torch.save ({str(error)[:200]})") from None
 
 

@@ -24,8 +24,10 @@ ROWS = "rows"  # field of a tokenizer.json: pieces from this id on are <unk>
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 _WHITE_SPACE = "".join(
     # Unicode's White_Space, as `tokenizers` has it; Python counts four separators more.
-    c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\x1c\x1d\x1e\x1f"
-)  # fmt: skip
+    c
+    for c in map(chr, range(0x3001))
+    if c.isspace() and c not in "\x1c\x1d\x1e\x1f"
+)
 _SPACE_MARKS = tuple(chr(0x100 + ord(c)) for c in "\t\n\v\f\r ")  # how byte-level BPE spells them
 _WORD_BREAK = re.compile(r"(?= \S)")
 

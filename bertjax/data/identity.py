@@ -29,8 +29,13 @@ from bertjax.errors import BertjaxError, StorageError
 RUNTIME_FIELDS = ("num_workers", "prefetch_batches")
 
 # Fields that only one source reads; `text_field` is none of the sample's.
-_OF_SOURCE = {"files": "files", "txt_format": "files", "tfds_name": "tfds", "tfds_split": "tfds",
-              "tfds_data_dir": "tfds"}  # fmt: skip
+_OF_SOURCE = {
+    "files": "files",
+    "txt_format": "files",
+    "tfds_name": "tfds",
+    "tfds_split": "tfds",
+    "tfds_data_dir": "tfds",
+}
 _PLACES = ("files", "tfds_name", "tfds_data_dir")  # say where the text is: compared by the text
 
 _SAMPLE_BYTES = 1 << 16  # of each of the three parts of a file
@@ -158,10 +163,11 @@ def _differ_in_tokenizer(config, made, why, found):
 def _contradicted(config, made) -> list[str]:
     """The wishes that a store was made against; the files of a tokenizer may say what is unset."""
     return [
-        name for name in ("lowercase", "rules")
+        name
+        for name in ("lowercase", "rules")
         if None not in (getattr(config, name), made.get(name))
         and getattr(config, name) != made[name]
-    ]  # fmt: skip
+    ]
 
 
 def _was_of_weights(made, manifest) -> bool:

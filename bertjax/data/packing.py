@@ -32,9 +32,12 @@ def pack(
       `members[first[r] : first[r + 1]]`, between 1 and `max_per_row` of them.
     """
     row_of, count = _assign(
-        lengths.astype(np.int32), predictions.astype(np.int32),
-        sequence_length, max_predictions, max_per_row,
-    )  # fmt: skip
+        lengths.astype(np.int32),
+        predictions.astype(np.int32),
+        sequence_length,
+        max_predictions,
+        max_per_row,
+    )
     first = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(row_of, minlength=count), out=first[1:])
     return order[np.argsort(row_of, kind="stable")], first

@@ -190,13 +190,23 @@ class _Assembler:
         tokenizer = self._tokenizer
         unused = np.empty((0, 0), np.int32)
         largest = _fill(
-            np.asarray(tokens), starts, parts.part_length, parts.first_part,
-            numbers, places, self._is_pair,
-            tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id,
-            batch["input_ids"], batch["token_type_ids"], batch["attention_mask"],
-            batch.get("segment_ids", unused), batch.get("position_ids", unused),
+            np.asarray(tokens),
+            starts,
+            parts.part_length,
+            parts.first_part,
+            numbers,
+            places,
+            self._is_pair,
+            tokenizer.cls_id,
+            tokenizer.sep_id,
+            tokenizer.pad_id,
+            batch["input_ids"],
+            batch["token_type_ids"],
+            batch["attention_mask"],
+            batch.get("segment_ids", unused),
+            batch.get("position_ids", unused),
             batch.get("cls_positions", unused),
-        )  # fmt: skip
+        )
         if largest >= tokenizer.vocab_size:  # a device would clamp it in silence
             raise DataError(
                 f"the store has token id {largest}, but the vocabulary has {tokenizer.vocab_size} "
@@ -212,10 +222,23 @@ class _Assembler:
 
 @numba.njit(cache=True, nogil=True)
 def _fill(
-    tokens, part_start, part_length, first_part, examples, places, is_pair,
-    cls_id, sep_id, pad_id, input_ids, token_type_ids, attention_mask,
-    segment_ids, position_ids, cls_positions,
-):  # fmt: skip
+    tokens,
+    part_start,
+    part_length,
+    first_part,
+    examples,
+    places,
+    is_pair,
+    cls_id,
+    sep_id,
+    pad_id,
+    input_ids,
+    token_type_ids,
+    attention_mask,
+    segment_ids,
+    position_ids,
+    cls_positions,
+):
     """Writes every element of these rows, and returns the largest token id read."""
     largest, packed = 0, len(segment_ids) > 0
     for n in range(len(places)):

@@ -206,8 +206,10 @@ class Writer:
           document_lengths: sentences in each document [D], all positive, summing to S.
         """
         counts = self.counts[split]
-        lengths = {"sentences": (sentence_lengths, "tokens"),
-                   "documents": (document_lengths, "sentences")}  # fmt: skip
+        lengths = {
+            "sentences": (sentence_lengths, "tokens"),
+            "documents": (document_lengths, "sentences"),
+        }
         for name, (length, inner) in lengths.items():
             ends = counts[inner] + np.cumsum(length, dtype=np.int64)
             self._columns[split, name].append(ends)

@@ -108,9 +108,11 @@ def _train_byte_bpe(config, texts):
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size - specials, min_frequency=2,
-        initial_alphabet=alphabet, show_progress=False,
-    )  # fmt: skip
+        vocab_size=config.vocab_size - specials,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     backend.train_from_iterator(_repeat(pieces), trainer)
     model = json.loads(backend.to_str())["model"]
     learned = sorted(model["vocab"], key=model["vocab"].get)

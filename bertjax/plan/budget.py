@@ -47,13 +47,17 @@ def corpus(config: config_lib.Config, directory: Path | None):
         return config.with_model(vocab_size=size), AnyTokenizer(size), None
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
     stores = workdir.open_stores(config, directory, "train")
-    first = [next(group) for _, group in itertools.groupby(
-        stages.of(config), lambda stage: stage.phase_index)]  # fmt: skip
+    first = [
+        next(group)
+        for _, group in itertools.groupby(stages.of(config), lambda stage: stage.phase_index)
+    ]
     rows = [
-        sum(epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
-            for number, store in enumerate(stores))
+        sum(
+            epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
+            for number, store in enumerate(stores)
+        )
         for stage in first
-    ]  # fmt: skip
+    ]
     return config, tokenizer, rows
 
 

@@ -13,9 +13,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = (
-    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
-    "collective-permute", "collective-broadcast",
-)  # fmt: skip
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 _ITEM_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -173,11 +178,18 @@ class Program:
                 by_type[array.dtype].append(array)
         factor = devices if kind == "all-gather" else 1
         return [
-            Collective(kind, dtype, factor * sum(a.bytes for a in arrays), times, devices,
-                       tuple(a.dims for a in arrays), bool(transfer))
+            Collective(
+                kind,
+                dtype,
+                factor * sum(a.bytes for a in arrays),
+                times,
+                devices,
+                tuple(a.dims for a in arrays),
+                bool(transfer),
+            )
             for dtype, arrays in by_type.items()
             if dtype != "token"
-        ]  # fmt: skip
+        ]
 
     def kernels(self) -> set[str]:
         """Targets of custom calls that a step runs: `tpu_custom_call` is a Pallas kernel."""
@@ -197,8 +209,9 @@ def _parse(line: str) -> Instruction:
         operands = [inside]
     results = tuple(_array(*found) for found in _ARRAY.findall(right[:end]))
     name = left.removeprefix("ROOT ").removeprefix("%")
-    return Instruction(name, opcode, results, tuple(operands), right[stop + 1 :],
-                       left.startswith("ROOT"))  # fmt: skip
+    return Instruction(
+        name, opcode, results, tuple(operands), right[stop + 1 :], left.startswith("ROOT")
+    )
 
 
 def _array(dtype, dims, layout):

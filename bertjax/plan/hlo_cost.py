@@ -7,11 +7,29 @@ from bertjax.plan.hlo import Instruction, Program
 
 # Names for arrays that exist already, and what moves with its `-start`.
 _FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
-    "replica-id", "opt-barrier", "optimization-barrier", "iota", "copy-done", "slice-done",
-    "async-done", "async-update", "send-done", "recv-done", "recv", "send", "add-dependency",
-    "domain", "rng-get-and-update-state",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "optimization-barrier",
+    "iota",
+    "copy-done",
+    "slice-done",
+    "async-done",
+    "async-update",
+    "send-done",
+    "recv-done",
+    "recv",
+    "send",
+    "add-dependency",
+    "domain",
+    "rng-get-and-update-state",
+}
 _SLICES = ("dynamic-slice", "slice", "gather")  # read what they return, whatever they read it from
 _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-element")
 
@@ -155,8 +173,12 @@ def _convolution(computation, instruction) -> int:
         found = re.search(rf"(?:^| ){name}=(\S+)", window)
         return found[1].split("x") if found else [default] * len(spatial)
 
-    fields = [field("stride", "1"), field("pad", "0_0"), field("lhs_dilate", "1"),
-              field("rhs_dilate", "1")]  # fmt: skip
+    fields = [
+        field("stride", "1"),
+        field("pad", "0_0"),
+        field("lhs_dilate", "1"),
+        field("rhs_dilate", "1"),
+    ]
     products = 1
     for axis, stride, pad, spread, step in zip(spatial, *fields, strict=True):
         sizes = [

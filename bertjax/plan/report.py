@@ -14,8 +14,14 @@ from bertjax.plan import stage as planning
 _GIB = 2**30
 
 
-def run(config: config_lib.Config, topology: str | None, workdir: Path | None, *, as_json: bool,
-        as_table: bool):  # fmt: skip
+def run(
+    config: config_lib.Config,
+    topology: str | None,
+    workdir: Path | None,
+    *,
+    as_json: bool,
+    as_table: bool,
+):
     """Prints a plan, or with `as_table` the search for what fits; progress goes to stderr.
 
     Raises:

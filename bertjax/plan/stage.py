@@ -104,9 +104,14 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
 
 
 _MEASURED = (
-    "flops_per_step_per_device", "flops_per_token", "hbm_traffic_bytes_per_step", "kernels",
-    "collectives", "predicted_step_seconds", "prediction",
-)  # fmt: skip
+    "flops_per_step_per_device",
+    "flops_per_token",
+    "hbm_traffic_bytes_per_step",
+    "kernels",
+    "collectives",
+    "predicted_step_seconds",
+    "prediction",
+)
 
 
 def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
@@ -206,8 +211,10 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)
         for place, kernel in enumerate(kernels):
-            say(f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
-                f"{kernel} attention, for {target.name}")  # fmt: skip
+            say(
+                f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
+                f"{kernel} attention, for {target.name}"
+            )
             report = plan_stage(config.with_model(attention=kernel), target, stage, tokenizer)
             (others if place else taken).append(report)
     largest = max(taken, key=lambda r: (not r["fits"], r["hbm_bytes_per_device"] or math.inf))

@@ -64,8 +64,10 @@ def devices(name: str) -> list:
       UsageError: libtpu is not installed, or knows no such topology.
     """
     if not re.fullmatch(r"\w+:\d+(x\d+)*(\*[1-9]\d*)?", name):
-        raise UsageError(f"--topology={name}: not GENERATION:SIDES; for example {GENERATIONS}, "
-                         "with *2 behind it for two slices")  # fmt: skip
+        raise UsageError(
+            f"--topology={name}: not GENERATION:SIDES; for example {GENERATIONS}, "
+            "with *2 behind it for two slices"
+        )
     os.environ.update(_ENVIRONMENT)
     from jax.experimental import topologies
 

@@ -107,8 +107,9 @@ class Lock:
         print(
             f"--workdir={self._workdir}: {owner} left a lock; waiting up to "
             f"{STALE_SECONDS:.0f} s for a sign of life",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, STALE_SECONDS / 10))
