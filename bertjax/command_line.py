@@ -18,7 +18,7 @@ from bertjax.config import file as config_file
 from bertjax.config import help as config_help
 from bertjax.config import tree as config_tree
 from bertjax.config import values as config_values
-from bertjax.errors import UsageError
+from bertjax.errors import UsageError, one_line
 
 READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config; flags only
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what editors and web pages make of "-"
@@ -273,5 +273,5 @@ def _stray(command: str, arg: str) -> str:
 
 
 def _reason(error: flags.Error) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return re.sub(r"invalid literal for int\(\) with base 10: .*", "expected a whole number", text)

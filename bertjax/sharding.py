@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax import config as config_lib
 from bertjax.config import stages
 from bertjax.errors import UsageError
+from bertjax.tree import leaf_name
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -138,9 +139,8 @@ def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
     """
     size = config.evaluation.batch_size
     yield "evaluation.batch_size", size, size, -(-size // rows) * rows
-    phases = [(name, phase) for name, phase in config.phases.items() if phase.steps]
     for stage in stages.of(config) if training else ():
-        name, phase = phases[stage.phase_index]
+        name, phase = stage.name, config.phases[stage.name]
         whole, start, micro = phase.batch_size, phase.ramp_from, phase.micro_batch_size
         yield f"phases.{name}.batch_size", whole, whole, -(-whole // rows) * rows
         doubled = (start << i for i in range(32))
@@ -174,7 +174,7 @@ def abstract(mesh: Mesh, shapes):
     """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings."""
 
     def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = leaf_name(path)
         sharding = NamedSharding(mesh, spec(name, leaf.ndim))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

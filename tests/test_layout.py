@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 # where one tier holds several, they do not import each other.
 TIERS = (
     ("errors",),
-    ("storage", "next_steps"),
+    ("storage", "next_steps", "tree"),
     ("config", "processes"),
     ("data", "keys"),
     ("models",),

@@ -7,6 +7,7 @@ import jax
 
 from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
+from bertjax.tree import leaf_name
 
 # Parameter name and axis -> the field that decides the size there; hidden_size where none does.
 _FIELDS = (
@@ -29,7 +30,7 @@ def of(tree) -> dict:
     """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): {
+        leaf_name(path): {
             "dtype": str(leaf.dtype),
             "shape": list(leaf.shape),
         }

@@ -30,9 +30,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from bertjax import errors, storage
 from bertjax.data import sources, tokenizer
 from bertjax.data.corpus import Corpus
-from bertjax.data.documents import one_line
 from bertjax.data.tokenise import Tokenised, in_order, tokenise
-from bertjax.errors import BertjaxError, StorageError, UsageError
+from bertjax.errors import BertjaxError, StorageError, UsageError, one_line
 
 _COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenised`
 READERS = 16  # part files read at once: a bucket answers slowly, but many at a time

@@ -1,7 +1,6 @@
 """What a whole recipe reads, takes and writes, before anything of it has run."""
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
@@ -47,10 +46,7 @@ def corpus(config: config_lib.Config, directory: Path | None):
         return config.with_model(vocab_size=size), AnyTokenizer(size), None
     config, tokenizer = workdir.open_corpus(config, directory, build=False)
     stores = workdir.open_stores(config, directory, "train")
-    first = [
-        next(group)
-        for _, group in itertools.groupby(stages.of(config), lambda stage: stage.phase_index)
-    ]
+    first = [stage for stage in stages.of(config) if stage.first_row == 0]
     rows = [
         sum(
             epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
@@ -65,7 +61,7 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """Data, time and checkpoints of a whole run.
 
     Args:
-      reports: of `plan.plan_stage`, one for each stage, in order.
+      reports: of `stage.plan_stage`, one for each stage, in order.
       rows: of an epoch of every phase; None where no corpus is at hand.
 
     Returns:
