@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 from bertjax import config as config_lib
 from bertjax.config import stages
 from bertjax.errors import UsageError
-from bertjax.tree import leaf_name
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -149,6 +148,14 @@ def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
         size = stage.phase.batch_size // stage.micro_batches
         fix = next(n for n in range(rows, whole + 1, rows) if whole % n == 0 and n >= micro)
         yield f"phases.{name}.micro_batch_size", micro, size, fix
+
+
+def leaf_name(path: tuple) -> str:
+    """`params/blocks/query/kernel`, of the path that `jax.tree_util` gives with a leaf.
+
+    So the table above, checkpoints and messages name a parameter.
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def spec(path: str, ndim: int) -> P:

@@ -11,7 +11,7 @@ import pytest
 from random_models import MODELS, equal, random_model
 
 from bertjax import __main__ as command_line
-from bertjax import convert, errors, next_steps
+from bertjax import commands, convert, errors
 from bertjax.config import Model
 from bertjax.convert import hf_names, names, sources
 from bertjax.convert.pretrained import Hints
@@ -355,13 +355,13 @@ def test_what_comes_next_fits_the_head():
         dataclasses.replace(random_model(kind="bert", head=head), tokenizer=words)
         for head in ("masked_lm", "classification")
     )
-    assert next_steps.after_convert("hf:my out", masked) == [
+    assert commands.after_convert("hf:my out", masked) == [
         "bertjax fill-mask 'hf:my out' \"The capital of France is [MASK].\"",
         "bertjax embed 'hf:my out' 'a sentence'",
     ]
-    assert next_steps.after_convert("W", classifier) == ["bertjax embed W 'a sentence'"]
-    assert next_steps.after_convert("onnx:x.onnx", masked) == []
-    assert next_steps.after_pretrain("W", "<mask>") == [
+    assert commands.after_convert("W", classifier) == ["bertjax embed W 'a sentence'"]
+    assert commands.after_convert("onnx:x.onnx", masked) == []
+    assert commands.after_pretrain("W", "<mask>") == [
         "bertjax evaluate --workdir=W",
         'bertjax fill-mask W "The capital of France is <mask>."',
         "bertjax convert W hf:DIR",

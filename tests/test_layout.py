@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "bertjax"
 # where one tier holds several, they do not import each other.
 TIERS = (
     ("errors",),
-    ("storage", "next_steps", "tree"),
+    ("storage", "commands"),
     ("config", "processes"),
     ("data", "keys"),
     ("models",),
-    ("objectives", "optimizer", "sharding", "metrics", "checkpoints"),
+    ("objectives", "optimizer", "sharding", "metrics"),
+    ("checkpoints",),
     ("workdir",),
     ("train",),
     ("evaluate", "convert"),

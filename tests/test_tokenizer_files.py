@@ -235,9 +235,9 @@ def test_the_kind_that_is_recorded_is_that_of_the_files(tmp_path, run):
 def test_the_field_on_the_command_line(tmp_path, flag, value):
     config = tmp_path / "c.py"
     config.write_text("from bertjax import config\ndef get_config(): return config.default()\n")
-    argv = ["prepare", f"--config={config}", "--workdir=W"]
+    argv = [f"--config={config}", "--workdir=W"]
     argv += [f"--config.tokenizer.lowercase{flag}"] if flag else []
-    values, _ = flags.parse("prepare", argv)
+    values, _ = flags.parse("prepare", argv, command_line.COMMANDS)
     assert command_line._config(values).tokenizer.lowercase is value
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import jax
 
+from bertjax import sharding
 from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
-from bertjax.tree import leaf_name
 
 # Parameter name and axis -> the field that decides the size there; hidden_size where none does.
 _FIELDS = (
@@ -30,7 +30,7 @@ def of(tree) -> dict:
     """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        leaf_name(path): {
+        sharding.leaf_name(path): {
             "dtype": str(leaf.dtype),
             "shape": list(leaf.shape),
         }

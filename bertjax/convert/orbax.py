@@ -128,7 +128,7 @@ def _state(pretrained: Pretrained) -> dict:
     """What a checkpoint holds, as jax arrays: in the host's memory where JAX has its CPU at hand."""
     import jax
 
-    from bertjax.tree import leaf_name
+    from bertjax import sharding
 
     try:
         host = jax.local_devices(backend="cpu")[0]
@@ -139,7 +139,7 @@ def _state(pretrained: Pretrained) -> dict:
     moments, step = pretrained.moments, np.int32(pretrained.step)
 
     def fill(path, leaf):
-        name = leaf_name(path)
+        name = sharding.leaf_name(path)
         for part in ("mu", "nu"):
             _, found, parameter = name.partition(f"/{part}/")
             if found:
