@@ -131,14 +131,19 @@ def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_ke
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), shards)
 
 
-def masker(config: config_lib.Config, tokenizer, stage: stages.Stage):
-    """How a stage masks: `host batch -> masked batch`, to be called inside a jitted function."""
+def masker(config: config_lib.Config, tokenizer, stage: stages.Stage | None = None):
+    """How a stage masks: `host batch -> masked batch`, to be called inside a jitted function.
+
+    Without a stage, the run's first.
+    """
+    stage = stage or stages.of(config)[0]
     return functools.partial(
         masking.mask_tokens,
         keys.mask(config, stage.phase_index),
         tokenizer=tokenizer,
         masking=config.masking,
         max_predictions_per_seq=stage.phase.max_predictions_per_seq,
+        num_components=len(config.weights),
     )
 
 
