@@ -238,7 +238,7 @@ def planned():
     config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
     config, tokenizer, rows = budget.corpus(config, None)
     return plan_stage.plan(
-        config, plan_stage.Target.of(None), tokenizer, rows, say=lambda line: None
+        config, plan_stage.Target.named(None), tokenizer, rows, say=lambda line: None
     )
 
 
@@ -277,7 +277,7 @@ def test_gradients_are_reduced_once_a_step_in_float32():
 
 
 def small_target(limit):
-    return dataclasses.replace(plan_stage.Target.of(None), name="v0:2x2x2", hbm_limit=limit)
+    return dataclasses.replace(plan_stage.Target.named(None), name="v0:2x2x2", hbm_limit=limit)
 
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):

@@ -113,8 +113,8 @@ class Block(nnx.Module):
         return self.output_layer_norm(hidden_BLD + inner_BLD).astype(c.dtype)
 
 
-# A fused kernel's result is that of matrix products too, and small beside the scores that it
-# never wrote down: `dots` keeps it, where the plain form computes scores and mixture again.
+# `dots` saves a fused kernel's output: it is the result of a matrix product, and much smaller than
+# the scores, which the kernel never materializes. The plain form recomputes scores and output.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

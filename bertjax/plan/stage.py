@@ -36,7 +36,7 @@ class Target:
     peak: float | None
 
     @classmethod
-    def of(cls, name: str | None):
+    def named(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
         devices = topology.devices(name) if name else jax.devices()
         chip, stats = topology.chip(devices[0]), None
