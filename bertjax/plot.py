@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,9 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
     return out
 
 
-def _draw(axes, entries, unigram_entropy: float | None, ticker):
+def _draw(
+    axes: Any, entries: list[dict[str, float]], unigram_entropy: float | None, ticker: Any
+) -> None:
     _panel(axes[0], entries, "mlm_loss", "Masked-LM loss (nats)")
     _reference(axes[0], unigram_entropy, "unigram entropy")
     _panel(axes[1], entries, "mlm_accuracy", "Masked-LM accuracy")
@@ -107,7 +110,7 @@ def _unigram_entropy(workdir: Path) -> float | None:
         return None
 
 
-def _series(entries, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(entries: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of one metric."""
     points = [(e["step"], e[name]) for e in entries if math.isfinite(e.get(name, math.nan))]
     steps, values = zip(*points, strict=True) if points else ((), ())
@@ -123,7 +126,9 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def _panel(axis, entries, name: str, title: str, *, smooth: bool = True):
+def _panel(
+    axis: Any, entries: list[dict[str, float]], name: str, title: str, *, smooth: bool = True
+) -> None:
     steps, values = _series(entries, name)
     if smooth and len(values) >= 80:
         axis.plot(steps, values, color=TRAIN, linewidth=0.6, alpha=0.35)
@@ -140,6 +145,6 @@ def _panel(axis, entries, name: str, title: str, *, smooth: bool = True):
         axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color=REFERENCE)
 
 
-def _reference(axis, value: float | None, label: str):
+def _reference(axis: Any, value: float | None, label: str) -> None:
     if value is not None:
         axis.axhline(value, color=REFERENCE, linewidth=1.2, linestyle="--", label=label)

@@ -1,6 +1,7 @@
 """Model FLOPs of a step, peaks of devices, and the speed of a run against them."""
 
 import time
+from typing import Any
 
 import jax
 
@@ -57,7 +58,7 @@ def peak_flops(device: jax.Device) -> float | None:
     return by_kind(PEAK_FLOPS, device)
 
 
-def by_kind(table: dict, device: jax.Device):
+def by_kind(table: dict, device: jax.Device) -> Any:
     """The entry whose name the device's kind begins with, the longest; None where there is none."""
     kinds = [kind for kind in table if device.device_kind.startswith(kind)]
     return table[max(kinds, key=len)] if kinds else None
@@ -73,11 +74,13 @@ class Speed:
       peak: FLOP/s of all devices together; None or 0 reports no utilisation.
     """
 
-    def __init__(self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None):
+    def __init__(
+        self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None
+    ) -> None:
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
         self.restart(step)
 
-    def restart(self, step: int):
+    def restart(self, step: int) -> None:
         """Leaves out the time since the last call: an evaluation, a compilation."""
         self._step, self._time = step, time.perf_counter()
 
