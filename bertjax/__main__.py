@@ -4,14 +4,16 @@ import json
 import math
 import shlex
 import sys
+import time
 import traceback
 from pathlib import Path
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
 from bertjax import errors, storage
 from bertjax.errors import BertjaxError, UsageError
-from bertjax.metrics import goodput as _goodput  # noqa: F401  its clock starts here
 from bertjax.processes import streams
+
+_STARTED = time.monotonic()  # of a run, its imports included
 
 
 def prepare(values, args):
@@ -41,12 +43,12 @@ def pretrain(values, args):
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import loop, next_steps
+    from bertjax import next_steps, pretraining
     from bertjax.processes import distributed
 
     _positional(args)
     with distributed.processes():
-        loop.pretrain(_config(values), _workdir(values))
+        pretraining.pretrain(_config(values), _workdir(values), _STARTED)
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
     return next_steps.after_pretrain(values.workdir, mask_token)
 
@@ -60,13 +62,16 @@ def evaluate(values, args):
     """
     import jax
 
-    from bertjax import evaluate
+    from bertjax import evaluate, pretraining
     from bertjax.processes import distributed
 
     _positional(args)
     directory = _workdir(values)
+    # The kernel that trained need not run on the machine that evaluates.
+    config = _config(values).with_model(attention="auto")
     with distributed.processes():
-        figures = evaluate.evaluate(_config(values), directory)
+        job = pretraining.open(config, directory, build=False)
+        figures = evaluate.newest(job, directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 

@@ -72,9 +72,10 @@ def _abstract_state(config: config_lib.Config) -> dict:
 
     import jax
 
-    from bertjax import train
+    from bertjax import models, train
 
-    return jax.eval_shape(functools.partial(train.init_state, config))
+    init = functools.partial(models.init, config.model)
+    return jax.eval_shape(lambda: train.init_state(config, init))
 
 
 def _moments(opt_state) -> dict | None:

@@ -20,6 +20,10 @@ FEWEST_LABELS = 100  # that are judged: of a handful all may be random by chance
 MANY_RANDOM = 2 / 3
 
 
+class TooFewDocuments(DataError):
+    """A split has no documents, or one where next-sentence prediction needs two."""
+
+
 class _Epoch(NamedTuple):
     index: Index
     members: np.ndarray  # [n] int32, example ids in the order of the rows
@@ -61,7 +65,7 @@ class Epochs:
           most: take no more examples than this (of epoch 0's order).
 
         Raises:
-          DataError: no documents, or one where next-sentence prediction needs two.
+          TooFewDocuments: no documents, or one where next-sentence prediction needs two.
         """
         self.store, self._config, self._stage = store, config, stage
         self._component, self._most = component, most
@@ -168,7 +172,7 @@ def _require_documents(store, config, split, fix):
     needed = 2 if config.objective.nsp else 1
     if count < needed:
         why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
-        raise DataError(
+        raise TooFewDocuments(
             f"the {split} split has {count} document{'s' * (count != 1)} where {needed} "
             f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
         )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import storage, train, workdir
+from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs
 
@@ -40,13 +40,14 @@ def corpus(config: config_lib.Config, directory: Path | None):
     (`[number of phases]`); else a stand-in, and None.
 
     Raises:
-      DataError, UsageError: as `workdir.open_corpus`.
+      DataError, UsageError: as `pretraining.open`.
     """
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
         return config.with_model(vocab_size=size), AnyTokenizer(size), None
-    config, tokenizer = workdir.open_corpus(config, directory, build=False)
-    stores = workdir.open_stores(config, directory, "train")
+    job = pretraining.open(config, directory, build=False)
+    config, tokenizer = job.config, job.tokenizer
+    stores = pretraining.open_stores(config, directory, "train")
     first = [
         next(group)
         for _, group in itertools.groupby(stages.of(config), lambda stage: stage.phase_index)
@@ -75,7 +76,7 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """
     times = [report["predicted_step_seconds"] for report in reports]
     known = all(seconds is not None for seconds in times)
-    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config)))
+    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, job.init)))
     checkpoint = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
     every = config.checkpoints.every_steps
     return {

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
 from bertjax.config import stages
-from bertjax.data import pipeline
 from bertjax.errors import UsageError
+from bertjax.job import Job
 from bertjax.metrics import flops as metrics_flops
 from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
+from bertjax.pretraining import Pretraining
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -47,16 +48,15 @@ class Target:
         return cls(name or kind, devices, limit, chip, metrics_flops.peak_flops(devices[0]))
 
 
-def compile_stage(config: config_lib.Config, mesh, stage: stages.Stage, tokenizer):
-    """The compiled train step of a stage, masking included, as `loop` runs it."""
+def compile_stage(job: Job, mesh, stage: stages.Stage):
+    """The compiled train step of a stage, as `loop` runs it: of a pretraining, masking included."""
     placed = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
-        for name, shape in pipeline.batch_shapes(config, stage.phase).items()
+        for name, shape in job.shapes(stage).items()
     }
-    mask = train.masker(config, tokenizer, stage)
-    step = train.compile_step(config, mesh, mask, stage.micro_batches)
-    return step.lower(train.abstract_state(config, mesh), batch).compile()
+    step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
+    return step.lower(train.abstract_state(job, mesh), job.frozen, batch).compile()
 
 
 def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, tokenizer) -> dict:
@@ -70,10 +70,9 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
     sharding.check(config, mesh)
     phase = stage.phase
     tokens = phase.batch_size * phase.sequence_length
-    needed = metrics_flops.model_flops_per_step(
-        config.model, phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
-    )
-    state = train.abstract_state(config, mesh)
+    job = Pretraining(config, tokenizer)
+    needed = job.flops(stage)
+    state = train.abstract_state(job, mesh)
     kernel = train.attention_kernel(config, mesh, phase.sequence_length)
     report = {
         "phase": [name for name, p in config.phases.items() if p.steps][stage.phase_index],
@@ -92,7 +91,7 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
     }
     started = time.monotonic()
     try:
-        compiled = compile_stage(config, mesh, stage, tokenizer)
+        compiled = compile_stage(job, mesh, stage)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
