@@ -173,7 +173,7 @@ LARGE = {  # name: (parameters, steps, tokens in a step of each phase)
 
 
 def load(name):
-    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    path = Path(__file__).parents[1] / "configs" / f"{name}.py"
     return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "bertjax"
+PACKAGE = Path(__file__).parents[1] / "bertjax"
 
 # Folders and files of the top, from the bottom up. Each may import its own tier and those before it;
 # where one tier holds several, they do not import each other.

@@ -45,7 +45,7 @@ def platform(monkeypatch):
 
 @functools.cache
 def published(name: str) -> config_lib.Config:
-    path = Path(__file__).parent.parent / "configs" / f"bert_{name}.py"
+    path = Path(__file__).parents[1] / "configs" / f"bert_{name}.py"
     return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
 
 

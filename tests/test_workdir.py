@@ -10,7 +10,7 @@ import shutil
 import fake_gcs
 import jax
 import pytest
-from test_prepare import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
+from corpora import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
 
 from bertjax import config as configs
 from bertjax import convert, loop, storage, workdir

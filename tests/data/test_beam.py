@@ -24,7 +24,7 @@ from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
 
 beam = pytest.importorskip("bertjax.data.beam", reason="apache-beam is not installed")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("BERTJAX_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="BERTJAX_TEST_DATA is unset: no real text here")
 IN_MEMORY = ["--runner=FnApiRunner"]

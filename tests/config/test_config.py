@@ -21,7 +21,7 @@ from bertjax.config import tree as config_tree
 from bertjax.errors import USAGE, UsageError
 from bertjax.processes import streams
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def load(name, *arg):

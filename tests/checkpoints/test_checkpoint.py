@@ -1,4 +1,4 @@
-"""Laws of bertjax.checkpoint: what is restored is what was saved, or is named as damaged."""
+"""Laws of bertjax.checkpoints: what is restored is what was saved, or is named as damaged."""
 
 import functools
 import json
@@ -18,34 +18,12 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from states import abstract, assert_same, make_state
 
 from bertjax import __main__ as program
 from bertjax.checkpoints import integrity, manager
 from bertjax.checkpoints.manager import Checkpoints
 from bertjax.errors import DataError, StorageError
-
-
-def make_state(step, width=16):
-    """Deterministic in `step`: float32, bfloat16 and int leaves under optax's named tuples."""
-    key = jax.random.fold_in(jax.random.key(0), step)
-    params = {
-        "blocks": {"query": {"kernel": jax.random.normal(key, (2, width, width))}},
-        "embeddings": {"word": {"embedding": jnp.full((128, width), 1e-7 * step, jnp.bfloat16)}},
-    }
-    optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))
-    opt_state = jax.tree.map(lambda x: x + step, optimizer.init(params))
-    return {"params": params, "opt_state": opt_state, "step": jnp.int32(step)}
-
-
-def abstract(state):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-
-
-def assert_same(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == e.dtype
-        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
 
 
 def save_steps(directory, steps, keep=10):
@@ -410,7 +388,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     child = run_python(f"""
         import resource, sys
         import jax, jax.numpy as jnp
-        from bertjax.checkpoint import Checkpoints
+        from bertjax.checkpoints.manager import Checkpoints
         from bertjax.errors import StorageError
         checkpoints = Checkpoints({str(tmp_path)!r}, 2)
         checkpoints.save(1, {{"params": {{"x": jnp.arange(8.0)}}}})
@@ -466,7 +444,7 @@ def test_full_and_read_only_file_systems(small_disk):
 TRAIN = """
     import sys
     import jax, jax.numpy as jnp, numpy as np
-    from bertjax.checkpoint import Checkpoints
+    from bertjax.checkpoints.manager import Checkpoints
     def make(step):
         return {"params": {"x": jax.random.normal(jax.random.key(step), (300, 1000))}}
     checkpoints = Checkpoints(sys.argv[1], 2)

@@ -32,7 +32,7 @@ ROWS_A_CHIP = 8
 
 def bert_base(chips: int, *, mesh=None, micro_batches=1, **model) -> config_lib.Config:
     """BERT-Base's second phase (512 tokens) with `ROWS_A_CHIP` rows on every chip at once."""
-    path = Path(__file__).parent.parent / "configs" / "bert_base.py"
+    path = Path(__file__).parents[2] / "configs" / "bert_base.py"
     config = config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
     rows = ROWS_A_CHIP * chips
     phase = dataclasses.replace(

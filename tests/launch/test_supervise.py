@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_cloud import wait_until
 
-SUPERVISE = str(Path(__file__).parent.parent / "launch" / "supervise.sh")
+SUPERVISE = str(Path(__file__).parents[2] / "launch" / "supervise.sh")
 EXITS = "echo x >> runs; exit $(sed -n $(wc -l < runs)p codes)"  # the next line of `codes`
 
 

@@ -1,4 +1,4 @@
-"""Laws of bertjax.goodput."""
+"""Laws of bertjax.metrics.goodput."""
 
 import time
 

@@ -18,7 +18,7 @@ from bertjax.data import byte_bpe, store, tokenizer, train_tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError, UsageError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROSE = (ROOT / "README.md").read_text()
 SMALLEST = 5 + 256
 PARTS = st.sampled_from([*"aaabbc é日'\n", "ab", " the", "aaa", "'s", "  ", "<s>"])

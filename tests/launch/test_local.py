@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_cloud import wait_until
 
-LOCAL = str(Path(__file__).parent.parent / "launch" / "local.py")
+LOCAL = str(Path(__file__).parents[2] / "launch" / "local.py")
 
 # Instead of bertjax: preempted the first time, then trains until it is told to save.
 TRAINING = """

@@ -30,7 +30,7 @@ def listed(item, count):
 
 def check_refused(path, message):
     command = [sys.executable, "-c", CHILD, str(path)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     said, figures = result.stdout.splitlines()
     assert message in said

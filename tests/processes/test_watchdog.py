@@ -1,4 +1,4 @@
-"""Laws of bertjax.watchdog."""
+"""Laws of bertjax.processes.watchdog."""
 
 import threading
 import time

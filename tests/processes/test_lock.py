@@ -187,11 +187,12 @@ def test_a_disk_without_flock_is_kept_by_signs_of_life(tmp_path, monkeypatch, ca
 
 HOLD = """
 import sys, time
-from bertjax import lock, storage
+from bertjax import storage
+from bertjax.processes import lock
 with lock.Lock(storage.path(sys.argv[1]), "pretrain"):
     print("held", flush=True)
     sys.stdin.readline()
-    from bertjax import distributed
+    from bertjax.processes import distributed
     distributed.leave(42, "a peer is lost")
 """
 

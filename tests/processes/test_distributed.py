@@ -1,4 +1,4 @@
-"""Laws of bertjax.distributed, on real processes and real signals."""
+"""Laws of bertjax.processes.distributed, on real processes and real signals."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from bertjax.processes.distributed import StopSignals
 
 LOOP = """
     import sys, time
-    from bertjax import distributed
+    from bertjax.processes import distributed
     distributed.initialize()
     with distributed.StopSignals() as signals:
         for step in range(1000):
@@ -133,7 +133,7 @@ TPU_WORKER = """
     import http.server, os, sys, threading
     import jax
     from jax._src.clusters import cloud_tpu_cluster
-    from bertjax import distributed
+    from bertjax.processes import distributed
 
     # What the metadata server of a TPU VM says of a slice of two hosts.
     ANSWERS = {
@@ -195,7 +195,7 @@ def test_a_tpu_vm_is_a_host_with_chips_that_jax_will_use(monkeypatch, platforms,
 FAILURE = """
     import os, sys
     import jax
-    from bertjax import distributed
+    from bertjax.processes import distributed
     from bertjax.errors import DataError
     with distributed.processes():
         jax.devices()
@@ -230,7 +230,7 @@ def test_what_ends_one_process_ends_the_others_with_its_reason(failure, code, li
 
 UNKNOWN = """
     import os
-    from bertjax import distributed, peers
+    from bertjax.processes import distributed, peers
     distributed._START_SECONDS = 10.0
     {lost}
     with distributed.processes():
@@ -262,7 +262,8 @@ ROWS = """
     import numpy as np
     import jax
     from jax.experimental import multihost_utils
-    from bertjax import distributed, sharding
+    from bertjax import sharding
+    from bertjax.processes import distributed
     from bertjax.config import Mesh
     with distributed.processes():
         # As the wiring of a slice may order them: the processes take turns.
@@ -294,7 +295,7 @@ def test_rows_of_a_process_need_not_be_consecutive():
 def test_a_process_whose_peers_do_not_appear_asks_to_be_started_again(index):
     child = start(
         """
-        from bertjax import distributed
+        from bertjax.processes import distributed
         distributed._START_SECONDS = 1.0
         with distributed.processes():
             pass

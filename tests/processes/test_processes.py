@@ -24,7 +24,7 @@ from bertjax.errors import DONE, RESTART, USAGE
 from bertjax.metrics import writer
 from bertjax.processes.lock import Lock
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Rows for eight devices in every phase.
 OVERRIDES = ("--config.phases.phase2.batch_size=8", "--config.checkpoints.keep=20")
 SHORTER = ("--config.phases.phase1.steps=50", "--config.phases.phase2.steps=20")
@@ -61,7 +61,9 @@ def start_all(root, command, members, **variables):
 
 SLOW = """
 import sys, time
-from bertjax import __main__, distributed, integrity
+from bertjax import __main__
+from bertjax.checkpoints import integrity
+from bertjax.processes import distributed
 from bertjax.data import prepare
 
 def late(function, seconds):
@@ -142,7 +144,7 @@ def train_recorded(root, workdir, count, record, stop_after=None):
     record.mkdir(parents=True)
     command = [
         sys.executable,
-        str(ROOT / "tests/recorded_pretrain.py"),
+        str(ROOT / "tests/helpers/recorded_pretrain.py"),
         "pretrain",
         f"--config={root}/config.py",
         f"--workdir={workdir}",

@@ -248,7 +248,7 @@ def test_training_depends_on_the_text_alone():
     text = Path(train_tokenizer.__file__)
     for kind in ("wordpiece", "sentencepiece"):
         command = [sys.executable, "-c", program, str(text), kind]
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parents[2]
         runs = [
             subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
             for _ in range(3)

@@ -17,7 +17,7 @@ from bertjax.config.embedding_fields import Embedding
 from bertjax.convert import hf, hf_files, orbax, sentence_encoder
 from bertjax.data import tokenizer, tokenizer_files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(chr, range(97, 123))]
 PIECES += [f"##{a}{b}" for a in "etaoinshrd" for b in "etaoinshrd"][: 99 - len(PIECES)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 # What the hosts take for a Python: `venv` and `pip` leave what the scripts need of them, at once.
 HOST_PYTHON = """#!/bin/sh
@@ -121,7 +121,7 @@ def make_cloud(folder, checkout):
     programs = folder / "bin"
     programs.mkdir()
     for name, text in {
-        "gcloud": f'#!/bin/sh\nexec {sys.executable} -ISB {PROJECT}/tests/fake_gcloud.py "$@"\n',
+        "gcloud": f'#!/bin/sh\nexec {sys.executable} -ISB {PROJECT}/tests/helpers/fake_gcloud.py "$@"\n',
         "host-python": HOST_PYTHON.format(python=sys.executable),
     }.items():
         (programs / name).write_text(text)

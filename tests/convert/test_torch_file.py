@@ -281,7 +281,7 @@ def test_hostile_files_are_refused_before_pytorch_is_imported(saved, tmp_path):
         "try: fairseq.read(Path(sys.argv[1]), Hints(allow_pickle=True))\n"
         "except DataError as error: print(error, 'torch' in sys.modules, time.process_time())\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code, str(path)]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     *_, imported, seconds = result.stdout.split()

@@ -1,4 +1,4 @@
-"""Laws of bertjax.peers, on real processes that know each other by a file instead of JAX."""
+"""Laws of bertjax.processes.peers, on real processes that know each other by a file instead of JAX."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from bertjax.errors import DATA, DONE, RESTART
 
 PROCESS = """
     import os, sys, time
-    from bertjax.peers import Peers
+    from bertjax.processes.peers import Peers
 
     class Client:
         def key_value_set(self, key, value):
@@ -97,7 +97,7 @@ def test_who_leaves_with_an_error_says_why_to_all(three):
 
 def test_who_leaves_keeps_its_code_while_it_gives_back_its_workdir(three):
     """The others are gone before it is: they do not take it along."""
-    do(three[0], "from bertjax import lock; lock.release_all = lambda: time.sleep(1)")
+    do(three[0], "from bertjax.processes import lock; lock.release_all = lambda: time.sleep(1)")
     assert three[0].stdout.readline() == "did\n"
     do(three[0], f"peers.leave({DATA}, 'no such file')")
     codes, said = ends(three)

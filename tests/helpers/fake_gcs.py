@@ -1,7 +1,7 @@
 """An object store on a loopback port that speaks as much of Google's JSON API as gcsfs,
 TensorStore and google-cloud-storage use: objects with generations, preconditions, ranges, pages.
 
-    python tests/fake_gcs.py 9000 bucket        runs alone until it is killed
+    python tests/helpers/fake_gcs.py 9000 bucket        runs alone until it is killed
 
 Written from the API's reference (cloud.google.com/storage/docs/json_api). What no public emulator
 does and TensorStore needs: `x-goog-generation` on downloads, and `ifGenerationMatch`.

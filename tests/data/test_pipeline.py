@@ -8,35 +8,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from batches import NO_NSP, PHASE, STORE, TOKENIZER, make, make_store
 
-from bertjax.config import Component, Config, Data, Evaluation, Examples, Masking, Objective, Phase
-from bertjax.config.stages import Stage
+from bertjax.config import Component, Data, Evaluation, Examples, Masking, Objective
 from bertjax.data import epochs as epochs_lib
 from bertjax.data import masking, pipeline
 from bertjax.errors import DataError
-
-TOKENIZER = SimpleNamespace(
-    pad_id=0, cls_id=1, sep_id=2, mask_id=3, marker_ids=(), vocab_size=60_000
-)
-PHASE = Phase(steps=100, sequence_length=32, batch_size=16)
-
-
-def make_store(num_documents=60, seed=0):
-    """Realistic proportions; token t of the corpus has id t + 4."""
-    rng = np.random.default_rng(seed)
-    sizes = rng.geometric(1 / 12, num_documents)
-    sentences = np.cumsum([0, *rng.geometric(1 / 9, sizes.sum())])
-    tokens = np.arange(4, 4 + sentences[-1], dtype=np.uint16)
-    return SimpleNamespace(tokens=tokens, sentences=sentences, documents=np.cumsum([0, *sizes]))
-
-
-STORE = make_store()
-
-
-def make(cls=pipeline.Batches, store=STORE, phase=PHASE, phase_index=0, first_row=0, **config):
-    stores = store if isinstance(store, list) else [store]
-    stage = Stage(phase_index, phase, 0, phase.steps, first_row)
-    return cls(stores, TOKENIZER, Config(**config), stage)
 
 
 def num_rows(batches):
@@ -277,9 +254,6 @@ def store_of(sentence_counts):
         sentences=np.arange(total + 1) * 5,
         documents=np.cumsum([0, *sentence_counts]),
     )
-
-
-NO_NSP = Objective(nsp=0.0)
 
 
 @pytest.mark.parametrize(
