@@ -7,8 +7,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import fake_cloud
 import pytest
-from fake_cloud import wait_until
 
 LOCAL = str(Path(__file__).parents[2] / "launch" / "local.py")
 
@@ -40,7 +40,10 @@ def load():
 @pytest.fixture
 def process(tmp_path):
     (tmp_path / "training.py").write_text(TRAINING)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_local; sys.exit(test_local.load().main())"
+    path = [str(Path(__file__).parent), str(Path(fake_cloud.__file__).parent)]
+    code = (
+        f"import sys; sys.path[:0] = {path}; import test_local; sys.exit(test_local.load().main())"
+    )
     command = [sys.executable, "-c", code, "--num_processes=1", "--restarts=2", "--", "training.py"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -64,7 +67,7 @@ def test_a_closed_terminal_lets_all_save(process, tmp_path):
     process.stdout.close()  # nobody reads any more
     process.send_signal(signal.SIGHUP)
     assert process.wait(30) == 42
-    wait_until((tmp_path / "saved").exists, seconds=1)
+    fake_cloud.wait_until((tmp_path / "saved").exists, seconds=1)
 
 
 def test_a_signal_while_processes_start_reaches_them():
