@@ -92,7 +92,7 @@ def num_slices(devices: list) -> int:
 
 
 def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
-    """Devices in the form of a mesh, neighbours by wire next to each other.
+    """Devices in the form of a mesh, neighbors by wire next to each other.
 
     TPU slices are wired as boxes. Where the axes are not products of a box's sides, sides are
     split, and collectives over such an axis share wires.
@@ -101,7 +101,7 @@ def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
     def arrange(**options):
         if slices > 1:
             within = [sizes[0] // slices, *sizes[1:]]
-            between = [slices, 1, 1]  # over the data-centre network
+            between = [slices, 1, 1]  # over the data-center network
             return mesh_utils.create_hybrid_device_mesh(within, between, devices, **options)
         return mesh_utils.create_device_mesh(sizes, devices, **options)
 

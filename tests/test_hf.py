@@ -296,7 +296,7 @@ def test_loss_and_every_gradient(architecture, head, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "head"), BIG)
 def test_base_shape(architecture, head, tmp_path, capsys):
-    """Full Base shape, initialised as published: loss and every parameter's gradient."""
+    """Full Base shape, initialized as published: loss and every parameter's gradient."""
     config = reference.config(architecture, reference.BASE)
     model = reference.model(hf_names.CLASSES[architecture, head], config)
     pretrained = convert.read(f"hf:{save(model, tmp_path / 'm')}")

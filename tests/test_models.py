@@ -72,7 +72,7 @@ def value_and_grad(config, params, batch, dropout_key):
     return jax.value_and_grad(loss)(params)
 
 
-def _normalise(x, p, eps):
+def _normalize(x, p, eps):
     x = x - x.mean(-1, keepdims=True)
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
 
@@ -91,7 +91,7 @@ def reference(config, params, batch):
     eps, tables, ids_BL = config.layer_norm_eps, p["embeddings"], batch["input_ids"]
     x_BLD = tables["word"]["embedding"][ids_BL] + tables["position"]["embedding"][: ids_BL.shape[1]]
     x_BLD = x_BLD + tables["token_type"]["embedding"][batch["token_type_ids"]]
-    x_BLD = _normalise(x_BLD, tables["layer_norm"], eps)
+    x_BLD = _normalize(x_BLD, tables["layer_norm"], eps)
     width = config.hidden_size // config.num_attention_heads
     for n in range(config.num_hidden_layers):
         layer = jax.tree.map(lambda x, n=n: x[n], p["blocks"])
@@ -105,12 +105,12 @@ def reference(config, params, batch):
                 weights /= weights.sum(-1, keepdims=True)
                 mixed_BLD[b][:, part] = weights @ v[b][real, part]
         mixed_BLD = _dense(mixed_BLD, layer["attention_output"])
-        x_BLD = _normalise(x_BLD + mixed_BLD, layer["attention_layer_norm"], eps)
+        x_BLD = _normalize(x_BLD + mixed_BLD, layer["attention_layer_norm"], eps)
         inner_BLD = _dense(_gelu(_dense(x_BLD, layer["intermediate"])), layer["output"])
-        x_BLD = _normalise(x_BLD + inner_BLD, layer["output_layer_norm"], eps)
+        x_BLD = _normalize(x_BLD + inner_BLD, layer["output_layer_norm"], eps)
     masked_BPD = x_BLD[np.arange(len(ids_BL))[:, None], batch["masked_lm_positions"]]
     masked_BPD = _gelu(_dense(masked_BPD, p["masked_lm"]["transform"]))
-    masked_BPD = _normalise(masked_BPD, p["masked_lm"]["layer_norm"], eps)
+    masked_BPD = _normalize(masked_BPD, p["masked_lm"]["layer_norm"], eps)
     logits_BPV = masked_BPD @ tables["word"]["embedding"].T + p["masked_lm"]["bias"]
     pooled_BD = np.tanh(_dense(x_BLD[:, 0], p["pooler"]["dense"]))
     return {
@@ -172,7 +172,7 @@ def test_padding_of_the_vocabulary_gets_no_gradient(params, batch):
 
 
 def test_padding_of_the_vocabulary_does_not_change_the_loss(params, batch):
-    """The reference normalises over the real vocabulary only."""
+    """The reference normalizes over the real vocabulary only."""
     expected = reference(TINY, params, batch)
     nll = 0.0
     for name, labels in (
@@ -221,7 +221,7 @@ def test_dropout_rate_and_mean_within_four_sigma(rate):
     np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
 
 
-def test_dropout_bits_are_independent_of_neighbours_keys_and_rows():
+def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
     """Correlation with shifts along every axis, and between keys, is sampling noise."""
     shape, rate = (48, 40, 384), 0.1
 

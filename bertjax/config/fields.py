@@ -43,7 +43,7 @@ class Model:
     hidden_dropout_prob: BelowOne = field(0.1, "dropout on embeddings and on both block outputs")
     attention_probs_dropout_prob: BelowOne = field(0.1, "dropout on attention probabilities")
     layer_norm_eps: PositiveFloat = field(1e-12, "epsilon inside LayerNorm")
-    initializer_range: NotNegative = field(0.02, "deviation of the truncated-normal initialiser")
+    initializer_range: NotNegative = field(0.02, "deviation of the truncated-normal initializer")
     head: str = field(
         "pretraining",
         "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
@@ -189,7 +189,7 @@ class Logging:
     )
     profile_steps: Positive = field(3, "steps in the trace")
     peak_flops_per_device: NotNegative = field(
-        0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"
+        0.0, "peak FLOP/s for utilization; 0 looks the device up (unknown devices report none)"
     )
 
 

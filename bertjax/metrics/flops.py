@@ -70,7 +70,7 @@ class Speed:
       step: the step the clock starts at.
       tokens_per_step: B * L, padding included.
       flops_per_step: as from `model_flops_per_step`.
-      peak: FLOP/s of all devices together; None or 0 reports no utilisation.
+      peak: FLOP/s of all devices together; None or 0 reports no utilization.
     """
 
     def __init__(self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None):

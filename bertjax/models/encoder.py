@@ -41,7 +41,7 @@ def layer_norm(config: config_lib.Model, rngs: nnx.Rngs):
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and token-type embeddings, normalised."""
+    """Sum of word, position and token-type embeddings, normalized."""
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
         self.config = config
