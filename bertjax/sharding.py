@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -42,9 +43,10 @@ PARAMETERS = (
     (r"(embeddings|masked_lm)/layer_norm/(bias|scale)", (None,)),
     (r"pooler/dense/kernel", ("embed", None)),
     (r"masked_lm/transform/kernel", ("embed", None)),
-    (r"(next_sentence|classifier|span)/dense/kernel", (None, None)),
-    (r"(pooler|next_sentence|classifier|span)/dense/bias|masked_lm/transform/bias", (None,)),
+    (r"masked_lm/transform/bias", (None,)),
     (r"masked_lm/bias", ("vocab",)),
+    (r"\w+/dense/kernel", (None, None)),  # the few logits of any other head
+    (r"\w+/dense/bias", (None,)),
 )
 
 # Array in use, by the name that the model calls it -> what its dimensions are split over.
@@ -196,7 +198,7 @@ class Placement:
 
     mesh: Mesh
     rows: tuple[str, ...] = BATCH_AXES
-    has_shards = True
+    unsplit: ClassVar[None] = None
 
     @property
     def of_shard(self):

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax import models, objectives
 from bertjax.config import Model
-from bertjax.models import attention
+from bertjax.models import attention, encoder
+from bertjax.models.dropout import dropout, random_words
 
 TINY = Model(
     vocab_size=61,
@@ -214,7 +215,7 @@ def test_padding_tokens_do_not_influence_real_positions(params, batch):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_rate_and_mean_within_four_sigma(rate):
     shape = (64, 32, 257)
-    dropped = np.asarray(attention.dropout(jnp.ones(shape), rate, jax.random.key(5)))
+    dropped = np.asarray(dropout(jnp.ones(shape), rate, jax.random.key(5)))
     sigma = math.sqrt(rate * (1 - rate) / dropped.size)
     assert abs((dropped == 0).mean() - rate) < 4 * sigma
     assert abs(dropped.mean() - 1) < 4 * sigma / (1 - rate)
@@ -226,7 +227,7 @@ def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
     shape, rate = (48, 40, 384), 0.1
 
     def kept(key):
-        bits = np.asarray(attention.dropout(jnp.ones(shape), rate, key) != 0, np.float64)
+        bits = np.asarray(dropout(jnp.ones(shape), rate, key) != 0, np.float64)
         return (bits - (1 - rate)) / math.sqrt(rate * (1 - rate))
 
     keys = jax.random.split(jax.random.key(6), 3)
@@ -242,7 +243,7 @@ def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
 
 
 def test_random_words_pass_a_chi_square_on_every_byte():
-    words = np.asarray(attention.random_words(jax.random.key(8), (1 << 10, 1 << 10)))
+    words = np.asarray(random_words(jax.random.key(8), (1 << 10, 1 << 10)))
     for byte in range(4):
         counts = np.bincount((words >> (8 * byte)).ravel() & 255, minlength=256)
         chi = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
@@ -266,7 +267,8 @@ def test_layers_and_sites_draw_different_bits(monkeypatch):
         jax.debug.callback(lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key))
         return x
 
-    monkeypatch.setattr(attention, "dropout", spy)
+    for module in (attention, encoder):
+        monkeypatch.setattr(module, "dropout", spy)
     ids = np.zeros((2, 8), int)
     batch = {"input_ids": ids, "token_type_ids": ids, "attention_mask": ids + 1}
     params = models.init(config, jax.random.key(0))
@@ -283,7 +285,7 @@ def test_dropout_is_sharded_like_its_input():
     key = jax.random.key(9)
 
     def drop(x, key):
-        return attention.dropout(x, 0.1, key)
+        return dropout(x, 0.1, key)
 
     compiled = jax.jit(drop, in_shardings=(sharding, None)).lower(jnp.ones((16, 48, 64)), key)
     text = compiled.compile().as_text()
@@ -291,9 +293,7 @@ def test_dropout_is_sharded_like_its_input():
     shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"[us]32\[(\d+,\d+,\d+)\]", text)}
     assert all(shape[0] == 2 for shape in shapes), shapes
     x = jax.device_put(jnp.ones((16, 48, 64)), sharding)
-    np.testing.assert_array_equal(
-        jax.jit(drop)(x, key), attention.dropout(jnp.ones(x.shape), 0.1, key)
-    )
+    np.testing.assert_array_equal(jax.jit(drop)(x, key), dropout(jnp.ones(x.shape), 0.1, key))
 
 
 def test_bfloat16_is_close_to_float32(params, batch):
