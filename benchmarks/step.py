@@ -10,7 +10,7 @@ masking included, its state donated as in training.
         model.attention_probs_dropout_prob=0 model.attention_probs_dropout_prob=0,model.scan_unroll=0
 
 For each variant: the attention kernel, seconds to compile, the median and the least seconds a step
-over the rounds, tokens a second (places, and real tokens), utilisation on both, memory.
+over the rounds, tokens a second (places, and real tokens), utilization on both, memory.
 """
 
 import argparse

@@ -197,7 +197,7 @@ def report(times):
 
 
 # Kind of elementwise operation <- a pattern of its name and source; the first that fits counts.
-# XLA fuses neighbours, so an operation is filed under the one kind that its fusion is named for.
+# XLA fuses neighbors, so an operation is filed under the one kind that its fusion is named for.
 KINDS = (
     ("dropout", r"dropout"),
     ("gelu", r"gelu|erf"),

@@ -20,7 +20,7 @@ def prepare(values, args):
     """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...] [--runner=NAME -- OPTION ...]
 
     Text to W/store and W/tokenizer, in parallel, atomically; prints what was kept and dropped.
-    With --runner, Apache Beam tokenises, to the same bytes: DataflowRunner, FlinkRunner,
+    With --runner, Apache Beam tokenizes, to the same bytes: DataflowRunner, FlinkRunner,
     SparkRunner, or FnApiRunner for this machine. What follows -- are Beam's own options. W and
     the text must be where its workers reach them.
     """

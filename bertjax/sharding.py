@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -42,9 +43,10 @@ PARAMETERS = (
     (r"(embeddings|masked_lm)/layer_norm/(bias|scale)", (None,)),
     (r"pooler/dense/kernel", ("embed", None)),
     (r"masked_lm/transform/kernel", ("embed", None)),
-    (r"(next_sentence|classifier|span)/dense/kernel", (None, None)),
-    (r"(pooler|next_sentence|classifier|span)/dense/bias|masked_lm/transform/bias", (None,)),
+    (r"masked_lm/transform/bias", (None,)),
     (r"masked_lm/bias", ("vocab",)),
+    (r"\w+/dense/kernel", (None, None)),  # the few logits of any other head
+    (r"\w+/dense/bias", (None,)),
 )
 
 # Array in use, by the name that the model calls it -> what its dimensions are split over.
@@ -92,7 +94,7 @@ def num_slices(devices: list) -> int:
 
 
 def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
-    """Devices in the form of a mesh, neighbours by wire next to each other.
+    """Devices in the form of a mesh, neighbors by wire next to each other.
 
     TPU slices are wired as boxes. Where the axes are not products of a box's sides, sides are
     split, and collectives over such an axis share wires.
@@ -101,7 +103,7 @@ def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
     def arrange(**options):
         if slices > 1:
             within = [sizes[0] // slices, *sizes[1:]]
-            between = [slices, 1, 1]  # over the data-centre network
+            between = [slices, 1, 1]  # over the data-center network
             return mesh_utils.create_hybrid_device_mesh(within, between, devices, **options)
         return mesh_utils.create_device_mesh(sizes, devices, **options)
 
@@ -196,7 +198,7 @@ class Placement:
 
     mesh: Mesh
     rows: tuple[str, ...] = BATCH_AXES
-    has_shards = True
+    unsplit: ClassVar[None] = None
 
     @property
     def of_shard(self):

@@ -41,7 +41,9 @@ def placement_of(config: config_lib.Config, mesh):
     Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
     """
     if clips_per_shard(config):
-        return models.Unplaced(sharding.Placement(mesh).device, has_shards=mesh.size == 1)
+        field = "config.optimizer.clip_mode=global (here: per_shard)"
+        device = sharding.Placement(mesh).device
+        return models.Unplaced(device, unsplit=None if mesh.size == 1 else field)
     return sharding.Placement(mesh)
 
 

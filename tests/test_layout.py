@@ -38,7 +38,7 @@ def modules():
 
 
 def imported(tree):
-    """`(module, top-level statement?)` for everything a file imports, submodules spelt out."""
+    """`(module, top-level statement?)` for everything a file imports, submodules spelled out."""
     top = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -108,7 +108,7 @@ def test_readers_refuse_before_jax_is_imported():
 
 
 LIGHT = (
-    "import bertjax.data.prepare, bertjax.data.tokenise, bertjax.data.report",  # and its workers
+    "import bertjax.data.prepare, bertjax.data.tokenize, bertjax.data.report",  # and its workers
     "import bertjax.data.train_tokenizer",
     "import bertjax.__main__, bertjax.command_line",
     "import bertjax.processes.lock, bertjax.checkpoints.steps",

@@ -6,6 +6,7 @@ The range of one number stands beside its field (`config_rules`). What is here t
 import math
 import re
 
+from bertjax.config import heads
 from bertjax.config.embedding_fields import POOLINGS
 from bertjax.errors import UsageError
 
@@ -22,6 +23,16 @@ def check(c, leaves):
       c: a `config.Config`.
       leaves: `(path, dataclass field, value)` of every field of it.
     """
+    check_fields(leaves)
+    _check_model(c.model)
+    _check_embedding(c.embedding)
+    _check_recipe(c)
+    for name, p in c.phases.items():
+        _check_phase(c, name, p)
+
+
+def check_fields(leaves):
+    """Raises UsageError where a value alone cannot be run, whatever the other fields are."""
     for path, f, value in leaves:
         choices = f.metadata.get("choices")
         if choices and value is not None and value not in choices:
@@ -31,11 +42,6 @@ def check(c, leaves):
         for rule in getattr(f.type, "__metadata__", ()):  # of config_rules
             if not rule.holds(value):
                 raise UsageError(f"{path}={value!r}: {rule.text}")
-    _check_model(c.model)
-    _check_embedding(c.embedding)
-    _check_recipe(c)
-    for name, p in c.phases.items():
-        _check_phase(c, name, p)
 
 
 def _check_model(m):
@@ -76,19 +82,14 @@ def _check_embedding(e):
 
 
 def _check_recipe(c):
-    mlm, nsp, head = c.objective.mlm, c.objective.nsp, c.model.head
-    _require(
-        mlm == 0 or c.model.has_masked_lm,
-        "objective.mlm",
-        mlm,
-        f"needs model.head=pretraining or masked_lm (here: {head})",
-    )
-    _require(
-        nsp == 0 or head == "pretraining",
-        "objective.nsp",
-        nsp,
-        f"needs model.head=pretraining (here: {head})",
-    )
+    mlm, nsp = c.objective.mlm, c.objective.nsp
+    for name, weight in (("mlm", mlm), ("nsp", nsp)):
+        _require(
+            weight == 0 or name in c.model.head_record.losses,
+            f"objective.{name}",
+            weight,
+            f"needs model.head={' or '.join(heads.with_loss(name))} (here: {c.model.head})",
+        )
     _require(
         nsp == 0 or c.examples.has_next_sentence,
         "objective.nsp",

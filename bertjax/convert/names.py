@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax.errors import DataError
-
-VOCAB_ROWS = ("embeddings/word/embedding", "masked_lm/bias")
+from bertjax.config.heads import Head
+from bertjax.config.parameters import VOCAB_ROWS, shapes
+from bertjax.errors import DataError, UsageError
 
 
 class Row(NamedTuple):
@@ -40,43 +40,6 @@ class Tensor(NamedTuple):
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-
-
-def shapes(model: config_lib.Model) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a model by its path, as `models.abstract_params` has them."""
-    D, F, N = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    V = model.padded_vocab_size
-
-    def dense(path, features_in, features_out, stack=()):
-        kernel, bias = (*stack, features_in, features_out), (*stack, features_out)
-        return {f"{path}/kernel": kernel, f"{path}/bias": bias}
-
-    def norm(path, stack=()):
-        return {f"{path}/scale": (*stack, D), f"{path}/bias": (*stack, D)}
-
-    result = {"embeddings/word/embedding": (V, D)}
-    result["embeddings/position/embedding"] = (model.max_position_embeddings, D)
-    if model.type_vocab_size:
-        result["embeddings/token_type/embedding"] = (model.type_vocab_size, D)
-    result |= norm("embeddings/layer_norm")
-    for name in ("query", "key", "value", "attention_output"):
-        result |= dense(f"blocks/{name}", D, D, (N,))
-    result |= dense("blocks/intermediate", D, F, (N,)) | dense("blocks/output", F, D, (N,))
-    for name in ("attention", "output"):
-        result |= norm(f"blocks/{name}_layer_norm", (N,))
-    if model.has_pooler:
-        result |= dense("pooler/dense", D, D)
-    if model.head == "pretraining":
-        result |= dense("next_sentence/dense", D, 2)
-    if model.has_masked_lm:
-        result |= dense("masked_lm/transform", D, D) | norm("masked_lm/layer_norm")
-        result["masked_lm/bias"] = (V,)
-    if model.head in ("classification", "multiple_choice"):
-        labels = model.num_labels if model.head == "classification" else 1
-        result |= dense("classifier/dense", D, labels)
-    if model.head == "span":
-        result |= dense("span/dense", D, 2)
-    return result
 
 
 def gather(
@@ -128,6 +91,19 @@ def gather(
     return params
 
 
+def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the other side has every part of a head: its first matrix, as wide as it must be."""
+    first = {}
+    for row in rows:
+        first.setdefault(row.path.split("/")[0], row.name)
+    for part in head.parts:
+        if first.get(part.name) not in tensors:
+            return False
+        if isinstance(part.width, int) and tensors[first[part.name]].shape[:1] != (part.width,):
+            return False
+    return True
+
+
 def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
     """float32 zeros at a multiple of 64 bytes: JAX takes such memory on a CPU without copying."""
     raw = np.zeros(4 * math.prod(shape) + 64, np.uint8)
@@ -138,8 +114,18 @@ def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
 def scatter(
     rows: Iterable[Row], model: config_lib.Model, params: dict
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The other side's `(name, array)` of every parameter: views, in the order of the table."""
-    wanted = shapes(model)
+    """The other side's `(name, array)` of every parameter: views, in the order of the table.
+
+    Raises:
+      UsageError: the other side has no name for a parameter.
+    """
+    wanted, rows = shapes(model), list(rows)
+    absent = wanted.keys() - {row.path for row in rows}
+    if absent:
+        raise UsageError(
+            f"config.model.head={model.head!r}: the format has no place for "
+            f"{', '.join(sorted(absent))}"
+        )
     for row in rows:
         if row.path not in wanted:
             continue

@@ -169,7 +169,7 @@ def _check_disjoint(entries: list[Entry]):
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """`(field number, wire type, value)` of a serialised protobuf message."""
+    """`(field number, wire type, value)` of a serialized protobuf message."""
     at = 0
     while at < len(message):
         tag, at = read_varint(message, at)

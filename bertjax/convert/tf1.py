@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
+from bertjax.config import heads
 from bertjax.convert import hf_config, names, tensor_bundle
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
@@ -148,15 +149,9 @@ def _model_of(
 
 
 def _head(entries: Mapping[str, Entry]) -> str:
-    pooler = "bert/pooler/dense/kernel" in entries
-    if "cls/predictions/transform/dense/kernel" in entries:
-        whole = pooler and "cls/seq_relationship/output_weights" in entries
-        return "pretraining" if whole else "masked_lm"
-    if "cls/squad/output_weights" in entries:
-        return "span"
-    if "output_weights" in entries:
-        return "classification"
-    return "pooler" if pooler else "none"
+    """The first head whose parts are all there; nothing tells those apart that share tensors."""
+    named = ((name, head) for name, head in heads.HEADS.items() if not head.by_name)
+    return next(name for name, head in named if names.has_parts(ROWS, head, entries))
 
 
 def _activation(name, hints: Hints, where: str) -> str:

@@ -71,7 +71,7 @@ class Collective(NamedTuple):
     Attributes:
       kind: its name in XLA. Between slices it is that of the host's transfer ("all-reduce"); within
         a slice, the compiler has scattered the array before and gathers it after.
-      over_dcn: between slices, over the data-centre network, instead of between chips.
+      over_dcn: between slices, over the data-center network, instead of between chips.
       bytes: of one execution on one device, of the whole array: what an all-gather results in,
         what a reduce-scatter starts from.
       count: executions in a step.

@@ -81,7 +81,7 @@ def sent(collective: Collective) -> float:
 def egress(chip: topology.Chip, sides: tuple[int, ...], devices: int) -> float | None:
     """Bytes/s that a chip can send to a group of `devices`, over as many sides as it spans.
 
-    A side that is closed to a ring has a wire to either neighbour; at the end of an open one,
+    A side that is closed to a ring has a wire to either neighbor; at the end of an open one,
     which a ring goes back and forth on, there is only one.
     """
     if chip.link is None:

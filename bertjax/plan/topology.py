@@ -18,7 +18,7 @@ class Chip:
     (libtpu 0.0.52). Bandwidths in bytes/s are from cloud.google.com/tpu/docs, a page for each
     generation: `link` is one direction of one of the wires between chips (the bandwidth of a chip
     by its ports, 4 or 6, and by the two directions), and `dcn` a chip's share of its pod's
-    data-centre network (v5e: 6.4 Tb/s for 256 chips). Where no page says so it is from "How to
+    data-center network (v5e: 6.4 Tb/s for 256 chips). Where no page says so it is from "How to
     Scale Your Model" (Austin et al. 2025), and None where neither does. `torus` is the length from
     which a side is closed to a ring, in slices made of whole cubes (all sides divide by 4).
     """

@@ -14,10 +14,16 @@ import transformers_reference as reference
 from random_models import equal, random_model
 
 from bertjax import convert, models, objectives
+from bertjax.config import heads
 from bertjax.convert import hf, hf_names, names
 from bertjax.errors import DataError
 
-CASES = sorted(hf_names.CLASSES)
+CASES = sorted(
+    (kind, head)
+    for kind in heads.ARCHITECTURES
+    for head in heads.HEADS
+    if hf_names.class_of(kind, head)
+)
 AUTO = {
     "pretraining": transformers.AutoModelForPreTraining,
     "masked_lm": transformers.AutoModelForMaskedLM,
@@ -39,7 +45,7 @@ def tiny(architecture, head, **fields):
     """A tiny model of the class for this head; `none` is a base model without a pooler."""
     labels = 3 if head == "classification" else 2
     config = reference.config(architecture, reference.TINY, num_labels=labels, **fields)
-    name = hf_names.CLASSES[architecture, head]
+    name = hf_names.class_of(architecture, head)
     if head == "none" and architecture != "distilbert":
         model = getattr(transformers, name)(config, add_pooling_layer=False)
         loaded = reference.model(name, config, scale=0.3).state_dict()
@@ -296,9 +302,9 @@ def test_loss_and_every_gradient(architecture, head, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "head"), BIG)
 def test_base_shape(architecture, head, tmp_path, capsys):
-    """Full Base shape, initialised as published: loss and every parameter's gradient."""
+    """Full Base shape, initialized as published: loss and every parameter's gradient."""
     config = reference.config(architecture, reference.BASE)
-    model = reference.model(hf_names.CLASSES[architecture, head], config)
+    model = reference.model(hf_names.class_of(architecture, head), config)
     pretrained = convert.read(f"hf:{save(model, tmp_path / 'm')}")
     batch = reference.batch(model.config, 4, 64)
     found = differences(model, pretrained, batch)
@@ -321,7 +327,7 @@ def test_base_shape(architecture, head, tmp_path, capsys):
 )
 def test_base_shape_of_the_other_heads(architecture, head, tmp_path, capsys):
     config = reference.config(architecture, reference.BASE)
-    model = reference.model(hf_names.CLASSES[architecture, head], config)
+    model = reference.model(hf_names.class_of(architecture, head), config)
     pretrained = convert.read(f"hf:{save(model, tmp_path / 'm')}")
     batch = reference.batch(model.config, 2, 48)
     found = differences(model, pretrained, batch)

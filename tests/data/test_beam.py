@@ -1,4 +1,4 @@
-"""A store that Beam's workers tokenised is the one that this machine's processes make."""
+"""A store that Beam's workers tokenized is the one that this machine's processes make."""
 
 import dataclasses
 import gzip
@@ -209,12 +209,12 @@ def test_after_an_error_workers_stop(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text('{"text": "t"}\n' * 100)
     tried = []
 
-    def tokenise(chunk, *_):
+    def tokenize(chunk, *_):
         tried.append(chunk)
         raise DataError("bad")
 
     monkeypatch.setattr("bertjax.data.sources.CHUNK_BYTES", 1)
-    monkeypatch.setattr(beam, "tokenise", tokenise)
+    monkeypatch.setattr(beam, "tokenize", tokenize)
     settings = configured(tmp_path / "a.jsonl", tokenizer=tiny(tmp_path))
     with pytest.raises(DataError, match="bad"):
         prepare(settings, tmp_path / "w", beam_options=IN_MEMORY, progress=False)
@@ -228,10 +228,10 @@ def tales(tmp_path):
 
 
 def test_a_pipeline_that_fails_is_one_line(tales, tmp_path, monkeypatch):
-    def tokenise(*_):
+    def tokenize(*_):
         raise ZeroDivisionError("no such thing")
 
-    monkeypatch.setattr(beam, "tokenise", tokenise)
+    monkeypatch.setattr(beam, "tokenize", tokenize)
     with pytest.raises(BertjaxError, match="Beam: ZeroDivisionError: no such thing") as caught:
         prepare(tales, tmp_path / "w", beam_options=IN_MEMORY, progress=False)
     assert "\n" not in str(caught.value)

@@ -222,5 +222,5 @@ def test_progress_and_report_say_the_component(config, tmp_path, capsys):
     prepare.prepare(config, tmp_path / "w")
     shown = capsys.readouterr().err
     for name in ("books", "wiki"):
-        assert f"{name}: tokenise" in shown
+        assert f"{name}: tokenize" in shown
         assert f"\n{name} " in shown

@@ -17,7 +17,7 @@ from corpora import VOCAB, WORDS, change, config, corpus, write_jsonl  # noqa: F
 from bertjax import config as configs
 from bertjax.data import identity, store, tokenizer
 from bertjax.data.prepare import prepare
-from bertjax.data.tokenise import share
+from bertjax.data.tokenize import share
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes.lock import Lock
 
@@ -267,7 +267,7 @@ def test_kill_leaves_no_store_and_no_process(config, tmp_path):
 
 
 def test_workers_do_not_load_jax():
-    program = "import sys, bertjax.data.tokenise; sys.exit('jax' in sys.modules)"
+    program = "import sys, bertjax.data.tokenize; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

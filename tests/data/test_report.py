@@ -145,7 +145,7 @@ def test_one_document_is_refused_before_anything_is_prepared(tmp_path, monkeypat
     text = "The old clock was slow.\nThe clock was old.\n"
     write_jsonl(tmp_path / "a.jsonl", ["", text, " "])
     (tmp_path / "a.txt").write_text(f"\n\n{text}\n\n")
-    monkeypatch.setattr("bertjax.data.prepare.tokenise_all", None)
+    monkeypatch.setattr("bertjax.data.prepare.tokenize_all", None)
     files = {"data": {"files": str(tmp_path / name)}}
     with pytest.raises(DataError, match=rf"{name}'.* holds one document, .*config.objective.nsp=0"):
         prepare(configured(tmp_path, **files), tmp_path / "w", progress=False)
@@ -159,7 +159,7 @@ def test_one_document_is_refused_before_anything_is_prepared(tmp_path, monkeypat
 
 
 def test_every_component_is_looked_at_before_the_first_is_tokenized(tmp_path, monkeypatch):
-    monkeypatch.setattr("bertjax.data.prepare.tokenise_all", None)
+    monkeypatch.setattr("bertjax.data.prepare.tokenize_all", None)
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", CAPITALS) for name in "ab"]
     mixture = {
         "a": {"data": {"files": paths[0]}},
@@ -184,7 +184,7 @@ def test_notes(tmp_path, texts, fields, note):
 
 
 def test_the_form_that_was_taken_and_lines_that_never_end_a_document(tmp_path, monkeypatch):
-    for module in ("sources", "tokenise"):
+    for module in ("sources", "tokenize"):
         monkeypatch.setattr(f"bertjax.data.{module}.SENTENCES_DOCUMENT", 100)
     (tmp_path / "a.txt").write_text("The clock was old.\n" * 20)
     (tmp_path / "b.txt").write_text("The clock was old. The clock was slow.\n\n" * 20)

@@ -38,7 +38,8 @@ def device(platform, kind=None, capability=None):
 
 def choose(name, rate, dtype, where, length, has_shards=True, **fields):
     model = Model(attention=name, attention_probs_dropout_prob=rate, dtype=dtype, **fields)
-    placement = models.Unplaced(device(*where.split(": ")), has_shards)
+    unsplit = None if has_shards else "config.optimizer.clip_mode=global (here: per_shard)"
+    placement = models.Unplaced(device(*where.split(": ")), unsplit)
     return models.attention_kernel(model, placement, length)
 
 

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax import models, objectives
 from bertjax.config import Model
-from bertjax.models import attention
+from bertjax.models import attention, encoder
+from bertjax.models.dropout import dropout, random_words
 
 TINY = Model(
     vocab_size=61,
@@ -72,7 +73,7 @@ def value_and_grad(config, params, batch, dropout_key):
     return jax.value_and_grad(loss)(params)
 
 
-def _normalise(x, p, eps):
+def _normalize(x, p, eps):
     x = x - x.mean(-1, keepdims=True)
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
 
@@ -91,7 +92,7 @@ def reference(config, params, batch):
     eps, tables, ids_BL = config.layer_norm_eps, p["embeddings"], batch["input_ids"]
     x_BLD = tables["word"]["embedding"][ids_BL] + tables["position"]["embedding"][: ids_BL.shape[1]]
     x_BLD = x_BLD + tables["token_type"]["embedding"][batch["token_type_ids"]]
-    x_BLD = _normalise(x_BLD, tables["layer_norm"], eps)
+    x_BLD = _normalize(x_BLD, tables["layer_norm"], eps)
     width = config.hidden_size // config.num_attention_heads
     for n in range(config.num_hidden_layers):
         layer = jax.tree.map(lambda x, n=n: x[n], p["blocks"])
@@ -105,12 +106,12 @@ def reference(config, params, batch):
                 weights /= weights.sum(-1, keepdims=True)
                 mixed_BLD[b][:, part] = weights @ v[b][real, part]
         mixed_BLD = _dense(mixed_BLD, layer["attention_output"])
-        x_BLD = _normalise(x_BLD + mixed_BLD, layer["attention_layer_norm"], eps)
+        x_BLD = _normalize(x_BLD + mixed_BLD, layer["attention_layer_norm"], eps)
         inner_BLD = _dense(_gelu(_dense(x_BLD, layer["intermediate"])), layer["output"])
-        x_BLD = _normalise(x_BLD + inner_BLD, layer["output_layer_norm"], eps)
+        x_BLD = _normalize(x_BLD + inner_BLD, layer["output_layer_norm"], eps)
     masked_BPD = x_BLD[np.arange(len(ids_BL))[:, None], batch["masked_lm_positions"]]
     masked_BPD = _gelu(_dense(masked_BPD, p["masked_lm"]["transform"]))
-    masked_BPD = _normalise(masked_BPD, p["masked_lm"]["layer_norm"], eps)
+    masked_BPD = _normalize(masked_BPD, p["masked_lm"]["layer_norm"], eps)
     logits_BPV = masked_BPD @ tables["word"]["embedding"].T + p["masked_lm"]["bias"]
     pooled_BD = np.tanh(_dense(x_BLD[:, 0], p["pooler"]["dense"]))
     return {
@@ -172,7 +173,7 @@ def test_padding_of_the_vocabulary_gets_no_gradient(params, batch):
 
 
 def test_padding_of_the_vocabulary_does_not_change_the_loss(params, batch):
-    """The reference normalises over the real vocabulary only."""
+    """The reference normalizes over the real vocabulary only."""
     expected = reference(TINY, params, batch)
     nll = 0.0
     for name, labels in (
@@ -214,19 +215,19 @@ def test_padding_tokens_do_not_influence_real_positions(params, batch):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_rate_and_mean_within_four_sigma(rate):
     shape = (64, 32, 257)
-    dropped = np.asarray(attention.dropout(jnp.ones(shape), rate, jax.random.key(5)))
+    dropped = np.asarray(dropout(jnp.ones(shape), rate, jax.random.key(5)))
     sigma = math.sqrt(rate * (1 - rate) / dropped.size)
     assert abs((dropped == 0).mean() - rate) < 4 * sigma
     assert abs(dropped.mean() - 1) < 4 * sigma / (1 - rate)
     np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
 
 
-def test_dropout_bits_are_independent_of_neighbours_keys_and_rows():
+def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
     """Correlation with shifts along every axis, and between keys, is sampling noise."""
     shape, rate = (48, 40, 384), 0.1
 
     def kept(key):
-        bits = np.asarray(attention.dropout(jnp.ones(shape), rate, key) != 0, np.float64)
+        bits = np.asarray(dropout(jnp.ones(shape), rate, key) != 0, np.float64)
         return (bits - (1 - rate)) / math.sqrt(rate * (1 - rate))
 
     keys = jax.random.split(jax.random.key(6), 3)
@@ -242,7 +243,7 @@ def test_dropout_bits_are_independent_of_neighbours_keys_and_rows():
 
 
 def test_random_words_pass_a_chi_square_on_every_byte():
-    words = np.asarray(attention.random_words(jax.random.key(8), (1 << 10, 1 << 10)))
+    words = np.asarray(random_words(jax.random.key(8), (1 << 10, 1 << 10)))
     for byte in range(4):
         counts = np.bincount((words >> (8 * byte)).ravel() & 255, minlength=256)
         chi = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
@@ -266,7 +267,8 @@ def test_layers_and_sites_draw_different_bits(monkeypatch):
         jax.debug.callback(lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key))
         return x
 
-    monkeypatch.setattr(attention, "dropout", spy)
+    for module in (attention, encoder):
+        monkeypatch.setattr(module, "dropout", spy)
     ids = np.zeros((2, 8), int)
     batch = {"input_ids": ids, "token_type_ids": ids, "attention_mask": ids + 1}
     params = models.init(config, jax.random.key(0))
@@ -283,7 +285,7 @@ def test_dropout_is_sharded_like_its_input():
     key = jax.random.key(9)
 
     def drop(x, key):
-        return attention.dropout(x, 0.1, key)
+        return dropout(x, 0.1, key)
 
     compiled = jax.jit(drop, in_shardings=(sharding, None)).lower(jnp.ones((16, 48, 64)), key)
     text = compiled.compile().as_text()
@@ -291,9 +293,7 @@ def test_dropout_is_sharded_like_its_input():
     shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"[us]32\[(\d+,\d+,\d+)\]", text)}
     assert all(shape[0] == 2 for shape in shapes), shapes
     x = jax.device_put(jnp.ones((16, 48, 64)), sharding)
-    np.testing.assert_array_equal(
-        jax.jit(drop)(x, key), attention.dropout(jnp.ones(x.shape), 0.1, key)
-    )
+    np.testing.assert_array_equal(jax.jit(drop)(x, key), dropout(jnp.ones(x.shape), 0.1, key))
 
 
 def test_bfloat16_is_close_to_float32(params, batch):

@@ -15,17 +15,17 @@ from bertjax.config import Data
 from bertjax.data import byte_bpe, tokenizer
 from bertjax.data.documents import Record, paragraphs, segment
 from bertjax.data.sources import Chunk
-from bertjax.data.tokenise import tokenise
+from bertjax.data.tokenize import tokenize
 
 TINY = byte_bpe.ByteBPE(PIECES, MERGES)
 PARTS = st.sampled_from([*"htew 's.é日 \t\u00a0\u0301", "hello", "  "])
 SENTENCE = st.lists(PARTS, max_size=10).map(lambda parts: "".join(parts).strip()).filter(bool)
 
 
-def tokenised(sentences, encoder, language="en"):
+def tokenized(sentences, encoder, language="en"):
     """Tokens [T] and where each sentence begins, [S], of one document."""
     record = Record("file", 1, 0, "sentences", "\n".join(sentences).encode())
-    result = tokenise(Chunk([record], 0, Counter()), Data(language=language), encoder)
+    result = tokenize(Chunk([record], 0, Counter()), Data(language=language), encoder)
     ends = np.cumsum(result.sentence_lengths)
     return result.tokens, [0, *ends[:-1].tolist()]
 
@@ -33,7 +33,7 @@ def tokenised(sentences, encoder, language="en"):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(SENTENCE, min_size=1, max_size=5))
 def test_a_byte_level_document_is_its_sentences_in_one_line(sentences):
-    tokens, first = tokenised(sentences, TINY)
+    tokens, first = tokenized(sentences, TINY)
     line = " ".join(sentences)
     assert tokens.tolist() == TINY.encode([line])[0]
     assert TINY.decode(tokens.tolist()) == line
@@ -44,27 +44,27 @@ def test_a_byte_level_document_is_its_sentences_in_one_line(sentences):
 def test_no_space_where_the_language_has_none():
     sentences = ["日本語。", "中文。", "hello"]
     for language, between in (("ja", ""), ("zh", ""), ("ko", " "), ("th", " ")):
-        tokens, _ = tokenised(sentences, TINY, language)
+        tokens, _ = tokenized(sentences, TINY, language)
         assert TINY.decode(tokens.tolist()) == between.join(sentences)
 
 
 def test_wordpiece_sentences_stand_alone():
     vocab = [*tokenizer.WORDPIECE_SPECIALS, "hello", ".", "next"]
     model = tokenizer.WordPiece(vocab, lowercase=True)
-    tokens, first = tokenised(["Hello.", "Next."], model)
+    tokens, first = tokenized(["Hello.", "Next."], model)
     assert tokens.tolist() == [5, 6, 7, 6]
     assert first == [0, 2]
 
 
 def test_published_vocabulary_on_real_text():
     published = tokenizer.load(reference.data_directory() / "vocab" / "gpt2_bpe")
-    tokens, first = tokenised(["Hello world!", "Hello world!"], published)
+    tokens, first = tokenized(["Hello world!", "Hello world!"], published)
     assert tokens.tolist() == [31414, 232, 328, 20920, 232, 328]
     assert first == [0, 3]
     data = dataclasses.replace(Data(), num_workers=1)
     for text in reference.real_texts(30):
         record = Record("file", 1, 0, "json", json.dumps({"text": text}).encode())
-        result = tokenise(Chunk([record], 0, Counter()), data, published)
+        result = tokenize(Chunk([record], 0, Counter()), data, published)
         line = " ".join(s for p in paragraphs(text, "json") for s in segment(p, "en"))
         assert published.decode(result.tokens.tolist()) == line
         assert result.tokens.tolist() == published.encode([line])[0]
@@ -81,7 +81,7 @@ CASED, UNCASED = (
 def seen_in(text, form="prose", vocab=UNCASED, lowercase=True):
     """What tokenizing one document counts."""
     encoder = tokenizer.WordPiece(vocab, lowercase)
-    result = tokenise(
+    result = tokenize(
         Chunk([Record("f", 1, 0, form, text.encode())], 0, Counter()), Data(), encoder
     )
     return {k: n for k, n in result.seen.items() if n}, dict(result.unknown_words)

@@ -33,7 +33,7 @@ _MARKUP = re.compile(
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Tokenised(NamedTuple):
+class Tokenized(NamedTuple):
     """What a worker makes of one chunk: D documents, S sentences, T tokens."""
 
     tokens: np.ndarray  # [T]
@@ -47,8 +47,8 @@ class Tokenised(NamedTuple):
     unknown_words: Counter  # of a sample: see `SAMPLED`
 
 
-def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[Tokenised]:
-    """Tokenises every chunk in `data.num_workers` processes; results come in order.
+def tokenize_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[Tokenized]:
+    """Tokenizes every chunk in `data.num_workers` processes; results come in order.
 
     Args:
       saved: the tokenizer's file, which each process loads.
@@ -56,13 +56,13 @@ def tokenise_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[T
     workers = data.num_workers or len(os.sched_getaffinity(0))
     if workers == 1:
         encoder = tokenizer.load(saved)
-        yield from (tokenise(chunk, data, encoder) for chunk in chunks)
+        yield from (tokenize(chunk, data, encoder) for chunk in chunks)
         return
     # Not fork: threads of this process (JAX has many) would not survive it.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (saved, data))
     try:
-        yield from in_order(pool, _tokenise_here, chunks, IN_FLIGHT * workers)
+        yield from in_order(pool, _tokenize_here, chunks, IN_FLIGHT * workers)
     except BrokenProcessPool:
         raise BertjaxError(
             f"a worker process died, most likely for lack of memory; "
@@ -97,11 +97,11 @@ def _exit_with_parent():
     os._exit(1)
 
 
-def _tokenise_here(chunk):
-    return tokenise(chunk, _data, _encoder)
+def _tokenize_here(chunk):
+    return tokenize(chunk, _data, _encoder)
 
 
-def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenised:
+def tokenize(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenized:
     """Documents of a chunk to token ids; a document or sentence without tokens is left out.
 
     Where the tokenizer marks spaces, a sentence has the space before it that stood between it and
@@ -137,7 +137,7 @@ def tokenise(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenise
         text_bytes += len(text.encode())
     seen["documents"] = len(document_lengths)
     seen["one sentence"] = document_lengths.count(1)
-    return Tokenised(
+    return Tokenized(
         np.concatenate(ids) if ids else np.empty(0, np.uint16),
         np.concatenate(sentence_lengths) if sentence_lengths else np.empty(0, np.int64),
         np.array(document_lengths, np.int64),
