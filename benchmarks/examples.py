@@ -84,7 +84,7 @@ def one_round(store, documents, vocabulary, length, mask, seed):
         lambda: examples.build_index(store, config.examples, sequence_length=length, rng=generator)
     )
     spent[INDEX] = seconds / len(index)
-    batches = pipeline.Batches([store], vocabulary, config, Stage(0, phase, 0, 1, 0))
+    batches = pipeline.Batches([store], vocabulary, config, Stage("phase1", 0, phase, 0, 1, 0))
     key = jax.random.key(seed, impl="threefry2x32")
     spent[BATCHES] = spent[MASKS] = 0
     steps = len(index) // BATCH_SIZE

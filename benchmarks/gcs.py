@@ -52,7 +52,7 @@ def write_store(directory):
 def measure(opened, batch_size, length, seconds):
     """Batches a second that Grain delivers with 4 read ahead."""
     phase = Phase(steps=1_000_000, sequence_length=length, batch_size=batch_size)
-    stage = stages.Stage(0, phase, 0, phase.steps, 0)
+    stage = stages.Stage("phase1", 0, phase, 0, phase.steps, 0)
     batches = pipeline.Batches([opened], TOKENIZER, Config(), stage)
     reader = pipeline.iterate(batches, 0, phase.steps, prefetch=4)
     for _ in range(5):

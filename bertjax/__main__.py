@@ -9,7 +9,8 @@ import traceback
 from pathlib import Path
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
-from bertjax import errors, storage
+from bertjax import commands, errors, storage
+from bertjax.commands import Command, Flag
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.processes import streams
 
@@ -43,14 +44,13 @@ def pretrain(values, args):
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import next_steps, pretraining
+    from bertjax import pretraining
     from bertjax.processes import distributed
 
-    _positional(args)
     with distributed.processes():
         pretraining.pretrain(_config(values), _workdir(values), _STARTED)
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
-    return next_steps.after_pretrain(values.workdir, mask_token)
+    return commands.after_pretrain(values.workdir, mask_token)
 
 
 def evaluate(values, args):
@@ -65,7 +65,6 @@ def evaluate(values, args):
     from bertjax import evaluate, pretraining
     from bertjax.processes import distributed
 
-    _positional(args)
     directory = _workdir(values)
     # The kernel that trained need not run on the machine that evaluates.
     config = _config(values).with_model(attention="auto")
@@ -84,7 +83,7 @@ def fill_mask(values, args):
     """
     from bertjax import inference
 
-    source, text = _positional(args, "SRC", "TEXT")
+    source, text = args
     model = _read(source, values)
     for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
         for token, probability in candidates:
@@ -127,13 +126,13 @@ def convert(values, args):
     --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
     --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
     """
-    from bertjax import convert, next_steps
+    from bertjax import convert
 
-    source, destination = _positional(args, "SRC", "DST")
+    source, destination = args
     written = convert.transfer(source, destination, _hints(values))
     _print_notes(written.notes)
     print(f"{source} -> {destination}")
-    return next_steps.after_convert(destination, written)
+    return commands.after_convert(destination, written)
 
 
 def verify(values, args):
@@ -145,7 +144,7 @@ def verify(values, args):
     del values
     from bertjax.checkpoints import manager
 
-    (directory,) = _positional(args, "DIR")
+    (directory,) = args
     directory = storage.path(directory)
     if storage.is_directory(directory / "checkpoints"):  # W itself
         directory = directory / "checkpoints"
@@ -165,7 +164,7 @@ def plot(values, args):
     """
     from bertjax import plot
 
-    (workdir,) = _positional(args, "W")
+    (workdir,) = args
     print(plot.plot(storage.path(workdir), values.out and storage.path(values.out)))
 
 
@@ -178,23 +177,36 @@ def plan(values, args):
     """
     from bertjax.plan import report as plan_report
 
-    _positional(args)
     workdir = None if values.workdir is None else _workdir(values)
     plan_report.run(
         _config(values), values.topology, workdir, as_json=values.json, as_table=values.table
     )
 
 
+_SOURCE = (  # what a source of weights does not say itself
+    Flag("hidden_act", choices=("gelu", "gelu_new")),
+    Flag("do_lower_case", kind=bool),
+    Flag("tokenizer"),
+    Flag("allow_pickle", False, bool),
+)
+_TOP_K = Flag("top_k", 5, int, least=1)
+_PLAN = (Flag("topology"), Flag("json", False, bool), Flag("table", False, bool))
+
 COMMANDS = {
-    "prepare": prepare,
-    "pretrain": pretrain,
-    "evaluate": evaluate,
-    "fill-mask": fill_mask,
-    "embed": embed,
-    "convert": convert,
-    "verify": verify,
-    "plot": plot,
-    "plan": plan,
+    command.name: command
+    for command in (
+        Command(
+            "prepare", prepare, None, (Flag("runner"),), reads_config=True, outlives_reader=True
+        ),
+        Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
+        Command("evaluate", evaluate, reads_config=True, finds_config=True),
+        Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
+        Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),
+        Command("convert", convert, ("SRC", "DST"), _SOURCE),
+        Command("verify", verify, ("DIR",)),
+        Command("plot", plot, ("W",), (Flag("out"),)),
+        Command("plan", plan, (), _PLAN, reads_config=True),
+    )
 }
 
 
@@ -218,25 +230,10 @@ def _print_notes(notes):
         print(note, file=sys.stderr)
 
 
-def _positional(args, *names):
-    if len(args) == len(names):
-        return args
-    wanted = " ".join(names) or "flags only"
-    quoted = "TEXT" in names and len(args) > len(names)
-    hint = f"quote the text: {json.dumps(' '.join(args[1:]))}" if quoted else "see --help"
-    raise UsageError(f"expected {wanted}, got {' '.join(args) or 'nothing'}; {hint}")
-
-
 def _workdir(values) -> Path:
     if not values.workdir:
         raise UsageError("--workdir: missing; name the directory for what this run writes")
-    storage.require_bucket(values.workdir)
-    workdir = storage.path(values.workdir)
-    if storage.is_file(workdir):
-        raise UsageError(f"--workdir={workdir}: is a file; name a directory")
-    if workdir.name == "checkpoints" and storage.is_file(workdir.parent / "config.json"):
-        raise UsageError(f"--workdir={workdir}: a part of a run; write --workdir={workdir.parent}")
-    return workdir
+    return storage.path(values.workdir)
 
 
 def _config(values):
@@ -247,17 +244,12 @@ def _config(values):
     return config.from_config_dict(values.config)
 
 
-def _next(lines: list[str] | None):
-    """Says on a terminal which commands come next; logs and other programs are spared."""
-    if lines and sys.stderr.isatty():
-        print("\nnext:", *lines, sep="\n  ", file=sys.stderr)
-
-
 def run(argv: list[str]) -> int:
     """Runs `argv` (the program's name first) and returns the exit code."""
     command = argv[1] if len(argv) > 1 else "--help"
     try:
-        with streams.watched(lasting=command in ("prepare", "pretrain")):
+        outlives = command in COMMANDS and COMMANDS[command].outlives_reader
+        with streams.watched(lasting=outlives):
             code = _run(command, argv[2:])
             return code if len(argv) > 1 else errors.USAGE
     except streams.Unread:
@@ -266,7 +258,7 @@ def run(argv: list[str]) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     try:
-        from bertjax import command_line, next_steps
+        from bertjax import command_line
 
         text = command_line.asked_text(command, arguments, COMMANDS)
         if text is not None:
@@ -274,14 +266,14 @@ def _run(command: str, arguments: list[str]) -> int:
             return errors.DONE
         if command not in COMMANDS:
             raise UsageError(command_line.unknown_command(command, arguments, COMMANDS))
-        values, args = command_line.parse(command, [command, *arguments])
-        following = COMMANDS[command](values, args)
-        _next(next_steps.after_prepare(arguments) if command == "prepare" else following)
+        values, args = command_line.parse(command, arguments, COMMANDS)
+        following = COMMANDS[command].run(values, args)
+        commands.suggest(commands.after_prepare(arguments) if command == "prepare" else following)
         return errors.DONE
     except BertjaxError as error:
         print(f"bertjax {command}: {error}", file=sys.stderr)
         if isinstance(error, errors.Preempted):
-            _next([shlex.join(["bertjax", command, *arguments])])
+            commands.suggest([shlex.join(["bertjax", command, *arguments])])
         return error.exit_code
     except streams.Unread:
         raise

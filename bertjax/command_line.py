@@ -1,34 +1,36 @@
-"""The flags of every command, and how a command line becomes their values."""
+"""How a command line becomes the values of a command's flags, and what is said of one that does not."""
 
 import contextlib
 import difflib
 import importlib.metadata
-import inspect
+import json
 import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from bertjax import storage
+from bertjax.commands import Command
 from bertjax.config import Config, aliases
 from bertjax.config import file as config_file
 from bertjax.config import help as config_help
 from bertjax.config import tree as config_tree
 from bertjax.config import values as config_values
-from bertjax.errors import UsageError
+from bertjax.errors import UsageError, one_line
 
-READ_CONFIG = ("prepare", "pretrain", "evaluate", "plan")  # commands with --config; flags only
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what editors and web pages make of "-"
 
 
-def asked_text(command: str, arguments: list[str], commands: dict) -> str | None:
+def asked_text(command: str, arguments: list[str], commands: dict[str, Command]) -> str | None:
     """What --help or --version asks for; None where nobody asks.
 
     Args:
-      commands: `{name: function}`, whose docstrings are the usage of each.
+      command: what stands first on the command line, a command or not.
+      commands: all that there are, by name.
     """
     helps = {"-h", "--help", "--helpfull"}
     if command == "--version":
@@ -36,24 +38,27 @@ def asked_text(command: str, arguments: list[str], commands: dict) -> str | None
             return f"bertjax {importlib.metadata.version('bertjax')}"
         return "bertjax, not installed"
     if command in helps | {"help"}:
-        return _help(next((name for name in arguments if name in commands), None), commands)
+        named = next((name for name in arguments if name in commands), None)
+        return _help_on(commands[named]) if named else _help(commands.values())
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return _help(command, commands) if command in commands and helps & set(own) else None
+    return _help_on(commands[command]) if command in commands and helps & set(own) else None
 
 
-def _help(command: str | None, commands: dict) -> str:
-    """The text of --help: of all commands, or of one with every config field it reads."""
-    if command is None:
-        usages = (inspect.getdoc(run).split("\n\n", 1) for run in commands.values())
-        return (
-            "usage: bertjax COMMAND ...\n\n"
-            + "\n".join(
-                f"bertjax {usage}\n{textwrap.indent(text, '    ')}\n" for usage, text in usages
-            )
-            + "\nbertjax COMMAND --help lists the config fields."
-        )
-    text = f"usage: bertjax {inspect.getdoc(commands[command])}"
-    if command in READ_CONFIG:
+def _help(commands: Iterable[Command]) -> str:
+    """The text of --help, of all commands."""
+    usages = (command.usage for command in commands)
+    parts = (f"bertjax {line}\n{textwrap.indent(text, '    ')}\n" for line, text in usages)
+    return (
+        "usage: bertjax COMMAND ...\n\n"
+        + "\n".join(parts)
+        + "\nbertjax COMMAND --help lists the config fields."
+    )
+
+
+def _help_on(command: Command) -> str:
+    """The text of --help, of one command with every config field it reads."""
+    text = "usage: bertjax " + "\n\n".join(command.usage)
+    if command.reads_config:
         rows = (f"  --{f}={default}\n      {help}" for f, default, help in config_help.describe())
         text += (
             "\n\nConfig fields, with their defaults. None is unset: =None unsets such a field again."
@@ -62,76 +67,80 @@ def _help(command: str | None, commands: dict) -> str:
     return text
 
 
-def define(command: str) -> flags.FlagValues:
+def define(command: Command) -> flags.FlagValues:
     """The flags of a command, with their defaults."""
     values = flags.FlagValues()
-
-    def text(name, default, meaning):
-        flags.DEFINE_string(name, default, meaning, flag_values=values)
-
-    def switch(name, default, meaning):
-        flags.DEFINE_bool(name, default, meaning, flag_values=values)
-
-    if command in READ_CONFIG:
-        text("config", None, "config file, with :arg")
-        text("workdir", None, "everything a run writes")
-    if command == "prepare":
-        text("runner", None, "Apache Beam runner")
-    if command in ("fill-mask", "embed", "convert"):
-        activations = ("gelu", "gelu_new")
-        flags.DEFINE_enum("hidden_act", None, activations, "activation", flag_values=values)
-        switch("do_lower_case", None, "casing")
-        text("tokenizer", None, "file or folder")
-        switch("allow_pickle", False, "open PyTorch files")
-    if command == "embed":
-        text("pooling", None, "mean, cls, max ...")
-    if command == "fill-mask":
-        flags.DEFINE_integer("top_k", 5, "candidates for each mask", 1, flag_values=values)
-    if command == "plan":
-        text("topology", None, "TPU slice to plan for")
-        switch("json", False, "JSON, for machines")
-        switch("table", False, "search for what fits")
-    if command == "plot":
-        text("out", None, "file to write")
+    if command.reads_config:
+        flags.DEFINE_string("config", None, "", flag_values=values)
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+    for flag in command.flags:
+        given = (flag.name, flag.default)
+        if flag.kind is bool:
+            flags.DEFINE_bool(*given, "", flag_values=values)
+        elif flag.kind is int:
+            flags.DEFINE_integer(*given, "", flag.least, flag_values=values)
+        elif flag.choices:
+            flags.DEFINE_enum(*given, flag.choices, "", flag_values=values)
+        else:
+            flags.DEFINE_string(*given, "", flag_values=values)
     return values
 
 
-def parse(command: str, argv: list[str]):
-    """`(flag values, positional arguments)` of one command.
+def parse(
+    name: str, argv: list[str], commands: dict[str, Command]
+) -> tuple[flags.FlagValues, list[str]]:
+    """`(flag values, arguments)` of the command `name`.
 
-    Of --config, the value is the tree of the file (for `evaluate`, of the run), with every
-    --config.FIELD=VALUE set in it; None without one.
+    Of --config, the value is the tree of the file (where the command finds it itself, of the run),
+    with every --config.FIELD=VALUE set in it; None without one.
 
     Args:
-      argv: the command, and what follows it.
+      argv: what follows the command.
+      commands: all that there are, by name: another may have a flag that this one has not.
 
     Raises:
       UsageError: an unknown flag or config field, a value that does not parse, a config file
-        that does not run, or an argument that the command has no use for.
+        that does not run, a --workdir that cannot be one, or other arguments than the command has.
     """
+    command = commands[name]
     values = define(command)
     try:
-        argv = values.read_flags_from_files(list(argv), force_gnu=False)
+        argv = values.read_flags_from_files([command.name, *argv], force_gnu=False)[1:]
         end = argv.index("--") if "--" in argv else len(argv)
-        rest, overrides = _split(command, values, argv[1:end])
-        args = values([command, *rest])[1:]
+        rest, overrides = _split(command, values, argv[:end], commands)
+        args = values([command.name, *rest])[1:]
     except flags.Error as error:
         raise UsageError(_reason(error)) from None
-    if command in READ_CONFIG and args:
+    if command.reads_config and args:
         raise UsageError(_stray(command, args[0]))
-    if command in READ_CONFIG:
+    args += argv[end + 1 :]
+    if command.arguments is not None and len(args) != len(command.arguments):
+        raise UsageError(_miscounted(command.arguments, args))
+    if command.reads_config:
+        _require_directory(values.workdir)
         values.config = _config(command, values, overrides)
-    return values, args + argv[end + 1 :]
+    return values, args
 
 
-def _config(command: str, values, overrides: dict) -> ConfigDict | None:
+def _require_directory(workdir: str | None):
+    """Refuses a --workdir that is no directory, or only a part of a run's."""
+    if not workdir:
+        return
+    storage.require_bucket(workdir)
+    path = storage.path(workdir)
+    if storage.is_file(path):
+        raise UsageError(f"--workdir={path}: is a file; name a directory")
+    if path.name == "checkpoints" and storage.is_file(path.parent / "config.json"):
+        raise UsageError(f"--workdir={path}: a part of a run; write --workdir={path.parent}")
+
+
+def _config(command: Command, values: flags.FlagValues, overrides: dict) -> ConfigDict | None:
     tree = None
     if values.config:
         tree = config_file.load(values.config)
-    elif command == "evaluate" and values.workdir is not None:
+    elif command.finds_config and values.workdir is not None:
         from bertjax import workdir  # with JAX, which other commands do without until they need it
 
-        storage.require_bucket(values.workdir)
         tree = config_tree.to_config_dict(workdir.read_config(storage.path(values.workdir)))
     elif overrides:
         raise UsageError(f"{next(iter(overrides))}: --config is missing; name a config file")
@@ -155,7 +164,9 @@ def _set(tree: ConfigDict, flag: str, value):
         node[name] = value
 
 
-def _split(command: str, values, argv: list[str]) -> tuple[list[str], dict]:
+def _split(
+    command: Command, values: flags.FlagValues, argv: list[str], commands: dict[str, Command]
+) -> tuple[list[str], dict]:
     """`(the other arguments, {"--config.FIELD": value})`, every flag checked for its form.
 
     absl would take `--workdir --json` for a directory named --json, and the `false` of
@@ -170,9 +181,9 @@ def _split(command: str, values, argv: list[str]) -> tuple[list[str], dict]:
         if not arg.startswith("-") or not name:
             rest.append(arg)
             continue
-        is_field = re.match(r"(no)?config\.", name) and command in READ_CONFIG
+        is_field = command.reads_config and re.match(r"(no)?config\.", name)
         if not is_field and name not in values and name.removeprefix("no") not in values:
-            raise UsageError(_unknown(command, name, values))
+            raise UsageError(_unknown(command, name, values, commands))
         negated = name.startswith("noconfig.") or (not is_field and name not in values)
         name = name.removeprefix("no") if negated else name
         hint = config_help.type_of(name) if is_field else (bool if values[name].boolean else str)
@@ -216,7 +227,7 @@ def _refuse_no_value(name: str, following: list[str]):
         _refuse_value_apart(name, following)
 
 
-def unknown_command(given: str, arguments: list[str], commands) -> str:
+def unknown_command(given: str, arguments: list[str], commands: dict[str, Command]) -> str:
     """What to say of a command that is none."""
     if given.startswith("-"):
         first = next((arg for arg in arguments if arg in commands), "pretrain")
@@ -241,37 +252,45 @@ _OTHER_COMMANDS = {
 }
 
 
-def _unknown(command: str, name: str, values) -> str:
-    owners = [other for other in _COMMANDS if other != command and name in define(other)]
+def _unknown(
+    command: Command, name: str, values: flags.FlagValues, commands: dict[str, Command]
+) -> str:
+    """What to say of a flag that the command has not."""
+    owners = [other.name for other in commands.values() if name in define(other)]
     if owners:
-        return f"--{name}: {command} has no such flag; {', '.join(owners)} has it"
+        return f"--{name}: {command.name} has no such flag; {', '.join(owners)} has it"
     own = [flag for flag in values if flag not in ("flagfile", "undefok")]
     plain = name.replace("-", "_").lower()
     close = [flag for flag in own if flag.replace("_", "") == plain.replace("_", "")]
     close = close or difflib.get_close_matches(plain, own, n=1)
     if close:
         return f"--{name}: no such flag; did you mean --{close[0]}?"
-    if command in READ_CONFIG:
+    if command.reads_config:
         hint = aliases.meant(f"config.{plain}", list(config_tree.paths(Config)))
         return f"--{name}: no such flag; {hint.replace('mean config.', 'mean --config.')}"
     known = ", ".join(f"--{flag}" for flag in own) or "none"
-    return f"--{name}: no such flag; {command} has {known}"
+    return f"--{name}: no such flag; {command.name} has {known}"
 
 
-_COMMANDS = (*READ_CONFIG, "fill-mask", "embed", "convert", "verify", "plot")
+def _miscounted(names: tuple[str, ...], args: list[str]) -> str:
+    """What to say of more or fewer arguments than the command has."""
+    wanted = " ".join(names) or "flags only"
+    quoted = "TEXT" in names and len(args) > len(names)
+    hint = f"quote the text: {json.dumps(' '.join(args[1:]))}" if quoted else "see --help"
+    return f"expected {wanted}, got {' '.join(args) or 'nothing'}; {hint}"
 
 
-def _stray(command: str, arg: str) -> str:
+def _stray(command: Command, arg: str) -> str:
     """What to say of an argument that stands alone, where a command takes flags only."""
     if re.match(r"(config|workdir)[.=]", arg) or re.search(r"\.py(:|$)", arg):
         fix = f"write --{'' if re.match(r'config|workdir', arg) and '=' in arg else 'config='}{arg}"
     elif os.path.isdir(arg):
         fix = f"write --workdir={arg}"
     else:
-        fix = f"{command} takes flags only, each as --NAME=VALUE"
+        fix = f"{command.name} takes flags only, each as --NAME=VALUE"
     return f"unexpected {arg!r}: {fix}"
 
 
 def _reason(error: flags.Error) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return re.sub(r"invalid literal for int\(\) with base 10: .*", "expected a whole number", text)

@@ -14,6 +14,17 @@ IO = 74
 INTERRUPTED = 130  # second Ctrl-C: nothing more was saved
 
 
+def one_line(error: BaseException | str, *, longest: int | None = None, first: bool = False) -> str:
+    """A message without its line breaks, or the name of the error's class where it has none.
+
+    Args:
+      longest: characters that are kept; None keeps all.
+      first: keep the first line only: the others of a JAX error are for its developers.
+    """
+    lines = str(error).splitlines()[:1] if first else [str(error)]
+    return " ".join("".join(lines).split())[:longest] or type(error).__name__
+
+
 class BertjaxError(Exception):
     """An expected failure: one clear line for the user and an exit code for the launcher."""
 

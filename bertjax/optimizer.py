@@ -18,7 +18,7 @@ def learning_rate(config: config_lib.Config):
     You et al. 2020 warms up again).
     """
     opt = config.optimizer
-    phases = [phase for phase in config.phases.values() if phase.steps]
+    phases = list(config.active_phases.values())
     if not any(phase.learning_rate for phase in phases):
         return warmup_and_decay(opt, opt.learning_rate, opt.warmup_steps, config.num_steps)
     ends = itertools.accumulate(phase.steps for phase in phases)

@@ -140,9 +140,8 @@ def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
     """
     size = config.evaluation.batch_size
     yield "evaluation.batch_size", size, size, -(-size // rows) * rows
-    phases = [(name, phase) for name, phase in config.phases.items() if phase.steps]
     for stage in stages.of(config) if training else ():
-        name, phase = phases[stage.phase_index]
+        name, phase = stage.name, config.phases[stage.name]
         whole, start, micro = phase.batch_size, phase.ramp_from, phase.micro_batch_size
         yield f"phases.{name}.batch_size", whole, whole, -(-whole // rows) * rows
         doubled = (start << i for i in range(32))
@@ -151,6 +150,14 @@ def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
         size = stage.phase.batch_size // stage.micro_batches
         fix = next(n for n in range(rows, whole + 1, rows) if whole % n == 0 and n >= micro)
         yield f"phases.{name}.micro_batch_size", micro, size, fix
+
+
+def leaf_name(path: tuple) -> str:
+    """`params/blocks/query/kernel`, of the path that `jax.tree_util` gives with a leaf.
+
+    So the table above, checkpoints and messages name a parameter.
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def spec(path: str, ndim: int) -> P:
@@ -176,7 +183,7 @@ def abstract(mesh: Mesh, shapes):
     """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings."""
 
     def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = leaf_name(path)
         sharding = NamedSharding(mesh, spec(name, leaf.ndim))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

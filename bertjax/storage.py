@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from bertjax.errors import StorageError, Unavailable, UsageError
+from bertjax.errors import StorageError, Unavailable, UsageError, one_line
 
 _PREFIX = "gs://"
 _BLOCK = 16 << 20  # bytes of one request of a file that is read or written in order
@@ -87,7 +87,7 @@ def _objects():
 
 def refusal(error: BaseException) -> str | None:
     """Why the object store or the way to it refused, in one line; None for any other error."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     forbidden = isinstance(error, OSError) and text.startswith("Forbidden")  # of gcsfs
     lost = isinstance(error, (TimeoutError, ConnectionError))
     if type(error).__module__.partition(".")[0] not in _CLIENTS and not forbidden and not lost:

@@ -17,6 +17,7 @@ from bertjax import convert, loop, workdir
 from bertjax.convert import orbax
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE, UsageError
 from bertjax.metrics import goodput, writer
+from bertjax.pretraining import Pretraining
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +56,16 @@ def test_a_finished_run_started_again_changes_nothing(project):
     assert losses(project / "whole") == before
 
 
-def test_a_run_past_its_end_is_refused_and_claims_nothing(tmp_path, monkeypatch):
+def test_a_run_past_its_end_is_refused_and_claims_nothing(tmp_path):
     orbax.write(
         random_model(moments=True, head="pretraining"), directory := tmp_path / "w"
     )  # at step 17
     before = (directory / "config.json").read_bytes()
     config = workdir.read_config(directory)
     phase = dataclasses.replace(config.phases["phase1"], steps=5)
-    monkeypatch.setattr(workdir, "open_corpus", lambda config, *_, **__: (config, None))
+    shorter = dataclasses.replace(config, phases={"phase1": phase})
     with pytest.raises(UsageError, match="its checkpoint is at step 17, this config ends at 5"):
-        loop.pretrain(dataclasses.replace(config, phases={"phase1": phase}), directory)
+        loop.run(Pretraining(shorter, None, directory), directory)
     assert (directory / "config.json").read_bytes() == before
 
 

@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 
 from bertjax import storage
 from bertjax.checkpoints import integrity, shapes, steps
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 from bertjax.processes import distributed
 
 _SAVE_SECONDS = 3600  # Orbax gives up then
@@ -281,7 +281,7 @@ def _reason(error: Exception) -> str | None:
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     is_status = re.match(r"[A-Z_]+: ", str(error))
-    return str(error).splitlines()[0] if is_status else None
+    return one_line(error, first=True) if is_status else None
 
 
 def _warn(line: str):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from bertjax import sharding
 from bertjax.checkpoints import integrity
 from bertjax.config import heads
 from bertjax.errors import DataError
@@ -30,7 +31,7 @@ def of(tree) -> dict:
     """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): {
+        sharding.leaf_name(path): {
             "dtype": str(leaf.dtype),
             "shape": list(leaf.shape),
         }

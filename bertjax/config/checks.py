@@ -152,7 +152,7 @@ def _check_masking(m):
 
 
 def _check_optimizer(c):
-    rates = {name: p.learning_rate for name, p in c.phases.items() if p.steps}
+    rates = {name: p.learning_rate for name, p in c.active_phases.items()}
     for name, rate in rates.items():
         _require(
             (rate > 0) == any(rates.values()),

@@ -249,6 +249,11 @@ class Config:
         return {name: part.weight for name, part in self.mixture.items()} or {"": 1.0}
 
     @property
+    def active_phases(self) -> dict[str, Phase]:
+        """The phases that have steps, by name, in the order in which they run."""
+        return {name: phase for name, phase in self.phases.items() if phase.steps}
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of all phases."""
         return sum(phase.steps for phase in self.phases.values())

@@ -12,12 +12,14 @@ class Stage:
     """Steps of a phase with one batch size.
 
     Attributes:
+      name: of the phase.
       phase_index: place of the phase among those that have steps.
       phase: the phase, with the batch size of this stage.
       first_step: steps of the run before this stage; it has `steps` of them.
       first_row: rows of the phase's examples that its earlier stages read.
     """
 
+    name: str
     phase_index: int
     phase: Phase
     first_step: int
@@ -39,11 +41,11 @@ class Stage:
 def of(config: Config) -> list[Stage]:
     """The phases that have steps, in order, cut where a ramp doubles the batch."""
     stages, step = [], 0
-    for index, phase in enumerate(p for p in config.phases.values() if p.steps):
+    for index, (name, phase) in enumerate(config.active_phases.items()):
         row = 0
         for steps, batch_size in _sizes(phase):
             stage = dataclasses.replace(phase, batch_size=batch_size)
-            stages.append(Stage(index, stage, step, steps, row))
+            stages.append(Stage(name, index, stage, step, steps, row))
             step, row = step + steps, row + steps * batch_size
     return stages
 

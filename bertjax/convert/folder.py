@@ -5,7 +5,7 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 
 # Configs and indices have some kilobytes, and a megabyte of empty lists takes 25 to hold.
 MAX_JSON_BYTES = 1 << 20
@@ -97,7 +97,7 @@ def read_json(path: Path, kind: type = dict):
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"{path}: not JSON ({one_line(error, longest=200)})") from None
     if not isinstance(tree, kind):
         raise DataError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return tree

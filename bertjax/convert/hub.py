@@ -8,7 +8,7 @@ from bertjax.convert import hf, hf_files, sentence_encoder
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer_files
-from bertjax.errors import BertjaxError, DataError, StorageError, UsageError
+from bertjax.errors import BertjaxError, DataError, StorageError, UsageError, one_line
 
 # What a model is read from: no pickles, no code.
 _WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
@@ -47,7 +47,7 @@ def _failing_as(kind: type[BertjaxError], name: str):
     # that make no sense; a RuntimeError for an upload that broke off, with the reason as cause.
     except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ if type(error) is RuntimeError else None
-        reason = " ".join(f"{error} {cause or ''}".split()) or type(error).__name__
+        reason = one_line(error) + (f" {one_line(cause)}" if cause else "")
         raise kind(f"hub:{name}: {reason}") from None
     finally:
         for bar in list(utils.tqdm._instances):  # the library leaves some open

@@ -129,6 +129,8 @@ def _state(pretrained: Pretrained) -> dict:
     """What a checkpoint holds, as jax arrays: in the host's memory where JAX has its CPU at hand."""
     import jax
 
+    from bertjax import sharding
+
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS=tpu leaves it out
@@ -138,7 +140,7 @@ def _state(pretrained: Pretrained) -> dict:
     moments, step = pretrained.moments, np.int32(pretrained.step)
 
     def fill(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = sharding.leaf_name(path)
         for part in ("mu", "nu"):
             _, found, parameter = name.partition(f"/{part}/")
             if found:

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 
 from bertjax.convert.names import Tensor
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 
 # The format's names of what weights come in; all of them are exact in float32 but F64.
 _DTYPES = {
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Tensor]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, longest=200)
         raise DataError(f"{path}: not a safetensors file ({reason})") from None
     header.pop("__metadata__", None)
     return {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}

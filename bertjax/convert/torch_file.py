@@ -20,7 +20,7 @@ from bertjax.convert import torch_legacy
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints
 from bertjax.convert.torch_pickle import MAX_PICKLE_BYTES, instructions
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 OLDEST_TORCH = (2, 10)
 MAX_DIRECTORY_BYTES = 1 << 20  # a model of 400 tensors has 30 KB
@@ -54,7 +54,7 @@ def load_torch_file(path: Path, hints: Hints) -> dict:
                 state = torch.load(path, map_location="meta", weights_only=True)
         state = _unread(state, path, torch, {})
     except Exception as error:  # a damaged file ends in any class at all
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, longest=200)
         raise DataError(f"{path}: PyTorch cannot load it ({reason})") from None
     if not isinstance(state, dict):
         raise DataError(f"{path}: expected a dict of tensors, got {type(state).__name__}")

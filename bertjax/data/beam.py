@@ -30,9 +30,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from bertjax import errors, storage
 from bertjax.data import sources, tokenizer
 from bertjax.data.corpus import Corpus
-from bertjax.data.documents import one_line
 from bertjax.data.tokenize import Tokenized, in_order, tokenize
-from bertjax.errors import BertjaxError, StorageError, UsageError
+from bertjax.errors import BertjaxError, StorageError, UsageError, one_line
 
 _COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenized`
 READERS = 16  # part files read at once: a bucket answers slowly, but many at a time

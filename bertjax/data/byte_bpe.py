@@ -15,10 +15,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from bertjax.data import added_tokens, vocabulary
 from bertjax.data.added_tokens import Added
-from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer, WordMemory
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 
 ROWS = "rows"  # field of a tokenizer.json: pieces from this id on are <unk>
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import sentencex
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 
 LONGEST_SENTENCE = 10_000  # characters; a longer one is cut at a space
 
@@ -69,11 +69,6 @@ def no_field(where: str, field: str, present) -> str:
     """What to tell a user whose records have other fields."""
     names = ", ".join(sorted(map(str, present))) or "no fields"
     return f"{where}: no field {field!r}, it has {names}; set config.data.text_field"
-
-
-def one_line(error: BaseException) -> str:
-    """A library's message without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def paragraphs(text: str, form: str) -> list[str]:

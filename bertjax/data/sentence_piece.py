@@ -6,10 +6,9 @@ from itertools import chain
 import numpy as np
 import sentencepiece
 
-from bertjax.data.documents import one_line
 from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer
-from bertjax.errors import DataError
+from bertjax.errors import DataError, one_line
 
 SPECIALS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 _WORD_START = "▁"

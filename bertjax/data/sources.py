@@ -20,9 +20,9 @@ from typing import NamedTuple
 from bertjax import storage
 from bertjax.config import Data
 from bertjax.data import sample
-from bertjax.data.documents import Record, no_field, one_line, one_sentence_a_line
+from bertjax.data.documents import Record, no_field, one_sentence_a_line
 from bertjax.data.lines import read_lines
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 CHUNK_BYTES = 1 << 20  # what a worker gets at a time

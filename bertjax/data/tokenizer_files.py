@@ -11,12 +11,11 @@ from pathlib import Path
 from bertjax import storage
 from bertjax.data import byte_bpe, tokenizer_settings, vocabulary, wordpiece
 from bertjax.data.byte_bpe import ByteBPE
-from bertjax.data.documents import one_line
 from bertjax.data.sentence_piece import SentencePiece
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.data.tokenizer_settings import CONFIG, Directory, Files, Settings
 from bertjax.data.wordpiece import WordPiece
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 # The most telling first.
 FORMATS = (
@@ -121,7 +120,7 @@ def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> T
             return byte_bpe.from_json(tree, name)
         return wordpiece.from_json(tree, name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{name}: not a tokenizer.json ({one_line(error)[:200]})") from None
+        raise DataError(f"{name}: not a tokenizer.json ({one_line(error, longest=200)})") from None
 
 
 def _as_it_is(found, path, settings, added, wish, notes) -> SentencePiece:

@@ -11,12 +11,12 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import byte_bpe, wordpiece
-from bertjax.data.documents import cut, one_line
+from bertjax.data.documents import cut
 from bertjax.data.sentence_piece import SentencePiece
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.data.wordpiece import SPECIALS as WORDPIECE_SPECIALS
 from bertjax.data.wordpiece import WordPiece
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 COUNTED_WORDS = 1 << 21  # distinct words held while counting; the rare ones go first
 ALPHABET = 1000  # most frequent characters kept

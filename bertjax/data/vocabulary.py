@@ -7,8 +7,7 @@ from pathlib import Path
 from bertjax import storage
 from bertjax.data import added_tokens
 from bertjax.data.added_tokens import Added
-from bertjax.data.documents import one_line
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 # LaBSE, the published BERT with most pieces, has 501,153: 14 MB as an indented tokenizer.json.
 MAX_BYTES = 16 << 20
@@ -61,7 +60,7 @@ def read_json(path: Path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({one_line(error)[:200]})") from None
+        raise DataError(f"{path}: not JSON ({one_line(error, longest=200)})") from None
 
 
 def read_pieces(path: Path) -> list[str]:

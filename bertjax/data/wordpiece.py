@@ -18,9 +18,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from bertjax.data import added_tokens, vocabulary
 from bertjax.data.added_tokens import Added
-from bertjax.data.documents import one_line
 from bertjax.data.tokenizer_base import Tokenizer, WordMemory
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import DataError, UsageError, one_line
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 RULES = ("huggingface", "google")
@@ -182,7 +181,7 @@ def from_json(tree: dict, name: str) -> WordPiece:
     vocabulary.require(tree["pre_tokenizer"], name, type=("BertPreTokenizer",))
     if normalizer["type"] != "BertNormalizer":
         raise DataError(
-            f"{name}: WordPiece with the normalizer {one_line(str(normalizer))[:100]} is not "
+            f"{name}: WordPiece with the normalizer {one_line(str(normalizer), longest=100)} is not "
             "supported; BertNormalizer is"
         )
     vocabulary.require(normalizer, name, clean_text=(True,))

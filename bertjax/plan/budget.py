@@ -1,7 +1,6 @@
 """What a whole recipe reads, takes and writes, before anything of it has run."""
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
@@ -48,10 +47,7 @@ def corpus(config: config_lib.Config, directory: Path | None):
     job = pretraining.open(config, directory, build=False)
     config, tokenizer = job.config, job.tokenizer
     stores = pretraining.open_stores(config, directory, "train")
-    first = [
-        next(group)
-        for _, group in itertools.groupby(stages.of(config), lambda stage: stage.phase_index)
-    ]
+    first = [stage for stage in stages.of(config) if stage.first_row == 0]
     rows = [
         sum(
             epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
@@ -66,7 +62,7 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """Data, time and checkpoints of a whole run.
 
     Args:
-      reports: of `plan.plan_stage`, one for each stage, in order.
+      reports: of `stage.plan_stage`, one for each stage, in order.
       rows: of an epoch of every phase; None where no corpus is at hand.
 
     Returns:
@@ -76,7 +72,8 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """
     times = [report["predicted_step_seconds"] for report in reports]
     known = all(seconds is not None for seconds in times)
-    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, job.init)))
+    init = pretraining.Pretraining(config).init
+    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, init)))
     checkpoint = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
     every = config.checkpoints.every_steps
     return {

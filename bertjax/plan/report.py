@@ -54,7 +54,7 @@ def run(
 
 
 def show(plan: dict, console: Console):
-    """Prints what `plan.plan` returns."""
+    """Prints what `stage.plan` returns."""
     console.print(
         f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
         f"({plan['topology']}); a device holds "
@@ -89,7 +89,7 @@ def _show_budget(budget: dict, console: Console):
 
 
 def stages_table(reports: list[dict]) -> Table:
-    """A column for each report of `plan.plan_stage`."""
+    """A column for each report of `stage.plan_stage`."""
     table = Table("", *(r["phase"] for r in reports))
     for name, value in _ROWS.items():
         table.add_row(name, *(value(r) for r in reports))
@@ -97,7 +97,7 @@ def stages_table(reports: list[dict]) -> Table:
 
 
 def search_table(reports: list[dict]) -> Table:
-    """A row for each report of `plan_search.table`."""
+    """A row for each report of `search.table`."""
     names = ("at once", "mesh", "remat", "attention", "GiB a device", "predicted s")
     table = Table("phase", *names)
     for report in reports:

@@ -9,14 +9,14 @@ from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.plan.stage import Target, plan_stage
 
-_TRIES = 3  # compilations before a suggestion is only computed
+_TRIES = 3  # candidates that are compiled, at most
 
 
 def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer, say) -> str:
     """Fields with which a stage that needs too much fits, and whether that was compiled.
 
     Args:
-      report: of `plan.plan_stage`, of the stage that does not fit.
+      report: of `stage.plan_stage`, of the stage that does not fit.
       say: told what is compiled next.
     """
     number, name = _stage_of(config, report), report["phase"]
@@ -85,8 +85,7 @@ def with_micro_batch(config: config_lib.Config, name: str, size: int) -> config_
 
 
 def _stage_of(config: config_lib.Config, report: dict) -> int:
-    names = [name for name, phase in config.phases.items() if phase.steps]
-    found = [(names[s.phase_index], s.phase.batch_size) for s in stages.of(config)]
+    found = [(stage.name, stage.phase.batch_size) for stage in stages.of(config)]
     return found.index((report["phase"], report["batch_size"]))
 
 
@@ -105,14 +104,13 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
     made = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, made)
     tensor = made.shape["tensor"]
-    last = {stage.phase_index: number for number, stage in enumerate(stages.of(config))}
-    names = [name for name, phase in config.phases.items() if phase.steps]
-    for index, number in last.items():
+    last = {stage.name: number for number, stage in enumerate(stages.of(config))}
+    for name, number in last.items():
         for fsdp in sorted({1, 4, made.size // tensor}):
             mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
                 changed = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
-                yield from _until_one_fits(changed, target, names[index], number, tokenizer, say)
+                yield from _until_one_fits(changed, target, name, number, tokenizer, say)
 
 
 def _until_one_fits(config, target, name, number, tokenizer, say):

@@ -75,7 +75,7 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
     state = train.abstract_state(job, mesh)
     kernel = train.attention_kernel(config, mesh, phase.sequence_length)
     report = {
-        "phase": [name for name, p in config.phases.items() if p.steps][stage.phase_index],
+        "phase": stage.name,
         "steps": stage.steps,
         "batch_size": phase.batch_size,
         "micro_batch_size": phase.batch_size // stage.micro_batches,
@@ -191,10 +191,10 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
 
 
 def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=print) -> dict:
-    """The plan of a whole recipe, in plain values for JSON (DESIGN.md, contracts).
+    """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:
-      config, tokenizer, rows: as of `recipe.corpus`.
+      config, tokenizer, rows: as of `budget.corpus`.
       say: told what is compiled next; each takes up to a minute.
 
     Returns:

@@ -6,7 +6,7 @@ import re
 
 import jax
 
-from bertjax.errors import UsageError
+from bertjax.errors import UsageError, one_line
 from bertjax.metrics import flops
 
 
@@ -81,12 +81,12 @@ def devices(name: str) -> list:
         return topologies.get_topology_desc(sides, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise UsageError(
-            f"--topology={name}: {_first_line(error)}; for example {GENERATIONS}"
+            f"--topology={name}: {one_line(error, longest=200, first=True)}; for example {GENERATIONS}"
         ) from None
     except (ImportError, RuntimeError, OSError) as error:  # as JAX words a libtpu that is not there
         raise UsageError(
             f"--topology={name}: needs the TPU compiler, libtpu: pip install 'bertjax[tpu]' "
-            f"({_first_line(error)})"
+            f"({one_line(error, longest=200, first=True)})"
         ) from None
 
 
@@ -94,7 +94,3 @@ def sides(devices: list) -> tuple[int, ...]:
     """Lengths in chips of the sides of a TPU slice, longest first; () where devices have none."""
     coordinates = [d.coords for d in devices if getattr(d, "coords", None) is not None]
     return tuple(sorted((1 + max(axis) for axis in zip(*coordinates, strict=True)), reverse=True))
-
-
-def _first_line(error) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -16,7 +16,7 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from jax.experimental import multihost_utils
 
 from bertjax import errors
-from bertjax.errors import BertjaxError, Preempted, UsageError
+from bertjax.errors import BertjaxError, Preempted, UsageError, one_line
 from bertjax.processes import lock, peers
 
 # What bertjax reads, and what a launcher therefore sets, for every process of one run.
@@ -85,7 +85,7 @@ def _connect(*cluster):
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except jax.errors.JaxRuntimeError as error:  # a port that is taken, a coordinator just gone
-        leave(errors.RESTART, f"no start with the other processes: {str(error).splitlines()[0]}")
+        leave(errors.RESTART, f"no start with the other processes: {one_line(error, first=True)}")
     finally:
         late.cancel()
 
@@ -99,7 +99,7 @@ def _watch_peers():
             _peers = peers.Peers(state.client, state.process_id, host)
             wait_for_all("peers", _START_SECONDS)
         except (OSError, jax.errors.JaxRuntimeError) as error:
-            reason = f"not all processes reach process 0 at {host}: {str(error).splitlines()[0]}"
+            reason = f"not all processes reach process 0 at {host}: {one_line(error, first=True)}"
             leave(errors.RESTART, reason)
 
 
@@ -180,7 +180,7 @@ def _leave_with(error: BaseException):
         leave(errors.INTERRUPTED, "interrupted")
     time.sleep(_NEWS_SECONDS)  # if a peer is lost, the news of it ends this process meanwhile
     if isinstance(error, jax.errors.JaxRuntimeError) and re.match(_TRANSIENT, str(error)):
-        leave(errors.RESTART, str(error).splitlines()[0])
+        leave(errors.RESTART, one_line(error, first=True))
     traceback.print_exception(error)
     leave(errors.IO if isinstance(error, OSError) else errors.INTERNAL, f"{error}")
 

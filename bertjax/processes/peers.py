@@ -17,6 +17,7 @@ import socket
 import threading
 
 from bertjax import errors
+from bertjax.errors import one_line
 from bertjax.processes import lock
 
 _KEY = "bertjax/peers"
@@ -63,8 +64,7 @@ class Peers:
     def leave(self, code: int, reason: str):
         """Tells the others, who leave too, and ends this process at once. Does not return."""
         self._leaving = True
-        one_line = " ".join(reason.split())[:1000]
-        self._tell(f"leave {code} {one_line}")
+        self._tell(f"leave {code} {one_line(reason, longest=1000)}")
         lock.release_all()
         os._exit(code)
 

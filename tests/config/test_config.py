@@ -13,8 +13,8 @@ import pytest
 
 from bertjax import __main__ as command_line
 from bertjax import command_line as flags_of
+from bertjax import commands, models, storage
 from bertjax import config as config_lib
-from bertjax import models, storage
 from bertjax.config import Config, aliases, stages
 from bertjax.config import help as config_help
 from bertjax.config import tree as config_tree
@@ -165,8 +165,8 @@ def test_components_are_in_order_of_name_and_survive_json():
 def test_names_of_labels_by_command_line_and_json():
     """A tuple of strings: the one field of a config that is a list in JSON."""
     names = "('no', \"yes, or so\")"
-    argv = ["bertjax", f"--config={CONFIGS}/bert_base.py", f"--config.model.label_names={names}"]
-    values, _ = flags_of.parse("pretrain", argv)
+    argv = [f"--config={CONFIGS}/bert_base.py", f"--config.model.label_names={names}"]
+    values, _ = flags_of.parse("pretrain", argv, command_line.COMMANDS)
     config = config_lib.from_config_dict(values.config)
     assert config.model.label_names == ("no", "yes, or so")
     again = json.loads(json.dumps(config_lib.to_dict(config)))
@@ -364,7 +364,7 @@ def test_every_other_name_leads_to_a_field_that_is_there():
 )
 def test_values_on_the_command_line(field, text, value):
     arguments = [f"--config={CONFIGS}/quickstart.py", f"--config.{field}={text}"]
-    values, _ = flags_of.parse("prepare", ["prepare", *arguments])
+    values, _ = flags_of.parse("prepare", arguments, command_line.COMMANDS)
     config = config_lib.from_config_dict(values.config)
     found = config_lib.leaves(config)[f"config.{field}"]
     assert (found, type(found)) == (value, type(value))
@@ -441,8 +441,8 @@ def test_clumsy_commands_are_told_what_to_write(arguments, said, capsys, monkeyp
 
 
 def test_a_field_given_twice_is_said_and_the_last_counts(capsys):
-    twice = ["--config.seed=1", "--config.seed=2"]
-    values, _ = flags_of.parse("pretrain", ["pretrain", f"--config={CONFIGS}/bert_base.py", *twice])
+    argv = [f"--config={CONFIGS}/bert_base.py", "--config.seed=1", "--config.seed=2"]
+    values, _ = flags_of.parse("pretrain", argv, command_line.COMMANDS)
     assert values.config.seed == 2
     assert capsys.readouterr().err == "--config.seed is given twice: the last, 2, counts\n"
 
@@ -550,9 +550,33 @@ def test_help_explains_every_command_and_field(command, capsys):
     assert command_line.run(["bertjax", command, "--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: bertjax {command}")
-    assert ("=None unsets" in text) == (command in flags_of.READ_CONFIG)
-    if command in ("prepare", "pretrain", "evaluate"):
+    assert ("=None unsets" in text) == command_line.COMMANDS[command].reads_config
+    if command_line.COMMANDS[command].reads_config:
         for field, _, meaning in config_help.describe():
             assert f"--{field}=" in text
             assert meaning in text
         assert text.count("--config.mixture.") == 1 + text.count("--config.data.")
+
+
+def test_one_declaration_makes_a_command(monkeypatch, capsys):
+    def count(values, args):
+        """count SRC [--only=WORD]
+
+        Words of SRC.
+        """
+        print(f"{values.only} in {args[0]}")
+
+    declared = commands.Command("count", count, ("SRC",), (commands.Flag("only"),))
+    monkeypatch.setitem(command_line.COMMANDS, "count", declared)
+    assert command_line.run(["bertjax", "count", "W", "--only=a"]) == 0
+    assert capsys.readouterr().out == "a in W\n"
+    assert command_line.run(["bertjax", "--help"]) == 0
+    assert "bertjax count SRC [--only=WORD]\n    Words of SRC.\n" in capsys.readouterr().out
+    for arguments, said in (
+        (["count"], "count: expected SRC, got nothing; see --help"),
+        (["count", "W", "--olny=a"], "count: --olny: no such flag; did you mean --only?"),
+        (["plot", "W", "--only=a"], "plot: --only: plot has no such flag; count has it"),
+        (["cuont"], "cuont: no such command; did you mean count?"),
+    ):
+        assert command_line.run(["bertjax", *arguments]) == USAGE
+        assert capsys.readouterr().err == f"bertjax {said}\n"

@@ -11,13 +11,14 @@ import pytest
 from random_models import MODELS, equal, random_model
 
 from bertjax import __main__ as command_line
-from bertjax import convert, errors, next_steps
+from bertjax import commands, convert, errors
 from bertjax.config import Model
 from bertjax.config.parameters import num_parameters
 from bertjax.convert import hf_names, names, sources
 from bertjax.convert.pretrained import Hints
 from bertjax.data.tokenizer import WordPiece
 from bertjax.errors import DataError, UsageError
+from bertjax.pretraining import Pretraining
 
 
 def run(*arguments):
@@ -77,7 +78,9 @@ def test_the_state_of_another_optimizer_comes_back_too(tmp_path):
     orbax.write(source, tmp_path / "a")
     convert.convert(str(tmp_path / "a"), f"tf1:{tmp_path}/tf/m")
     convert.convert(f"tf1:{tmp_path}/tf/m", str(tmp_path / "b"))
-    abstract = jax.eval_shape(lambda: train.init_state(source.config))
+    abstract = jax.eval_shape(
+        lambda: train.init_state(source.config, Pretraining(source.config).init)
+    )
     (step, a), (_, b) = (
         manager.read_newest(tmp_path / name / "checkpoints", abstract) for name in "ab"
     )
@@ -354,13 +357,13 @@ def test_what_comes_next_fits_the_head():
         dataclasses.replace(random_model(kind="bert", head=head), tokenizer=words)
         for head in ("masked_lm", "classification")
     )
-    assert next_steps.after_convert("hf:my out", masked) == [
+    assert commands.after_convert("hf:my out", masked) == [
         "bertjax fill-mask 'hf:my out' \"The capital of France is [MASK].\"",
         "bertjax embed 'hf:my out' 'a sentence'",
     ]
-    assert next_steps.after_convert("W", classifier) == ["bertjax embed W 'a sentence'"]
-    assert next_steps.after_convert("onnx:x.onnx", masked) == []
-    assert next_steps.after_pretrain("W", "<mask>") == [
+    assert commands.after_convert("W", classifier) == ["bertjax embed W 'a sentence'"]
+    assert commands.after_convert("onnx:x.onnx", masked) == []
+    assert commands.after_pretrain("W", "<mask>") == [
         "bertjax evaluate --workdir=W",
         'bertjax fill-mask W "The capital of France is <mask>."',
         "bertjax convert W hf:DIR",

@@ -13,10 +13,11 @@ import transformers
 import transformers_reference as reference
 from random_models import equal, random_model
 
-from bertjax import convert, models, objectives
+from bertjax import convert, models, objectives, train
 from bertjax.config import heads
 from bertjax.convert import hf, hf_names, names
 from bertjax.errors import DataError
+from bertjax.pretraining import Pretraining
 
 CASES = sorted(
     (kind, head)
@@ -255,7 +256,7 @@ def loss_and_gradients(model, pretrained, batch):
 
     def loss_of(params):
         values = objectives.means(
-            objectives.measure(models.apply(config.model, params, ours), ours)
+            train.measure(Pretraining(config), models.apply(config.model, params, ours), ours)
         )
         return objectives.total(config.objective, values)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertjax import config as configs
-from bertjax import workdir
+from bertjax import pretraining
 from bertjax.data import corpus, prepare, store, tokenizer
 from bertjax.errors import DataError, UsageError
 
@@ -85,23 +85,24 @@ def test_each_component_is_the_store_of_its_own_corpus(config, tmp_path):
 
 
 def test_stores_are_opened_in_order_of_name(config, tmp_path):
-    opened_config, encoder = workdir.open_corpus(config, tmp_path / "w", build=True)
-    assert opened_config.model.vocab_size == config.model.vocab_size
+    job = pretraining.open(config, tmp_path / "w", build=True)
+    encoder = job.tokenizer
+    assert job.config.model.vocab_size == config.model.vocab_size
     for split in store.SPLITS:
-        books, wiki = workdir.open_stores(config, tmp_path / "w", split)
+        books, wiki = pretraining.open_stores(config, tmp_path / "w", split)
         for opened, mine, other in ((books, "books", "wiki"), (wiki, "wiki", "books")):
             words = set(encoder.decode(np.asarray(opened.tokens)).split())
             assert words & set(NOUNS[mine])
             assert not words & set(NOUNS[other])
-    (books_again,) = workdir.open_stores(only(config, "books"), tmp_path / "w", "heldout")
-    books, _ = workdir.open_stores(config, tmp_path / "w", "heldout")
+    (books_again,) = pretraining.open_stores(only(config, "books"), tmp_path / "w", "heldout")
+    books, _ = pretraining.open_stores(config, tmp_path / "w", "heldout")
     np.testing.assert_array_equal(books_again.tokens, books.tokens)
 
 
 def test_without_a_mixture_there_is_one_store(config, tmp_path):
     plain = only(config)
-    workdir.open_corpus(plain, tmp_path / "w", build=True)
-    (opened,) = workdir.open_stores(plain, tmp_path / "w", "train")
+    pretraining.open(plain, tmp_path / "w", build=True)
+    (opened,) = pretraining.open_stores(plain, tmp_path / "w", "train")
     expected = store.open_store(tmp_path / "w" / "store", "train")
     np.testing.assert_array_equal(opened.tokens, expected.tokens)
 
@@ -119,8 +120,8 @@ def test_the_store_of_another_mixture_is_refused(config, tmp_path, prepared, wan
     prepare.prepare(only(config, *prepared), tmp_path / "w", progress=False)
     before = files_of(tmp_path / "w")
     for call in (
-        lambda: workdir.open_corpus(only(config, *wanted), tmp_path / "w", build=build),
-        lambda: workdir.open_stores(only(config, *wanted), tmp_path / "w", "train"),
+        lambda: pretraining.open(only(config, *wanted), tmp_path / "w", build=build),
+        lambda: pretraining.open_stores(only(config, *wanted), tmp_path / "w", "train"),
     ):
         with pytest.raises(DataError, match=f"store: {said}") as caught:
             call()
@@ -128,12 +129,12 @@ def test_the_store_of_another_mixture_is_refused(config, tmp_path, prepared, wan
         assert "\n" not in str(caught.value)
     assert files_of(tmp_path / "w") == before
     prepare.prepare(only(config, *wanted), tmp_path / "w", progress=False)
-    workdir.open_corpus(only(config, *wanted), tmp_path / "w", build=build)
+    pretraining.open(only(config, *wanted), tmp_path / "w", build=build)
 
 
 def test_no_store_at_all(config, tmp_path):
     with pytest.raises(DataError, match="books: no token store here; run `bertjax prepare`"):
-        workdir.open_corpus(config, tmp_path / "w", build=False)
+        pretraining.open(config, tmp_path / "w", build=False)
 
 
 def test_every_store_is_checked_against_the_tokenizer(config, tmp_path):
@@ -142,7 +143,7 @@ def test_every_store_is_checked_against_the_tokenizer(config, tmp_path):
     manifest = json.loads(path.read_text()) | {"tokenizer_sha256": "0" * 64}
     path.write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="store/wiki: made with another tokenizer"):
-        workdir.open_corpus(config, tmp_path / "w", build=True)
+        pretraining.open(config, tmp_path / "w", build=True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from byte_bpe_reference import MERGES, PIECES
 from bertjax import __main__ as command_line
 from bertjax import command_line as flags
 from bertjax import config as configs
-from bertjax import workdir
+from bertjax import pretraining
 from bertjax.convert import hf_tokenizer
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints
@@ -191,8 +191,8 @@ def run(tmp_path):
         changed = dataclasses.replace(config.tokenizer, **group)
         changed = dataclasses.replace(config, tokenizer=changed)
         manifest = prepare(changed, tmp_path / "W")
-        found, encoder = workdir.open_corpus(changed, tmp_path / "W", build=False)
-        return manifest["tokenizer"], found.tokenizer, encoder
+        job = pretraining.open(changed, tmp_path / "W", build=False)
+        return manifest["tokenizer"], job.config.tokenizer, job.tokenizer
 
     return prepared
 
@@ -235,9 +235,9 @@ def test_the_kind_that_is_recorded_is_that_of_the_files(tmp_path, run):
 def test_the_field_on_the_command_line(tmp_path, flag, value):
     config = tmp_path / "c.py"
     config.write_text("from bertjax import config\ndef get_config(): return config.default()\n")
-    argv = ["prepare", f"--config={config}", "--workdir=W"]
+    argv = [f"--config={config}", "--workdir=W"]
     argv += [f"--config.tokenizer.lowercase{flag}"] if flag else []
-    values, _ = flags.parse("prepare", argv)
+    values, _ = flags.parse("prepare", argv, command_line.COMMANDS)
     assert command_line._config(values).tokenizer.lowercase is value
 
 

@@ -29,5 +29,5 @@ STORE = make_store()
 
 def make(cls=pipeline.Batches, store=STORE, phase=PHASE, phase_index=0, first_row=0, **config):
     stores = store if isinstance(store, list) else [store]
-    stage = Stage(phase_index, phase, 0, phase.steps, first_row)
+    stage = Stage("phase1", phase_index, phase, 0, phase.steps, first_row)
     return cls(stores, TOKENIZER, Config(**config), stage)

@@ -14,15 +14,16 @@ import threading
 import jax
 import numpy as np
 
-from bertjax import __main__, train
+from bertjax import __main__
 from bertjax.data import pipeline
+from bertjax.pretraining import Pretraining
 
 _new, _batch, _lock = pipeline.Batches.__init__, pipeline.Batches.batch, threading.Lock()
 
 
 def _init(self, corpora, tokenizer, config, stage):
     _new(self, corpora, tokenizer, config, stage)
-    self.masked = jax.jit(train.masker(config, tokenizer, stage))
+    self.masked = jax.jit(Pretraining(config, tokenizer).prepare(stage))
     self.first_step = stage.first_step
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from bertjax import config as config_lib
-from bertjax import loop, models, sharding, train
+from bertjax import models, pretraining, sharding, train
 from bertjax.config import Model
 from bertjax.errors import UsageError
 from bertjax.models import attention, splash
+from bertjax.pretraining import Pretraining
 
 INTERPRETED = functools.partial(splash.attention, interpret=True)
 
@@ -270,10 +271,10 @@ def test_a_training_step_is_the_same_with_either_kernel(tpu, micro_batches):
         config = make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))
         config = dataclasses.replace(config, model=dataclasses.replace(SILENT, attention=kernel))
         mesh = sharding.make_mesh(config.mesh)
-        state = jax.jit(lambda: train.init_state(config))()
+        state = jax.jit(lambda: train.init_state(config, Pretraining(config).init))()
         state["step"] += 1  # at step 0 warm-up leaves nothing to compare
-        run = train.compile_step(config, mesh, lambda batch: batch, micro_batches)
-        state, metrics = run(state, sharding.to_global(mesh, make_batch(), 8))
+        run = train.compile_step(Pretraining(config), mesh, lambda batch: batch, micro_batches)
+        state, metrics = run(state, {}, sharding.to_global(mesh, make_batch(), 8))
         moments = jax.device_get(state["opt_state"][0].mu)
         return {k: float(v) for k, v in metrics.items()}, moments
 
@@ -292,8 +293,10 @@ def gradient_program(**fields):
     config = dataclasses.replace(config, model=dataclasses.replace(SILENT, **fields))
     place = train.placement_of(config, sharding.make_mesh(config_lib.Mesh(), jax.devices()[:1]))
     params = models.abstract_params(config.model)
-    gradient = functools.partial(train.gradients, config, dropout_key=None, placement=place)
-    return jax.jit(gradient).lower(params, make_batch()).as_text()
+    gradient = functools.partial(
+        train.gradients, Pretraining(config), frozen={}, dropout_key=None, placement=place
+    )
+    return jax.jit(gradient).lower(params, batch=make_batch()).as_text()
 
 
 def test_the_mask_is_not_written_out_where_ids_do(tpu):
@@ -321,8 +324,10 @@ def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
     assert place.device.platform == "tpu"
     assert models.attention_kernel(config.model, place, 128) == "xla"
     batch = make_batch()
-    run = train.compile_step(config, mesh, lambda batch: batch)
-    text = run.trace(train.abstract_state(config, mesh), batch).jaxpr.pretty_print()
+    run = train.compile_step(Pretraining(config), mesh, lambda batch: batch)
+    text = run.trace(
+        train.abstract_state(Pretraining(config), mesh), {}, batch
+    ).jaxpr.pretty_print()
     assert "pallas_call" not in text
 
 
@@ -336,5 +341,5 @@ def test_a_kernel_that_a_later_phase_cannot_take_is_refused_at_once(tpu, tmp_pat
     evaluation = config_lib.Evaluation(batch_size=8)
     config = config_lib.Config(model=model, phases=phases, evaluation=evaluation)
     with pytest.raises(UsageError, match=r"divides by 128 \(here: 200\)"):
-        loop.pretrain(config, tmp_path)
+        pretraining.pretrain(config, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -12,10 +12,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bertjax import models, objectives
-from bertjax.config import Model
+from bertjax import models, objectives, train
+from bertjax.config import Config, Model
 from bertjax.models import attention, encoder
 from bertjax.models.dropout import dropout, random_words
+from bertjax.pretraining import Pretraining
 
 TINY = Model(
     vocab_size=61,
@@ -67,7 +68,7 @@ def apply(config, params, batch, dropout_key=None):
 def value_and_grad(config, params, batch, dropout_key):
     def loss(params):
         outputs = models.apply(config, params, batch, dropout_key=dropout_key)
-        values = objectives.means(objectives.measure(outputs, batch))
+        values = objectives.means(train.measure(Pretraining(Config()), outputs, batch))
         return values["mlm_loss"] + values["nsp_loss"]
 
     return jax.value_and_grad(loss)(params)

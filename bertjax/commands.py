@@ -1,0 +1,101 @@
+"""What a command is, and which commands fit after it, as somebody would type them."""
+
+import dataclasses
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """`--NAME=VALUE` of a command.
+
+    Attributes:
+      kind: str, bool or int.
+      choices: the values that will do; () where all will.
+      least: the smallest number that will do.
+    """
+
+    name: str
+    default: str | bool | int | None = None
+    kind: type = str
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """All that is to say of one command: help, flags and errors come from here.
+
+    Attributes:
+      name: what follows `bertjax` on the command line.
+      run: `(flag values, arguments) -> the commands that fit after it, or None`. Its docstring is
+        the usage, a line, and after an empty line what the command does.
+      arguments: the names of what stands without a flag, in order; None where `run` looks itself.
+      flags: those that only some commands have.
+      reads_config: has --config, --config.FIELD and --workdir, and no arguments but after `--`.
+      finds_config: without --config, it takes that of the run in --workdir.
+      outlives_reader: goes on when nobody reads its output any more.
+    """
+
+    name: str
+    run: Callable[..., list[str] | None]
+    arguments: tuple[str, ...] | None = ()
+    flags: tuple[Flag, ...] = ()
+    reads_config: bool = False
+    finds_config: bool = False
+    outlives_reader: bool = False
+
+    @property
+    def usage(self) -> tuple[str, str]:
+        """The line that shows how to type it, and what it does."""
+        line, _, text = (inspect.getdoc(self.run) or "").partition("\n\n")
+        return line, text
+
+
+def suggest(lines: list[str] | None):
+    """Says on a terminal which commands come next; logs and other programs are spared."""
+    if lines and sys.stderr.isatty():
+        print("\nnext:", *lines, sep="\n  ", file=sys.stderr)
+
+
+def after_prepare(arguments: list[str]) -> list[str]:
+    """Of the arguments of `prepare`, all are also `pretrain`'s but the ones of Beam."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [a for a in arguments[:end] if not a.lstrip("-").startswith("runner")]
+    return [shlex.join(["bertjax", "pretrain", *kept])]
+
+
+def after_pretrain(workdir: str, mask_token: str) -> list[str]:
+    """The commands that read a run.
+
+    Args:
+      mask_token: as its tokenizer writes one.
+    """
+    return [
+        shlex.join(["bertjax", "evaluate", f"--workdir={workdir}"]),
+        _fill_mask(workdir, mask_token),
+        shlex.join(["bertjax", "convert", workdir, "hf:DIR"]),
+    ]
+
+
+def after_convert(destination: str, pretrained) -> list[str]:
+    """The commands that read `destination` and fit its head; none for a form that is only written.
+
+    Args:
+      pretrained: the `Pretrained` that was written there.
+    """
+    tokenizer, lines = pretrained.tokenizer, []
+    if destination.startswith(("onnx:", "onnx-int8:", "stablehlo:")):
+        return lines
+    if tokenizer is not None and pretrained.config.model.has_masked_lm:
+        lines.append(_fill_mask(destination, tokenizer.tokens([tokenizer.mask_id])[0]))
+    if tokenizer is not None:
+        lines.append(shlex.join(["bertjax", "embed", destination, "a sentence"]))
+    return lines
+
+
+def _fill_mask(source: str, mask_token: str) -> str:
+    text = f"The capital of France is {mask_token}."
+    return shlex.join(["bertjax", "fill-mask", source]) + f' "{text}"'
