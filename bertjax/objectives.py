@@ -36,10 +36,11 @@ def means(terms: dict[str, tuple]) -> dict:
 
 
 def total(config: config_lib.Objective, values: dict) -> jax.Array:
-    """The training loss: the mean losses, `X_loss`, each times its weight `config.objective.X`."""
-    weighed = [
-        getattr(config, name.removesuffix("_loss")) * value
-        for name, value in values.items()
-        if name.endswith("_loss") and getattr(config, name.removesuffix("_loss"))
-    ]
-    return sum(weighed[1:], weighed[0])
+    """The training loss: the mean losses, `X_loss`, each times its weight `config.objective.X`.
+
+    A loss that has no such field counts once; one of weight 0 is left out.
+    """
+    losses = {k.removesuffix("_loss"): v for k, v in values.items() if k.endswith("_loss")}
+    weights = {name: getattr(config, name, 1.0) for name in losses}
+    first, *rest = [weights[name] * loss for name, loss in losses.items() if weights[name]]
+    return sum(rest, first)

@@ -22,7 +22,7 @@ def summary(metrics: dict[str, float]) -> str:
         term, _, kind = name.rpartition("_")
         if kind == "accuracy":
             texts.append(f"{term} {value:.1%}")
-        elif kind == "loss" and f"{term}_accuracy" not in metrics:
+        elif term and kind == "loss" and f"{term}_accuracy" not in metrics:
             texts.append(f"{term} {value:.3f}")
     rates = [form.format(metrics[name]) for name, form in _RATES.items() if name in metrics]
     return "  ".join(texts + rates)
