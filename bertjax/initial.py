@@ -85,10 +85,12 @@ def fit(
     """
     import jax  # `check` needs none of it
 
+    from bertjax import sharding
+
     missing = _missing(config, source, layers)
 
     def take(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = sharding.leaf_name(path)
         if name in missing:
             return leaf
         value = np.asarray(names.lookup(source.params, name))

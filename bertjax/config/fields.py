@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from bertjax.config import checks, heads
 from bertjax.config import tree as config_tree
-from bertjax.config.arg import parse_arg as parse_arg
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.rules import (

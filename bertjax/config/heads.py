@@ -163,6 +163,11 @@ def all_parts() -> list[Part]:
     return list({part.name: part for head in HEADS.values() for part in head.parts}.values())
 
 
+def telling() -> list[tuple[str, Head]]:
+    """The heads by name, those of a bare encoder last: whatever has more has their parts too."""
+    return sorted(HEADS.items(), key=lambda item: item[1].hf_class == "Model")
+
+
 def with_loss(name: str) -> list[str]:
     """The heads that allow a loss, a field of `config.objective`."""
     return [head for head, record in HEADS.items() if name in record.losses]

@@ -129,7 +129,13 @@ def _head(
     return head, notes
 
 
-def _another_masked_lm(architecture, tensors, model, tied: bool, where: str) -> str | None:
+def _another_masked_lm(
+    architecture: str,
+    tensors: Mapping[str, Tensor],
+    model: config_lib.Model,
+    tied: bool,
+    where: str,
+) -> str | None:
     """Why bertjax's masked-LM head is not the one of the tensors; None where it is."""
     if architecture == "roberta" and model.hidden_act != "gelu":
         return f"RoBERTa's has the erf form of gelu always, bertjax's {model.hidden_act}"
@@ -151,7 +157,7 @@ def _of_tensors(
     by_name = [head for head in heads.HEADS.values() if head.by_name]
     shared = {part.hf_name for head in by_name for part in head.parts} - {None}
     others = [*(head.hf_class for head in by_name), *_OTHER_CLASSES]
-    for name, head in heads.HEADS.items():
+    for name, head in heads.telling():
         fits = hf_names.class_of(architecture, name) is not None and (
             names.has_parts(hf_names.table(architecture, name), head, tensors)
         )
@@ -177,7 +183,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
-def _check_the_rest(rows, model, tensors: dict[str, Tensor], tied: bool, where: str) -> list[str]:
+def _check_the_rest(
+    rows: list[names.Row],
+    model: config_lib.Model,
+    tensors: dict[str, Tensor],
+    tied: bool,
+    where: str,
+) -> list[str]:
     """Copies of tied parameters must be copies; what no row reads is named."""
     used = {name for name, _ in names.named_shapes(rows, model)}
     left_out = []

@@ -7,7 +7,7 @@ has no padding of the vocabulary, this side a multiple of 128. Nothing here need
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,15 +35,26 @@ def layer_norm(path: str, name: str) -> list[Row]:
     return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
 
 
+class Unread(Protocol):
+    """An array of a source that is not read yet: a `Tensor`, or what a format makes of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each axis."""
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+
+
 class Tensor(NamedTuple):
-    """An array of a source that is not read yet."""
+    """An array that somebody reads."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
 def gather(
-    rows: Iterable[Row], model: config_lib.Model, tensors: Mapping[str, Tensor], where: str
+    rows: Iterable[Row], model: config_lib.Model, tensors: Mapping[str, Unread], where: str
 ) -> dict:
     """The parameter tree of a model, float32, from another side's tensors.
 
@@ -91,7 +102,7 @@ def gather(
     return params
 
 
-def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Tensor]) -> bool:
+def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) -> bool:
     """Whether the other side has every part of a head: its first matrix, as wide as it must be."""
     first = {}
     for row in rows:
@@ -155,7 +166,7 @@ def _theirs(row: Row, model: config_lib.Model, shape: tuple) -> list[tuple[str, 
     return [(row.name, shape[::-1] if row.transpose else shape)]
 
 
-def insert(tree: dict, path: str, value):
+def insert(tree: dict, path: str, value: Any) -> None:
     """Puts `value` at `a/b/c` of a nested dict."""
     *parents, last = path.split("/")
     for parent in parents:
@@ -163,7 +174,7 @@ def insert(tree: dict, path: str, value):
     tree[last] = value
 
 
-def lookup(tree: dict, path: str):
+def lookup(tree: dict, path: str) -> Any:
     """What lies at `a/b/c` of a nested dict."""
     for part in path.split("/"):
         tree = tree[part]

@@ -82,7 +82,7 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
     return use.notes(pretrained)
 
 
-def _model(g: Graph):
+def _model(g: Graph) -> None:
     """The whole computation: inputs, encoder, head, outputs."""
     model = g.model
     dims = (_BATCH, _CHOICES, _LENGTH) if model.head_record.has_choices else (_BATCH, _LENGTH)
@@ -145,7 +145,7 @@ def _attention(g: Graph, at: str, hidden_BLD: str, mask_B11L: str) -> str:
     head_dim = g.model.hidden_size // heads
     split = g.constant("split_heads", [0, 0, heads, head_dim])
 
-    def by_head(name, perm):
+    def by_head(name: str, perm: tuple[int, ...]) -> str:
         value = g.node("Reshape", f"{at}/{name}/heads", g.linear(f"{at}/{name}", hidden_BLD), split)
         return g.node("Transpose", f"{at}/{name}/transpose", value, perm=perm)
 
@@ -166,10 +166,11 @@ def _gelu(g: Graph, at: str, x: str) -> str:
     return g.node("Gelu", at, x, approximate=form)
 
 
-def _head(g: Graph, hidden_BLD: str):
+def _head(g: Graph, hidden_BLD: str) -> None:
     """The parts of `config.head` on the encoder, and the outputs."""
     model, head = g.model, g.model.head_record
-    values, widths = {"hidden": hidden_BLD}, {"hidden": (_BATCH, _LENGTH, model.hidden_size)}
+    values = {"hidden": hidden_BLD}
+    widths: dict[str, tuple] = {"hidden": (_BATCH, _LENGTH, model.hidden_size)}
     for part in head.parts:
         if part.tied:
             values[part.gives] = _masked_lm(g, hidden_BLD)
@@ -208,7 +209,7 @@ def _masked_lm(g: Graph, hidden_BLD: str) -> str:
     return g.node("Add", "masked_lm", logits_BLV, bias_V)
 
 
-def _untie_decoder(g: Graph):
+def _untie_decoder(g: Graph) -> None:
     """Makes the decoder a weight of its own: the quantizer leaves what is computed in float32.
 
     As int8, both copies are half of what the one table was, and the product is the largest there

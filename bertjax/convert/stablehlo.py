@@ -10,6 +10,7 @@ of megabytes to parse and to fold at every compilation. This is all it takes to 
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +55,25 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     return use.notes(pretrained)
 
 
-def _weights(model: config_lib.Model, params: dict):
+def _weights(model: config_lib.Model, params: dict) -> Iterator[tuple[str, np.ndarray]]:
     for name in parameters.shapes(model):
         array = np.asarray(names.lookup(params, name))
         yield name, array[: model.vocab_size] if name in parameters.VOCAB_ROWS else array
 
 
-def _program(model: config_lib.Model):
+def _program(model: config_lib.Model) -> Callable[..., dict]:
     """The function that is exported: `(weights, *inputs) -> {output: array}`."""
+    import jax
     import jax.numpy as jnp
 
     from bertjax import models
 
-    def program(weights, input_ids, attention_mask, token_type_ids=None):
+    def program(
+        weights: dict[str, jax.Array],
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        token_type_ids: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
         params: dict = {}
         for name, array in weights.items():
             names.insert(params, name, array)

@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, peaks of devices, and the speed of a run against them."""
+"""Model FLOPs of a step, and the speed of a run against the peak of its devices."""
 
 import math
 import time
@@ -7,27 +7,7 @@ import jax
 
 from bertjax import config as config_lib
 from bertjax.config import heads, parameters
-
-# Dense bfloat16 peak of one JAX device in FLOP/s, by the start of its `device_kind`; the longest
-# match counts. TPUs: cloud.google.com/tpu/docs, a page for each generation (v2 and v3 show two
-# devices for each chip). GPUs: NVIDIA's data sheets of A100, H100 and H200, without sparsity.
-PEAK_FLOPS = {
-    "TPU v2": 45e12 / 2,
-    "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989.4e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA H200 NVL": 835e12,
-}
+from bertjax.metrics import chips
 
 
 def model_flops_per_step(
@@ -65,14 +45,9 @@ def _part_flops(model: config_lib.Model, part: heads.Part) -> int:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 peak of a device in FLOP/s; None where it is not in the table."""
-    return by_kind(PEAK_FLOPS, device)
-
-
-def by_kind(table: dict, device: jax.Device):
-    """The entry whose name the device's kind begins with, the longest; None where there is none."""
-    kinds = [kind for kind in table if device.device_kind.startswith(kind)]
-    return table[max(kinds, key=len)] if kinds else None
+    """Dense bfloat16 peak of a device in FLOP/s; None where it is not known."""
+    chip = chips.chip(device)
+    return chip.peak_flops if chip else None
 
 
 class Speed:

@@ -33,7 +33,7 @@ def _graph(config: config_lib.Model, name: str) -> tuple[nnx.GraphDef, nnx.State
     return nnx.split(module)
 
 
-def _bind(config: config_lib.Model, params: dict, name: str) -> nnx.Module:
+def _bind(config: config_lib.Model, params: dict, name: str) -> Callable:
     """A part of the model with its parameters in place."""
     graph, state = _graph(config, name)
     state = jax.tree.map(lambda x: x, state)  # a copy: replace_by_pure_dict writes in place
@@ -125,12 +125,12 @@ def _apply_head(
         if part.reads == "masked":
             if "masked_lm_positions" not in batch:
                 continue
-            read = (hidden_BLD, batch["masked_lm_positions"], word_embedding_VD)
+            read = [hidden_BLD, batch["masked_lm_positions"], word_embedding_VD]
         elif part.reads == "first":
-            read = (_first_tokens(hidden_BLD, batch),)
+            read = [_first_tokens(hidden_BLD, batch)]
         else:
             rate = config.hidden_dropout_prob if part.drops else 0.0
-            read = (dropout(outputs[part.reads], rate, dropout_key),)
+            read = [dropout(outputs[part.reads], rate, dropout_key)]
         outputs[part.gives] = _bind(config, params, part.name)(*read)
     return outputs
 

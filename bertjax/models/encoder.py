@@ -155,7 +155,7 @@ def run_blocks(
     """
     keys_N = None if dropout_key is None else split(dropout_key, config.num_hidden_layers)
 
-    def body(hidden_BLD, layer):
+    def body(hidden_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
         params, key = layer
         return placement("hidden", apply_block(params, hidden_BLD, key)), None
 

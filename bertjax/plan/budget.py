@@ -11,6 +11,7 @@ from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs
+from bertjax.data.tokenizer_base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,9 @@ class AnyTokenizer:
         return np.arange(self.vocab_size) % 3 != 0
 
 
-def corpus(config: config_lib.Config, directory: Path | None):
+def corpus(
+    config: config_lib.Config, directory: Path | None
+) -> tuple[config_lib.Config, Tokenizer | AnyTokenizer, list[int] | None]:
     """`(config, tokenizer, rows)`: the config with its vocabulary's size filled in.
 
     With a workdir that is prepared, its tokenizer, and the rows of an epoch of every phase
@@ -90,7 +93,7 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     }
 
 
-def _epochs(config, rows) -> list[float]:
+def _epochs(config: config_lib.Config, rows: list[int]) -> list[float]:
     """Passes over the corpus in each phase."""
     read = [0] * len(rows)
     for stage in stages.of(config):

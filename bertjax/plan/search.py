@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from bertjax import config as config_lib
 from bertjax import sharding, train
 from bertjax.config import stages
+from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import UsageError
-from bertjax.plan.stage import Target, plan_stage
+from bertjax.plan.budget import AnyTokenizer
+from bertjax.plan.stage import Say, Target, plan_stage
 
 _TRIES = 3  # candidates that are compiled, at most
 
 
-def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer, say) -> str:
+def would_fit(
+    config: config_lib.Config,
+    target: Target,
+    report: dict,
+    tokenizer: Tokenizer | AnyTokenizer,
+    say: Say,
+) -> str:
     """Fields with which a stage that needs too much fits, and whether that was compiled.
 
     Args:
@@ -89,7 +97,9 @@ def _stage_of(config: config_lib.Config, report: dict) -> int:
     return found.index((report["phase"], report["batch_size"]))
 
 
-def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator[dict]:
+def table(
+    config: config_lib.Config, target: Target, tokenizer: Tokenizer | AnyTokenizer, say: Say
+) -> Iterator[dict]:
     """Reports of every phase's largest batch over meshes, recomputation and micro-batches.
 
     For each mesh (fsdp of 1, 4 and all devices) and each `remat`, from the whole batch at once
@@ -113,7 +123,14 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
                 yield from _until_one_fits(changed, target, name, number, tokenizer, say)
 
 
-def _until_one_fits(config, target, name, number, tokenizer, say):
+def _until_one_fits(
+    config: config_lib.Config,
+    target: Target,
+    name: str,
+    number: int,
+    tokenizer: Tokenizer | AnyTokenizer,
+    say: Say,
+) -> Iterator[dict]:
     size = config.phases[name].batch_size
     while size:
         changed = with_micro_batch(config, name, size)

@@ -5,19 +5,23 @@ import math
 import re
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
 from bertjax.config import stages
+from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import UsageError
 from bertjax.job import Job
-from bertjax.metrics import flops as metrics_flops
+from bertjax.metrics import chips
 from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 from bertjax.pretraining import Pretraining
 
+Say = Callable[[str], None]  # told what is compiled next
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -28,27 +32,28 @@ class Target:
     Attributes:
       name: of the topology, or the kind of the devices at hand.
       hbm_limit: bytes that a program can have on one of them; None where it is not known.
+      chip: what one of them can do; None where no step time can be predicted of it.
     """
 
     name: str
-    devices: list
+    devices: list[jax.Device]
     hbm_limit: float | None
-    chip: topology.Chip | None
-    peak: float | None
+    chip: chips.Chip | None
 
     @classmethod
-    def of(cls, name: str | None):
+    def of(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
         devices = topology.devices(name) if name else jax.devices()
-        chip, stats = topology.chip(devices[0]), None
+        chip, stats = chips.chip(devices[0]), None
+        chip = chip if chip and chip.hbm else None
         if chip is None and not name:
             stats = devices[0].memory_stats()
         limit = chip.hbm_limit if chip else (stats or {}).get("bytes_limit")
         kind = f"{len(devices)} {devices[0].device_kind}"
-        return cls(name or kind, devices, limit, chip, metrics_flops.peak_flops(devices[0]))
+        return cls(name or kind, devices, limit, chip)
 
 
-def compile_stage(job: Job, mesh, stage: stages.Stage):
+def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compiled:
     """The compiled train step of a stage, as `loop` runs it: of a pretraining, masking included."""
     placed = sharding.batch_sharding(mesh)
     batch = {
@@ -59,7 +64,12 @@ def compile_stage(job: Job, mesh, stage: stages.Stage):
     return step.lower(train.abstract_state(job, mesh), job.frozen, batch).compile()
 
 
-def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, tokenizer) -> dict:
+def plan_stage(
+    config: config_lib.Config,
+    target: Target,
+    stage: stages.Stage,
+    tokenizer: Tokenizer | budget.AnyTokenizer,
+) -> dict:
     """Compiles one stage and says what a device needs for it, in plain values for JSON.
 
     Raises:
@@ -124,15 +134,15 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
     return products * row * phase.batch_size
 
 
-def _read(compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
+def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
     """What a compiled program says; `hidden_flops` are those of a device that it does not."""
     devices, memory = len(target.devices), compiled.memory_analysis()
     slices = sharding.num_slices(target.devices)
     program = hlo.Program(compiled.as_text(), devices, slices)
     flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
-    if target.chip and target.peak:
+    if target.chip:
         sides = topology.sides(target.devices)
-        predicted = roofline.predict(program, target.chip, target.peak, sides, hidden_flops)
+        predicted = roofline.predict(program, target.chip, sides, hidden_flops)
     hbm = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     if target.devices[0].platform == "cpu":  # whose peak leaves out the temporaries
         hbm += memory.temp_size_in_bytes
@@ -171,7 +181,7 @@ def summary(collectives: list[hlo.Collective]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["bytes"])
 
 
-def bytes_per_device(tree) -> int:
+def bytes_per_device(tree: dict) -> int:
     """Bytes that one device holds of abstract arrays with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
@@ -190,7 +200,13 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     return list(dict.fromkeys(found))
 
 
-def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=print) -> dict:
+def plan(
+    config: config_lib.Config,
+    target: Target,
+    tokenizer: Tokenizer | budget.AnyTokenizer,
+    rows: list[int] | None = None,
+    say: Say = print,
+) -> dict:
     """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:

@@ -17,6 +17,7 @@ from bertjax import config as config_lib
 from bertjax import errors, models, sharding
 from bertjax.config import stages
 from bertjax.errors import UsageError
+from bertjax.metrics import chips
 from bertjax.metrics import flops as metrics_flops
 from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 from bertjax.plan import report as plan_report
@@ -200,36 +201,38 @@ def matrix_product(**parts):
 
 
 def test_roofline_known_answers():
-    chip = topology.Chip(hbm_limit=1e9, hbm=1e9, link=1e9, dcn=1e8)
-    compute_bound = roofline.predict(matrix_product(), chip, 1e9, (2, 2))
+    chip = chips.Chip(peak_flops=1e9, hbm_limit=1e9, hbm=1e9, link=1e9, dcn=1e8)
+    compute_bound = roofline.predict(matrix_product(), chip, (2, 2))
     assert compute_bound.step == pytest.approx(2.0)  # 2e9 FLOPs at 1e9 a second
-    memory_bound = roofline.predict(matrix_product(), chip, 1e15, (2, 2))
+    memory_bound = roofline.predict(
+        matrix_product(), dataclasses.replace(chip, peak_flops=1e15), (2, 2)
+    )
     assert memory_bound.step == pytest.approx(12e6 / 1e9)  # two operands and a result
     reduced = matrix_product(
         extra="ROOT %r = f32[1000,1000]{1,0} all-reduce(%d), replica_groups=[1,4]<=[4]"
     )
     # 4 MB: 2 * 3/4 of it through two wires of 1 GB/s.
-    assert roofline.predict(reduced, chip, 1e9, (2, 2)).ici == pytest.approx(4e6 * 1.5 / 2e9)
+    assert roofline.predict(reduced, chip, (2, 2)).ici == pytest.approx(4e6 * 1.5 / 2e9)
     text = product_text(
         extra="ROOT %s = (f32[1000,1000]{1,0}, u32[]) send(%d), frontend_attributes="
         '{_xla_megascale_transfer_type="ALL_REDUCE"}'
     )
     for slices, share in ((2, 1.0), (4, 1.5)):  # 2 (S - 1) / S of 4 MB
         program = hlo.Program(text, devices=4 * slices, slices=slices)
-        seconds = roofline.predict(program, chip, 1e9, (2, 2)).dcn
+        seconds = roofline.predict(program, chip, (2, 2)).dcn
         assert seconds == pytest.approx(share * 4e6 / 1e8)
         assert program.collectives()[0].devices == slices
     unknown = dataclasses.replace(chip, dcn=None)
-    assert roofline.predict(program, unknown, 1e9, (2, 2)) is None
+    assert roofline.predict(program, unknown, (2, 2)) is None
 
 
 def test_wires_of_a_group():
-    chip = topology.CHIPS["TPU v5 lite"]
+    chip = chips.CHIPS["TPU v5 lite"]
     assert roofline.egress(chip, (16, 16, 1), 256) == 4 * chip.link  # both sides are rings
     assert roofline.egress(chip, (16, 16, 1), 16) == 2 * chip.link
     assert roofline.egress(chip, (4, 4, 1), 16) == 2 * chip.link  # both sides are open
-    assert roofline.egress(topology.CHIPS["TPU v4"], (4, 4, 4), 64) == 6 * 45e9
-    assert roofline.egress(topology.CHIPS["TPU v4"], (4, 2, 2), 16) == 3 * 45e9  # less than a cube
+    assert roofline.egress(chips.CHIPS["TPU v4"], (4, 4, 4), 64) == 6 * 45e9
+    assert roofline.egress(chips.CHIPS["TPU v4"], (4, 2, 2), 16) == 3 * 45e9  # less than a cube
 
 
 @functools.cache
