@@ -199,7 +199,7 @@ def our_masks(mask, ids, lengths, epoch):
             "input_ids": ids[rows],
             "attention_mask": np.arange(LENGTH) < lengths[rows, None],
             "example_ids": np.arange(start, start + BATCH),
-            "epochs": np.full(BATCH, epoch),
+            "mask_epochs": np.full(BATCH, epoch),
         }
         masked = mask({name: np.asarray(value, np.int32) for name, value in batch.items()})
         chosen = np.zeros((BATCH, LENGTH), bool)

@@ -76,7 +76,7 @@ def make_batch(rows, length, packed):
     starts = np.pad(ends[:, :-1], ((0, 0), (1, 0)))
     np.put_along_axis(ids, ends - 1, TOKENIZER.sep_id, 1)
     np.put_along_axis(ids, starts, TOKENIZER.cls_id, 1)
-    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "epochs": np.zeros(rows)}
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "mask_epochs": np.zeros(rows)}
     example_ids = np.arange(rows * count).reshape(rows, count)
     if packed:
         segments = (np.arange(length)[:, None] >= ends[:, None, :]).sum(2)

@@ -72,7 +72,7 @@ def load(name: str, chips: int) -> config_lib.Config:
 
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
-    target = plan_stage.Target.of(topology)
+    target = plan_stage.Target.named(topology)
     config = load(name, len(target.devices))
     if attention == "splash":
         config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)

@@ -13,6 +13,7 @@ from bertjax import models
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.convert import sentence_encoder
 from bertjax.convert.pretrained import Pretrained
+from bertjax.data.encode import encode
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import DataError, UsageError
 
@@ -35,14 +36,15 @@ def fill_mask(model: Pretrained, text: str, top_k: int) -> list[list[tuple[str, 
         raise UsageError(
             f"model.head={model.config.model.head}: has no masked-LM head; take a source that has"
         )
-    ids = [tokenizer.cls_id, *tokenizer.encode_with_masks(text), tokenizer.sep_id]
+    ids = tokenizer.encode_with_masks(text)
     if tokenizer.mask_id not in ids:
         mask_token = tokenizer.tokens([tokenizer.mask_id])[0]
         raise UsageError(f"text={text!r}: holds no {mask_token}; put one where a word is missing")
     longest = model.config.model.max_sequence_length
-    if len(ids) > longest:
-        raise UsageError(f"text has {len(ids)} tokens; the model reads {longest}: shorten it")
-    probabilities_PV = _mask_probabilities(model, np.array([ids], np.int32))
+    if len(ids) + 2 > longest:
+        raise UsageError(f"text has {len(ids) + 2} tokens; the model reads {longest}: shorten it")
+    batch = encode([(ids,)], tokenizer, longest=longest)
+    probabilities_PV = _mask_probabilities(model, tokenizer, batch)
     candidates = []
     for row_V in probabilities_PV:
         best = [i for i in np.argsort(-row_V) if i < tokenizer.vocab_size][:top_k]
@@ -61,16 +63,13 @@ def _config(model: Pretrained) -> config_lib.Model:
     return dataclasses.replace(model.config.model, attention="auto")
 
 
-def _mask_probabilities(model: Pretrained, ids_1L):
-    positions_1P = np.flatnonzero(ids_1L[0] == model.tokenizer.mask_id)[None]
-    batch = {
-        "input_ids": ids_1L,
-        "token_type_ids": np.zeros_like(ids_1L),
-        "attention_mask": np.ones_like(ids_1L),
-        "masked_lm_positions": positions_1P,
-    }
+def _mask_probabilities(model: Pretrained, tokenizer: Tokenizer, batch: dict) -> np.ndarray:
+    """Probabilities `[P, V]` for the `P` masks of a batch of one row."""
+    positions_1P = np.flatnonzero(batch["input_ids"][0] == tokenizer.mask_id)[None]
     apply = jax.jit(functools.partial(models.apply, _config(model)))
-    logits_1PV = apply(model.params, batch)["masked_lm_logits"]
+    logits_1PV = apply(model.params, batch | {"masked_lm_positions": positions_1P})[
+        "masked_lm_logits"
+    ]
     return np.asarray(jax.nn.softmax(logits_1PV[0], axis=-1))
 
 
@@ -106,11 +105,11 @@ def embed(
         skip = 1 + len(tokenizer.encode([_prepared("", how)])[0])  # [CLS] goes with the prompt
     apply = jax.jit(functools.partial(_embed, config, modes, how.normalize, skip))
     params = jax.device_put(model.params)
-    longest = min(how.max_length or config.max_sequence_length, config.max_sequence_length) - 2
-    encoded = tokenizer.encode([_prepared(text, how) for text in texts])
-    rows = [[tokenizer.cls_id, *ids[:longest], tokenizer.sep_id] for ids in encoded]
-    for start in range(0, len(rows), batch_size):
-        batch = _padded(rows[start : start + batch_size], tokenizer.pad_id, longest + 2)
+    longest = min(how.max_length or config.max_sequence_length, config.max_sequence_length)
+    examples = [(ids,) for ids in tokenizer.encode([_prepared(text, how) for text in texts])]
+    for start in range(0, len(examples), batch_size):
+        some = examples[start : start + batch_size]
+        batch = encode(some, tokenizer, longest=longest, multiple=_LENGTH_MULTIPLE)
         yield from np.asarray(apply(params, batch))
 
 
@@ -118,17 +117,6 @@ def _prepared(text: str, how: Embedding) -> str:
     """What the tokenizer gets of a text."""
     text = how.prompt + text
     return text.lower() if how.lowercase else text
-
-
-def _padded(rows: list[list[int]], pad_id: int, longest: int) -> dict[str, np.ndarray]:
-    length = max(map(len, rows))
-    length = min(-(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, longest)
-    ids_BL = np.full((len(rows), length), pad_id, np.int32)
-    mask_BL = np.zeros((len(rows), length), np.int32)
-    for index, row in enumerate(rows):
-        ids_BL[index, : len(row)] = row
-        mask_BL[index, : len(row)] = 1
-    return {"input_ids": ids_BL, "token_type_ids": ids_BL * 0, "attention_mask": mask_BL}
 
 
 def _embed(config, modes, normalize, skip, params, batch):

@@ -81,6 +81,7 @@ class Pretraining:
             tokenizer=self.tokenizer,
             masking=self.config.masking,
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
+            num_components=len(self.config.weights),
         )
 
     def targets(self, frozen: dict, batch: Batch) -> Batch:

@@ -25,23 +25,15 @@ from bertjax.errors import StorageError, Unavailable, UsageError, one_line
 _PREFIX = "gs://"
 _BLOCK = 16 << 20  # bytes of one request of a file that is read or written in order
 
-# Whose exceptions mean that the object store, or the way to it, refused.
+# Libraries whose exceptions count as failures of the object store.
 _CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
-# Of those without a status of HTTP, the ones that a network fails with, by the name of their class.
-_LOST = {
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ConnectionError",
-    "Timeout",
-    "TransportError",
-    "TimeoutError",
-}
+# Their exceptions without an HTTP status that mean a network failure, by the name of their class.
+_LOST = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout"}
+_LOST |= {"TransportError", "TimeoutError"}
 
 
 def path(name: str | os.PathLike) -> Path:
     """`name` as a path whose methods work, local or gs://; a leading ~ is the home directory.
-
-    No shell puts it in for `--workdir=~/runs`.
 
     Raises:
       UsageError: another scheme, or gs:// without the extra `gcs`.
@@ -102,17 +94,11 @@ def refusal(error: BaseException) -> str | None:
 
 def kind_of(error: BaseException) -> type[StorageError]:
     """Unavailable for an outage, which passes; StorageError for what stays as it is."""
-    status = next(
-        (
-            s
-            for s in (getattr(error, "code", None), getattr(error, "status", None))
-            if isinstance(s, int)
-        ),
-        None,
-    )
+    found = (getattr(error, name, None) for name in ("code", "status"))
+    status = next((number for number in found if isinstance(number, int)), None)
     if status is not None:
         passes = status in (408, 429) or status >= 500
-    else:  # TensorStore says it in the text of a ValueError
+    else:  # TensorStore puts the status into the text of a ValueError
         names = {base.__name__ for base in type(error).__mro__}
         text = re.match(r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b", str(error))
         passes = bool(names & _LOST or text or getattr(error, "retryable", False))

@@ -90,7 +90,7 @@ class Checkpoints:
           StorageError: this save could not start, or the one before it failed.
         """
         self.wait()
-        # These need not be looked for: hosts may see a shared disk differently.
+        # The step in memory comes first: on a shared disk, hosts may disagree about which are there.
         if step == self._last or step in steps.numbers(self._directory):
             return
         self._last = step
@@ -132,7 +132,7 @@ class Checkpoints:
     def _choose(self) -> int | None:
         step, others = steps.newest_whole(self._directory)
         if step is None and any(not self._is_a_start(report.step) for report in others):
-            raise steps.none_whole(self._directory, others)
+            raise steps.no_whole_step(self._directory, others)
         with _storage_errors(self._directory):
             for report in reversed(others):
                 leave = steps.remove_unfinished if report.unfinished else steps.set_aside
@@ -183,7 +183,7 @@ def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
     def choose():
         step, others = steps.newest_whole(directory)
         if step is None:
-            raise steps.none_whole(directory, others)
+            raise steps.no_whole_step(directory, others)
         for report in others:
             _warn(f"checkpoint skipped: {report}")
         return step
@@ -210,7 +210,7 @@ def verify(directory: Path) -> list[integrity.StepReport]:
     directory = storage.absolute(directory)
     found = steps.numbers(directory)
     if not found:
-        raise steps.none_whole(directory, [])
+        raise steps.no_whole_step(directory, [])
     return [integrity.inspect(directory / str(step)) for step in found]
 
 

@@ -18,7 +18,7 @@ from bertjax.errors import DataError
 _PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
 _DAMAGED = re.compile(r"damaged-\d+-(\d+)")
 _DAMAGED_KEPT = 2
-# What makes the objects under a step a step: Orbax's mark, which it writes on gs:// only, and ours.
+# Files whose presence marks a complete step on gs://: Orbax's, which it writes there only, and ours.
 _MARKS = ("commit_success.txt", integrity.MANIFEST)
 
 
@@ -42,7 +42,7 @@ def newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport
     return None, others
 
 
-def none_whole(directory: Path, others: list[integrity.StepReport]) -> DataError:
+def no_whole_step(directory: Path, others: list[integrity.StepReport]) -> DataError:
     """The error of a directory without a whole step."""
     if not others:
         return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")

@@ -6,7 +6,7 @@ from bertjax.config import aliases, tree
 from bertjax.config.fields import Component, Config
 from bertjax.errors import UsageError
 
-# Of the groups that a config file names itself, one stands for all.
+# One example entry represents the groups that users name: phases and mixture components.
 _EXAMPLE = dataclasses.replace(Config(), mixture={"NAME": Component()})
 
 

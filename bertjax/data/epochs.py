@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertjax.config import Config
+from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import masking, packing
 from bertjax.data.examples import Index, build_index
@@ -18,6 +18,12 @@ _EXAMPLES, _ORDER = range(2)  # what a generator is for
 MOST_RANDOM = 0.95
 FEWEST_LABELS = 100  # that are judged: of a handful all may be random by chance
 MANY_RANDOM = 2 / 3
+
+# Split -> how a message names it, and what to do where it is too small.
+_SPLITS = {
+    "train": ("train", "add documents"),
+    "heldout": ("held-out", "raise data.heldout_fraction"),
+}
 
 
 class TooFewDocuments(DataError):
@@ -54,24 +60,33 @@ class Epochs:
     """
 
     def __init__(
-        self, store, split: str, fix: str, config: Config, stage: Stage, component: int, most=None
+        self,
+        store,
+        config: Config,
+        stage: Stage | None = None,
+        *,
+        split: str = "train",
+        component: int = 0,
+        most: int | None = None,
     ):
         """Builds epoch 0.
 
         Args:
           store: `tokens`, `sentences`, `documents`.
-          split, fix: what it is and what to do when it is too small, for the error.
+          stage: of it, phase and sequence length count; None takes the run's first.
+          split: the one that `store` is of, "train" or "heldout": an error says what to do.
           component: its number in the mixture; each draws its own examples.
           most: take no more examples than this (of epoch 0's order).
 
         Raises:
           TooFewDocuments: no documents, or one where next-sentence prediction needs two.
         """
-        self.store, self._config, self._stage = store, config, stage
+        self.store, self._config = store, config
+        self._stage = stage or stages.of(config)[0]
         self._component, self._most = component, most
         self._patterns = config.masking.static_patterns
         self._epochs, self._lock = {}, threading.Lock()
-        _require_documents(store, config, split, fix)
+        _require_documents(store, config, split)
         first = self._epoch(0)
         self.num_rows, self.num_examples = first.num_rows, len(first.members)
         labels = first.index.is_random
@@ -167,12 +182,13 @@ def generator(config: Config, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seeds))
 
 
-def _require_documents(store, config, split, fix):
+def _require_documents(store, config: Config, split: str):
+    name, fix = _SPLITS[split]
     count = len(store.documents) - 1
     needed = 2 if config.objective.nsp else 1
     if count < needed:
         why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
         raise TooFewDocuments(
-            f"the {split} split has {count} document{'s' * (count != 1)} where {needed} "
+            f"the {name} split has {count} document{'s' * (count != 1)} where {needed} "
             f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
         )

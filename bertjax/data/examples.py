@@ -38,7 +38,16 @@ class Index:
         """Tokens of every example, [CLS] and [SEP] included: [N] int32."""
         return _lengths(self.part_length, self.first_part)
 
-    def of(self, examples: np.ndarray) -> tuple["Index", np.ndarray]:
+    def documents(self, store) -> np.ndarray:
+        """The document of `store` that every part is of: [K] int64.
+
+        A part is of one document, and so is all of an example but the second part of a pair whose
+        `is_random` is True, and the parts of `full_sentences`.
+        """
+        starts = np.asarray(store.sentences)[np.asarray(store.documents)]
+        return np.searchsorted(starts, self.part_start, "right") - 1
+
+    def select(self, examples: np.ndarray) -> tuple["Index", np.ndarray]:
         """The index of `examples` [n, E] alone, and their numbers in it [n, E]; -1 stays -1."""
         used = examples >= 0
         chosen = examples[used]

@@ -16,6 +16,7 @@ import numpy as np
 
 from bertjax.config import Masking
 from bertjax.data import mask_units
+from bertjax.errors import UsageError
 
 # Counters of an example's other draws; those of its tokens are their positions.
 _SPANS = np.uint32(1 << 31)  # + position
@@ -28,6 +29,7 @@ def mask_tokens(
     tokenizer,
     masking: Masking,
     max_predictions_per_seq: int,
+    num_components: int = 1,
 ) -> dict[str, jax.Array]:
     """Chooses positions to predict and corrupts them.
 
@@ -51,20 +53,35 @@ def mask_tokens(
     Args:
       key: made with `impl="threefry2x32"`, so that the bits are the same on every backend;
         fold the phase in, as every phase counts its epochs from 0.
-      batch: the host batch: `input_ids`, `attention_mask` [B, L]; `epochs`, `example_ids` [B].
+      batch: the host batch: `input_ids`, `attention_mask` [B, L]; `mask_epochs`, `example_ids`
+        [B] and, of a mixture, `components` [B].
         With several examples a row, `example_ids` [B, E], `segment_ids` [B, L] (1 to E, 0 for
         padding) and `position_ids` [B, L]. Nothing is chosen where `example_ids` < 0.
       tokenizer: gives `cls_id`, `sep_id`, `mask_id`, `vocab_size` (not the padded one),
         `special_ids` (ascending), `marker_ids` and `word_starts()`, bool [V].
       masking: unit, probabilities, rounding and the part of special tokens.
       max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
+      num_components: of the mixture; an epoch of each has masks of its own.
 
     Returns:
       `batch` with `input_ids` corrupted, and `masked_lm_positions` [B, P] (ascending places in
       the row, then 0), `masked_lm_ids` [B, P] (the original tokens, then 0),
       `masked_lm_weights` [B, P] float32.
+
+    Raises:
+      UsageError: P is more than L.
+      ValueError: `batch` is of a mixture and `num_components` is 1, or the other way round.
     """
-    ids, example_ids = batch["input_ids"], batch["example_ids"]
+    ids, example_ids, epochs = batch["input_ids"], batch["example_ids"], batch["mask_epochs"]
+    if max_predictions_per_seq > ids.shape[1]:
+        raise UsageError(
+            f"max_predictions_per_seq={max_predictions_per_seq}: a row has {ids.shape[1]} places; "
+            f"use at most {ids.shape[1]}"
+        )
+    if ("components" in batch) != (num_components > 1):
+        raise ValueError(f"num_components={num_components}, batch has {', '.join(batch)}")
+    if "components" in batch:
+        epochs = epochs * num_components + batch["components"]
     if "segment_ids" in batch:
         segments, positions = batch["segment_ids"] - 1, batch["position_ids"]
     else:
@@ -74,7 +91,7 @@ def mask_tokens(
     mask_row = functools.partial(
         _mask_row, key, tokenizer=tokenizer, masking=masking, size=max_predictions_per_seq
     )
-    return batch | jax.vmap(mask_row)(ids, segments, positions, example_ids, batch["epochs"])
+    return batch | jax.vmap(mask_row)(ids, segments, positions, example_ids, epochs)
 
 
 def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import grain
 import numba
 import numpy as np
 
-from bertjax.config import Config, Phase
+from bertjax.config import Config, Phase, stages
 from bertjax.config.stages import Stage
 from bertjax.data import remote
 from bertjax.data.epochs import Epochs, generator, require_labels
@@ -22,22 +22,23 @@ _MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
 class Batches:
     """The training batches of one stage. Safe to use from several threads."""
 
-    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage):
+    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage | None = None):
         """Builds epoch 0 of every component, for its number of rows.
 
         Args:
           corpora: the stores of the train split, one for each component of `config.mixture`
             (one without a mixture): `tokens`, `sentences`, `documents`.
           tokenizer: gives `cls_id`, `sep_id`, `pad_id` and `vocab_size`.
-          stage: sequence length L, batch size B, and the rows that earlier stages have read.
+          stage: sequence length L, batch size B, and the rows that earlier stages have read; None
+            takes the run's first.
 
         Raises:
           DataError: no documents, or one where next-sentence prediction needs two; or nearly all
             its labels are alike.
         """
+        stage = stage or stages.of(config)[0]
         self._corpora = [
-            Epochs(corpus, "train", "add documents", config, stage, number)
-            for number, corpus in enumerate(corpora)
+            Epochs(corpus, config, stage, component=number) for number, corpus in enumerate(corpora)
         ]
         require_labels(self._corpora, config)
         self._sizes = np.array([corpus.num_rows for corpus in self._corpora])
@@ -56,9 +57,10 @@ class Batches:
 
         Returns:
           int32: `input_ids` ([CLS], then each part of the example and a [SEP], then padding),
-          `token_type_ids`, `attention_mask` [B, L]; `epochs` [B], the passes over the corpus
-          before this one (of a mixture: passes times components plus the component's number);
-          `example_ids` [B] and, for pairs, `next_sentence_labels` [B] (1 = random).
+          `token_type_ids`, `attention_mask` [B, L]; `mask_epochs` [B], the epoch whose masks a row
+          has: the passes over its corpus before this one (with static masking, `Epochs.pattern`
+          of them); of a mixture, `components` [B], the number of its corpus; `example_ids` [B]
+          and, for pairs, `next_sentence_labels` [B] (1 = random).
 
           With `examples.max_per_row` = E > 1, `example_ids` and `next_sentence_labels` are
           [B, E], -1 and 0 where a row has fewer; `cls_positions` [B, E]; `segment_ids` [B, L] is
@@ -89,17 +91,17 @@ class HeldoutBatches:
     predictions, and what counts sequences must leave them out.
     """
 
-    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage):
+    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage | None = None):
         """As `Batches`, of the held-out split; B is `evaluation.batch_size`.
 
         Raises:
           DataError: no documents, or one where next-sentence prediction needs two.
         """
-        fix = "raise data.heldout_fraction"
+        stage = stage or stages.of(config)[0]
         weights = np.array(list(config.weights.values()))
         most = np.ceil(weights / weights.sum() * config.evaluation.num_examples).astype(int)
         self._corpora = [
-            Epochs(corpus, "held-out", fix, config, stage, number, most=most[number])
+            Epochs(corpus, config, stage, split="heldout", component=number, most=most[number])
             for number, corpus in enumerate(corpora)
         ]
         self._assembler = _Assembler(self._corpora, tokenizer, config, stage)
@@ -136,18 +138,17 @@ def iterate(
 
 def batch_shapes(config: Config, phase: Phase) -> dict[str, tuple[int, ...]]:
     """The shape of every array of a phase's batches, all of them int32."""
-    examples = config.examples
-    return _shapes(
-        phase.batch_size, phase.sequence_length, examples.max_per_row, examples.has_next_sentence
-    )
+    return _shapes(config, phase.batch_size, phase.sequence_length)
 
 
-def _shapes(size, length, max_per_row, is_pair):
-    packed = max_per_row > 1
-    slots = (size, max_per_row) if packed else (size,)
+def _shapes(config: Config, size: int, length: int) -> dict[str, tuple[int, ...]]:
+    packed = config.examples.max_per_row > 1
+    slots = (size, config.examples.max_per_row) if packed else (size,)
     tokens = ("input_ids", "token_type_ids", "attention_mask")
-    shapes = dict.fromkeys(tokens, (size, length)) | {"example_ids": slots, "epochs": (size,)}
-    if is_pair:
+    shapes = dict.fromkeys(tokens, (size, length)) | {"example_ids": slots, "mask_epochs": (size,)}
+    if len(config.weights) > 1:
+        shapes["components"] = (size,)
+    if config.examples.has_next_sentence:
         shapes["next_sentence_labels"] = slots
     if packed:
         shapes |= {"segment_ids": (size, length), "position_ids": (size, length)}
@@ -159,8 +160,8 @@ class _Assembler:
     """Makes a batch of rows that are given by component, epoch and number."""
 
     def __init__(self, corpora: list[Epochs], tokenizer, config, stage):
-        self._corpora, self._tokenizer = corpora, tokenizer
-        self._length, self._slots = stage.phase.sequence_length, config.examples.max_per_row
+        self._corpora, self._tokenizer, self._config = corpora, tokenizer, config
+        self._length = stage.phase.sequence_length
         self._is_pair = config.examples.has_next_sentence
 
     def batch(self, components, epochs, numbers) -> dict[str, np.ndarray]:
@@ -171,12 +172,13 @@ class _Assembler:
             for epoch in np.unique(epochs[mine]):
                 places = np.flatnonzero(mine & (epochs == epoch))
                 self._fill(batch, places, corpus, epoch, numbers[places])
-                pattern = corpus.pattern(epoch)
-                batch["epochs"][places] = pattern * len(self._corpora) + component
+                batch["mask_epochs"][places] = corpus.pattern(epoch)
+        if "components" in batch:
+            batch["components"][:] = components
         return batch
 
     def _empty(self, size):
-        shapes = _shapes(size, self._length, self._slots, self._is_pair)
+        shapes = _shapes(self._config, size, self._length)
         return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
 
     def _fill(self, batch, places, corpus, epoch, numbers):
@@ -185,7 +187,7 @@ class _Assembler:
         tokens, parts, numbers = corpus.store.tokens, index, examples
         starts = parts.part_start
         if isinstance(tokens, remote.Tokens):
-            parts, numbers = index.of(examples)
+            parts, numbers = index.select(examples)
             tokens, starts = tokens.gather(parts.part_start, parts.part_length)
         tokenizer = self._tokenizer
         unused = np.empty((0, 0), np.int32)

@@ -53,7 +53,7 @@ def corpus(
     first = [stage for stage in stages.of(config) if stage.first_row == 0]
     rows = [
         sum(
-            epochs.Epochs(store, "train", "add documents", config, stage, number).num_rows
+            epochs.Epochs(store, config, stage, component=number).num_rows
             for number, store in enumerate(stores)
         )
         for stage in first

@@ -30,7 +30,7 @@ _FREE = {
     "domain",
     "rng-get-and-update-state",
 }
-_SLICES = ("dynamic-slice", "slice", "gather")  # read what they return, whatever they read it from
+_SLICES = ("dynamic-slice", "slice", "gather")  # they read the bytes they return, not the operand
 _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-element")
 
 

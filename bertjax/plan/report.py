@@ -33,7 +33,7 @@ def run(
     def say(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    target = planning.Target.of(topology)
+    target = planning.Target.named(topology)
     config, tokenizer, rows = budget.corpus(config, workdir)
     if as_table:
         reports = list(search.table(config, target, tokenizer, say))

@@ -41,7 +41,7 @@ class Target:
     chip: chips.Chip | None
 
     @classmethod
-    def of(cls, name: str | None) -> "Target":
+    def named(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
         devices = topology.devices(name) if name else jax.devices()
         chip, stats = chips.chip(devices[0]), None

@@ -52,6 +52,17 @@ def rows(index):
     return list(zip(*(column.tolist() for column in columns(index)), strict=True))
 
 
+def test_the_index_says_which_document_each_part_is_of():
+    store = realistic_store()
+    index = build(store)
+    first, second = index.documents(store).reshape(-1, 2).T
+    np.testing.assert_array_equal(first != second, index.is_random)
+    ends = store.sentences[store.documents[1:]]
+    parts_end = index.part_start + index.part_length
+    assert (parts_end <= ends[index.documents(store)]).all()
+    assert set(first) == set(range(400))
+
+
 # ---- corners with one possible outcome, or few
 
 

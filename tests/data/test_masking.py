@@ -31,6 +31,7 @@ from reference_masks import (
 from bertjax.config import Masking
 from bertjax.data import mask_units, masking
 from bertjax.data.masking import largest_counts, mask_tokens
+from bertjax.errors import UsageError
 
 SIZE = 4000
 BATCH = make_batch(SIZE)  # one shape for all: compiling is what takes time here
@@ -207,7 +208,7 @@ def test_mask_depends_on_key_epoch_and_id_alone(unit):
     shuffled = run({n: v[order] for n, v in BATCH.items()}, unit=unit)
     assert_same(shuffled, {n: v[order] for n, v in masked.items()})
     for other in (
-        run(BATCH | {"epochs": BATCH["epochs"] + 1}, unit=unit),
+        run(BATCH | {"mask_epochs": BATCH["mask_epochs"] + 1}, unit=unit),
         run(BATCH, key=jax.random.fold_in(KEY, 1), unit=unit),
         run(BATCH | {"example_ids": BATCH["example_ids"] + SIZE}, unit=unit),
     ):
@@ -330,3 +331,8 @@ def test_an_added_special_token_is_not_predicted(unit):
     chosen = Masking(unit=unit, choose_special=True)
     masked = mask_tokens(KEY, batch, tokenizer, chosen, PREDICTIONS)
     assert marker in np.asarray(masked["masked_lm_ids"])
+
+
+def test_more_predictions_than_places_are_refused_in_one_line():
+    with pytest.raises(UsageError, match=rf"=999: a row has {LENGTH} places; use at most {LENGTH}"):
+        mask_tokens(KEY, BATCH, TOKENIZER, Masking(), 999)

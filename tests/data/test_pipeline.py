@@ -56,7 +56,7 @@ def test_rows_hold_the_tokens_of_their_example():
         assert batch["attention_mask"][row].tolist() == attended
         assert batch["next_sentence_labels"][row] == index.is_random[i]
     assert all(values.dtype == np.int32 for values in batch.values())
-    assert batch["epochs"].tolist() == [0] * 16
+    assert batch["mask_epochs"].tolist() == [0] * 16
 
 
 def test_an_epoch_shows_every_example_once():
@@ -85,14 +85,14 @@ def test_epochs_of_other_lengths_are_dropped_or_wrapped():
 def test_batch_is_a_function_of_the_step():
     forward, backward = make(), make()
     last = num_rows(forward) // 16  # holds the end of the first epoch and the start of the next
-    assert set(forward.batch(last)["epochs"]) == {0, 1}
+    assert set(forward.batch(last)["mask_epochs"]) == {0, 1}
     steps = [0, 1, last, 5 * last, 10**6]
     expected = [forward.batch(step) for step in steps]
     for step, batch in reversed(list(zip(steps, expected, strict=True))):
         assert_same(backward.batch(step), batch)
     for i, batch in enumerate(expected):
         assert all(differs(batch, other) for other in expected[:i])
-    assert expected[-1]["epochs"][0] == 16 * 10**6 // num_rows(forward)
+    assert expected[-1]["mask_epochs"][0] == 16 * 10**6 // num_rows(forward)
 
 
 def test_seed_phase_and_epoch_draw_other_examples():
@@ -289,9 +289,9 @@ def test_one_document_trains_without_next_sentence_prediction():
 def test_a_batch_may_hold_many_epochs_of_a_small_corpus():
     batches = make(store=store_of([1, 1]))
     batch = batches.batch(3)
-    assert batch["epochs"].tolist() == [n // 2 for n in range(48, 64)]
+    assert batch["mask_epochs"].tolist() == [n // 2 for n in range(48, 64)]
     for epoch in range(24, 32):
-        assert sorted(batch["example_ids"][batch["epochs"] == epoch]) == [0, 1]
+        assert sorted(batch["example_ids"][batch["mask_epochs"] == epoch]) == [0, 1]
 
 
 # ---- every builder, packed or not, and mixtures
@@ -350,7 +350,7 @@ def unpack(batch):
         assert batch["position_ids"][row, mine].tolist() == list(range(count))
         for name, values in out.items():
             values[i, :count] = batch[name][row, mine]
-    out["epochs"] = batch["epochs"][rows]
+    out["mask_epochs"] = batch["mask_epochs"][rows]
     for name in ("example_ids", "next_sentence_labels"):
         if name in batch:
             out[name] = batch[name][rows, slots]
@@ -415,14 +415,28 @@ def test_blocks_become_rows_with_a_separator_between_documents(builder):
 def test_components_have_their_share_and_their_own_masks():
     batches = make_mode("full_sentences", "mixture")
     many = [batches.batch(step) for step in range(250)]
-    component = np.concatenate([batch["epochs"] for batch in many]) % 2
+    component = np.concatenate([batch["components"] for batch in many])
     assert abs(component.mean() - 0.3) < 4 * (0.21 / len(component)) ** 0.5
     for number, corpus in enumerate((STORE, OTHER)):
         mine = np.concatenate([batch["input_ids"] for batch in many])[component == number]
         assert mine.max() < 4 + corpus.sentences[-1]
-    passes = np.concatenate([batch["epochs"] for batch in many]) // 2
+    passes = np.concatenate([batch["mask_epochs"] for batch in many])
     assert (np.diff(passes[component == 0]) >= 0).all()
     assert (np.diff(passes[component == 1]) >= 0).all()
+
+
+def test_a_mixture_masks_as_if_the_epochs_of_its_components_took_turns():
+    batch = make_mode("full_sentences", "mixture").batch(200)
+    key = jax.random.key(0, impl="threefry2x32")
+    turn = batch["mask_epochs"] * 2 + batch["components"]
+    assert set(turn) == {9, 14}
+    alone = {name: values for name, values in batch.items() if name != "components"}
+    expected = masking.mask_tokens(key, alone | {"mask_epochs": turn}, TOKENIZER, Masking(), 8)
+    found = masking.mask_tokens(key, batch, TOKENIZER, Masking(), 8, num_components=2)
+    for name in ("input_ids", "masked_lm_positions", "masked_lm_ids"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    with pytest.raises(ValueError, match=r"num_components=1, batch has .*components"):
+        masking.mask_tokens(key, batch, TOKENIZER, Masking(), 8)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -440,7 +454,10 @@ def test_heldout_examples_are_the_same_packed(mode):
         assert sorted(real[real >= 0]) == sorted(ids[ids >= 0])
     else:
         component = np.concatenate(
-            [np.where(p["example_ids"].reshape(16, -1)[:, 0] >= 0, p["epochs"], -1) for p in parts]
+            [
+                np.where(p["example_ids"].reshape(16, -1)[:, 0] >= 0, p["components"], -1)
+                for p in parts
+            ]
         )
         if mode == "mixture":
             assert [(component == c).sum() for c in (0, 1)] == [28, 12]

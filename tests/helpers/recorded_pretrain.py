@@ -35,7 +35,7 @@ def _recorded(self, step, rows):
         hashlib.sha256(b"".join(masked[name][i].tobytes() for name in sorted(masked))).hexdigest()
         for i in range(len(rows))
     ]
-    ids, epochs = batch["example_ids"].tolist(), batch["epochs"].tolist()
+    ids, epochs = batch["example_ids"].tolist(), batch["mask_epochs"].tolist()
     line = [self.first_step + step, np.asarray(rows).tolist(), ids, epochs, hashes]
     path = os.path.join(os.environ["RECORD"], f"{os.getpid()}.jsonl")
     with _lock, open(path, "a") as file:

@@ -48,7 +48,7 @@ def make_batch(size, length=LENGTH, seed=0, continuations=0.6):
         "attention_mask": attention_mask,
         "next_sentence_labels": rng.integers(0, 2, size),
         "example_ids": np.arange(size),
-        "epochs": np.zeros(size),
+        "mask_epochs": np.zeros(size),
     }
     return {name: values.astype(np.int32) for name, values in batch.items()}
 
@@ -59,7 +59,7 @@ def pack(batch, rows, per_row, rng):
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids")
     packed = {name: np.zeros((rows, length), np.int32) for name in names}
     packed["example_ids"] = np.full((rows, per_row), -1, np.int32)
-    packed["epochs"] = np.zeros(rows, np.int32)
+    packed["mask_epochs"] = np.zeros(rows, np.int32)
     for row in range(rows):
         start = 0
         for slot in range(per_row):
@@ -145,7 +145,7 @@ def draws(batch, row):
     """`(order, span)` draws of each position of an example, as lists of Python integers."""
     positions = np.arange(batch["input_ids"].shape[1], dtype=np.uint32)
     counters = np.concatenate([positions, positions + np.uint32(2**31)])
-    words = _words(KEY, batch["epochs"][row], batch["example_ids"][row], counters)
+    words = _words(KEY, batch["mask_epochs"][row], batch["example_ids"][row], counters)
     return np.split(np.asarray(words)[:, 0].astype(int), 2)
 
 

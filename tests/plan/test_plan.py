@@ -241,7 +241,7 @@ def planned():
     config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
     config, tokenizer, rows = budget.corpus(config, None)
     return plan_stage.plan(
-        config, plan_stage.Target.of(None), tokenizer, rows, say=lambda line: None
+        config, plan_stage.Target.named(None), tokenizer, rows, say=lambda line: None
     )
 
 
@@ -280,7 +280,7 @@ def test_gradients_are_reduced_once_a_step_in_float32():
 
 
 def small_target(limit):
-    return dataclasses.replace(plan_stage.Target.of(None), name="v0:2x2x2", hbm_limit=limit)
+    return dataclasses.replace(plan_stage.Target.named(None), name="v0:2x2x2", hbm_limit=limit)
 
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
         hbm_bytes_per_device=2 * target.hbm_limit,
     )
     refused = dict(planned(), fits=False, stages=[report])
-    monkeypatch.setattr(plan_stage.Target, "of", lambda name: target)
+    monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
     monkeypatch.setattr(plan_stage, "plan", lambda *_: refused)
     with pytest.raises(UsageError) as error:
         plan_report.run(CONFIG, "v0:2x2x2", None, as_json=True, as_table=False)
@@ -336,7 +336,7 @@ def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys)
     """The compiler knows TPU v3; how much of its memory programs can have is in no table here."""
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
     target = small_target(None)
-    monkeypatch.setattr(plan_stage.Target, "of", lambda name: target)
+    monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
     monkeypatch.setattr(plan_stage, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
     with pytest.raises(UsageError, match=r"GiB, a device of v0:2x2x2 has less: perhaps"):
