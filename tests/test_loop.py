@@ -182,6 +182,10 @@ def test_fill_mask_says_the_same_of_every_form(project, tmp_path, capsys):
     assert said[0].count("\n") == 5
 
 
+def files_of(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "said"),
     [
@@ -196,13 +200,12 @@ def test_what_does_not_fit_the_run_is_one_line_and_changes_nothing(
     project, tmp_path, overrides, code, said
 ):
     workdir = shutil.copytree(project / "whole", tmp_path / "w")
-    before = sorted(p.name for p in (workdir / "checkpoints").rglob("*"))
+    assert (before := files_of(workdir / "checkpoints"))
     run = bertjax(project, "pretrain", workdir, *overrides)
     assert run.returncode == code, run.stderr
     assert said in run.stderr
     assert run.stderr.count("\n") == 1
-    if before:
-        assert sorted(p.name for p in (workdir / "checkpoints").rglob("*")) == before
+    assert files_of(workdir / "checkpoints") == before
 
 
 def test_no_silent_start_from_zero_and_no_traceback_without_a_run(tmp_path):

@@ -439,29 +439,28 @@ def test_a_mixture_masks_as_if_the_epochs_of_its_components_took_turns():
         masking.mask_tokens(key, batch, TOKENIZER, Masking(), 8)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_heldout_examples_are_the_same_packed(mode):
+def heldout_examples(mode):
+    """The batches of `mode`, and (component, example id) of every example in them, sorted."""
     evaluation = Evaluation(num_examples=40, batch_size=16)
     batches = make_mode("sentence_pair_nsp", mode, pipeline.HeldoutBatches, evaluation=evaluation)
     parts = [batches.batch(i) for i in range(batches.num_batches)]
-    real = np.concatenate([part["example_ids"].ravel() for part in parts])
-    assert (real >= 0).sum() == batches.num_examples == 40
-    if "mixture" not in mode:
-        reference = make_mode(
-            "sentence_pair_nsp", "alone", pipeline.HeldoutBatches, evaluation=evaluation
-        )
-        ids = np.concatenate([reference.batch(i)["example_ids"] for i in range(3)])
-        assert sorted(real[real >= 0]) == sorted(ids[ids >= 0])
-    else:
-        component = np.concatenate(
-            [
-                np.where(p["example_ids"].reshape(16, -1)[:, 0] >= 0, p["components"], -1)
-                for p in parts
-            ]
-        )
-        if mode == "mixture":
-            assert [(component == c).sum() for c in (0, 1)] == [28, 12]
-    assert len(parts) * 16 - 16 < sum(c.num_rows for c in batches._corpora) <= len(parts) * 16
+    rows = [
+        zip(p.get("components", [0] * 16), p["example_ids"].reshape(16, -1), strict=True)
+        for p in parts
+    ]
+    found = [(component, i) for row in rows for component, ids in row for i in ids if i >= 0]
+    return batches, sorted(found)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_heldout_examples_are_the_same_packed(mode):
+    batches, found = heldout_examples(mode)
+    assert found == heldout_examples(mode.removeprefix("packed ").replace("packed", "alone"))[1]
+    assert len(found) == len(set(found)) == batches.num_examples == 40
+    shares = [28, 12] if "mixture" in mode else [40]
+    assert np.bincount([component for component, _ in found]).tolist() == shares
+    count = batches.num_batches
+    assert count * 16 - 16 < sum(c.num_rows for c in batches._corpora) <= count * 16
 
 
 def test_stages_go_on_where_the_last_one_stopped():
