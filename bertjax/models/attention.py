@@ -119,9 +119,10 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
             f"a sequence length that divides by {splash.LANES} (here: {length})": (
                 splash.fits(length)
             ),
-            str(placement.unsplit): placement.unsplit is None,
         },
     }
+    if placement.unsplit is not None:
+        fused["splash"][placement.unsplit] = False
     for kernel, needs in fused.items():
         lacking = [need for need, met in needs.items() if not met]
         if name in (kernel, "auto") and not lacking:

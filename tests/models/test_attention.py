@@ -37,9 +37,8 @@ def device(platform, kind=None, capability=None):
     return device
 
 
-def choose(name, rate, dtype, where, length, has_shards=True, **fields):
+def choose(name, rate, dtype, where, length, unsplit=None, **fields):
     model = Model(attention=name, attention_probs_dropout_prob=rate, dtype=dtype, **fields)
-    unsplit = None if has_shards else "config.optimizer.clip_mode=global (here: per_shard)"
     placement = models.Unplaced(device(*where.split(": ")), unsplit)
     return models.attention_kernel(model, placement, length)
 
@@ -59,7 +58,7 @@ def test_cudnn_takes_heads_that_it_has():
         (("auto", 0.1, "bfloat16", "tpu", 512), "xla"),  # dropout on probabilities
         (("auto", 0.0, "bfloat16", "tpu", 200), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 64), "xla"),
-        (("auto", 0.0, "bfloat16", "tpu", 512, False), "xla"),
+        (("auto", 0.0, "bfloat16", "tpu", 512, "rows together"), "xla"),
         (("auto", 0.0, "bfloat16", "tpu: TPU v5 lite", 512), "splash"),
         (("auto", 0.0, "bfloat16", "tpu: TPU v3", 512), "xla"),  # its compiler refuses splash
         (("xla", 0.0, "bfloat16", "tpu", 512), "xla"),
@@ -92,8 +91,8 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
             "a sequence length that divides by 128 (here: 200)",
         ),
         (
-            ("splash", 0.0, "bfloat16", "tpu", 512, False),
-            "config.optimizer.clip_mode=global (here: per_shard)",
+            ("splash", 0.0, "bfloat16", "tpu", 512, "rows together"),
+            "rows together",
         ),
         (
             ("splash", 0.1, "bfloat16", "gpu", 512),
@@ -322,6 +321,7 @@ def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
     config, mesh = make_config(optimizer=clipping), sharding.make_mesh(config_lib.Mesh())
     place = train.placement_of(config, mesh)
     assert place.device.platform == "tpu"
+    assert place.unsplit == "config.optimizer.clip_mode=global (here: per_shard)"
     assert models.attention_kernel(config.model, place, 128) == "xla"
     batch = make_batch()
     run = train.compile_step(Pretraining(config), mesh, lambda batch: batch)
