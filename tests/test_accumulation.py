@@ -195,7 +195,9 @@ def test_a_large_config_compiles_for_eight_devices():
     config = load("bert_large_lamb")
     config = dataclasses.replace(config, mesh=config_lib.Mesh(fsdp=4))
     mesh, stage = sharding.make_mesh(config.mesh), stages.of(config)[0]
-    compiled = plan_stage.compile_stage(config, mesh, stage, budget.AnyTokenizer(30_522))
+    compiled = plan_stage.compile_stage(
+        Pretraining(config, budget.AnyTokenizer(30_522)), mesh, stage
+    )
     state = sum(
         x.size * x.dtype.itemsize
         for x in jax.tree.leaves(

@@ -11,7 +11,8 @@ from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs
-from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.job import Job
+from bertjax.pretraining import Pretraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class AnyTokenizer:
 
 def corpus(
     config: config_lib.Config, directory: Path | None
-) -> tuple[config_lib.Config, Tokenizer | AnyTokenizer, list[int] | None]:
-    """`(config, tokenizer, rows)`: the config with its vocabulary's size filled in.
+) -> tuple[Pretraining, list[int] | None]:
+    """`(job, rows)`: the job of a config with its vocabulary's size filled in.
 
     With a workdir that is prepared, its tokenizer, and the rows of an epoch of every phase
     (`[number of phases]`); else a stand-in, and None.
@@ -46,22 +47,21 @@ def corpus(
     """
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
-        return config.with_model(vocab_size=size), AnyTokenizer(size), None
+        return Pretraining(config.with_model(vocab_size=size), AnyTokenizer(size)), None
     job = pretraining.open(config, directory, build=False)
-    config, tokenizer = job.config, job.tokenizer
-    stores = pretraining.open_stores(config, directory, "train")
-    first = [stage for stage in stages.of(config) if stage.first_row == 0]
+    stores = pretraining.open_stores(job.config, directory, "train")
+    first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
     rows = [
         sum(
-            epochs.Epochs(store, config, stage, component=number).num_rows
+            epochs.Epochs(store, job.config, stage, component=number).num_rows
             for number, store in enumerate(stores)
         )
         for stage in first
     ]
-    return config, tokenizer, rows
+    return job, rows
 
 
-def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | None) -> dict:
+def totals(job: Job, reports: list[dict], rows: list[int] | None) -> dict:
     """Data, time and checkpoints of a whole run.
 
     Args:
@@ -75,8 +75,8 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """
     times = [report["predicted_step_seconds"] for report in reports]
     known = all(seconds is not None for seconds in times)
-    init = pretraining.Pretraining(config).init
-    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, init)))
+    config = job.config
+    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, job.init)))
     checkpoint = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
     every = config.checkpoints.every_steps
     return {

@@ -34,16 +34,16 @@ def run(
         console.print(line, style="dim", highlight=False)
 
     target = planning.Target.named(topology)
-    config, tokenizer, rows = budget.corpus(config, workdir)
+    job, rows = budget.corpus(config, workdir)
     if as_table:
-        reports = list(search.table(config, target, tokenizer, say))
+        reports = list(search.table(job, target, say))
         print(json.dumps(reports)) if as_json else Console().print(search_table(reports))
         return
-    found = planning.plan(config, target, tokenizer, rows, say)
+    found = planning.plan(job, target, rows, say)
     print(json.dumps(found)) if as_json else show(found, Console())
     if not found["fits"]:
         report = next(report for report in found["stages"] if not report["fits"])
-        fix = search.would_fit(config, target, report, tokenizer, say)
+        fix = search.would_fit(job, target, report, say)
         needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
         raise UsageError(
             f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "

@@ -14,12 +14,10 @@ from jax.sharding import Mesh
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
 from bertjax.config import stages
-from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import UsageError
 from bertjax.job import Job
 from bertjax.metrics import chips
 from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
-from bertjax.pretraining import Pretraining
 
 Say = Callable[[str], None]  # told what is compiled next
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -64,23 +62,17 @@ def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compi
     return step.lower(train.abstract_state(job, mesh), job.frozen, batch).compile()
 
 
-def plan_stage(
-    config: config_lib.Config,
-    target: Target,
-    stage: stages.Stage,
-    tokenizer: Tokenizer | budget.AnyTokenizer,
-) -> dict:
+def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
     """Compiles one stage and says what a device needs for it, in plain values for JSON.
 
     Raises:
       UsageError: the mesh does not divide the devices or the batch; or attention cannot be
         computed as asked.
     """
+    config, phase = job.config, stage.phase
     mesh = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, mesh)
-    phase = stage.phase
     tokens = phase.batch_size * phase.sequence_length
-    job = Pretraining(config, tokenizer)
     needed = job.flops(stage)
     state = train.abstract_state(job, mesh)
     kernel = train.attention_kernel(config, mesh, phase.sequence_length)
@@ -200,17 +192,16 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     return list(dict.fromkeys(found))
 
 
-def plan(
-    config: config_lib.Config,
-    target: Target,
-    tokenizer: Tokenizer | budget.AnyTokenizer,
-    rows: list[int] | None = None,
-    say: Say = print,
-) -> dict:
+def changed(job: Job, config: config_lib.Config) -> Job:
+    """The same job of another config; jobs that are planned are dataclasses."""
+    return dataclasses.replace(job, config=config)
+
+
+def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = print) -> dict:
     """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:
-      config, tokenizer, rows: as of `budget.corpus`.
+      job, rows: as of `budget.corpus`.
       say: told what is compiled next; each takes up to a minute.
 
     Returns:
@@ -222,7 +213,7 @@ def plan(
         memory is no error here: `fits` is False. Where the limit is not known, it is True unless
         the compiler refused.
     """
-    taken, others = [], []
+    taken, others, config = [], [], job.config
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)
         for place, kernel in enumerate(kernels):
@@ -230,7 +221,8 @@ def plan(
                 f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
                 f"{kernel} attention, for {target.name}"
             )
-            report = plan_stage(config.with_model(attention=kernel), target, stage, tokenizer)
+            other = changed(job, config.with_model(attention=kernel))
+            report = plan_stage(other, target, stage)
             (others if place else taken).append(report)
     largest = max(taken, key=lambda r: (not r["fits"], r["hbm_bytes_per_device"] or math.inf))
     return {
@@ -241,7 +233,7 @@ def plan(
         "fits": all(report["fits"] for report in taken),
         "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
         "assumptions": roofline.ASSUMPTIONS,
-        "recipe": budget.totals(config, taken, rows),
+        "recipe": budget.totals(job, taken, rows),
         "stages": taken,
         "alternatives": others,
     }

@@ -19,6 +19,7 @@ from bertjax.config import stages
 from bertjax.metrics import flops
 from bertjax.plan import budget, hlo, hlo_cost, topology
 from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
 
 pytestmark = [
     pytest.mark.tpu_compiler,
@@ -53,10 +54,10 @@ class Compiled:
     def __init__(self, config: config_lib.Config, name: str):
         devices = topology.devices(name)
         self.mesh = sharding.make_mesh(config.mesh, devices)
-        tokenizer = budget.AnyTokenizer(config.model.vocab_size)
+        job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
         (stage,) = stages.of(config)
         self.config, self.phase = config, stage.phase
-        compiled = plan_stage.compile_stage(config, self.mesh, stage, tokenizer)
+        compiled = plan_stage.compile_stage(job, self.mesh, stage)
         self.hbm = compiled.memory_analysis().peak_memory_in_bytes
         self.program = hlo.Program(compiled.as_text(), len(devices))
         self.collectives = self.program.collectives()

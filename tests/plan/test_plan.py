@@ -23,6 +23,7 @@ from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 from bertjax.plan import report as plan_report
 from bertjax.plan import search as plan_search
 from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
     vocab_size=500,
@@ -239,10 +240,8 @@ def test_wires_of_a_group():
 def planned():
     """Of a model in bfloat16, in micro-batches."""
     config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
-    config, tokenizer, rows = budget.corpus(config, None)
-    return plan_stage.plan(
-        config, plan_stage.Target.named(None), tokenizer, rows, say=lambda line: None
-    )
+    job, rows = budget.corpus(config, None)
+    return plan_stage.plan(job, plan_stage.Target.named(None), rows, say=lambda line: None)
 
 
 def test_the_plan_is_of_the_step_that_runs():
@@ -309,11 +308,11 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
 def test_what_cannot_fit_is_said_to_be_unchecked(monkeypatch):
     refused = dict(planned()["stages"][0], fits=False, hbm_limit_bytes=1e5)
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
-    fix = plan_search.would_fit(CONFIG, small_target(1e5), refused, None, lambda line: None)
+    fix = plan_search.would_fit(Pretraining(CONFIG), small_target(1e5), refused, lambda line: None)
     assert "not checked" in fix
     assert "mesh.fsdp=4" in fix
     refused["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}  # 32 do not divide 8 devices
-    fix = plan_search.would_fit(CONFIG, small_target(1e5), refused, None, lambda line: None)
+    fix = plan_search.would_fit(Pretraining(CONFIG), small_target(1e5), refused, lambda line: None)
     assert fix == "nothing that was tried fits; take a larger slice"
 
 
@@ -323,13 +322,15 @@ def test_parts_that_are_clipped_alone_are_not_split_further(monkeypatch):
     config = dataclasses.replace(CONFIG, optimizer=clipping)
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512)
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: report)
-    arguments = small_target(1e5), report, None, lambda line: None
-    assert "micro_batch_size" not in plan_search.would_fit(config, *arguments)
-    rows = plan_search.table(config, small_target(1e5), None, lambda line: None)
+    arguments = small_target(1e5), report, lambda line: None
+    assert "micro_batch_size" not in plan_search.would_fit(Pretraining(config), *arguments)
+    rows = plan_search.table(Pretraining(config), small_target(1e5), lambda line: None)
     assert [r["micro_batch_size"] for r in rows] == [512] * 9
     works = dict(report, fits=True)
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: works)
-    assert plan_search.would_fit(config, *arguments).startswith("--config.model.remat=full fits")
+    assert plan_search.would_fit(Pretraining(config), *arguments).startswith(
+        "--config.model.remat=full fits"
+    )
 
 
 def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys):
@@ -347,7 +348,7 @@ def test_a_table_that_no_mesh_can_fill_says_why():
     evaluation = config_lib.Evaluation(batch_size=12)
     config = dataclasses.replace(CONFIG, evaluation=evaluation)
     with pytest.raises(UsageError, match=r"evaluation\.batch_size=12: does not divide"):
-        list(plan_search.table(config, small_target(1e9), None, lambda line: None))
+        list(plan_search.table(Pretraining(config), small_target(1e9), lambda line: None))
 
 
 def test_arguments_that_mean_nothing_are_refused(capsys):
@@ -369,8 +370,8 @@ def test_the_compilers_own_refusal_is_read():
 
 
 def test_the_table_stops_at_the_first_micro_batch_that_fits(monkeypatch):
-    def plan_stage(config, target, stage, tokenizer):
-        fits = config.phases["phase1"].micro_batch_size <= 128
+    def plan_stage(job, target, stage):
+        fits = job.config.phases["phase1"].micro_batch_size <= 128
         return dict(
             planned()["stages"][0],
             micro_batch_size=stage.phase.micro_batch_size,
@@ -379,7 +380,7 @@ def test_the_table_stops_at_the_first_micro_batch_that_fits(monkeypatch):
         )
 
     monkeypatch.setattr(plan_search, "plan_stage", plan_stage)
-    rows = list(plan_search.table(CONFIG, small_target(1e9), None, lambda line: None))
+    rows = list(plan_search.table(Pretraining(CONFIG), small_target(1e9), lambda line: None))
     assert [(r["micro_batch_size"], r["fits"]) for r in rows[:2]] == [(512, False), (128, True)]
     assert len(rows) == 2 * 3 * 3  # fsdp of 1, 4, 8; three kinds of remat
 
@@ -400,7 +401,7 @@ def test_recipe_arithmetic():
         }
         for s in stages.of(config)
     ]
-    found = budget.totals(config, reports, rows=[1000, 320])
+    found = budget.totals(Pretraining(config), reports, rows=[1000, 320])
     assert [s.phase.batch_size for s in stages.of(config)] == [16, 32, 64, 64]
     assert found["tokens"] == (10 * 16 + 10 * 32 + 10 * 64) * 32 + 10 * 64 * 64
     assert found["epochs"] == [(160 + 320 + 640) / 1000, 2.0]
