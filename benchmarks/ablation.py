@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjax import workdir
+from bertjax import pretraining, workdir
 from bertjax.config import stages
 from bertjax.data import pipeline, store, tokenizer
 from bertjax.metrics import writer as metrics_writer
@@ -211,7 +211,7 @@ def what_was_read(directory, config) -> dict[str, float]:
     """Counted on the batches of the run, made once more: `attended` tokens, special ones
     included, and how many times `epochs` the text of the store was read."""
     encoder = tokenizer.load(directory / "tokenizer")
-    corpora = workdir.open_stores(config, directory, "train")
+    corpora = pretraining.open_stores(config, directory, "train")
     attended = text = 0
     for stage in stages.of(config):
         batches = pipeline.Batches(corpora, encoder, config, stage)

@@ -21,6 +21,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import sharding, train
+from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
     vocab_size=4096,
@@ -73,10 +74,16 @@ class Run:
             mesh=config_lib.Mesh(**mesh),
         )
         self.mesh = sharding.make_mesh(config.mesh, jax.devices()[:num_devices])
-        shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, self.mesh))
-        self.state = jax.jit(lambda: train.init_state(config), out_shardings=shardings)()
-        step = train.compile_step(config, self.mesh, lambda batch: batch, micro_batches)
-        self.compiled = step.lower(self.state, self._place(make_batch(0))).compile()
+        shardings = jax.tree.map(
+            lambda x: x.sharding, train.abstract_state(Pretraining(config), self.mesh)
+        )
+        self.state = jax.jit(
+            lambda: train.init_state(config, Pretraining(config).init), out_shardings=shardings
+        )()
+        step = train.compile_step(
+            Pretraining(config), self.mesh, lambda batch: batch, micro_batches
+        )
+        self.compiled = step.lower(self.state, {}, self._place(make_batch(0))).compile()
 
     def _place(self, batch):
         return sharding.to_global(self.mesh, batch, ROWS)
@@ -85,7 +92,7 @@ class Run:
         """Takes one step with the rows in an order; the seconds it took."""
         batch = self._place({k: v[order] for k, v in make_batch(number).items()})
         started = time.perf_counter()
-        self.state, metrics = self.compiled(self.state, batch)
+        self.state, metrics = self.compiled(self.state, {}, batch)
         jax.block_until_ready(metrics)
         return time.perf_counter() - started
 

@@ -2,7 +2,7 @@
 
 All ways prepare one corpus with one vocabulary in turns, each in a fresh process. Seconds are those
 of `prepare` itself, to the installed store; Beam's are given in two parts, the pipeline (reading,
-tokenising, part files) and the copying of the parts into the store. Memory is that of all
+tokenizing, part files) and the copying of the parts into the store. Memory is that of all
 processes added up ten times a second (PSS: a shared page counts once). Every store is compared
 with the first one.
 
@@ -52,15 +52,15 @@ def main():
 
 def run(files, vocab, processes, options, workdir):
     """Prepares; returns seconds in all, those of the pipeline, and the bytes of the text."""
-    seconds, tokenise_all = [], beam.tokenise_all
+    seconds, tokenize_all = [], beam.tokenize_all
 
     def timed(*args):
         started = time.perf_counter()
-        results = tokenise_all(*args)
+        results = tokenize_all(*args)
         seconds.append(time.perf_counter() - started)
         return results
 
-    beam.tokenise_all = timed
+    beam.tokenize_all = timed
     tree = {"data": {"files": files, "num_workers": processes}, "tokenizer": {"path": vocab}}
     started = time.perf_counter()
     manifest = prepare(from_config_dict(tree), workdir, beam_options=options, progress=False)

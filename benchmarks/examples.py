@@ -3,7 +3,7 @@
     python benchmarks/examples.py --workdir=W [--rounds=5]
 
 W is what `bertjax prepare` wrote. A round runs everything once, one after the other in this
-process: the loop of tests/reference_examples.py (pairs, then masks; its token lists are made
+process: the loop of tests/helpers/reference_examples.py (pairs, then masks; its token lists are made
 beforehand), `build_index` for an epoch, every batch of that epoch, and the masks of all of them
 in one jitted call a batch. Loop, index and batches use one core; XLA may use all of them.
 """
@@ -26,7 +26,7 @@ from bertjax.config.stages import Stage
 from bertjax.data import examples, masking, pipeline, tokenizer
 from bertjax.data.store import Store, open_store
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
 import reference_examples as reference
 
 BATCH_SIZE = 256

@@ -2,7 +2,7 @@
 
     python benchmarks/gcs.py [--latency_ms=50] [--seconds=10]
 
-The server (tests/fake_gcs.py) is one Python process on the same cores: what this shows is that
+The server (tests/helpers/fake_gcs.py) is one Python process on the same cores: what this shows is that
 latency is hidden and what a batch costs the host, not what Google Cloud Storage delivers.
 """
 
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]
 
 import fake_gcs  # noqa: E402
 
@@ -77,7 +77,7 @@ def main():
         port = probe.getsockname()[1]
     code = f"import fake_gcs; s = fake_gcs.Server('bucket', port={port}); "
     code += f"s.latency = {flags.latency_ms / 1000}; s.serve_forever(0.05)"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests/helpers'}"}
     server = subprocess.Popen([sys.executable, "-c", code], env=environment)
     os.environ.update(fake_gcs.environment(f"http://127.0.0.1:{port}"))
     requests = []

@@ -29,6 +29,7 @@ from bertjax import config as config_lib
 from bertjax import keys, models, objectives, sharding, train
 from bertjax.config import stages
 from bertjax.data import pipeline, prepare, store, tokenizer
+from bertjax.pretraining import Pretraining
 
 # name -> (store, builder, sequence length, rows, predictions alone, predictions packed)
 MATERIALS = {
@@ -110,20 +111,20 @@ class Side:
         self.config, stage = config, stages.of(config)[0]
         corpus = store.open_store(directory, "train")
         self.batches = pipeline.Batches([corpus], encoder, config, stage)
-        self.mask = train.masker(config, encoder, stage)
+        self.mask = Pretraining(config, encoder).prepare(stage)
         self.heldout = pipeline.HeldoutBatches([corpus], encoder, config, stage)
         self.fill = np.mean([self.batches.batch(i)["attention_mask"].mean() for i in range(200)])
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-        self.state = jax.jit(lambda: train.init_state(config))()
+        self.state = jax.jit(lambda: train.init_state(config, Pretraining(config).init))()
         batch = self.batches.batch(0)
-        step = train.compile_step(config, mesh, self.mask)
-        self.step = step.lower(self.state, batch).compile()
+        step = train.compile_step(Pretraining(config), mesh, self.mask)
+        self.step = step.lower(self.state, {}, batch).compile()
         self.calls = 0
 
     def time(self) -> float:
         """Seconds of the next step, its host batch included."""
         start = time.perf_counter()
-        self.state, metrics = self.step(self.state, self.batches.batch(self.calls))
+        self.state, metrics = self.step(self.state, {}, self.batches.batch(self.calls))
         jax.block_until_ready((self.state, metrics))
         self.calls += 1
         return time.perf_counter() - start
@@ -175,9 +176,8 @@ def compare(args, material, encoders):
     gain = packed.fill / alone.fill
     # The predictions of the packed phase for both, or an example alone might have fewer masks.
     same = dataclasses.replace(packed.config.phases["phase1"])
-    alone.mask = train.masker(
-        alone.config, encoders[name], dataclasses.replace(stages.of(alone.config)[0], phase=same)
-    )
+    stage = dataclasses.replace(stages.of(alone.config)[0], phase=same)
+    alone.mask = Pretraining(alone.config, encoders[name]).prepare(stage)
     params = models.init(alone.config.model, keys.root(alone.config, keys.INIT))
     one, other = losses(alone, params), losses(packed, params)
     assert one.keys() == other.keys()

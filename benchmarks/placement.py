@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from bertjax import config as config_lib
 from bertjax import sharding, train
+from bertjax.pretraining import Pretraining
 
 MESHES = ((8, 1, 1), (4, 2, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2))
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -58,8 +59,8 @@ def compile_for(args, data, fsdp, tensor):
         )
         for name, shape in shapes.items()
     }
-    step = train.compile_step(config, mesh, lambda batch: batch)
-    return step.lower(train.abstract_state(config, mesh), batch).compile()
+    step = train.compile_step(Pretraining(config), mesh, lambda batch: batch)
+    return step.lower(train.abstract_state(Pretraining(config), mesh), {}, batch).compile()
 
 
 def main():

@@ -22,6 +22,7 @@ from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.plan import budget
 from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
 
 # One small slice and one pod of each generation, and two slices.
 TOPOLOGIES = (
@@ -76,12 +77,12 @@ def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     config = load(name, len(target.devices))
     if attention == "splash":
         config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)
-    tokenizer = budget.AnyTokenizer(config.model.vocab_size)
+    job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
     numbered = list(enumerate(stages.of(config)))
     for number, stage in numbered[-1:] if last else numbered:
         key = name, topology, attention, number
         if key not in done:
-            report = plan_stage.plan_stage(config, target, stage, tokenizer)
+            report = plan_stage.plan_stage(job, target, stage)
             yield {
                 "config": name,
                 "topology": topology,

@@ -2,7 +2,7 @@
 
 The corpus is cut into slices. On each slice the two take turns, on the same cores:
 prepare from a .jsonl file to the finished store (start of its processes, reading, JSON,
-sentences, tokenising and writing included), and the library's `encode_batch` of the same
+sentences, tokenizing and writing included), and the library's `encode_batch` of the same
 lines, already in memory. Then the whole corpus is prepared once more, as it is, and the memory
 of all its processes is added up ten times a second (PSS: a shared page counts once).
 

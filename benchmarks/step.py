@@ -10,7 +10,7 @@ masking included, its state donated as in training.
         model.attention_probs_dropout_prob=0 model.attention_probs_dropout_prob=0,model.scan_unroll=0
 
 For each variant: the attention kernel, seconds to compile, the median and the least seconds a step
-over the rounds, tokens a second (places, and real tokens), utilisation on both, memory.
+over the rounds, tokens a second (places, and real tokens), utilization on both, memory.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from bertjax.config import stages
 from bertjax.data import pipeline
 from bertjax.metrics import flops as metrics_flops
 from bertjax.plan import budget
+from bertjax.pretraining import Pretraining
 
 
 def parse_arguments():
@@ -112,17 +113,19 @@ class Variant:
         config, (stage,) = self.config, stages.of(self.config)
         vocab_size = config.model.vocab_size or config.tokenizer.vocab_size
         config = self.config = config.with_model(vocab_size=vocab_size)
-        mesh = sharding.make_mesh(config.mesh)
+        mesh, job = (
+            sharding.make_mesh(config.mesh),
+            Pretraining(config, budget.AnyTokenizer(vocab_size)),
+        )
         host = make_batch(config, np.random.default_rng(0))
         self.real = int(host["attention_mask"].sum())
         self.batch = sharding.to_global(mesh, host, stage.phase.batch_size)
         self.kernel = train.attention_kernel(config, mesh, stage.phase.sequence_length)
-        shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, mesh))
-        self.state = jax.jit(lambda: train.init_state(config), out_shardings=shardings)()
-        mask = train.masker(config, budget.AnyTokenizer(vocab_size), stage)
+        shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(job, mesh))
+        self.state = jax.jit(lambda: train.init_state(config, job.init), out_shardings=shardings)()
         started = time.perf_counter()
-        step = train.compile_step(config, mesh, mask, stage.micro_batches)
-        self.step = step.lower(self.state, self.batch).compile()
+        step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
+        self.step = step.lower(self.state, {}, self.batch).compile()
         self.compile_seconds = time.perf_counter() - started
         self.phase, self.devices, self.seconds = stage.phase, mesh.size, []
         self.losses = [self.run(1), self.run(1)]  # the first allocates
@@ -131,7 +134,7 @@ class Variant:
         """Seconds go to `seconds`; returns the last loss."""
         started = time.perf_counter()
         for _ in range(steps):
-            self.state, values = self.step(self.state, self.batch)
+            self.state, values = self.step(self.state, {}, self.batch)
         jax.block_until_ready(self.state)
         self.seconds.append((time.perf_counter() - started) / steps)
         return float(values["loss"])

@@ -34,6 +34,7 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
+from bertjax.pretraining import Pretraining
 
 SETTLE_SECONDS = 1.0
 
@@ -103,16 +104,20 @@ class JaxStep:
 
     def __init__(self, config, batch):
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-        shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, mesh))
-        init = jax.jit(lambda: train.init_state(config), out_shardings=shardings)
+        shardings = jax.tree.map(
+            lambda x: x.sharding, train.abstract_state(Pretraining(config), mesh)
+        )
+        init = jax.jit(
+            lambda: train.init_state(config, Pretraining(config).init), out_shardings=shardings
+        )
         self.state, self.batch = init(), batch
         start = time.perf_counter()
-        step = train.compile_step(config, mesh, lambda batch: batch)
-        self.compiled = step.lower(self.state, batch).compile()
+        step = train.compile_step(Pretraining(config), mesh, lambda batch: batch)
+        self.compiled = step.lower(self.state, {}, batch).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def __call__(self) -> float:
-        self.state, metrics = self.compiled(self.state, self.batch)
+        self.state, metrics = self.compiled(self.state, {}, self.batch)
         jax.block_until_ready(self.state)
         return float(metrics["loss"])
 
@@ -197,7 +202,7 @@ def report(times):
 
 
 # Kind of elementwise operation <- a pattern of its name and source; the first that fits counts.
-# XLA fuses neighbours, so an operation is filed under the one kind that its fusion is named for.
+# XLA fuses neighbors, so an operation is filed under the one kind that its fusion is named for.
 KINDS = (
     ("dropout", r"dropout"),
     ("gelu", r"gelu|erf"),

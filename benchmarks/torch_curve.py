@@ -26,11 +26,11 @@ import torch
 import transformers
 
 from bertjax import config as config_lib
-from bertjax import optimizer, sharding, train, workdir
+from bertjax import optimizer, pretraining, sharding, train
 from bertjax.config import stages
 from bertjax.convert import hf
 from bertjax.convert.pretrained import Pretrained
-from bertjax.data import pipeline, store
+from bertjax.pretraining import Pretraining
 
 SIZES = {
     "mini": {
@@ -62,22 +62,21 @@ def make_config(args) -> config_lib.Config:
     return config_lib.from_config_dict(tree)
 
 
-def masked_batches(config, directory: Path, tokenizer):
+def masked_batches(job: Pretraining):
     """The batches of the run as the loop makes them, masked: NumPy dicts, one a step."""
-    documents = store.open_store(directory / "store", "train")
-    stage = stages.of(config)[0]
-    batches = pipeline.Batches([documents], tokenizer, config, stage)
-    mask = jax.jit(train.masker(config, tokenizer, stage))
+    stage = stages.of(job.config)[0]
+    batches = job.batches(stage)
+    mask = jax.jit(job.prepare(stage))
     for step in range(stage.steps):
         yield jax.device_get(mask(batches.batch(step)))
 
 
-def our_curve(config, state, batches) -> list[float]:
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    step = train.compile_step(config, mesh, lambda batch: batch)
+def our_curve(job, state, batches) -> list[float]:
+    mesh = sharding.make_mesh(job.config.mesh, jax.devices()[:1])
+    step = train.compile_step(job, mesh, lambda batch: batch)
     losses = []
     for batch in batches:
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {}, batch)
         losses.append(float(metrics["loss"]))
     return losses
 
@@ -119,13 +118,14 @@ def torch_inputs(batch: dict, device: str) -> dict:
 
 def run(config, directory: Path, device: str) -> dict[str, np.ndarray]:
     """The losses of the three runs, one a step; the corpus is prepared in `directory`."""
-    config, tokenizer = workdir.open_corpus(config, directory, build=True)
-    state = jax.jit(functools.partial(train.init_state, config))()
+    job = pretraining.open(config, directory, build=True)
+    config, tokenizer = job.config, job.tokenizer
+    state = jax.jit(functools.partial(train.init_state, job.config, job.init))()
     hf.write(Pretrained(config, tokenizer, jax.device_get(state["params"])), directory / "hf")
-    batches = list(masked_batches(config, directory, tokenizer))
+    batches = list(masked_batches(job))
     theirs = functools.partial(their_curve, config, directory / "hf", batches, device)
     curves = {
-        "bertjax": our_curve(config, state, batches),
+        "bertjax": our_curve(job, state, batches),
         "PyTorch": theirs(torch.float32),
         "PyTorch float64": theirs(torch.float64),
     }

@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,19 +14,20 @@ from typing import TYPE_CHECKING
 from bertjax import commands, errors, storage
 from bertjax.commands import Command, Flag, Values
 from bertjax.errors import BertjaxError, UsageError
-from bertjax.metrics import goodput as _goodput  # noqa: F401  its clock starts here
 from bertjax.processes import streams
 
 if TYPE_CHECKING:
     from bertjax.config import Config
     from bertjax.convert.pretrained import Hints, Pretrained
 
+_STARTED = time.monotonic()  # of a run, its imports included
+
 
 def prepare(values: Values, args: list[str]) -> None:
     """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...] [--runner=NAME -- OPTION ...]
 
     Text to W/store and W/tokenizer, in parallel, atomically; prints what was kept and dropped.
-    With --runner, Apache Beam tokenises, to the same bytes: DataflowRunner, FlinkRunner,
+    With --runner, Apache Beam tokenizes, to the same bytes: DataflowRunner, FlinkRunner,
     SparkRunner, or FnApiRunner for this machine. What follows -- are Beam's own options. W and
     the text must be where its workers reach them.
     """
@@ -48,11 +50,11 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
     resumes where W/checkpoints exists.
     """
-    from bertjax import loop
+    from bertjax import pretraining
     from bertjax.processes import distributed
 
     with distributed.processes():
-        loop.pretrain(_config(values), _workdir(values))
+        pretraining.pretrain(_config(values), _workdir(values), _STARTED)
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
     return commands.after_pretrain(values.workdir, mask_token)
 
@@ -66,12 +68,15 @@ def evaluate(values: Values, args: list[str]) -> None:
     """
     import jax
 
-    from bertjax import evaluate
+    from bertjax import evaluate, pretraining
     from bertjax.processes import distributed
 
     directory = _workdir(values)
+    # The kernel that trained need not run on the machine that evaluates.
+    config = _config(values).with_model(attention="auto")
     with distributed.processes():
-        figures = evaluate.evaluate(_config(values), directory)
+        job = pretraining.open(config, directory, build=False)
+        figures = evaluate.newest(job, directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 
@@ -108,12 +113,9 @@ def embed(values: Values, args: list[str]) -> None:
     model = _read(args[0], values)
     own = model.config.embedding
     if values.pooling is not None and (own.pooling is not None or own.left_out):
-        _print_notes(
-            [
-                f"--pooling={values.pooling}, and nothing else, as asked; the model's own "
-                f"vectors: {sentence_encoder.describe(own)}"
-            ]
-        )
+        described = sentence_encoder.describe(own)
+        asked = f"--pooling={values.pooling}, and nothing else, as asked"
+        _print_notes([f"{asked}; the model's own vectors: {described}"])
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
 
@@ -142,11 +144,9 @@ def verify(values: Values, args: list[str]) -> None:
     Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged or
     none is whole. The newest may be unfinished: a training is at it, or a kill cut its save off.
     """
-    del values
     from bertjax.checkpoints import manager
 
-    (directory,) = args
-    directory = storage.path(directory)
+    directory = storage.path(args[0])
     if storage.is_directory(directory / "checkpoints"):  # W itself
         directory = directory / "checkpoints"
     reports = manager.verify(directory)
@@ -165,8 +165,7 @@ def plot(values: Values, args: list[str]) -> None:
     """
     from bertjax import plot
 
-    (workdir,) = args
-    print(plot.plot(storage.path(workdir), values.out and storage.path(values.out)))
+    print(plot.plot(storage.path(args[0]), values.out and storage.path(values.out)))
 
 
 def plan(values: Values, args: list[str]) -> None:

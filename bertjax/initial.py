@@ -1,6 +1,7 @@
 """The start of a run from somebody's weights: `config.init_from`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +18,19 @@ from bertjax.errors import DataError, UsageError
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
 
 
-def load(config: config_lib.Config, tokenizer: Tokenizer, params: dict) -> tuple[dict, list[str]]:
-    """`(params, missing)`: `params` with all that `config.init_from` has, placed as they are.
-
-    `missing` are the paths of the parameters that stay as they were. Raises as `read`.
-    """
-    import jax  # `check` needs none of it
-
-    found, missing = read(config, tokenizer)
-
-    def take(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name not in found:
-            return leaf
-        value = found[name]
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
-
-    return jax.tree_util.tree_map_with_path(take, params), missing
-
-
 def check(config: config_lib.Config, workdir: Path):
-    """Refuses now what `read` would refuse of `config.init_from` once the corpus is prepared.
+    """Refuses now what `fit` would refuse of `config.init_from` once the corpus is prepared.
 
     Nothing is checked where `workdir` holds checkpoints: a run goes on from these, with the
     tokenizer beside them.
 
     Raises:
-      UsageError, DataError: as `read`; or a new vocabulary would be trained on the corpus, which
-        cannot be that of the weights.
+      UsageError, DataError: as `read`, `require_same_tokenizer` and `fit`; or a new vocabulary
+        would be trained on the corpus, which cannot be that of the weights.
     """
     if config.init_from is None or storage.is_directory(storage.path(workdir) / "checkpoints"):
         return
-    source, ours = _source(config), None
+    source, ours = read(config), None
     if config.tokenizer.path:
         ours, _ = tokenizer_lib.read(config.tokenizer)
     elif source.tokenizer is not None:
@@ -59,29 +41,16 @@ def check(config: config_lib.Config, workdir: Path):
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
         config = config.with_model(vocab_size=size)
-    _require_fit(config, source, ours)
+    require_same_tokenizer(config, source, ours)
+    _missing(config, source, None)
 
 
-def read(config: config_lib.Config, tokenizer: Tokenizer) -> tuple[dict, list[str]]:
-    """The weights at `config.init_from`, for a run of this config with this tokenizer.
-
-    Returns:
-      `{parameter path: array}` of every parameter of the model that the source has, and the paths
-      that it lacks (heads: they start at random); what the source has beyond the model is left.
+def read(config: config_lib.Config) -> Pretrained:
+    """The weights at `config.init_from`.
 
     Raises:
-      UsageError: the source's encoder is another model, or its tokenizer another one.
-      DataError: as `convert.read`.
+      UsageError, DataError: as `convert.read`.
     """
-    source = _source(config)
-    found, missing = {}, _require_fit(config, source, tokenizer)
-    for path in names.shapes(config.model):
-        if path not in missing:
-            found[path] = np.asarray(names.lookup(source.params, path))
-    return found, missing
-
-
-def _source(config: config_lib.Config) -> Pretrained:
     uri = config.init_from
     try:
         # Casing is not hinted: the source says which one its weights were trained with.
@@ -94,7 +63,45 @@ def _source(config: config_lib.Config) -> Pretrained:
         ) from None
 
 
-def _require_fit(config, source: Pretrained, tokenizer: Tokenizer | None) -> list[str]:
+def fit(
+    config: config_lib.Config,
+    source: Pretrained,
+    params: dict,
+    layers: Sequence[int] | None = None,
+) -> tuple[dict, list[str]]:
+    """`(params, missing)`: `params` with all that the source has, placed as they are.
+
+    What the source has beyond the model is left.
+
+    Args:
+      layers: the source's encoder blocks that become the model's, in order (DistilBERT takes every
+        second one of its teacher); all of them, if not given.
+
+    Returns:
+      `missing`: the paths of the parameters that stay as they were (heads: they start at random).
+
+    Raises:
+      UsageError: the source's encoder is another model.
+    """
+    import jax  # `check` needs none of it
+
+    from bertjax import sharding
+
+    missing = _missing(config, source, layers)
+
+    def take(path, leaf):
+        name = sharding.leaf_name(path)
+        if name in missing:
+            return leaf
+        value = np.asarray(names.lookup(source.params, name))
+        if layers is not None and name.startswith("blocks/"):
+            value = value[list(layers)]
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
+
+    return jax.tree_util.tree_map_with_path(take, params), missing
+
+
+def _missing(config, source: Pretrained, layers) -> list[str]:
     """The parameters that the source lacks; raises UsageError where it is of another model."""
     uri, model = config.init_from, config.model
     for field in _MEANING:
@@ -103,10 +110,15 @@ def _require_fit(config, source: Pretrained, tokenizer: Tokenizer | None) -> lis
             raise UsageError(
                 f"config.model.{field}={ours!r}: {uri} has {theirs!r}; set it so, or train anew"
             )
-    if source.tokenizer is not None and tokenizer is not None:
-        _require_same_tokenizer(config, source.tokenizer, tokenizer)
-    theirs = names.shapes(source.config.model)
-    missing = []
+    their_model = source.config.model
+    if layers is not None:
+        if max(layers) >= their_model.num_hidden_layers:
+            raise UsageError(
+                f"layers {list(layers)}: {uri} has {their_model.num_hidden_layers} blocks, counted "
+                "from 0"
+            )
+        their_model = dataclasses.replace(their_model, num_hidden_layers=len(layers))
+    theirs, missing = names.shapes(their_model), []
     for path, shape in names.shapes(model).items():
         if theirs.get(path, shape) != shape:
             raise UsageError(
@@ -120,7 +132,14 @@ def _require_fit(config, source: Pretrained, tokenizer: Tokenizer | None) -> lis
     return missing
 
 
-def _require_same_tokenizer(config, theirs: Tokenizer, ours: Tokenizer):
+def require_same_tokenizer(config: config_lib.Config, source: Pretrained, ours: Tokenizer | None):
+    """Raises UsageError where the source's text was cut by another tokenizer than `ours`.
+
+    Nothing is compared where one of them has no tokenizer.
+    """
+    theirs = source.tokenizer
+    if theirs is None or ours is None:
+        return
     uri, fix = config.init_from, f"set {_settings(config, theirs, ours)}, and prepare again"
     if theirs.vocab_size != ours.vocab_size:
         raise UsageError(

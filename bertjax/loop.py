@@ -1,43 +1,26 @@
 """The loop: restore or start, train phase by phase, evaluate, save, stop when asked to."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
-from bertjax import config as config_lib
-from bertjax import errors, evaluate, initial, sharding, storage, train, workdir
+from bertjax import errors, evaluate, sharding, storage, train, workdir
 from bertjax.checkpoints import manager
-from bertjax.config import stages
+from bertjax.config import Config, stages
+from bertjax.config.stages import Stage
 from bertjax.data import pipeline
 from bertjax.errors import NonFiniteError, Preempted
-from bertjax.metrics import flops as metrics_flops
-from bertjax.metrics import goodput, progress, writer
-from bertjax.processes import distributed, lock, watchdog
-
-
-def pretrain(config: config_lib.Config, directory: Path):
-    """Trains `config` in `directory` to its last step, from wherever that directory stands.
-
-    Raises:
-      Preempted: a signal asked to stop; the state is saved and the same call goes on.
-      NonFiniteError: too many updates in a row were not finite.
-      UsageError, DataError, StorageError: as the config, the corpus, the checkpoints and the
-        disk give reason to.
-    """
-    train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    one = lock.Lock(directory, "pretrain", _leave) if jax.process_index() == 0 else None
-    with one or contextlib.nullcontext():  # one process of this run answers for all of them
-        if one and not storage.is_directory(storage.path(directory) / "store"):
-            initial.check(config, directory)
-        # Before the signals are caught: there is nothing to save yet, so they may just end it.
-        # (With several processes JAX keeps SIGTERM until the first step.)
-        config, tokenizer = workdir.open_corpus(config, directory, build=True)
-        with distributed.StopSignals() as signals:
-            Trainer(config, tokenizer, directory, signals).run()
-
+from bertjax.job import Batches, Job
+from bertjax.metrics import flops, writer
+from bertjax.metrics.goodput import Goodput
+from bertjax.metrics.progress import Progress, say
+from bertjax.processes import distributed, lock
+from bertjax.processes.watchdog import Watchdog
 
 # Ends this process, to be started again, with one line that says why.
 _leave = functools.partial(distributed.leave, errors.RESTART)
@@ -46,169 +29,218 @@ _leave = functools.partial(distributed.leave, errors.RESTART)
 _ACCOUNT_SECONDS = 60.0
 
 
+@contextlib.contextmanager
+def alone(directory: Path, command: str):
+    """While entered, this run is the only one that writes W; process 0 answers for all of its own.
+
+    Raises UsageError where another process holds W (see `lock.Lock`).
+    """
+    is_first = jax.process_index() == 0
+    with lock.Lock(directory, command, _leave) if is_first else contextlib.nullcontext():
+        yield
+
+
+def run(job: Job, directory: Path, started: float | None = None):
+    """Trains a job in `directory` to its last step, from wherever that directory stands.
+
+    The caller holds W (see `alone`). Several runs may follow each other in one process.
+
+    Args:
+      started: when this run began, by `time.monotonic`; now, if not given.
+
+    Raises:
+      Preempted: a signal asked to stop; the state is saved and the same call goes on.
+      NonFiniteError: too many updates in a row were not finite.
+      UsageError, DataError, StorageError: as the config, the data, the checkpoints and the disk
+        give reason to.
+    """
+    spent = Goodput(time.monotonic() if started is None else started)
+    mesh, config = sharding.make_mesh(job.config.mesh), job.config
+    sharding.check(config, mesh)  # of a resolved config: the vocabulary's size is known now
+    with contextlib.ExitStack() as stack:
+        # Not before: where there is nothing to save, a signal may just end the process. (With
+        # several processes JAX keeps SIGTERM until the first step.)
+        signals = stack.enter_context(distributed.StopSignals())
+        checkpoints = manager.Checkpoints(directory / "checkpoints", config.checkpoints.keep)
+        stack.enter_context(contextlib.closing(checkpoints))
+        with spent.spend("restore"):
+            restored = checkpoints.restore(train.abstract_state(job, mesh))
+        if restored is None:
+            step, state = 0, _fresh(job, mesh)
+        else:
+            (step, state), config = restored, workdir.resumed(config, directory)
+            say(stages.resuming(config, step, directory))
+        log = directory / "metrics.jsonl"
+        if jax.process_index() == 0 and storage.exists(log):
+            spent.go_on(writer.read(log), step)
+        lines = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
+        stack.enter_context(contextlib.closing(lines))
+        progress = stack.enter_context(Progress(config.num_steps, step))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, _leave))
+        trainer = Trainer(
+            job, config, mesh, directory, signals, checkpoints, lines, progress, watchdog, spent
+        )
+        trainer.run(step, state)
+
+
+def _fresh(job: Job, mesh: Mesh) -> dict:
+    """The state at step 0, from the seed and from whatever weights the job starts with."""
+    shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(job, mesh))
+    init = jax.jit(lambda: train.init_state(job.config, job.init), out_shardings=shardings)
+    state = init()
+    state["params"], lines = job.start(state["params"])
+    for line in lines:
+        say(line)
+    return state
+
+
+@dataclasses.dataclass
 class Trainer:
-    """One run of the loop over `directory`: restores or starts, trains, leaves a checkpoint.
+    """One run of the loop, with all that it writes to.
 
     The metrics of a step are read while the device runs the next one. Between steps the order is
     metrics, checkpoint, evaluation: a checkpoint never misses a line before it, and a run that
     resumes at a step where an evaluation is due makes that evaluation again.
     """
 
-    def __init__(self, config: config_lib.Config, tokenizer, directory: Path, signals):
-        self.config, self.tokenizer, self.directory = config, tokenizer, directory
-        self.signals, self.stopping = signals, signals.requested is not None
-        self.mesh = sharding.make_mesh(config.mesh)
-        sharding.check(config, self.mesh)  # with the vocabulary's size, unknown to the check before
-        self.skips = 0  # non-finite updates in a row
-        self.evaluations = {}  # phase index -> Evaluation
-        self.goodput = goodput.Goodput()
+    job: Job
+    config: Config  # the job's, with what a resumed run keeps of its start
+    mesh: Mesh
+    directory: Path
+    signals: distributed.StopSignals
+    checkpoints: manager.Checkpoints
+    lines: writer.MetricsWriter
+    progress: Progress
+    watchdog: Watchdog
+    spent: Goodput
+    stopping: bool = False
+    skips: int = 0  # non-finite updates in a row
+    accounted: float = 0.0  # when the last line of the ledger was written
+    # phase index -> Evaluation, or None where the job has none
+    evaluations: dict = dataclasses.field(default_factory=dict)
 
-    def run(self):
-        """Trains to the last step; raises as `pretrain`."""
-        config = self.config
-        with contextlib.ExitStack() as stack:
-            directory = self.directory / "checkpoints"
-            self.checkpoints = stack.enter_context(
-                contextlib.closing(manager.Checkpoints(directory, config.checkpoints.keep))
-            )
-            step, state = self._start()
-            log = self.directory / "metrics.jsonl"
-            if jax.process_index() == 0 and storage.exists(log):
-                self.goodput.go_on(writer.read(log), step)
-            self.writer = stack.enter_context(
-                contextlib.closing(
-                    writer.MetricsWriter(
-                        self.directory, step, tensorboard=config.logging.tensorboard
-                    )
-                )
-            )
-            self.progress = stack.enter_context(progress.Progress(config.num_steps, step))
-            self.watchdog = stack.enter_context(watchdog.Watchdog(config.watchdog_seconds, _leave))
-            self._account(step)  # its lines from here on were dropped just now
-            self.goodput.begin_steps()
-            self._between_steps(step, state)
-            for stage in stages.of(config):
-                if step < stage.end_step:
-                    state = self._run_stage(stage, step, state)
-                    step = stage.end_step
-            with self._patiently("save"):
-                self.checkpoints.wait()
-            self._end(step)
+    def run(self, step: int, state: dict):
+        """Trains from `step` to the last one; raises as `loop.run`."""
+        self._account(step)  # the writer has just dropped the lines of the ledger from here on
+        self.spent.begin_steps()
+        self.stopping = self.signals.should_stop()
+        self._between_steps(step, state)
+        for stage in stages.of(self.config):
+            if step < stage.end_step:
+                state = self._run_stage(stage, step, state)
+                step = stage.end_step
+        with self._patiently("save"):
+            self.checkpoints.wait()
+        self._end(step)
 
     @contextlib.contextmanager
     def _compiling(self):
-        with self.goodput.spend("compile"), self.watchdog.off():
+        with self.spent.spend("compile"), self.watchdog.off():
             yield
 
     @contextlib.contextmanager
     def _patiently(self, category):
-        with self.goodput.spend(category), self.watchdog.patient():
+        with self.spent.spend(category), self.watchdog.patient():
             yield
 
     def _account(self, step):
         """Writes down where the time went up to now."""
-        self.writer.write(step, self.goodput.seconds, prefix="goodput")
+        self.lines.write(step, self.spent.seconds, prefix="goodput")
         self.accounted = time.monotonic()
 
     def _end(self, step):
         self._account(step)
-        _say(self.goodput.summary())
+        say(self.spent.summary())
 
-    def _start(self):
-        """`(step, state)`: the newest whole checkpoint, or step 0 fresh from the seed."""
-        abstract = train.abstract_state(self.config, self.mesh)
-        with self.goodput.spend("restore"):
-            restored = self.checkpoints.restore(abstract)
-        if restored is not None:
-            self.config = workdir.resumed(self.config, self.directory)
-            _say(stages.resuming(self.config, restored[0], self.directory))
-            return restored
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        state = jax.jit(lambda: train.init_state(self.config), out_shardings=shardings)()
-        if self.config.init_from is not None:
-            state["params"], missing = initial.load(self.config, self.tokenizer, state["params"])
-            random = f"; at random: {', '.join(missing)}" if missing else ""
-            _say(f"weights of {self.config.init_from}{random}")
-        return 0, state
-
-    def _run_stage(self, stage, start, state):
+    def _run_stage(self, stage: Stage, start: int, state: dict) -> dict:
         with self._patiently("init"):
-            corpora = workdir.open_stores(self.config, self.directory, "train")
-            batches = pipeline.Batches(corpora, self.tokenizer, self.config, stage)
-        # Nothing refuses the config any more, and a step of it is due.
-        for change in workdir.write_config(self.config, self.directory):
-            _say(f"config changed since the last start: {change}")
+            batches = self.job.batches(stage)
+        self._write_config()
         start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
-        rows = sharding.local_rows(self.mesh, stage.phase.batch_size)
+        size = stage.phase.batch_size
+        rows = sharding.local_rows(self.mesh, size)
         reader = pipeline.iterate(
             batches, start - stage.first_step, stage.steps, rows=rows, prefetch=prefetch
         )
-        train_step, pending = None, None
+        prepare = self.job.prepare(stage)
+        jitted = train.compile_step(self.job, self.mesh, prepare, stage.micro_batches)
+        programs, speed, pending = {}, self._speed(stage, start), None
         with contextlib.closing(reader):
             for step in range(start, stage.end_step):
-                with self.goodput.spend("data"):
-                    batch = sharding.to_global(self.mesh, next(reader), stage.phase.batch_size)
-                if train_step is None:
-                    train_step = self._compile(stage, batches, step, state, batch)
-                    self.speed = self._clock(stage.phase, step)
+                with self.spent.spend("data"):
+                    batch = sharding.to_global(self.mesh, next(reader), size)
+                shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+                if shapes not in programs:
+                    self._report(pending, stage, speed)
+                    if not programs:
+                        self._save_before_compiling(step, state)
+                    arguments = state, self.job.frozen, batch
+                    programs[shapes] = self._compile(jitted, arguments, stage, batches)
+                    self._account(step)
+                    self._poll(step, state)
+                    pending = None
+                    speed.restart(step)
                 self._profile(step)
-                state, values = train_step(state, batch)
-                if pending:
-                    self._report(*pending, stage)
+                state, values = programs[shapes](state, self.job.frozen, batch)
+                self._report(pending, stage, speed)
                 pending = step + 1, values
                 self.stopping = self.signals.should_stop()
                 if self._must_pause(step + 1):
-                    self._report(*pending, stage)
+                    self._report(pending, stage, speed)
                     pending = None
                     self._between_steps(step + 1, state)
-                    self.speed.restart(step + 1)
-        if pending:
-            self._report(*pending, stage)
+                    speed.restart(step + 1)
+        self._report(pending, stage, speed)
         return state
 
-    def _compile(self, stage, batches, step, state, batch):
-        # It may take longer than a machine has left: what was learned is saved first, and step 0
-        # as a whole fallback. That first save connects devices, as slowly as a first step.
+    def _write_config(self):
+        """Nothing refuses the config any more, and a step of it is due."""
+        if jax.process_index() == 0:
+            for change in workdir.write_config(self.config, self.directory):
+                say(f"config changed since the last start: {change}")
+
+    def _save_before_compiling(self, step, state):
+        # Compiling may take longer than a machine has left: what was learned is saved first, and
+        # step 0 as a whole fallback. That first save connects devices, as slowly as a first step.
         watched = self.watchdog.patient if step else self.watchdog.off
-        with self.goodput.spend("save"), watched():
+        with self.spent.spend("save"), watched():
             self._save(step, state)
+
+    def _compile(self, jitted, arguments, stage: Stage, batches: Batches):
         started, phase = time.monotonic(), stage.phase
-        mask = train.masker(self.config, self.tokenizer, stage)
-        train_step = train.compile_step(self.config, self.mesh, mask, stage.micro_batches)
         with self._compiling():
-            compiled = train_step.lower(state, batch).compile()
-            distributed.wait_for_all(f"step {step} is compiled")  # hosts differ in speed
+            compiled = jitted.lower(*arguments).compile()
+            distributed.wait_for_all("compiled")  # hosts differ in speed
         kernel = train.attention_kernel(self.config, self.mesh, phase.sequence_length)
-        _say(
+        say(
             f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
             f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "
             f"({dict(self.mesh.shape)}), {kernel} attention, "
             f"compiled in {time.monotonic() - started:.0f} s; {batches.describe()}"
         )
-        self._account(step)
+        return compiled
+
+    def _poll(self, step, state):
+        """Stops here if a signal came."""
         self.stopping = self.signals.should_stop()
         if self.stopping:
             self._stop(step, state)
-        return compiled
 
-    def _clock(self, phase, step):
-        length, predictions = phase.sequence_length, phase.max_predictions_per_seq
-        flops = metrics_flops.model_flops_per_step(
-            self.config.model, phase.batch_size, length, predictions
-        )
-        peak = self.config.logging.peak_flops_per_device or metrics_flops.peak_flops(
-            jax.devices()[0]
-        )
-        return metrics_flops.Speed(
-            step, phase.batch_size * length, flops, peak and peak * self.mesh.size
-        )
+    def _speed(self, stage: Stage, step: int) -> flops.Speed:
+        tokens = stage.phase.batch_size * stage.phase.sequence_length
+        peak = self.config.logging.peak_flops_per_device or flops.peak_flops(jax.devices()[0])
+        return flops.Speed(step, tokens, self.job.flops(stage), peak and peak * self.mesh.size)
 
-    def _report(self, step, values, stage):
+    def _report(self, pending, stage: Stage, speed: flops.Speed):
+        """Logs the metrics of a step that has run: `pending` is `(step, metrics)` or None."""
+        if pending is None:
+            return
+        step, values = pending
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         self.watchdog.beat()
         if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
-            rated = values | self.speed.rates(step)
-            self.writer.write(step, rated)
+            rated = values | speed.rates(step)
+            self.lines.write(step, rated)
             if time.monotonic() > self.accounted + _ACCOUNT_SECONDS:
                 self._account(step)
             self.progress.update(step, f"phase {stage.phase_index + 1}", rated)
@@ -238,11 +270,11 @@ class Trainer:
             with self._patiently("save"):
                 self._save(step, state)
         if self._due(step, self.config.evaluation.every_steps):
-            with self.goodput.spend("evaluation"):
+            with self.spent.spend("evaluation"):
                 self._evaluate(step, state)
 
     def _save(self, step, state):
-        self.writer.save()  # a run that resumes here does not write these lines again
+        self.lines.save()  # a run that resumes here does not write these lines again
         self.checkpoints.save(step, state)
 
     def _stop(self, step, state):
@@ -253,33 +285,30 @@ class Trainer:
         raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
 
     def _evaluate(self, step, state):
-        stage = stages.at(self.config, step - 1)
-        index = stage.phase_index
-        if index not in self.evaluations:
-            heldout = workdir.open_stores(self.config, self.directory, "heldout")
-            needed = 2 if self.config.objective.nsp else 1
-            fewest = min(corpus.num_documents for corpus in heldout)
-            if fewest < needed:
-                _say(
-                    f"no evaluation: {fewest} held-out documents, {needed} needed; "
-                    "raise config.data.heldout_fraction and prepare again"
-                )
-                return
-            with self.watchdog.patient():
-                self.evaluations[index] = evaluate.Evaluation(
-                    self.config, self.mesh, heldout, self.tokenizer, stage
-                )
+        evaluation = self._evaluation(stages.at(self.config, step - 1))
+        if evaluation is None:
+            return
 
         def on_batch():
             self.watchdog.alive()
-            if self.signals.should_stop():
-                self._stop(step, state)
+            self._poll(step, state)
 
         with self._compiling():
-            self.evaluations[index].compile(state["params"])
-        values = self.evaluations[index](state["params"], on_batch)
-        self.writer.write(step, values, prefix="eval")
-        _say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            evaluation.compile(state["params"])
+        values = evaluation(state["params"], on_batch)
+        self.lines.write(step, values, prefix="eval")
+        say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+    def _evaluation(self, stage: Stage) -> evaluate.Evaluation | None:
+        """Of the stage's phase; made when first needed."""
+        index = stage.phase_index
+        if index not in self.evaluations:
+            with self.watchdog.patient():
+                batches = self.job.heldout(stage)
+                self.evaluations[index] = batches and evaluate.Evaluation(
+                    self.job, self.mesh, stage, batches
+                )
+        return self.evaluations[index]
 
     def _profile(self, step):
         start, steps = self.config.logging.profile_start, self.config.logging.profile_steps
@@ -289,8 +318,3 @@ class Trainer:
             jax.profiler.start_trace("profile" if remote else str(self.directory / "tensorboard"))
         if start and step == start + steps:
             jax.profiler.stop_trace()
-
-
-def _say(line: str):
-    if jax.process_index() == 0:
-        print(line, flush=True)

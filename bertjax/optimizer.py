@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from bertjax import config as config_lib
 
 
-def learning_rate(config: config_lib.Config):
+def learning_rate(config: config_lib.Config) -> optax.Schedule:
     """The schedule `step -> learning rate` of a run, zero at its last step and after.
 
     One schedule over all steps; where the phases have a `learning_rate` of their own, one for
@@ -26,7 +27,9 @@ def learning_rate(config: config_lib.Config):
     return optax.join_schedules(pieces, list(ends)[:-1])
 
 
-def warmup_and_decay(opt: config_lib.Optimizer, peak: float, warmup: int, num_steps: int):
+def warmup_and_decay(
+    opt: config_lib.Optimizer, peak: float, warmup: int, num_steps: int
+) -> optax.Schedule:
     """`step -> learning rate`: linear up to `peak`, then `decay_power` down to 0 at `num_steps`.
 
     `warmup_replaces_decay` (google-research/bert optimization.py): the decay runs from step 0
@@ -36,8 +39,8 @@ def warmup_and_decay(opt: config_lib.Optimizer, peak: float, warmup: int, num_st
     """
     start = 0 if opt.schedule == "warmup_replaces_decay" else warmup
 
-    def rate(step):
-        step = jnp.asarray(step, jnp.float32)
+    def rate(count: ArrayLike) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32)
         rising = peak * step / max(warmup, 1)
         left = jnp.maximum(num_steps - step, 0.0) / max(num_steps - start, 1)
         return jnp.where(step < warmup, rising, peak * left**opt.decay_power)
@@ -45,12 +48,12 @@ def warmup_and_decay(opt: config_lib.Optimizer, peak: float, warmup: int, num_st
     return rate
 
 
-def _is_weight(path) -> bool:
+def _is_weight(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
     """Whether a parameter is a kernel or an embedding table, not a bias and not LayerNorm."""
     return path[-1].key in ("kernel", "embedding")
 
 
-def decay_mask(params):
+def decay_mask(params: optax.Params) -> optax.Params:
     """True for kernels and embedding tables; False for biases and LayerNorm (BERT's exclusion)."""
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_weight(path), params)
 
@@ -68,11 +71,13 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
     warm-up was tuned with that.
     """
 
-    def init(params):
+    def init(params: optax.Params) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamState(zeros, jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads, state, params=None):
+    def update(
+        grads: optax.Updates, state: AdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, AdamState]:
         del params
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
@@ -91,7 +96,9 @@ def scale_by_layer_trust() -> optax.GradientTransformation:
     exempts from decay. `optax.scale_by_trust_ratio` knows neither rule.
     """
 
-    def rescale(path, update, weights):
+    def rescale(
+        path: tuple[jax.tree_util.DictKey, ...], update: jax.Array, weights: jax.Array
+    ) -> jax.Array:
         if not _is_weight(path):
             return update
         axes = tuple(range(1 if path[0].key == "blocks" else 0, weights.ndim))
@@ -99,13 +106,15 @@ def scale_by_layer_trust() -> optax.GradientTransformation:
         r = jnp.sqrt(jnp.sum(update**2, axes, keepdims=True))
         return update * jnp.where((w > 0) & (r > 0), w / jnp.where(r > 0, r, 1.0), 1.0)
 
-    def update(updates, state, params):
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         return jax.tree_util.tree_map_with_path(rescale, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def clip(grads, norm, max_norm: float):
+def clip(grads: optax.Updates, norm: jax.Array, max_norm: float) -> optax.Updates:
     """Scales `grads` so that their norm, which is `norm`, is at most `max_norm`; 0 does nothing."""
     if not max_norm:
         return grads

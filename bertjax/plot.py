@@ -118,7 +118,7 @@ def _series(entries: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a centred window of a fortieth of the points, cut off at both ends."""
+    """Mean over a centered window of a fortieth of the points, cut off at both ends."""
     half = len(values) // 80
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))

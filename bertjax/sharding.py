@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax import config as config_lib
 from bertjax.config import stages
 from bertjax.errors import UsageError
+from bertjax.models.placement import Kernel
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -42,9 +45,10 @@ PARAMETERS = (
     (r"(embeddings|masked_lm)/layer_norm/(bias|scale)", (None,)),
     (r"pooler/dense/kernel", ("embed", None)),
     (r"masked_lm/transform/kernel", ("embed", None)),
-    (r"(next_sentence|classifier|span)/dense/kernel", (None, None)),
-    (r"(pooler|next_sentence|classifier|span)/dense/bias|masked_lm/transform/bias", (None,)),
+    (r"masked_lm/transform/bias", (None,)),
     (r"masked_lm/bias", ("vocab",)),
+    (r"\w+/dense/kernel", (None, None)),  # the few logits of any other head
+    (r"\w+/dense/bias", (None,)),
 )
 
 # Array in use, by the name that the model calls it -> what its dimensions are split over.
@@ -59,7 +63,7 @@ USED = {
 }
 
 
-def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
+def make_mesh(config: config_lib.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh `data x fsdp x tensor` over all devices; an axis of -1 takes what the others leave.
 
     Where the devices are several TPU slices, `data` spans them and the other axes lie within.
@@ -86,22 +90,22 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
     return Mesh(_arrange(sizes, devices, slices), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def num_slices(devices: list) -> int:
+def num_slices(devices: Sequence[jax.Device]) -> int:
     """TPU slices that the devices belong to; 1 of devices that know none."""
     return len({getattr(d, "slice_index", None) for d in devices if d.platform == "tpu"}) or 1
 
 
-def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
-    """Devices in the form of a mesh, neighbours by wire next to each other.
+def _arrange(sizes: list[int], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
+    """Devices in the form of a mesh, neighbors by wire next to each other.
 
     TPU slices are wired as boxes. Where the axes are not products of a box's sides, sides are
     split, and collectives over such an axis share wires.
     """
 
-    def arrange(**options):
+    def arrange(**options: bool) -> np.ndarray:
         if slices > 1:
             within = [sizes[0] // slices, *sizes[1:]]
-            between = [slices, 1, 1]  # over the data-centre network
+            between = [slices, 1, 1]  # over the data-center network
             return mesh_utils.create_hybrid_device_mesh(within, between, devices, **options)
         return mesh_utils.create_device_mesh(sizes, devices, **options)
 
@@ -111,7 +115,7 @@ def _arrange(sizes: list[int], devices: list, slices: int) -> np.ndarray:
         return arrange(allow_split_physical_axes=True)
 
 
-def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
+def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True) -> None:
     """Raises UsageError, naming the field, where a batch or a layer does not divide by the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     for field, value, size, fix in _batch_sizes(config, rows, training):
@@ -131,7 +135,9 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True):
             raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
 
 
-def _batch_sizes(config: config_lib.Config, rows: int, training: bool):
+def _batch_sizes(
+    config: config_lib.Config, rows: int, training: bool
+) -> Iterator[tuple[str, int, int, int]]:
     """`(field, its value, size of batch computed at once, value to take)` of all a run's batches.
 
     Every fix supposes that the sizes before it divide by `rows`.
@@ -177,10 +183,10 @@ def spec(path: str, ndim: int) -> P:
     raise ValueError(f"{path}: no row of sharding.PARAMETERS matches")
 
 
-def abstract(mesh: Mesh, shapes):
+def abstract(mesh: Mesh, shapes: dict) -> dict:
     """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings."""
 
-    def place(path, leaf):
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = leaf_name(path)
         sharding = NamedSharding(mesh, spec(name, leaf.ndim))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -203,10 +209,10 @@ class Placement:
 
     mesh: Mesh
     rows: tuple[str, ...] = BATCH_AXES
-    has_shards = True
+    unsplit: ClassVar[None] = None
 
     @property
-    def of_shard(self):
+    def of_shard(self) -> "Placement":
         """The placement within a function that is mapped over `data`, each on its own rows."""
         return dataclasses.replace(self, rows=("fsdp",))
 
@@ -219,7 +225,7 @@ class Placement:
         """One of the mesh's, which need not be at hand: a program may be compiled for others."""
         return self.mesh.devices.flat[0]
 
-    def __call__(self, name: str, array):
+    def __call__(self, name: str, array: jax.Array) -> jax.Array:
         """`array`, placed as `USED` says of `name`.
 
         The gradient of the word table goes to where the table lies. Wanted where the table is used,
@@ -236,7 +242,7 @@ class Placement:
         )
         return place(array)
 
-    def per_shard(self, kernel):
+    def per_shard(self, kernel: Kernel) -> Kernel:
         """`kernel` over `[B, L, H, K]` arrays and ids `[B, L]`, run by each device on its share.
 
         For kernels that the partitioner cannot look into: `(query, key, value, ids) -> mixed`,
@@ -266,8 +272,8 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict
     """Global arrays `[batch_size, ...]` from this process's rows (`local_rows`) of each."""
     sharding, numbers = batch_sharding(mesh), local_rows(mesh, batch_size)
 
-    def place(rows):
-        def shard(index):
+    def place(rows: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(batch_size)
             at = np.searchsorted(numbers, start)  # a device's rows are consecutive
             return rows[at : at + stop - start]

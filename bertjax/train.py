@@ -1,27 +1,33 @@
 """The train state and the one training step."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
 from bertjax.config import stages
-from bertjax.data import masking
+from bertjax.job import Batch, Job, Terms
 
 
-def init_state(config: config_lib.Config) -> dict:
-    """A fresh state: `params`, `opt_state`, `step`. Nothing else is ever saved."""
-    params = models.init(config.model, keys.root(config, keys.INIT))
+def init_state(config: config_lib.Config, init: Callable[[jax.Array], dict]) -> dict:
+    """A fresh state: `params`, `opt_state`, `step`. Nothing else is ever saved.
+
+    Args:
+      init: makes the parameters of a key (`Job.init`).
+    """
+    params = init(keys.root(config, keys.INIT))
     opt_state = optimizer.make(config).init(params)
     return {"params": params, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32)}
 
 
-def abstract_state(config: config_lib.Config, mesh) -> dict:
+def abstract_state(job: Job, mesh: Mesh) -> dict:
     """Shapes, types and shardings of the state, without memory."""
-    return sharding.abstract(mesh, jax.eval_shape(functools.partial(init_state, config)))
+    return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
 
 
 def clips_per_shard(config: config_lib.Config) -> bool:
@@ -35,7 +41,9 @@ def placement_of(config: config_lib.Config, mesh):
     Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
     """
     if clips_per_shard(config):
-        return models.Unplaced(sharding.Placement(mesh).device, has_shards=mesh.size == 1)
+        field = "config.optimizer.clip_mode=global (here: per_shard)"
+        device = sharding.Placement(mesh).device
+        return models.Unplaced(device, unsplit=None if mesh.size == 1 else field)
     return sharding.Placement(mesh)
 
 
@@ -51,30 +59,32 @@ def check(config: config_lib.Config, mesh):
         attention_kernel(config, mesh, stage.phase.sequence_length)
 
 
-def gradients(config: config_lib.Config, params, batch, dropout_key, placement, weights=None):
-    """`(gradients, metrics)` of the mean loss over `batch` (masked already).
+def measure(job: Job, outputs: dict, batch: Batch, weights: dict | None = None) -> Terms:
+    """`{term: (sum, weight)}` of a batch; with `weights`, those of a larger batch it is part of."""
+    weights = job.weights(batch) if weights is None else weights
+    return {name: (total, weights[name]) for name, total in job.sums(outputs, batch).items()}
+
+
+def gradients(job: Job, params, frozen, batch: Batch, dropout_key, placement, weights=None):
+    """`(gradients, metrics)` of the mean loss over `batch` (prepared already).
 
     `dropout_key` is None, one key, or one for each row `[B]`, as of `models.apply`.
     With `weights`, those of a larger batch (`{term: weight}`), it is what this part of it adds to
     that batch's gradients and metrics: a mean of means would not be the mean.
     """
+    batch = job.targets(frozen, batch)
 
     def loss_of(params):
-        outputs = models.apply(
-            config.model, params, batch, dropout_key=dropout_key, placement=placement
-        )
-        terms = objectives.measure(outputs, batch)
-        if weights is not None:
-            terms = {name: (total, weights[name]) for name, (total, _) in terms.items()}
-        values = objectives.means(terms)
-        loss = objectives.total(config.objective, values)
+        outputs = job.apply(params, batch, dropout_key=dropout_key, placement=placement)
+        values = objectives.means(measure(job, outputs, batch, weights))
+        loss = objectives.total(job.config.objective, values)
         return loss, {"loss": loss, **values}
 
     return jax.grad(loss_of, has_aux=True)(params)
 
 
 def reduced_gradients(
-    config: config_lib.Config, params, batch, dropout_keys, placement, micro_batches: int
+    job: Job, params, frozen, batch: Batch, dropout_keys, placement, micro_batches: int
 ):
     """As `gradients`, of parts of the batch one after the other: memory for one part at a time.
 
@@ -87,18 +97,14 @@ def reduced_gradients(
     partitioner makes it of every layer of every part, in the type that the layer computes in.
     Until then every device keeps a sum of its own, as large as the one that all would keep alike.
     """
-    # The weights are the labels' alone: the forward pass written here is never run.
-    outputs = models.apply(config.model, params, batch, placement=placement)
-    terms = objectives.measure(outputs, batch)
-    weights = {name: weight for name, (_, weight) in terms.items()}
-    shards = placement.mesh.shape["data"]
+    weights, shards = job.weights(batch), placement.mesh.shape["data"]
 
     def split(x):
         x = x.reshape(shards, -1, micro_batches, *x.shape[1:])
         return placement("micro_batches", jnp.moveaxis(x, 2, 0))
 
     def of_shard(rows, keys):
-        return gradients(config, params, rows, keys, placement.of_shard, weights)
+        return gradients(job, params, frozen, rows, keys, placement.of_shard, weights)
 
     def add(total, part):
         grads, metrics = jax.vmap(of_shard, spmd_axis_name="data")(*part)
@@ -110,17 +116,17 @@ def reduced_gradients(
     return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
 
 
-def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_keys, placement):
+def shard_clipped_gradients(job: Job, params, frozen, batch: Batch, dropout_keys, placement):
     """As `gradients`, but clipped part by part, then averaged; the metrics are the parts' means.
 
     The recipe of google-research/bert on TPUs: every core clips the gradient of its own part of
     the batch before the all-reduce. The number of parts is a field, so the recipe does not
     change with the mesh.
     """
-    opt = config.optimizer
+    opt = job.config.optimizer
 
     def one_shard(shard, keys):
-        grads, metrics = gradients(config, params, shard, keys, placement)
+        grads, metrics = gradients(job, params, frozen, shard, keys, placement)
         norm = optax.tree.norm(grads)
         return optimizer.clip(grads, norm, opt.clip_norm), metrics | {"grad_norm": norm}
 
@@ -131,39 +137,25 @@ def shard_clipped_gradients(config: config_lib.Config, params, batch, dropout_ke
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), shards)
 
 
-def masker(config: config_lib.Config, tokenizer, stage: stages.Stage | None = None):
-    """How a stage masks: `host batch -> masked batch`, to be called inside a jitted function.
+def train_step(job: Job, prepare, placement, micro_batches: int, state, frozen, batch: Batch):
+    """One update: `(state, frozen, host batch) -> (state, metrics)`.
 
-    Without a stage, the run's first.
+    `prepare` is the job's for a stage: it masks the batch. A non-finite loss or gradient leaves
+    parameters and moments as they were; only `step` moves on, and `skipped` is 1.
     """
-    stage = stage or stages.of(config)[0]
-    return functools.partial(
-        masking.mask_tokens,
-        keys.mask(config, stage.phase_index),
-        tokenizer=tokenizer,
-        masking=config.masking,
-        max_predictions_per_seq=stage.phase.max_predictions_per_seq,
-        num_components=len(config.weights),
-    )
-
-
-def train_step(config: config_lib.Config, mask, placement, micro_batches, state, batch):
-    """One update: `(state, host batch) -> (state, metrics)`.
-
-    `mask` corrupts the batch (a closure over the vocabulary's tables). A non-finite loss or
-    gradient leaves parameters and moments as they were; only `step` moves on, and `skipped`
-    is 1.
-    """
-    params, step, opt = state["params"], state["step"], config.optimizer
-    dropout = config.model.hidden_dropout_prob or config.model.attention_probs_dropout_prob
-    rows = jnp.arange(len(batch["input_ids"]))
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.dropout(config, step), rows)
-    arguments = config, params, mask(batch), row_keys if dropout else None, placement
-    per_shard = clips_per_shard(config)
+    config, params, step = job.config, state["params"], state["step"]
+    opt, size = config.optimizer, len(jax.tree.leaves(batch)[0])
+    row_keys = None
+    if config.model.hidden_dropout_prob or config.model.attention_probs_dropout_prob:
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        row_keys = fold(keys.dropout(config, step), jnp.arange(size))
+    batch, per_shard = prepare(batch), clips_per_shard(config)
     if per_shard:
-        grads, metrics = shard_clipped_gradients(*arguments)
+        grads, metrics = shard_clipped_gradients(job, params, frozen, batch, row_keys, placement)
     else:
-        grads, metrics = reduced_gradients(*arguments, micro_batches)
+        grads, metrics = reduced_gradients(
+            job, params, frozen, batch, row_keys, placement, micro_batches
+        )
     metrics = {"grad_norm": optax.tree.norm(grads)} | metrics
 
     def update():
@@ -179,16 +171,18 @@ def train_step(config: config_lib.Config, mask, placement, micro_batches, state,
     return {"params": new_params, "opt_state": opt_state, "step": step + 1}, metrics
 
 
-def compile_step(config: config_lib.Config, mesh, mask, micro_batches: int = 1):
-    """`train_step` jitted for a mesh: the state is donated and stays where it is.
+def compile_step(job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch], micro_batches: int = 1):
+    """`train_step` jitted for a mesh: `(state, frozen, host batch) -> (state, metrics)`.
 
-    The batch `[B, ...]` is masked whole; `B / micro_batches` must divide by the mesh's data x
-    fsdp (`sharding.check` says so).
+    The state is donated and stays where it is. The batch `[B, ...]` is prepared whole;
+    `B / micro_batches` must divide by the mesh's data x fsdp (`sharding.check` says so).
     """
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+    state = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
+    frozen = jax.tree.map(lambda x: x.sharding, job.frozen)
+    placement = placement_of(job.config, mesh)
     return jax.jit(
-        functools.partial(train_step, config, mask, placement_of(config, mesh), micro_batches),
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(shardings, None),
+        functools.partial(train_step, job, prepare, placement, micro_batches),
+        in_shardings=(state, frozen, sharding.batch_sharding(mesh)),
+        out_shardings=(state, None),
         donate_argnums=0,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
 # In the background of a script, or under nohup, these are ignored, and so they are by every child.

@@ -16,6 +16,7 @@ from bertjax import models, optimizer, sharding, train
 from bertjax.config import stages
 from bertjax.plan import budget
 from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
     vocab_size=500,
@@ -65,20 +66,20 @@ def make_batch(step):
 def initial(name):
     """The state that every run with an optimizer starts from, on the host."""
     config = make_config(name)
-    return jax.device_get(jax.jit(lambda: train.init_state(config))())
+    return jax.device_get(jax.jit(lambda: train.init_state(config, Pretraining(config).init))())
 
 
 def run(config, num_devices, micro_batches):
     """Metrics of the last step, the parameters after it, and the compiled step."""
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:num_devices])
-    shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(config, mesh))
+    shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(Pretraining(config), mesh))
     state = jax.device_put(initial(config.optimizer.name), shardings)
-    step_fn = train.compile_step(config, mesh, lambda batch: batch, micro_batches)
+    step_fn = train.compile_step(Pretraining(config), mesh, lambda batch: batch, micro_batches)
     for step in range(STEPS):
         batch = sharding.to_global(mesh, make_batch(step), PHASE.batch_size)
         if step == 0:
-            step_fn = step_fn.lower(state, batch).compile()
-        state, metrics = step_fn(state, batch)
+            step_fn = step_fn.lower(state, {}, batch).compile()
+        state, metrics = step_fn(state, {}, batch)
     return jax.device_get(metrics), jax.device_get(state["params"]), step_fn
 
 
@@ -144,11 +145,12 @@ def test_every_optimizer_and_mesh(whole, name, num_devices, micro_batches, mesh)
 def test_parts_add_up_to_the_whole_with_dropout_and_are_not_averaged():
     """Every part counts by its weights, and a row drops the same in a part as in the whole."""
     config = make_config(hidden_dropout_prob=0.1)
+    job = Pretraining(config)
     params, batch = initial("adamw")["params"], make_batch(0)
     keys = jax.random.split(jax.random.key(3), PHASE.batch_size)
     place = sharding.Placement(sharding.make_mesh(config.mesh, jax.devices()[:1]))
-    reduced = jax.jit(lambda p, b, k: train.reduced_gradients(config, p, b, k, place, PARTS))
-    gradients = jax.jit(lambda p, b, k: train.gradients(config, p, b, k, place))
+    reduced = jax.jit(lambda p, b, k: train.reduced_gradients(job, p, {}, b, k, place, PARTS))
+    gradients = jax.jit(lambda p, b, k: train.gradients(job, p, {}, b, k, place))
     parts = [jax.tree.map(lambda x, m=m: x[m::PARTS], (batch, keys)) for m in range(PARTS)]
     got, metrics = jax.device_get(reduced(params, batch, keys))
     expected, expected_metrics = jax.device_get(gradients(params, batch, keys))
@@ -173,7 +175,7 @@ LARGE = {  # name: (parameters, steps, tokens in a step of each phase)
 
 
 def load(name):
-    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    path = Path(__file__).parents[1] / "configs" / f"{name}.py"
     return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
 
 
@@ -193,10 +195,14 @@ def test_a_large_config_compiles_for_eight_devices():
     config = load("bert_large_lamb")
     config = dataclasses.replace(config, mesh=config_lib.Mesh(fsdp=4))
     mesh, stage = sharding.make_mesh(config.mesh), stages.of(config)[0]
-    compiled = plan_stage.compile_stage(config, mesh, stage, budget.AnyTokenizer(30_522))
+    compiled = plan_stage.compile_stage(
+        Pretraining(config, budget.AnyTokenizer(30_522)), mesh, stage
+    )
     state = sum(
         x.size * x.dtype.itemsize
-        for x in jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config)))
+        for x in jax.tree.leaves(
+            jax.eval_shape(lambda: train.init_state(config, Pretraining(config).init))
+        )
     )
     batch = 65_536 // 8 * (3 * 128 + 3) * 4
     arguments = compiled.memory_analysis().argument_size_in_bytes

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pyarrow
 import pytest
+from batches import NO_NSP, STORE, make
 from pyarrow import parquet
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
-from test_checkpoint import abstract, assert_same, make_state
-from test_pipeline import NO_NSP, STORE, make
+from states import abstract, assert_same, make_state
 
 from bertjax import __main__ as program
 from bertjax import convert, errors, plot, storage
@@ -438,9 +438,9 @@ AGREE = """
     import jax
     address, count, index = sys.argv[2:]
     jax.distributed.initialize(address, int(count), int(index))
-    from bertjax import checkpoint, integrity
+    from bertjax.checkpoints import integrity, manager
     from bertjax.errors import DataError
-    from test_checkpoint import abstract, assert_same, make_state
+    from states import abstract, assert_same, make_state
     everywhere = jax.sharding.NamedSharding(jax.make_mesh((jax.device_count(),), ("data",)),
                                             jax.sharding.PartitionSpec())
     wanted = jax.tree.map(
@@ -450,7 +450,7 @@ AGREE = """
     if jax.process_index():
         def refuse(*_, **__): raise AssertionError("only process 0 reads hashes")
         integrity.inspect = refuse
-    checkpoints = checkpoint.Checkpoints(sys.argv[1], 5)
+    checkpoints = manager.Checkpoints(sys.argv[1], 5)
     try:
         step, state = checkpoints.restore(wanted)
         assert_same(jax.tree.map(lambda x: x.addressable_data(0), state), make_state(step))
@@ -469,7 +469,7 @@ def test_process_0_decides_for_all(server, tmp_path):
 
     def agree():
         command = [sys.executable, "-c", textwrap.dedent(AGREE), STEPS]
-        path = os.pathsep.join([os.path.dirname(__file__), os.environ["PYTHONPATH"]])
+        path = os.pathsep.join([os.path.dirname(fake_gcs.__file__), os.environ["PYTHONPATH"]])
         children = [
             subprocess.Popen(
                 [*command, *variables.values()],

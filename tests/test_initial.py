@@ -5,6 +5,9 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tokenizers
 from random_models import SIZE, random_model
@@ -96,8 +99,12 @@ def test_what_fits_passes(sources, tmp_path, form):
     config = configured(tmp_path, uri)
     initial.check(config, tmp_path / "w")
     encoder, _ = tokenizer.read(config.tokenizer)
-    found, missing = initial.read(config.with_model(vocab_size=len(LOWER)), encoder)
-    assert found
+    config = config.with_model(vocab_size=len(LOWER))
+    source = initial.read(config)
+    initial.require_same_tokenizer(config, source, encoder)
+    fresh = jax.tree.map(jnp.zeros_like, source.params)
+    params, missing = initial.fit(config, source, fresh)
+    jax.tree.map(np.testing.assert_array_equal, params, source.params)
     assert missing == []
 
 
@@ -157,10 +164,10 @@ def test_rules_of_byte_level_pieces(tmp_path):
     )
     source = weights(kept[0])
     config = configured(tmp_path, "hf:x", vocab=None)
-    initial._require_same_tokenizer(config, source.tokenizer, kept[0])
+    initial.require_same_tokenizer(config, source, kept[0])
     for other, rule in zip(changed, ("merges", "add_prefix_space"), strict=True):
         with pytest.raises(UsageError, match=f"its tokenizer has {rule}="):
-            initial._require_same_tokenizer(config, source.tokenizer, other)
+            initial.require_same_tokenizer(config, source, other)
 
 
 def test_both_commands_refuse_before_they_read_the_corpus(sources, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "bertjax"
+PACKAGE = Path(__file__).parents[1] / "bertjax"
 
 # Folders and files of the top, from the bottom up. Each may import its own tier and those before it;
 # where one tier holds several, they do not import each other.
@@ -21,10 +21,12 @@ TIERS = (
     ("objectives", "optimizer", "sharding", "metrics"),
     ("checkpoints",),
     ("workdir",),
+    ("job",),
     ("train",),
     ("evaluate", "convert"),
     ("initial", "inference", "plot"),
     ("loop",),
+    ("pretraining",),
     ("plan",),
     ("command_line",),
     ("__main__",),
@@ -39,7 +41,7 @@ def modules():
 
 
 def imported(tree):
-    """`(module, top-level statement?)` for everything a file imports, submodules spelt out."""
+    """`(module, top-level statement?)` for everything a file imports, submodules spelled out."""
     top = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -109,7 +111,7 @@ def test_readers_refuse_before_jax_is_imported():
 
 
 LIGHT = (
-    "import bertjax.data.prepare, bertjax.data.tokenise, bertjax.data.report",  # and its workers
+    "import bertjax.data.prepare, bertjax.data.tokenize, bertjax.data.report",  # and its workers
     "import bertjax.data.train_tokenizer",
     "import bertjax.__main__, bertjax.command_line",
     "import bertjax.processes.lock, bertjax.checkpoints.steps",

@@ -17,6 +17,7 @@ from bertjax import convert, loop, workdir
 from bertjax.convert import orbax
 from bertjax.errors import DATA, DONE, INTERNAL, RESTART, USAGE, UsageError
 from bertjax.metrics import goodput, writer
+from bertjax.pretraining import Pretraining
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +56,16 @@ def test_a_finished_run_started_again_changes_nothing(project):
     assert losses(project / "whole") == before
 
 
-def test_a_run_past_its_end_is_refused_and_claims_nothing(tmp_path, monkeypatch):
+def test_a_run_past_its_end_is_refused_and_claims_nothing(tmp_path):
     orbax.write(
         random_model(moments=True, head="pretraining"), directory := tmp_path / "w"
     )  # at step 17
     before = (directory / "config.json").read_bytes()
     config = workdir.read_config(directory)
     phase = dataclasses.replace(config.phases["phase1"], steps=5)
-    monkeypatch.setattr(workdir, "open_corpus", lambda config, *_, **__: (config, None))
+    shorter = dataclasses.replace(config, phases={"phase1": phase})
     with pytest.raises(UsageError, match="its checkpoint is at step 17, this config ends at 5"):
-        loop.pretrain(dataclasses.replace(config, phases={"phase1": phase}), directory)
+        loop.run(Pretraining(shorter, None, directory), directory)
     assert (directory / "config.json").read_bytes() == before
 
 
@@ -181,6 +182,10 @@ def test_fill_mask_says_the_same_of_every_form(project, tmp_path, capsys):
     assert said[0].count("\n") == 5
 
 
+def files_of(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "said"),
     [
@@ -195,13 +200,12 @@ def test_what_does_not_fit_the_run_is_one_line_and_changes_nothing(
     project, tmp_path, overrides, code, said
 ):
     workdir = shutil.copytree(project / "whole", tmp_path / "w")
-    before = sorted(p.name for p in (workdir / "checkpoints").rglob("*"))
+    assert (before := files_of(workdir / "checkpoints"))
     run = bertjax(project, "pretrain", workdir, *overrides)
     assert run.returncode == code, run.stderr
     assert said in run.stderr
     assert run.stderr.count("\n") == 1
-    if before:
-        assert sorted(p.name for p in (workdir / "checkpoints").rglob("*")) == before
+    assert files_of(workdir / "checkpoints") == before
 
 
 def test_no_silent_start_from_zero_and_no_traceback_without_a_run(tmp_path):

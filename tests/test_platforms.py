@@ -21,6 +21,7 @@ from bertjax import evaluate, models, sharding, train
 from bertjax.config import stages
 from bertjax.data import pipeline
 from bertjax.plan import budget
+from bertjax.pretraining import Pretraining
 
 # Kernel -> its platform, as JAX's lowering and as a device names it, and its primitive.
 PLATFORMS = {
@@ -45,7 +46,7 @@ def platform(monkeypatch):
 
 @functools.cache
 def published(name: str) -> config_lib.Config:
-    path = Path(__file__).parent.parent / "configs" / f"bert_{name}.py"
+    path = Path(__file__).parents[1] / "configs" / f"bert_{name}.py"
     return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
 
 
@@ -101,9 +102,10 @@ def training(config, kernel):
     (stage,) = stages.of(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: 8 if config.mesh == FEW else 1])
     assert train.attention_kernel(config, mesh, stage.phase.sequence_length) == kernel
-    mask = train.masker(config, budget.AnyTokenizer(config.model.vocab_size), stage)
-    step = train.compile_step(config, mesh, mask, stage.micro_batches)
-    return trace(step, (train.abstract_state(config, mesh), abstract_batch(config, mesh)), kernel)
+    job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
+    step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
+    arguments = train.abstract_state(job, mesh), {}, abstract_batch(config, mesh)
+    return trace(step, arguments, kernel)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -118,10 +120,10 @@ def test_an_evaluation_is_traced(platform, name, packed, length, kernel):
     platform(kernel)
     config = make_config(name, packed, length, kernel)
     (stage,), mesh = stages.of(config), sharding.make_mesh(config.mesh, jax.devices()[:1])
-    mask = train.masker(config, budget.AnyTokenizer(config.model.vocab_size), stage)
+    job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
     params = sharding.abstract(mesh, models.abstract_params(config.model))
-    measure = evaluate.jit_measure(config, mesh, mask)
-    trace(measure, (params, abstract_batch(config, mesh)), kernel)
+    measure = evaluate.jit_measure(job, mesh, job.prepare(stage))
+    trace(measure, (params, {}, abstract_batch(config, mesh)), kernel)
 
 
 @pytest.mark.parametrize("kernel", ["cudnn", "splash"])

@@ -12,7 +12,7 @@ import pytest
 from runs import losses
 
 from bertjax import config as config_lib
-from bertjax import convert, loop, sharding
+from bertjax import convert, loop, pretraining, sharding
 from bertjax.data import prepare
 from bertjax.errors import Preempted
 
@@ -94,9 +94,9 @@ def stop_at(monkeypatch, step):
     """SIGTERM to this process when the loop reports `step`."""
     report = loop.Trainer._report
 
-    def reporting(trainer, number, *rest):
-        report(trainer, number, *rest)
-        if number == step:
+    def reporting(trainer, pending, *rest):
+        report(trainer, pending, *rest)
+        if pending and pending[0] == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.Trainer, "_report", reporting)
@@ -104,14 +104,14 @@ def stop_at(monkeypatch, step):
 
 def check_resumes(root, tmp_path, monkeypatch, config, step):
     whole = start(root, config, tmp_path / "whole")
-    loop.pretrain(config, whole)
+    pretraining.pretrain(config, whole)
     stopped = start(root, config, tmp_path / "stopped")
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Preempted):
-            loop.pretrain(config, stopped)
+            pretraining.pretrain(config, stopped)
     assert 0 < len(losses(stopped)) < len(losses(whole))
-    loop.pretrain(config, stopped)
+    pretraining.pretrain(config, stopped)
     assert losses(stopped) == losses(whole)
     states = [convert.read(str(directory)).params for directory in (stopped, whole)]
     jax.tree.map(np.testing.assert_array_equal, *states)

@@ -10,10 +10,10 @@ import shutil
 import fake_gcs
 import jax
 import pytest
-from test_prepare import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
+from corpora import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
 
 from bertjax import config as configs
-from bertjax import convert, loop, storage, workdir
+from bertjax import convert, pretraining, storage, workdir
 from bertjax.config import Config
 from bertjax.data import identity, prepare
 from bertjax.errors import DataError, UsageError
@@ -23,7 +23,7 @@ from bertjax.processes.lock import Lock
 def test_a_workdir_that_not_all_hosts_see_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 3)
     with pytest.raises(DataError, match=r"not seen by process 3.*a --workdir that all see"):
-        workdir.open_corpus(Config(), tmp_path, build=True)
+        pretraining.open(Config(), tmp_path, build=True)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def said(config):
 
 
 def opened(config, place):
-    return workdir.open_corpus(config, place, build=False)[0]
+    return pretraining.open(config, place, build=False).config
 
 
 def refused(config, place, *parts):
@@ -326,14 +326,14 @@ def test_a_refused_run_leaves_config_json_alone(runnable, tmp_path):
         dataclasses.replace(runnable, init_from=f"hf:{tmp_path}/none"),
     ):
         with pytest.raises(DataError):
-            loop.pretrain(other, place)
+            pretraining.pretrain(other, place)
         assert not (place / "config.json").exists()
         assert not (place / "lock").exists()
         assert not list(place.glob("checkpoints/*"))  # nor weights that nobody trained
     workdir.write_config(runnable, place)
     before = (place / "config.json").read_bytes()
     with pytest.raises(DataError):
-        loop.pretrain(change(runnable, data={"files": "no.txt"}), place)
+        pretraining.pretrain(change(runnable, data={"files": "no.txt"}), place)
     assert (place / "config.json").read_bytes() == before
 
 
@@ -342,7 +342,7 @@ def test_a_second_run_is_refused_before_it_touches_anything(runnable, tmp_path):
     with Lock(place, "pretrain"):
         before = sorted(place.rglob("*"))
         with pytest.raises(UsageError, match=rf"in use by pretrain on .* process {os.getpid()}, s"):
-            loop.pretrain(runnable, place)
+            pretraining.pretrain(runnable, place)
         assert sorted(place.rglob("*")) == before
         opened(runnable, place)  # who only reads asks for no lock
 

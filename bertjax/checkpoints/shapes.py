@@ -8,6 +8,7 @@ import jax
 
 from bertjax import sharding
 from bertjax.checkpoints import integrity
+from bertjax.config import heads
 from bertjax.errors import DataError
 
 # Parameter name and axis -> the field that decides the size there; hidden_size where none does.
@@ -23,7 +24,7 @@ _FIELDS = (
 _PRESENCE = (
     (r"^opt_state", "optimizer.name"),
     (r"token_type", "model.type_vocab_size"),
-    (r"pooler|next_sentence|masked_lm|classifier|span", "model.head"),
+    ("|".join(f"/{part.name}/" for part in heads.all_parts()), "model.head"),
 )
 
 

@@ -46,8 +46,10 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
 
 
 def model_of(fields: dict) -> Model:
-    """A `Model` from plain values; raises UsageError where one is unknown or of another type."""
-    return config_tree.build(Model, fields, "config.model")
+    """A `Model` from plain values; raises UsageError where no model can have one of them."""
+    model = config_tree.build(Model, fields, "config.model")
+    checks.check_fields(config_tree.walk(model, "config.model"))
+    return model
 
 
 def to_dict(config: Config) -> dict:

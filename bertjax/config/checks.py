@@ -3,10 +3,13 @@
 The range of one number stands beside its field (`rules`). What is here takes several fields.
 """
 
+import dataclasses
 import math
 import re
+from collections.abc import Iterable
+from typing import Any
 
-from bertjax.config import tree
+from bertjax.config import heads, tree
 from bertjax.config.data_fields import Masking
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.config.fields import Config, Model, Phase
@@ -20,15 +23,7 @@ def _require(ok: object, field: str, value: object, fix: str) -> None:
 
 def check(config: Config) -> None:
     """Raises UsageError, naming the field, the value and the fix, where a config cannot be run."""
-    for path, f, value in tree.walk(config):
-        choices = f.metadata.get("choices")
-        if choices and value is not None and value not in choices:
-            raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{path}={value!r}: must be a finite number")
-        for rule in getattr(f.type, "__metadata__", ()):  # of `rules`
-            if not rule.holds(value):
-                raise UsageError(f"{path}={value!r}: {rule.text}")
+    check_fields(tree.walk(config))
     _check_model(config.model)
     _check_embedding(config.embedding)
     _check_objective(config)
@@ -37,6 +32,19 @@ def check(config: Config) -> None:
     _check_run(config)
     for name, phase in config.phases.items():
         _check_phase(config, name, phase)
+
+
+def check_fields(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> None:
+    """Raises UsageError where a value alone cannot be run, whatever the other fields are."""
+    for path, f, value in leaves:
+        choices = f.metadata.get("choices")
+        if choices and value is not None and value not in choices:
+            raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{path}={value!r}: must be a finite number")
+        for rule in getattr(f.type, "__metadata__", ()):  # of `rules`
+            if not rule.holds(value):
+                raise UsageError(f"{path}={value!r}: {rule.text}")
 
 
 def _check_model(m: Model) -> None:
@@ -77,19 +85,14 @@ def _check_embedding(e: Embedding) -> None:
 
 
 def _check_objective(c: Config) -> None:
-    mlm, nsp, head = c.objective.mlm, c.objective.nsp, c.model.head
-    _require(
-        mlm == 0 or c.model.has_masked_lm,
-        "objective.mlm",
-        mlm,
-        f"needs model.head=pretraining or masked_lm (here: {head})",
-    )
-    _require(
-        nsp == 0 or head == "pretraining",
-        "objective.nsp",
-        nsp,
-        f"needs model.head=pretraining (here: {head})",
-    )
+    mlm, nsp = c.objective.mlm, c.objective.nsp
+    for name, weight in (("mlm", mlm), ("nsp", nsp)):
+        _require(
+            weight == 0 or name in c.model.head_record.losses,
+            f"objective.{name}",
+            weight,
+            f"needs model.head={' or '.join(heads.with_loss(name))} (here: {c.model.head})",
+        )
     _require(
         nsp == 0 or c.examples.has_next_sentence,
         "objective.nsp",

@@ -60,7 +60,7 @@ class Data:
     heldout_fraction: BelowOne = field(
         0.01, "share of documents kept out of training, for evaluation"
     )
-    num_workers: Count = field(0, "processes that tokenise; 0 takes one a core")
+    num_workers: Count = field(0, "processes that tokenize; 0 takes one a core")
     prefetch_batches: Positive = field(4, "host batches assembled ahead of the step")
 
 

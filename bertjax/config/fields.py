@@ -7,6 +7,7 @@ where they name the recipe.
 import dataclasses
 from typing import Any
 
+from bertjax.config import heads
 from bertjax.config.arg import parse_arg as parse_arg
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
@@ -38,12 +39,11 @@ class Model:
     hidden_dropout_prob: BelowOne = field(0.1, "dropout on embeddings and on both block outputs")
     attention_probs_dropout_prob: BelowOne = field(0.1, "dropout on attention probabilities")
     layer_norm_eps: PositiveFloat = field(1e-12, "epsilon inside LayerNorm")
-    initializer_range: NotNegative = field(0.02, "deviation of the truncated-normal initialiser")
+    initializer_range: NotNegative = field(0.02, "deviation of the truncated-normal initializer")
     head: str = field(
         "pretraining",
-        "what the encoder carries: pretraining (masked_lm and, over a pooler, next-sentence), "
-        "masked_lm, classification, multiple_choice, span (question answering), pooler, none",
-        ("pretraining", "masked_lm", "classification", "multiple_choice", "span", "pooler", "none"),
+        f"what the encoder carries: {heads.listed()}",
+        tuple(heads.HEADS),
     )
     pooler_act: str = field("tanh", "activation of the pooler (DistilBERT: relu)", ("tanh", "relu"))
     num_labels: Positive = field(2, "logits of head=classification; 1 for regression")
@@ -83,12 +83,17 @@ class Model:
         return self.max_position_embeddings - self.position_offset
 
     @property
+    def head_record(self) -> heads.Head:
+        """What the value of `head` means."""
+        return heads.HEADS[self.head]
+
+    @property
     def has_pooler(self) -> bool:
-        return self.head in ("pretraining", "classification", "multiple_choice", "pooler")
+        return heads.POOLER in self.head_record.parts
 
     @property
     def has_masked_lm(self) -> bool:
-        return self.head in ("pretraining", "masked_lm")
+        return heads.MASKED_LM in self.head_record.parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +189,7 @@ class Logging:
     )
     profile_steps: Positive = field(3, "steps in the trace")
     peak_flops_per_device: NotNegative = field(
-        0.0, "peak FLOP/s for utilisation; 0 looks the device up (unknown devices report none)"
+        0.0, "peak FLOP/s for utilization; 0 looks the device up (unknown devices report none)"
     )
 
 

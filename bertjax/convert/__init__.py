@@ -124,7 +124,7 @@ def _target(form: str, path: Path) -> Path:
     return path.absolute().parent if form == "tf1" else path.absolute()
 
 
-def _refuse_existing(target: Path):
+def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: is there already; name a new place, nothing is overwritten")
 

@@ -1,21 +1,10 @@
 """The model card of an exported folder: what the model is, how it was trained, what it reached."""
 
 import json
-import math
 
 from bertjax import config as config_lib
-from bertjax.convert import names
+from bertjax.config.parameters import num_parameters
 from bertjax.convert.pretrained import Pretrained
-
-_TASKS = {
-    "pretraining": "fill-mask",
-    "masked_lm": "fill-mask",
-    "pooler": "feature-extraction",
-    "none": "feature-extraction",
-    "classification": "text-classification",
-    "span": "question-answering",
-    "multiple_choice": "multiple-choice",
-}
 
 
 def text(pretrained: Pretrained, class_name: str) -> str:
@@ -34,7 +23,7 @@ def text(pretrained: Pretrained, class_name: str) -> str:
     lines = [
         "---",
         f"library_name: {'sentence-transformers' if sentences else 'transformers'}",
-        f"pipeline_tag: {'sentence-similarity' if sentences else _TASKS[model.head]}",
+        f"pipeline_tag: {'sentence-similarity' if sentences else model.head_record.task}",
         f"tags: [bertjax, jax{', sentence-transformers' if sentences else ''}]",
         "---",
         "",
@@ -56,14 +45,6 @@ def text(pretrained: Pretrained, class_name: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def num_parameters(model: config_lib.Model) -> int:
-    """Parameters as published: the padding of the vocabulary is not counted."""
-    return sum(
-        math.prod((model.vocab_size if path in names.VOCAB_ROWS else shape[0], *shape[1:]))
-        for path, shape in names.shapes(model).items()
-    )
 
 
 def _figures(figures: dict[str, float]) -> list[str]:

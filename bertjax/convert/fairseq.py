@@ -92,7 +92,7 @@ def _todays_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return result
 
 
-def _rows_of(tensor, start, count):
+def _rows_of(tensor: Tensor, start: int, count: int) -> Tensor:
     return Tensor((count, *tensor.shape[1:]), lambda: tensor.read()[start : start + count])
 
 
@@ -157,7 +157,7 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
         raise DataError(f"{path}: {error}") from None
 
 
-def _check_the_rest(model, params: dict, tensors: dict, path: Path) -> list[str]:
+def _check_the_rest(model: config_lib.Model, params: dict, tensors: dict, path: Path) -> list[str]:
     """Nothing that the table does not read may change what the encoder computes."""
     used = {name for name, _ in names.named_shapes(TABLE, model)}
     tied = "encoder.lm_head.weight"
@@ -172,7 +172,9 @@ def _check_the_rest(model, params: dict, tensors: dict, path: Path) -> list[str]
     return [f"left out: {listed(rest)}"] if rest else []
 
 
-def _tokenizer(path: Path, model, hints: Hints, notes: list[str]) -> Tokenizer | None:
+def _tokenizer(
+    path: Path, model: config_lib.Model, hints: Hints, notes: list[str]
+) -> Tokenizer | None:
     """GPT-2's byte-level BPE with the ids of the model's rows."""
     named = Path(hints.tokenizer) if hints.tokenizer else path.parent
     if hints.tokenizer and not (named / "encoder.json").is_file():

@@ -4,6 +4,7 @@ import json
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from bertjax.errors import DataError, one_line
 
@@ -78,7 +79,7 @@ class Folder:
             )
         return path
 
-    def json(self, name: str, kind: type = dict):
+    def json(self, name: str, kind: type = dict) -> Any:
         """The object (or with `kind=list` the array) that a .json file holds.
 
         Raises:
@@ -87,7 +88,7 @@ class Folder:
         return read_json(self.file(name), kind)
 
 
-def read_json(path: Path, kind: type = dict):
+def read_json(path: Path, kind: type = dict) -> Any:
     """The object (or array) that a small .json file holds; raises DataError where there is none."""
     try:
         size = path.stat().st_size

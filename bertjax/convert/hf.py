@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
+from bertjax.config import heads
 from bertjax.convert import (
     card,
     hf_config,
     hf_files,
+    hf_labels,
     hf_names,
     hf_tokenizer,
     names,
@@ -28,11 +30,8 @@ from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.errors import DataError, UsageError
 
-_MASKED_LM = {
-    "bert": "cls.predictions.transform.dense.weight",
-    "roberta": "lm_head.dense.weight",
-    "distilbert": "vocab_transform.weight",
-}
+# Another class whose tensors are those of a head here, which it is not.
+_OTHER_CLASSES = ("ForTokenClassification",)
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
@@ -58,7 +57,8 @@ def read(path: Path, hints: Hints) -> Pretrained:
     notes += more
     try:
         model = dataclasses.replace(model, head=head)
-        model, more = hf_config.read_labels(tree, model, _num_labels(architecture, tensors))
+        number = _num_labels(architecture, head, tensors)
+        model, more = hf_labels.read(tree, model, number)
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     notes += more + hf_config.read_dropout(tree, architecture, model)
@@ -118,20 +118,24 @@ def _head(
 ) -> tuple[str, list[str]]:
     """The head that the tensors make up, of those that bertjax computes; and notes."""
     claimed, notes = _claimed_class(tree), []
-    head = _other_head(architecture, tensors, claimed or "")
-    if _MASKED_LM[architecture] in tensors:
-        whole = {"cls.seq_relationship.weight", "pooler.dense.weight"} <= tensors.keys()
+    another, rows = None, hf_names.table(architecture, "masked_lm")
+    if names.has_parts(rows, heads.HEADS["masked_lm"], tensors):
         another = _another_masked_lm(architecture, tensors, model, tied, where)
-        if another is None:
-            head = "pretraining" if whole else "masked_lm"
-        else:
-            notes.append(f"head: the masked-LM head is left out: {another}")
-    if claimed != hf_names.CLASSES.get((architecture, head)):
+    if another is not None:
+        notes.append(f"head: the masked-LM head is left out: {another}")
+    head = _of_tensors(architecture, tensors, claimed or "", masked_lm=another is None)
+    if claimed != hf_names.class_of(architecture, head):
         notes.append(f"head: {head}, by the tensors; config.json names {claimed or 'no class'}")
     return head, notes
 
 
-def _another_masked_lm(architecture, tensors, model, tied: bool, where: str) -> str | None:
+def _another_masked_lm(
+    architecture: str,
+    tensors: Mapping[str, Tensor],
+    model: config_lib.Model,
+    tied: bool,
+    where: str,
+) -> str | None:
     """Why bertjax's masked-LM head is not the one of the tensors; None where it is."""
     if architecture == "roberta" and model.hidden_act != "gelu":
         return f"RoBERTa's has the erf form of gelu always, bertjax's {model.hidden_act}"
@@ -146,33 +150,46 @@ def _another_masked_lm(architecture, tensors, model, tied: bool, where: str) -> 
     return f"{decoders[0]} is not the table of words, to which bertjax's is tied"
 
 
-def _other_head(architecture: str, tensors: Mapping[str, Tensor], claimed: str) -> str:
-    """The head but for masked-LM ones; a head for each token is left out, but for span."""
-    pooler = "pooler.dense.weight" in tensors
-    encoder = "pooler" if pooler else "none"
-    if "qa_outputs.weight" in tensors:
-        return "span" if tensors["qa_outputs.weight"].shape[:1] == (2,) else encoder
-    if architecture == "roberta" and "classifier.out_proj.weight" in tensors:
-        return "classification"
-    pooled = "pre_classifier.weight" in tensors if architecture == "distilbert" else pooler
-    if "classifier.weight" not in tensors or "TokenClassification" in claimed or not pooled:
-        return encoder
-    if "MultipleChoice" in claimed:
-        return "multiple_choice"
-    return encoder if architecture == "roberta" else "classification"
+def _of_tensors(
+    architecture: str, tensors: Mapping[str, Tensor], claimed: str, *, masked_lm: bool
+) -> str:
+    """The first head whose parts are all there; of heads with equal tensors the claimed class's."""
+    by_name = [head for head in heads.HEADS.values() if head.by_name]
+    shared = {part.hf_name for head in by_name for part in head.parts} - {None}
+    others = [*(head.hf_class for head in by_name), *_OTHER_CLASSES]
+    for name, head in heads.telling():
+        fits = hf_names.class_of(architecture, name) is not None and (
+            names.has_parts(hf_names.table(architecture, name), head, tensors)
+        )
+        if head.by_name:
+            fits = fits and head.hf_class in claimed
+        elif shared & {part.hf_name for part in head.parts}:
+            fits = fits and not any(other in claimed for other in others)
+        if fits and (masked_lm or heads.MASKED_LM not in head.parts):
+            return name
+    return "none"
 
 
-def _num_labels(architecture: str, tensors: Mapping[str, Tensor]) -> int:
-    part = "classifier.out_proj" if architecture == "roberta" else "classifier"
-    found = tensors.get(f"{part}.bias")
-    return found.shape[0] if found is not None and len(found.shape) == 1 else 0
+def _num_labels(architecture: str, head: str, tensors: Mapping[str, Tensor]) -> int:
+    """Rows of the last layer of a head with labels; 0 where there is none."""
+    paths = [f"{p.name}/dense/bias" for p in heads.HEADS[head].parts if p.width == "num_labels"]
+    for row in hf_names.table(architecture, head):
+        if row.path in paths and row.name in tensors:
+            return next(iter(tensors[row.name].shape), 0)
+    return 0
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
-def _check_the_rest(rows, model, tensors: dict[str, Tensor], tied: bool, where: str) -> list[str]:
+def _check_the_rest(
+    rows: list[names.Row],
+    model: config_lib.Model,
+    tensors: dict[str, Tensor],
+    tied: bool,
+    where: str,
+) -> list[str]:
     """Copies of tied parameters must be copies; what no row reads is named."""
     used = {name for name, _ in names.named_shapes(rows, model)}
     left_out = []

@@ -1,11 +1,10 @@
 """`config.json` of `transformers` to and from `config.Model`."""
 
 import dataclasses
-import re
 from typing import Any
 
 from bertjax import config as config_lib
-from bertjax.convert import hf_names
+from bertjax.convert import hf_labels, hf_names
 from bertjax.convert.folder import listed
 from bertjax.errors import DataError, UsageError
 
@@ -153,7 +152,6 @@ _TOKENIZERS = {
     f"{name}Tokenizer{fast}" for name in ("Bert", "Roberta", "DistilBert") for fast in ("", "Fast")
 } | {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
-_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # The dropout before a head, under the name that the class reads.
 _HEAD_DROPOUT = {
     ("bert", "classification"): "classifier_dropout",
@@ -219,57 +217,21 @@ def unused(tree: dict, known: set[str], where: str) -> list[str]:
     return [f"{where}: not used: {said}"] if names else []
 
 
-def read_labels(
-    tree: dict, model: config_lib.Model, number: int
-) -> tuple[config_lib.Model, list[str]]:
-    """The model with the number, the names and the kind of its labels, and notes.
-
-    The classifier's rows are their number. Names go by their ids. Only a classifier has any: what
-    another class's config says of labels is named, unless it is what `transformers` writes where
-    nobody named them.
-    """
-    labels, notes = tree.get("id2label"), []
-    labels = labels if isinstance(labels, dict) else {}
-    by_id = {int(key): name for key, name in labels.items() if re.fullmatch(r"\d{1,9}", str(key))}
-    names = tuple(by_id.get(i) for i in range(len(labels)))
-    if names and model.head == "classification" and len(names) != number:
-        notes.append(f"labels: id2label has {len(names)}, the classifier {number}; by the latter")
-        names = ()
-    elif not all(isinstance(name, str) for name in names):
-        notes.append("labels: id2label does not name each of 0, 1, 2...; the names are not kept")
-        names = ()
-    elif names == tuple(f"LABEL_{i}" for i in range(len(names))):
-        names = ()
-    ids = tree.get("label2id")
-    against = [
-        f"{name!r} is {ids[name]!r:.40}, not {i}"
-        for i, name in enumerate(names)
-        if isinstance(ids, dict) and name in ids and ids[name] != i and names.count(name) == 1
-    ]
-    if against:
-        notes.append(f"labels: by id2label; label2id contradicts it: {listed(against)}")
-    problem = tree.get("problem_type")
-    if problem is not None and problem not in _PROBLEMS:
-        notes.append(f"problem_type={problem!r:.60} is none that transformers knows; not kept")
-        problem = None
-    if model.head == "classification":
-        fields = {"num_labels": number, "label_names": names, "problem_type": problem}
-        return config_lib.model_of(dataclasses.asdict(model) | fields), notes
-    if names or problem:
-        said = listed([*names, *([problem] if problem else [])])
-        notes.append(f"labels: {said}: of a head that is not read")
-    return model, notes
-
-
 def read_dropout(tree: dict, architecture: str, model: config_lib.Model) -> list[str]:
     """A note where training would drop another share before the head than bertjax does."""
     name = _HEAD_DROPOUT.get((architecture, model.head))
-    ours = 0.0 if model.head == "span" else model.hidden_dropout_prob
+    ours = _dropped(model)
     absent = {"seq_classif_dropout": 0.2, "qa_dropout": 0.1}.get(name, ours)
     theirs = tree.get(name, absent)
     if name is None or theirs is None or theirs == ours:
         return []
     return [f"{name}={theirs!r:.40}: in training bertjax drops {ours} before this head"]
+
+
+def _dropped(model: config_lib.Model) -> float:
+    """The share that training drops before the head's last layer."""
+    drops = any(part.drops for part in model.head_record.parts)
+    return model.hidden_dropout_prob if drops else 0.0
 
 
 def _integer(tree: dict, name: str, default: int, where: str) -> int:
@@ -290,7 +252,7 @@ def write(model: config_lib.Model, special_ids: dict[str, int]) -> dict:
     """
     architecture = hf_names.architecture(model)
     tree: dict[str, Any] = {
-        "architectures": [hf_names.CLASSES[architecture, model.head]],
+        "architectures": [hf_names.class_of(architecture, model.head)],
         "model_type": architecture,
         "dtype": "float32",
     }
@@ -305,14 +267,9 @@ def write(model: config_lib.Model, special_ids: dict[str, int]) -> dict:
         tree["pad_token_id"] = model.position_offset - 1
         tree["bos_token_id"] = special_ids.get("cls", 0)
         tree["eos_token_id"] = special_ids.get("sep", 2)
-    if model.head == "classification":
-        names = model.label_names or tuple(f"LABEL_{i}" for i in range(model.num_labels))
-        tree["id2label"] = {str(i): name for i, name in enumerate(names)}
-        tree["label2id"] = {name: i for i, name in enumerate(names)}
-        if model.problem_type is not None:
-            tree["problem_type"] = model.problem_type
+    if model.head_record.has_labels:
+        tree |= hf_labels.write(model)
     if architecture == "distilbert" and (architecture, model.head) in _HEAD_DROPOUT:
         # Its classes drop a share of their own; bertjax's heads what is dropped everywhere.
-        share = 0.0 if model.head == "span" else model.hidden_dropout_prob
-        tree[_HEAD_DROPOUT[architecture, model.head]] = share
+        tree[_HEAD_DROPOUT[architecture, model.head]] = _dropped(model)
     return tree

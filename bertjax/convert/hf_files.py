@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from bertjax.convert import tensor_file, torch_file
 from bertjax.convert.folder import Folder
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints
+from bertjax.data import tokenizer_files
 from bertjax.errors import DataError
 
 CONFIG = "config.json"
@@ -35,16 +37,9 @@ _READ = (
     INDEX,
     "pytorch_model*.bin",
     PICKLE_INDEX,
+    *tokenizer_files.NAMES,
     "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
     "*.model",
-    "encoder.json",
-    "vocab.bpe",
-    "dict.txt",
     "modules.json",
     "sentence_*_config.json",
     "config_sentence_transformers.json",
@@ -72,7 +67,7 @@ _HARMLESS = (
 )
 
 
-def refuse_other_folders(folder: Folder):
+def refuse_other_folders(folder: Folder) -> None:
     """Raises DataError, saying what to do, where a folder is no Hugging Face model of its own."""
     if folder.has(ADAPTER):
         raise DataError(
@@ -98,7 +93,7 @@ def tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
       UsageError: they are pickles, and pickles are not allowed.
     """
 
-    def pickled(path):
+    def pickled(path: Path) -> dict[str, Tensor]:
         return torch_file.tensors(torch_file.load_torch_file(path, hints))
 
     for whole, index, load in (

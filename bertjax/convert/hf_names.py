@@ -5,6 +5,7 @@ before all but the head's own (`base_prefix`).
 """
 
 from bertjax import config as config_lib
+from bertjax.config import heads
 from bertjax.convert.names import Row, layer_norm, linear
 from bertjax.errors import UsageError
 
@@ -13,6 +14,13 @@ _EMBEDDINGS = [
     Row("embeddings/position/embedding", "embeddings.position_embeddings.weight"),
     Row("embeddings/token_type/embedding", "embeddings.token_type_embeddings.weight"),
     *layer_norm("embeddings/layer_norm", "embeddings.LayerNorm"),
+]
+# The last layers of heads, which all architectures name alike.
+_LOGITS = [
+    row
+    for part in heads.all_parts()
+    if part.hf_name is not None
+    for row in linear(f"{part.name}/dense", part.hf_name)
 ]
 _BERT_ENCODER = [
     *_EMBEDDINGS,
@@ -31,17 +39,14 @@ BERT = [
     *linear("masked_lm/transform", "cls.predictions.transform.dense"),
     *layer_norm("masked_lm/layer_norm", "cls.predictions.transform.LayerNorm"),
     Row("masked_lm/bias", "cls.predictions.bias"),
-    *linear("next_sentence/dense", "cls.seq_relationship"),
-    *linear("classifier/dense", "classifier"),
-    *linear("span/dense", "qa_outputs"),
+    *_LOGITS,
 ]
 ROBERTA = [
     *_BERT_ENCODER,
     *linear("masked_lm/transform", "lm_head.dense"),
     *layer_norm("masked_lm/layer_norm", "lm_head.layer_norm"),
     Row("masked_lm/bias", "lm_head.bias"),
-    *linear("classifier/dense", "classifier"),
-    *linear("span/dense", "qa_outputs"),
+    *_LOGITS,
 ]
 DISTILBERT = [
     *_EMBEDDINGS,
@@ -57,8 +62,7 @@ DISTILBERT = [
     *layer_norm("masked_lm/layer_norm", "vocab_layer_norm"),
     Row("masked_lm/bias", "vocab_projector.bias"),
     *linear("pooler/dense", "pre_classifier"),
-    *linear("classifier/dense", "classifier"),
-    *linear("span/dense", "qa_outputs"),
+    *_LOGITS,
 ]
 _TABLES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT}
 
@@ -74,27 +78,15 @@ TIED = {
     "vocab_projector.weight": "embeddings.word_embeddings.weight",
 }
 
-# The class that `transformers` loads a head into.
-CLASSES = {
-    ("bert", "pretraining"): "BertForPreTraining",
-    ("bert", "masked_lm"): "BertForMaskedLM",
-    ("bert", "classification"): "BertForSequenceClassification",
-    ("bert", "multiple_choice"): "BertForMultipleChoice",
-    ("bert", "span"): "BertForQuestionAnswering",
-    ("bert", "pooler"): "BertModel",
-    ("bert", "none"): "BertModel",
-    ("roberta", "masked_lm"): "RobertaForMaskedLM",
-    ("roberta", "classification"): "RobertaForSequenceClassification",
-    ("roberta", "multiple_choice"): "RobertaForMultipleChoice",
-    ("roberta", "span"): "RobertaForQuestionAnswering",
-    ("roberta", "pooler"): "RobertaModel",
-    ("roberta", "none"): "RobertaModel",
-    ("distilbert", "masked_lm"): "DistilBertForMaskedLM",
-    ("distilbert", "classification"): "DistilBertForSequenceClassification",
-    ("distilbert", "multiple_choice"): "DistilBertForMultipleChoice",
-    ("distilbert", "span"): "DistilBertForQuestionAnswering",
-    ("distilbert", "none"): "DistilBertModel",
-}
+# The class of `transformers` begins with this.
+_PREFIXES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
+
+
+def class_of(architecture: str, head: str) -> str | None:
+    """The class that `transformers` loads a head into; None where it has none."""
+    record = heads.HEADS[head]
+    known = architecture in record.architectures
+    return _PREFIXES[architecture] + record.hf_class if known else None
 
 
 def table(architecture: str, head: str) -> list[Row]:
@@ -113,7 +105,7 @@ def table(architecture: str, head: str) -> list[Row]:
 def base_prefix(architecture: str, head: str, name: str) -> str:
     """What stands before `name` in the file of the class with this head."""
     in_base = name.split(".")[0] in ("embeddings", "encoder", "transformer", "pooler")
-    return f"{architecture}." if in_base and head not in ("pooler", "none") else ""
+    return f"{architecture}." if in_base and heads.HEADS[head].hf_class != "Model" else ""
 
 
 def architecture(model: config_lib.Model) -> str:
@@ -127,7 +119,7 @@ def architecture(model: config_lib.Model) -> str:
         fixed = {"position_offset": 0, "layer_norm_eps": 1e-12, "pooler_act": act}
     elif model.position_offset:
         # Its masked-LM head has the erf form whatever the config says.
-        act = "gelu" if model.head == "masked_lm" else model.hidden_act
+        act = "gelu" if model.has_masked_lm else model.hidden_act
         name, fixed = "roberta", {"pooler_act": "tanh", "hidden_act": act}
     else:
         name, fixed = "bert", {"pooler_act": "tanh"}
@@ -138,7 +130,7 @@ def architecture(model: config_lib.Model) -> str:
                 f"config.model.{field}={found!r}: transformers' {name} classes compute {value!r} "
                 "only; this model has no Hugging Face form"
             )
-    if (name, model.head) not in CLASSES:
+    if class_of(name, model.head) is None:
         raise UsageError(
             f"config.model.head={model.head!r}: transformers has no {name} class with this head"
         )

@@ -107,14 +107,14 @@ def _decoder(tokenizer_: Tokenizer, specials: dict) -> dict[str, dict]:
     return {str(i): found[i] for i in sorted(found)}
 
 
-def _swallows_space(token):
+def _swallows_space(token: str) -> dict:
     flags = {"lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     return {"__type": "AddedToken", "content": token, **flags, "special": True}
 
 
-def _untyped(token):
+def _untyped(token: str | dict) -> str | dict:
     return token if isinstance(token, str) else {k: v for k, v in token.items() if k != "__type"}
 
 
-def _write_json(path, tree):
+def _write_json(path: Path, tree: dict) -> None:
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

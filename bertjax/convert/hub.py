@@ -2,7 +2,9 @@
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from bertjax.convert import hf, hf_files, sentence_encoder
 from bertjax.convert.folder import Folder
@@ -17,11 +19,10 @@ _UNWANTED = ["*/*", "*\\*"]
 # Left behind by another model, these would be read in place of what is pushed.
 _REPLACED = {hf_files.INDEX, hf_files.ADAPTER, sentence_encoder.MODULES, sentence_encoder.PROMPTS}
 _REPLACED |= {sentence_encoder.SETTINGS, f"{sentence_encoder.POOLING}/config.json"}
-_REPLACED |= {"special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"}
-_REPLACED |= {name for names in tokenizer_files.FORMATS for name in names}
+_REPLACED |= tokenizer_files.NAMES
 
 
-def _open(name: str):
+def _open(name: str) -> tuple[ModuleType, str, str | None]:
     """The library, and the repository and revision (None: the default branch) of a name."""
     try:
         import huggingface_hub as library
@@ -37,7 +38,7 @@ def _open(name: str):
 
 
 @contextlib.contextmanager
-def _failing_as(kind: type[BertjaxError], name: str):
+def _failing_as(kind: type[BertjaxError], name: str) -> Iterator[None]:
     """What the library raises, in one line that no progress bar shares."""
     from huggingface_hub import errors, utils
 
@@ -63,7 +64,7 @@ def read(name: str, hints: Hints) -> Pretrained:
     """
     library, repository, revision = _open(name)
 
-    def download(at, wanted, unwanted):
+    def download(at: str | None, wanted: list[str], unwanted: list[str]) -> str:
         with _failing_as(DataError, name):
             return library.snapshot_download(
                 repository, revision=at, allow_patterns=wanted, ignore_patterns=unwanted

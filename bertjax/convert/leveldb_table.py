@@ -85,7 +85,7 @@ def write(records: list[tuple[bytes, bytes]]) -> bytes:
     """The table of records that are sorted by their keys, each key once."""
     table = bytearray()
 
-    def add(records) -> bytes:
+    def add(records: list[tuple[bytes, bytes]]) -> bytes:
         """Appends a block and returns its handle."""
         block, offset = _block(records), len(table)
         table.extend(block + _TRAILER.pack(0, masked_crc(block + b"\0")))

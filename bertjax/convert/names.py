@@ -7,14 +7,14 @@ has no padding of the vocabulary, this side a multiple of 128. Nothing here need
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax.errors import DataError
-
-VOCAB_ROWS = ("embeddings/word/embedding", "masked_lm/bias")
+from bertjax.config.heads import Head
+from bertjax.config.parameters import VOCAB_ROWS, shapes
+from bertjax.errors import DataError, UsageError
 
 
 class Row(NamedTuple):
@@ -35,52 +35,26 @@ def layer_norm(path: str, name: str) -> list[Row]:
     return [Row(f"{path}/scale", f"{name}.weight"), Row(f"{path}/bias", f"{name}.bias")]
 
 
+class Unread(Protocol):
+    """An array of a source that is not read yet: a `Tensor`, or what a format makes of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each axis."""
+
+    def read(self) -> np.ndarray:
+        """Its values."""
+
+
 class Tensor(NamedTuple):
-    """An array of a source that is not read yet."""
+    """An array that somebody reads."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
-def shapes(model: config_lib.Model) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a model by its path, as `models.abstract_params` has them."""
-    D, F, N = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    V = model.padded_vocab_size
-
-    def dense(path, features_in, features_out, stack=()):
-        kernel, bias = (*stack, features_in, features_out), (*stack, features_out)
-        return {f"{path}/kernel": kernel, f"{path}/bias": bias}
-
-    def norm(path, stack=()):
-        return {f"{path}/scale": (*stack, D), f"{path}/bias": (*stack, D)}
-
-    result = {"embeddings/word/embedding": (V, D)}
-    result["embeddings/position/embedding"] = (model.max_position_embeddings, D)
-    if model.type_vocab_size:
-        result["embeddings/token_type/embedding"] = (model.type_vocab_size, D)
-    result |= norm("embeddings/layer_norm")
-    for name in ("query", "key", "value", "attention_output"):
-        result |= dense(f"blocks/{name}", D, D, (N,))
-    result |= dense("blocks/intermediate", D, F, (N,)) | dense("blocks/output", F, D, (N,))
-    for name in ("attention", "output"):
-        result |= norm(f"blocks/{name}_layer_norm", (N,))
-    if model.has_pooler:
-        result |= dense("pooler/dense", D, D)
-    if model.head == "pretraining":
-        result |= dense("next_sentence/dense", D, 2)
-    if model.has_masked_lm:
-        result |= dense("masked_lm/transform", D, D) | norm("masked_lm/layer_norm")
-        result["masked_lm/bias"] = (V,)
-    if model.head in ("classification", "multiple_choice"):
-        labels = model.num_labels if model.head == "classification" else 1
-        result |= dense("classifier/dense", D, labels)
-    if model.head == "span":
-        result |= dense("span/dense", D, 2)
-    return result
-
-
 def gather(
-    rows: Iterable[Row], model: config_lib.Model, tensors: Mapping[str, Tensor], where: str
+    rows: Iterable[Row], model: config_lib.Model, tensors: Mapping[str, Unread], where: str
 ) -> dict:
     """The parameter tree of a model, float32, from another side's tensors.
 
@@ -128,6 +102,19 @@ def gather(
     return params
 
 
+def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) -> bool:
+    """Whether the other side has every part of a head: its first matrix, as wide as it must be."""
+    first = {}
+    for row in rows:
+        first.setdefault(row.path.split("/")[0], row.name)
+    for part in head.parts:
+        if first.get(part.name) not in tensors:
+            return False
+        if isinstance(part.width, int) and tensors[first[part.name]].shape[:1] != (part.width,):
+            return False
+    return True
+
+
 def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
     """float32 zeros at a multiple of 64 bytes: JAX takes such memory on a CPU without copying."""
     raw = np.zeros(4 * math.prod(shape) + 64, np.uint8)
@@ -138,8 +125,18 @@ def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
 def scatter(
     rows: Iterable[Row], model: config_lib.Model, params: dict
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The other side's `(name, array)` of every parameter: views, in the order of the table."""
-    wanted = shapes(model)
+    """The other side's `(name, array)` of every parameter: views, in the order of the table.
+
+    Raises:
+      UsageError: the other side has no name for a parameter.
+    """
+    wanted, rows = shapes(model), list(rows)
+    absent = wanted.keys() - {row.path for row in rows}
+    if absent:
+        raise UsageError(
+            f"config.model.head={model.head!r}: the format has no place for "
+            f"{', '.join(sorted(absent))}"
+        )
     for row in rows:
         if row.path not in wanted:
             continue
@@ -169,7 +166,7 @@ def _theirs(row: Row, model: config_lib.Model, shape: tuple) -> list[tuple[str, 
     return [(row.name, shape[::-1] if row.transpose else shape)]
 
 
-def insert(tree: dict, path: str, value):
+def insert(tree: dict, path: str, value: Any) -> None:
     """Puts `value` at `a/b/c` of a nested dict."""
     *parents, last = path.split("/")
     for parent in parents:
@@ -177,7 +174,7 @@ def insert(tree: dict, path: str, value):
     tree[last] = value
 
 
-def lookup(tree: dict, path: str):
+def lookup(tree: dict, path: str) -> Any:
     """What lies at `a/b/c` of a nested dict."""
     for part in path.split("/"):
         tree = tree[part]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertjax.config import parameters
 from bertjax.convert import use
 from bertjax.convert.onnx_graph import Graph
 from bertjax.convert.pretrained import Pretrained
@@ -81,13 +82,13 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
     return use.notes(pretrained)
 
 
-def _model(g: Graph):
+def _model(g: Graph) -> None:
     """The whole computation: inputs, encoder, head, outputs."""
     model = g.model
-    dims = (_BATCH, _CHOICES, _LENGTH) if model.head == "multiple_choice" else (_BATCH, _LENGTH)
+    dims = (_BATCH, _CHOICES, _LENGTH) if model.head_record.has_choices else (_BATCH, _LENGTH)
     inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * (model.type_vocab_size > 1)
     values = {name: g.input(name, dims) for name in inputs}
-    if model.head == "multiple_choice":
+    if model.head_record.has_choices:
         length = g.node("Shape", "length", "input_ids", start=2)
         shape = g.node("Concat", "rows_by_length", g.constant("any", [-1]), length, axis=0)
         for name in inputs:
@@ -144,7 +145,7 @@ def _attention(g: Graph, at: str, hidden_BLD: str, mask_B11L: str) -> str:
     head_dim = g.model.hidden_size // heads
     split = g.constant("split_heads", [0, 0, heads, head_dim])
 
-    def by_head(name, perm):
+    def by_head(name: str, perm: tuple[int, ...]) -> str:
         value = g.node("Reshape", f"{at}/{name}/heads", g.linear(f"{at}/{name}", hidden_BLD), split)
         return g.node("Transpose", f"{at}/{name}/transpose", value, perm=perm)
 
@@ -165,35 +166,37 @@ def _gelu(g: Graph, at: str, x: str) -> str:
     return g.node("Gelu", at, x, approximate=form)
 
 
-def _head(g: Graph, hidden_BLD: str):
-    """What `config.head` puts on the encoder, and the outputs."""
-    model, token, row = g.model, (_BATCH, _LENGTH), (_BATCH,)
-    if model.head in ("none", "pooler"):
-        g.output("last_hidden_state", hidden_BLD, (*token, model.hidden_size))
-    if model.has_pooler:
-        first = g.constant("first_token", 0)
-        pooled_BD = g.node("Gather", "pooler/first_token", hidden_BLD, first, axis=1)
-        pooled_BD = g.linear("pooler/dense", pooled_BD)
-        pooled_BD = g.node(model.pooler_act.capitalize(), "pooler", pooled_BD)
-    if model.head == "pooler":
-        g.output("pooler_output", pooled_BD, (*row, model.hidden_size))
-    if model.has_masked_lm:
-        name = "prediction_logits" if model.head == "pretraining" else "logits"
-        g.output(name, _masked_lm(g, hidden_BLD), (*token, model.vocab_size))
-    if model.head == "pretraining":
-        logits_B2 = g.linear("next_sentence/dense", pooled_BD)
-        g.output("seq_relationship_logits", logits_B2, (*row, 2))
-    if model.head == "classification":
-        g.output("logits", g.linear("classifier/dense", pooled_BD), (*row, model.num_labels))
-    if model.head == "multiple_choice":
-        logits_R1 = g.linear("classifier/dense", pooled_BD)
-        shape = g.node("Shape", "batch_by_choices", "input_ids", end=2)
-        g.output("logits", g.node("Reshape", "choice_logits", logits_R1, shape), (_BATCH, _CHOICES))
-    if model.head == "span":
-        logits_BL2 = g.linear("span/dense", hidden_BLD)
-        for index, name in enumerate(("start_logits", "end_logits")):
-            at = g.constant(f"{name}/index", index)
-            g.output(name, g.node("Gather", f"span/{name}", logits_BL2, at, axis=2), token)
+def _head(g: Graph, hidden_BLD: str) -> None:
+    """The parts of `config.head` on the encoder, and the outputs."""
+    model, head = g.model, g.model.head_record
+    values = {"hidden": hidden_BLD}
+    widths: dict[str, tuple] = {"hidden": (_BATCH, _LENGTH, model.hidden_size)}
+    for part in head.parts:
+        if part.tied:
+            values[part.gives] = _masked_lm(g, hidden_BLD)
+        elif part.reads == "first":
+            values[part.gives] = _pooler(g, hidden_BLD)
+        else:
+            values[part.gives] = g.linear(f"{part.name}/dense", values[part.reads])
+        rows = (_BATCH,) if head.place(part) == "first" else (_BATCH, _LENGTH)
+        widths[part.gives] = (*rows, parameters.width(model, part))
+    for output in head.outputs:
+        value, dims = values[output.of], widths[output.of]
+        if output.index is not None:
+            at = g.constant(f"{output.name}/index", output.index)
+            value = g.node("Gather", f"{output.name}/logits", value, at, axis=len(dims) - 1)
+            dims = dims[:-1]
+        if head.has_choices:
+            shape = g.node("Shape", "batch_by_choices", "input_ids", end=2)
+            value, dims = g.node("Reshape", "choice_logits", value, shape), (_BATCH, _CHOICES)
+        g.output(output.name, value, dims)
+
+
+def _pooler(g: Graph, hidden_BLD: str) -> str:
+    first = g.constant("first_token", 0)
+    pooled_BD = g.node("Gather", "pooler/first_token", hidden_BLD, first, axis=1)
+    pooled_BD = g.linear("pooler/dense", pooled_BD)
+    return g.node(g.model.pooler_act.capitalize(), "pooler", pooled_BD)
 
 
 def _masked_lm(g: Graph, hidden_BLD: str) -> str:
@@ -206,7 +209,7 @@ def _masked_lm(g: Graph, hidden_BLD: str) -> str:
     return g.node("Add", "masked_lm", logits_BLV, bias_V)
 
 
-def _untie_decoder(g: Graph):
+def _untie_decoder(g: Graph) -> None:
     """Makes the decoder a weight of its own: the quantizer leaves what is computed in float32.
 
     As int8, both copies are half of what the one table was, and the product is the largest there

@@ -1,8 +1,10 @@
 """An ONNX graph in the making, and its file: the weights go there from where they lie."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bertjax import config as config_lib
 from bertjax.convert import names
@@ -39,27 +41,27 @@ class Graph:
         self.graph.input.append(self._info(name, dims, np.int64))
         return name
 
-    def output(self, name: str, value: str, dims: tuple):
+    def output(self, name: str, value: str, dims: tuple) -> None:
         """Makes `value` the float32 output `name`."""
         self.graph.output.append(self._info(name, dims, np.float32))
         self.node("Identity", name, value)
 
-    def describe(self, value: str, dims: tuple, dtype):
+    def describe(self, value: str, dims: tuple, dtype: type) -> None:
         """Says of a value what shape inference cannot find out: onnxruntime fuses by it."""
         self.graph.value_info.append(self._info(value, dims, dtype))
 
-    def _info(self, name: str, dims: tuple, dtype):
+    def _info(self, name: str, dims: tuple, dtype: type) -> Any:
         helper = self.onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return helper.make_tensor_value_info(name, kind, dims)
 
-    def node(self, operator: str, name: str, *inputs: str, **attributes) -> str:
+    def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         """One operation; inputs and result are names of values."""
         make = self.onnx.helper.make_node
         self.graph.node.append(make(operator, inputs, [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, value) -> str:
+    def constant(self, name: str, value: ArrayLike) -> str:
         """A number or a few: whole numbers become int64; one that is there already is shared."""
         if not any(tensor.name == name for tensor in self.graph.initializer):
             tensor = self.onnx.numpy_helper.from_array(np.asarray(value), name)
@@ -85,7 +87,7 @@ class Graph:
         epsilon = self.model.layer_norm_eps
         return self.node("LayerNormalization", at, x, scale, bias, epsilon=epsilon)
 
-    def save(self, path: Path):
+    def save(self, path: Path) -> None:
         """Checks the graph and writes it, the weights from where they lie.
 
         `onnx.save` would hold them three times: here, in the message, and in its encoding. The
@@ -108,7 +110,7 @@ class Graph:
                 file.write(headers[name])
                 file.write(np.ascontiguousarray(array, "<f4").data)
 
-    def _model(self):
+    def _model(self) -> Any:
         """The ModelProto around a graph."""
         opset = self.onnx.helper.make_opsetid("", OPSET)
         model = self.onnx.ModelProto(
@@ -117,7 +119,7 @@ class Graph:
         self.onnx.helper.set_model_props(model, self.metadata)
         return model
 
-    def _check(self):
+    def _check(self) -> None:
         """Runs ONNX's checker and shape inference, with inputs in place of the weights."""
         model = self._model()
         model.graph.CopyFrom(self.graph)

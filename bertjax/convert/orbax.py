@@ -5,6 +5,7 @@ with Adam's moments the whole train state, from which `pretrain` goes on.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     )
 
 
-def _require_own(tokenizer: tokenizer_lib.Tokenizer | None, path: Path):
+def _require_own(tokenizer: tokenizer_lib.Tokenizer | None, path: Path) -> None:
     """Refuses a W/tokenizer that is not the one which W/store, and so the weights, were made by."""
     for manifest in used.manifests(path).values() if tokenizer else ():
         if manifest["tokenizer_sha256"] != tokenizer.sha256:
@@ -72,12 +73,13 @@ def _abstract_state(config: config_lib.Config) -> dict:
 
     import jax
 
-    from bertjax import train
+    from bertjax import models, train
 
-    return jax.eval_shape(functools.partial(train.init_state, config))
+    init = functools.partial(models.init, config.model)
+    return jax.eval_shape(lambda: train.init_state(config, init))
 
 
-def _moments(opt_state) -> dict | None:
+def _moments(opt_state: Iterable) -> dict | None:
     """Adam's moments, from whichever part of the optimizer's chain has them."""
     for part in opt_state:
         fields = part if isinstance(part, dict) else getattr(part, "_asdict", dict)()
@@ -99,7 +101,7 @@ def _figures(path: Path, step: int) -> dict[str, float]:
     return {k.removeprefix("eval/"): v for k, v in evaluated[-1].items()}
 
 
-def write(pretrained: Pretrained, path: Path):
+def write(pretrained: Pretrained, path: Path) -> None:
     """A run's directory with one checkpoint, at the step of the source."""
     import jax
 
@@ -138,7 +140,7 @@ def _state(pretrained: Pretrained) -> dict:
         return jax.device_put({"params": pretrained.params}, host)
     moments, step = pretrained.moments, np.int32(pretrained.step)
 
-    def fill(path, leaf):
+    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray | np.int32:
         name = sharding.leaf_name(path)
         for part in ("mu", "nu"):
             _, found, parameter = name.partition(f"/{part}/")

@@ -58,10 +58,7 @@ def config_of(
     tree = config_lib.to_dict(config_lib.Config())
     tree["model"] = dataclasses.asdict(model)
     tree["tokenizer"] = dataclasses.asdict(tokenizer)
-    tree["objective"] = {
-        "mlm": float(model.has_masked_lm),
-        "nsp": float(model.head == "pretraining"),
-    }
+    tree["objective"] = {name: float(name in model.head_record.losses) for name in ("mlm", "nsp")}
     tree["phases"]["phase1"] |= {"sequence_length": longest, "max_predictions_per_seq": 1}
     try:
         return config_lib.from_config_dict(tree)

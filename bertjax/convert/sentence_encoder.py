@@ -7,11 +7,13 @@ each with a folder of its own or, for the encoder of every version since 2.0, th
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from bertjax import config as config_lib
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.convert.folder import Folder, listed
 from bertjax.convert.pretrained import Pretrained
+from bertjax.data.tokenizer_settings import CONFIG
 from bertjax.errors import DataError, UsageError
 
 MODULES, PROMPTS, SETTINGS = (
@@ -86,7 +88,7 @@ def directories(folder: Folder) -> list[str]:
     ]
 
 
-def _module(entry, folder: Folder) -> tuple[str, str]:
+def _module(entry: Any, folder: Folder) -> tuple[str, str]:
     """The class and the folder of one module; "" is the root."""
     kind, path = (entry.get(name) if isinstance(entry, dict) else None for name in ("type", "path"))
     if not isinstance(kind, str) or not isinstance(path, str):
@@ -101,14 +103,14 @@ def _settings(inner: Folder, notes: list[str]) -> dict:
     tree = inner.json(names[0]) if names else {}
     _name_unused(tree, names and names[0], notes)
     longest = tree.get("max_seq_length")
-    if longest is None and inner.has("tokenizer_config.json"):  # since version 5.4
-        longest = inner.json("tokenizer_config.json").get("model_max_length")
+    if longest is None and inner.has(CONFIG):  # since version 5.4
+        longest = inner.json(CONFIG).get("model_max_length")
         # transformers writes 1e30 where a tokenizer has no limit.
         longest = longest if isinstance(longest, int) and longest < 1 << 20 else None
     return {"max_length": longest or 0, "lowercase": tree.get("do_lower_case") or False}
 
 
-def _prompts(folder: Folder, fields: dict, notes: list[str]):
+def _prompts(folder: Folder, fields: dict, notes: list[str]) -> None:
     """What is put before every text, and how vectors are compared."""
     tree = folder.json(PROMPTS) if folder.has(PROMPTS) else {}
     _name_unused(tree, PROMPTS, notes)
@@ -128,7 +130,7 @@ def _prompts(folder: Folder, fields: dict, notes: list[str]):
         notes.append(f"{PROMPTS}: not used: similarity_fn_name={similarity!r:.80}")
 
 
-def _steps(folder: Folder, modules: list, fields: dict, notes: list[str]):
+def _steps(folder: Folder, modules: list, fields: dict, notes: list[str]) -> None:
     """What is done to the vectors of the tokens: a pooling first, then perhaps a normalization."""
     left_out = [] if modules and modules[0][0] == "Pooling" else ["no Pooling"]
     for number, (kind, path) in enumerate(modules):
@@ -160,7 +162,7 @@ def _pooling(tree: dict, where: Path) -> str:
     return "+".join(modes)
 
 
-def _name_unused(tree: dict, name: str, notes: list[str]):
+def _name_unused(tree: dict, name: str, notes: list[str]) -> None:
     unused = [
         f"{key}={value!r:.60}"
         for key, value in sorted(tree.items())
@@ -170,7 +172,7 @@ def _name_unused(tree: dict, name: str, notes: list[str]):
         notes.append(f"{name}: not used: {listed(unused)}")
 
 
-def refuse(embedding: Embedding):
+def refuse(embedding: Embedding) -> None:
     """Raises UsageError where a model's own vectors are made by modules that bertjax has not."""
     if embedding.left_out:
         raise UsageError(
@@ -236,5 +238,5 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     return []
 
 
-def _write_json(path: Path, tree):
+def _write_json(path: Path, tree: dict | list) -> None:
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

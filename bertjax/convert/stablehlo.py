@@ -10,11 +10,13 @@ of megabytes to parse and to fold at every compilation. This is all it takes to 
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from bertjax import config as config_lib
+from bertjax.config import parameters
 from bertjax.convert import names, tensor_file, use
 from bertjax.convert.pretrained import Pretrained
 
@@ -41,7 +43,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     )
     weights = dict(_weights(model, pretrained.params))
     shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in weights.items()}
-    dims = "b, c, l" if model.head == "multiple_choice" else "b, l"
+    dims = "b, c, l" if model.head_record.has_choices else "b, l"
     limits = [f"l <= {model.max_sequence_length}"]
     ids = jax.ShapeDtypeStruct(jax.export.symbolic_shape(dims, constraints=limits), np.int32)
     inputs = [ids] * (3 if model.type_vocab_size > 1 else 2)
@@ -53,19 +55,25 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     return use.notes(pretrained)
 
 
-def _weights(model: config_lib.Model, params: dict):
-    for name in names.shapes(model):
+def _weights(model: config_lib.Model, params: dict) -> Iterator[tuple[str, np.ndarray]]:
+    for name in parameters.shapes(model):
         array = np.asarray(names.lookup(params, name))
-        yield name, array[: model.vocab_size] if name in names.VOCAB_ROWS else array
+        yield name, array[: model.vocab_size] if name in parameters.VOCAB_ROWS else array
 
 
-def _program(model: config_lib.Model):
+def _program(model: config_lib.Model) -> Callable[..., dict]:
     """The function that is exported: `(weights, *inputs) -> {output: array}`."""
+    import jax
     import jax.numpy as jnp
 
     from bertjax import models
 
-    def program(weights, input_ids, attention_mask, token_type_ids=None):
+    def program(
+        weights: dict[str, jax.Array],
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        token_type_ids: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
         params: dict = {}
         for name, array in weights.items():
             names.insert(params, name, array)
@@ -85,23 +93,9 @@ def _program(model: config_lib.Model):
 
 def _outputs(model: config_lib.Model, of_model: dict, rows: tuple) -> dict:
     """A model's outputs under Hugging Face's names."""
-    match model.head:
-        case "none":
-            return {"last_hidden_state": of_model["hidden"]}
-        case "pooler":
-            hidden, pooled = of_model["hidden"], of_model["pooled"]
-            return {"last_hidden_state": hidden, "pooler_output": pooled}
-        case "masked_lm":
-            return {"logits": of_model["masked_lm_logits"]}
-        case "pretraining":
-            return {
-                "prediction_logits": of_model["masked_lm_logits"],
-                "seq_relationship_logits": of_model["next_sentence_logits"],
-            }
-        case "classification":
-            return {"logits": of_model["classification_logits"]}
-        case "multiple_choice":
-            return {"logits": of_model["classification_logits"].reshape(rows)}
-        case "span":
-            spans = of_model["span_logits"]
-            return {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}
+    head, result = model.head_record, {}
+    for output in head.outputs:
+        value = of_model[output.of]
+        value = value if output.index is None else value[..., output.index]
+        result[output.name] = value.reshape(rows) if head.has_choices else value
+    return result

@@ -160,7 +160,7 @@ def _read_shape(message: bytes) -> tuple[int, ...]:
     return tuple(dimension.get((1, 0), 0) for dimension in fields)
 
 
-def _check_disjoint(entries: list[Entry]):
+def _check_disjoint(entries: list[Entry]) -> None:
     """Otherwise a small file could stand for any number of large tensors."""
     ordered = sorted(entries, key=lambda e: (e.path, e.offset, e.size))
     for first, second in itertools.pairwise(ordered):
@@ -169,7 +169,7 @@ def _check_disjoint(entries: list[Entry]):
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """`(field number, wire type, value)` of a serialised protobuf message."""
+    """`(field number, wire type, value)` of a serialized protobuf message."""
     at = 0
     while at < len(message):
         tag, at = read_varint(message, at)
@@ -196,7 +196,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
 # Writing
 
 
-def write(prefix: Path, tensors: Iterable[tuple[str, np.ndarray]]):
+def write(prefix: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes PREFIX.index and one data file, as TensorFlow reads them.
 
     Args:

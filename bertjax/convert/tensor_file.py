@@ -58,7 +58,7 @@ def _tensor(path: Path, name: str, entry: dict, start: int) -> Tensor:
     return Tensor(shape, read)
 
 
-def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]):
+def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -> None:
     """Writes float32 arrays, views of any strides, one after the other."""
     tensors = list(tensors)
     header: dict = {"__metadata__": metadata}

@@ -6,12 +6,14 @@ and `vocab.txt` beside them.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bertjax import config as config_lib
+from bertjax.config import heads
 from bertjax.convert import hf_config, names, tensor_bundle
 from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
@@ -26,7 +28,7 @@ from bertjax.errors import DataError, UsageError
 
 CONFIG = "bert_config.json"
 VOCAB = "vocab.txt"
-_TOKENIZER_FILES = (VOCAB, "tokenizer.json", "spiece.model")
+_TOKENIZER_FILES = tokenizer_files.IN_ONE_FILE
 _READ = (CONFIG, "checkpoint", "README*", "LICENSE*", ".git*", *_TOKENIZER_FILES)
 # What google-research/bert's scripts leave beside a checkpoint: nothing of a model.
 _OF_ITS_TRAINING = ("*.ckpt*", "graph.pbtxt", "events.out.*", "eval*", "*.tf_record", "*.tfrecord")
@@ -93,7 +95,9 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     )
 
 
-def _read_moments(model, entries: Mapping[str, Entry], path: Path, notes: list) -> dict | None:
+def _read_moments(
+    model: config_lib.Model, entries: Mapping[str, Entry], path: Path, notes: list[str]
+) -> dict | None:
     tables = {part: slot_rows(part) for part in SLOTS}
     wanted = [name for rows in tables.values() for name, _ in names.named_shapes(rows, model)]
     missing = [name for name in wanted if name not in entries]
@@ -148,18 +152,12 @@ def _model_of(
 
 
 def _head(entries: Mapping[str, Entry]) -> str:
-    pooler = "bert/pooler/dense/kernel" in entries
-    if "cls/predictions/transform/dense/kernel" in entries:
-        whole = pooler and "cls/seq_relationship/output_weights" in entries
-        return "pretraining" if whole else "masked_lm"
-    if "cls/squad/output_weights" in entries:
-        return "span"
-    if "output_weights" in entries:
-        return "classification"
-    return "pooler" if pooler else "none"
+    """The first head whose parts are all there; nothing tells those apart that share tensors."""
+    named = ((name, head) for name, head in heads.telling() if not head.by_name)
+    return next(name for name, head in named if names.has_parts(ROWS, head, entries))
 
 
-def _activation(name, hints: Hints, where: str) -> str:
+def _activation(name: Any, hints: Hints, where: str) -> str:
     if name != "gelu":
         raise DataError(f"{where}: hidden_act={name!r:.80}; bertjax computes gelu")
     if hints.hidden_act is None:
@@ -189,7 +187,7 @@ def _open_vocabulary(
 # What `write` records beside it
 
 
-def _recorded_config(own, hints: Hints, where: str) -> config_lib.Config:
+def _recorded_config(own: Any, hints: Hints, where: str) -> config_lib.Config:
     parts = ("model", "tokenizer", "optimizer")
     missing = [part for part in parts if not isinstance(own, dict) or part not in own]
     if missing:
@@ -235,7 +233,7 @@ def _of_vocabulary(path: Path, group: config_lib.Tokenizer) -> WordPiece:
     return WordPiece(pieces, bool(group.lowercase), str(path), ruleset=ruleset)
 
 
-def write(pretrained: Pretrained, path: Path):
+def write(pretrained: Pretrained, path: Path) -> None:
     """The files of a checkpoint under PREFIX, `bert_config.json` and the vocabulary.
 
     google-research/bert reads them all. It computes the same model only from BERTs: it has no
@@ -264,7 +262,7 @@ def write(pretrained: Pretrained, path: Path):
     )
 
 
-def _tensors(pretrained: Pretrained):
+def _tensors(pretrained: Pretrained) -> Iterator[tuple[str, np.ndarray]]:
     model = pretrained.config.model
     yield from names.scatter(ROWS, model, pretrained.params)
     for part in SLOTS if pretrained.moments is not None else ():

@@ -3,6 +3,7 @@
 Source: its modeling.py, run_pretraining.py, run_classifier.py, run_squad.py, optimization.py.
 """
 
+from bertjax.config import heads
 from bertjax.convert.names import Row
 
 # Adam's first and second moments of a variable: NAME/adam_m, NAME/adam_v.
@@ -41,9 +42,12 @@ ROWS = (
     *_dense("masked_lm/transform", "cls/predictions/transform/dense"),
     *_layer_norm("masked_lm/layer_norm", "cls/predictions/transform"),
     Row("masked_lm/bias", "cls/predictions/output_bias"),
-    *_logits("next_sentence/dense", "cls/seq_relationship/"),
-    *_logits("classifier/dense", ""),
-    *_logits("span/dense", "cls/squad/"),
+    *(
+        row
+        for part in heads.all_parts()
+        if part.tf1_scope is not None
+        for row in _logits(f"{part.name}/dense", part.tf1_scope)
+    ),
 )
 
 

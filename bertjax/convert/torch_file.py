@@ -12,6 +12,8 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
 import numpy as np
@@ -66,7 +68,7 @@ def tensors(state: dict) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _import_torch(path):
+def _import_torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
@@ -80,7 +82,7 @@ def _import_torch(path):
     return torch
 
 
-def _unread(value, path: Path, torch, seen: dict):
+def _unread(value: Any, path: Path, torch: ModuleType, seen: dict) -> Any:
     """Nested dicts with a `Tensor` in place of each of PyTorch's.
 
     Args:
@@ -170,7 +172,7 @@ def _read_pickle(path: Path) -> bytes:
             raise DataError(f"{path}: not a file of torch.save ({str(error)[:200]})") from None
 
 
-def _contents(archive, name, path):
+def _contents(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     size = archive.getinfo(name).file_size
     if size > MAX_PICKLE_BYTES:
         raise DataError(f"{path}: a member {name!r} of {size:,} bytes; weights need less")
@@ -180,13 +182,13 @@ def _contents(archive, name, path):
 class _Bounded(io.FileIO):
     """A file whose zip directory cannot be longer than it should."""
 
-    def read(self, size=-1):
+    def read(self, size: int = -1) -> bytes:
         if size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a zip directory of {size:,} bytes")
         return super().read(size)
 
 
-def _check_member(info: zipfile.ZipInfo, path: Path):
+def _check_member(info: zipfile.ZipInfo, path: Path) -> None:
     name = info.filename
     root, _, rest = name.partition("/")
     if root in ("", ".", "..") or "\\" in root or not _MEMBER.fullmatch(rest):

@@ -7,7 +7,8 @@ the keys of the storages in the order in which these follow, each an int64 count
 import io
 import os
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple
 
 from bertjax.convert.torch_pickle import ITEM_SIZES, MAX_PICKLE_BYTES, instructions, storages
 from bertjax.errors import DataError
@@ -45,7 +46,9 @@ def check(path: Path) -> Layout:
     return Layout(start.getvalue()[:end], [found[key] for key in described])
 
 
-def _find(file, offset, listed, path):
+def _find(
+    file: BinaryIO, offset: int, listed: list[tuple[str, str, int]], path: Path
+) -> dict[str, int]:
     """The byte at which each storage starts, the first count at `offset`."""
     length = offset + sum(8 + count * ITEM_SIZES[kind] for _, kind, count in listed)
     size = os.fstat(file.fileno()).st_size
@@ -64,7 +67,7 @@ def _find(file, offset, listed, path):
     return found
 
 
-def load(layout: Layout, torch):
+def load(layout: Layout, torch: ModuleType) -> Any:
     """The object, its tensors without their elements: each storage knows where these lie.
 
     PyTorch gets the pickles that were looked through and nothing else. The memory of a storage
@@ -72,7 +75,7 @@ def load(layout: Layout, torch):
     """
     offsets = iter(layout.offsets)
 
-    def place(storage, _):
+    def place(storage: Any, _: str) -> Any:
         storage._checkpoint_offset = next(offsets)  # where PyTorch itself keeps it for zip files
         return storage
 

@@ -4,7 +4,7 @@ import pickletools
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bertjax.errors import DataError
 
@@ -106,7 +106,7 @@ def storages(program: Iterator[tuple[str, object]], path: Path) -> dict[str, tup
     return found
 
 
-def _storage(value, path):
+def _storage(value: Any, path: Path) -> tuple[str, tuple[str, int]]:
     match value:
         case ("storage", str(kind), str(key), str(), int(count), None):
             if kind in ITEM_SIZES and count >= 0:

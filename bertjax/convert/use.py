@@ -11,9 +11,9 @@ def of(pretrained: Pretrained) -> dict[str, str]:
     """Metadata of an exported file, JSON by name; empty where there is nothing to say."""
     model, embedding = pretrained.config.model, pretrained.config.embedding
     result = {}
-    if model.head == "classification" and model.label_names:
+    if model.head_record.has_labels and model.label_names:
         result["id2label"] = json.dumps({str(i): n for i, n in enumerate(model.label_names)})
-    if model.head == "classification" and model.problem_type:
+    if model.head_record.has_labels and model.problem_type:
         result["problem_type"] = json.dumps(model.problem_type)
     if embedding.pooling is not None:
         result["embedding"] = json.dumps(dataclasses.asdict(embedding))

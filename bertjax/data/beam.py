@@ -1,9 +1,9 @@
-"""Tokenises a corpus on the workers of an Apache Beam runner: Dataflow, Flink, Spark, ...
+"""Tokenizes a corpus on the workers of an Apache Beam runner: Dataflow, Flink, Spark, ...
 
 Beam keeps no order and may do any work twice; in a store every byte has its place. So the tokens
 of each chunk go into a part file under a name of its own, and what comes out of the pipeline is
 one index: which parts make the corpus, in its order. One machine then copies them, a few chunks
-in memory at a time, into the same writer that the processes of `tokenise` feed.
+in memory at a time, into the same writer that the processes of `tokenize` feed.
 
 Elements are `(place, item)`, a place being the numbers of a corpus, a piece of it and a chunk of
 that. An error that says what is wrong with the corpus takes the place of the item that it
@@ -31,10 +31,10 @@ from bertjax import errors, storage
 from bertjax.config import Data
 from bertjax.data import sources, tokenizer
 from bertjax.data.corpus import Corpus
-from bertjax.data.tokenise import Tokenised, in_order, tokenise
+from bertjax.data.tokenize import Tokenized, in_order, tokenize
 from bertjax.errors import BertjaxError, StorageError, UsageError, one_line
 
-_COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenised`
+_COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenized`
 READERS = 16  # part files read at once: a bucket answers slowly, but many at a time
 
 
@@ -45,10 +45,10 @@ class Failure(NamedTuple):
     message: str
 
 
-def tokenise_all(
+def tokenize_all(
     corpora: Sequence[Corpus], saved: Path, directory: Path, options: Sequence[str]
-) -> list[Iterator[Tokenised]]:
-    """Runs one pipeline over all corpora; returns the tokenised chunks of each, in order.
+) -> list[Iterator[Tokenized]]:
+    """Runs one pipeline over all corpora; returns the tokenized chunks of each, in order.
 
     Args:
       saved: the tokenizer's file, which each worker loads.
@@ -73,7 +73,7 @@ def tokenise_all(
         | "a piece each" >> beam.Reshuffle()
         | "read" >> beam.ParDo(_Read(corpora, directory))
         | "a chunk each" >> beam.Reshuffle()
-        | "tokenise" >> beam.ParDo(_Tokenise(corpora, directory, saved))
+        | "tokenize" >> beam.ParDo(_Tokenize(corpora, directory, saved))
         | "list parts" >> beam.combiners.ToList()
         | "write index" >> beam.Map(functools.partial(_write_index, directory))
     )
@@ -149,7 +149,7 @@ class _Read(_Step):
             yield (*place, i), chunk
 
 
-class _Tokenise(_Step):
+class _Tokenize(_Step):
     def __init__(self, corpora: Sequence[Corpus], directory: Path, saved: Path) -> None:
         super().__init__(corpora, directory)
         self.saved = saved
@@ -159,7 +159,7 @@ class _Tokenise(_Step):
 
     def work(self, place: tuple[int, ...], chunk: sources.Chunk, data: Data) -> Iterator[tuple]:
         name = f"{uuid.uuid4().hex}.npz"
-        _write_part(self.directory / name, tokenise(chunk, data, self.encoder))
+        _write_part(self.directory / name, tokenize(chunk, data, self.encoder))
         yield place, name
 
 
@@ -183,21 +183,21 @@ def _read_index(directory: Path) -> list:
     return index
 
 
-def _write_part(path: Path, result: Tokenised) -> None:
+def _write_part(path: Path, result: Tokenized) -> None:
     contents = io.BytesIO()
     counted = {name: json.dumps(getattr(result, name)) for name in _COUNTERS}
     np.savez(contents, **result._asdict() | counted)
     storage.write(path, contents.getvalue())
 
 
-def _read_part(path: Path) -> Tokenised:
+def _read_part(path: Path) -> Tokenized:
     with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as fields:
-        result = Tokenised(**fields)
+        result = Tokenized(**fields)
     counted = {name: Counter(json.loads(str(getattr(result, name)))) for name in _COUNTERS}
     numbers = {"text_bytes": int(result.text_bytes), "position": int(result.position)}
-    return Tokenised(**result._asdict() | numbers | counted)
+    return Tokenized(**result._asdict() | numbers | counted)
 
 
-def _read_parts(paths: list[Path]) -> Generator[Tokenised, None, None]:
+def _read_parts(paths: list[Path]) -> Generator[Tokenized, None, None]:
     with ThreadPoolExecutor(READERS) as pool:
         yield from in_order(pool, _read_part, paths, 2 * READERS)

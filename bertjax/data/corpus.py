@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from bertjax.config import Config, Data
 from bertjax.data import identity, sources
 from bertjax.data.documents import paragraphs, read_text
-from bertjax.data.tokenise import Tokenised, share
+from bertjax.data.tokenize import Tokenized, share
 from bertjax.errors import DataError, UsageError
 
 UNKNOWN_WORDS = 10_000  # counted for the report
@@ -28,7 +28,7 @@ class Corpus:
       data: where its text is.
       proportion: of the rows of a batch, in (0, 1].
       dropped: counts, by reason, what was left out so far.
-      seen, unknown_words: as of `tokenise.Tokenised`, so far.
+      seen, unknown_words: as of `tokenize.Tokenized`, so far.
       size: length, in the unit of `sources.Chunk.position`; known once it is open.
     """
 
@@ -68,7 +68,7 @@ class Corpus:
         named = message.replace("config.data.", f"{place}.data.")
         return named if place in named else f"{place}: {named}"
 
-    def observe(self, result: Tokenised) -> None:
+    def observe(self, result: Tokenized) -> None:
         """Adds what was counted in a chunk.
 
         Of the unknown words the first `UNKNOWN_WORDS` different ones are counted: which ones does

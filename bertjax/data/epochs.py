@@ -27,6 +27,10 @@ _SPLITS = {
 }
 
 
+class TooFewDocuments(DataError):
+    """A split has no documents, or one where next-sentence prediction needs two."""
+
+
 class _Epoch(NamedTuple):
     examples: Index
     members: np.ndarray  # [n] int32, example ids in the order of the rows
@@ -76,7 +80,7 @@ class Epochs:
           most: take no more examples than this (of epoch 0's order).
 
         Raises:
-          DataError: no documents, or one where next-sentence prediction needs two.
+          TooFewDocuments: no documents, or one where next-sentence prediction needs two.
         """
         self.store, self._config = store, config
         self._stage = stage or stages.of(config)[0]
@@ -185,7 +189,7 @@ def _require_documents(store: Store, config: Config, split: str) -> None:
     needed = 2 if config.objective.nsp else 1
     if count < needed:
         why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
-        raise DataError(
+        raise TooFewDocuments(
             f"the {name} split has {count} document{'s' * (count != 1)} where {needed} "
             f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
         )

@@ -105,7 +105,7 @@ def choose_spans(tokens: Tokens, words: Words, lengths: jax.Array, size: int) ->
 
 
 def span_lengths(draws: jax.Array, p: float, most: int) -> jax.Array:
-    """Words in a span for each of `draws` [L] uint32: geometric, truncated and renormalised.
+    """Words in a span for each of `draws` [L] uint32: geometric, truncated and renormalized.
 
     The shares are p * (1 - p)**(k - 1) of those of 1 to `most` words. Compared as integers, so
     that the result is the same on every backend.

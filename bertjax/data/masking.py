@@ -246,7 +246,7 @@ def _replace(
         for p in (masking.mask_token_prob, masking.mask_token_prob + masking.random_token_prob)
     )
     left_out = () if masking.random_special else tokenizer.special_ids
-    # The remainder favours some ids, in BERT's recipe by less than one in 10**4.
+    # The remainder favors some ids, in BERT's recipe by less than one in 10**4.
     random = (own - to_mask) % np.uint32(tokenizer.vocab_size - len(left_out))
     for special in left_out:  # ascending: steps over each in turn
         random += random >= special

@@ -67,7 +67,7 @@ def _assign(
             if held < OPEN_ROWS:
                 best = held
                 held += 1
-            else:  # the fullest row is closed in its favour
+            else:  # the fullest row is closed in its favor
                 best = tokens.argmin()
             rows[best], opened = opened, opened + 1
             tokens[best], masks[best], slots[best] = sequence_length, max_predictions, max_per_row

@@ -1,7 +1,7 @@
 """The next-sentence formats: pairs of segments (BERT) and pairs of sentences, compiled.
 
 The rules of segments are those of google-research/bert, `create_pretraining_data.py`. They are
-sequential, and are compiled rather than vectorised. Both write `starts`, `lengths` [N, 2] (A, B)
+sequential, and are compiled rather than vectorized. Both write `starts`, `lengths` [N, 2] (A, B)
 and `is_random` [N], and return N.
 """
 

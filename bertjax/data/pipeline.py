@@ -1,6 +1,6 @@
 """(config, stores, step) -> host batch, and Grain to read ahead.
 
-The batch of a step is a function of the step: whole, it is assembled in one vectorised read, so
+The batch of a step is a function of the step: whole, it is assembled in one vectorized read, so
 starting anywhere is an index and nothing needs saving. Rows are numbered through a whole phase,
 and a batch may hold the end of one epoch and the start of the next.
 """

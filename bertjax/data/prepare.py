@@ -1,9 +1,9 @@
-"""Text to token store: `prepare` reads, tokenises in several processes, and writes.
+"""Text to token store: `prepare` reads, tokenizes in several processes, and writes.
 
 One process reads the corpus and writes the store; the others decode, cut into sentences and
-tokenise. Only a few chunks are on their way at any moment, and results are written in the
+tokenize. Only a few chunks are on their way at any moment, and results are written in the
 order of the corpus, so memory is bounded and the bytes do not depend on the number of workers.
-Where one machine is too few, the workers of a Beam runner read and tokenise (see `beam`); the
+Where one machine is too few, the workers of a Beam runner read and tokenize (see `beam`); the
 one process then writes what they leave, the same bytes.
 """
 
@@ -24,7 +24,7 @@ from bertjax.config import Config
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
-from bertjax.data.tokenise import Tokenised, tokenise_all
+from bertjax.data.tokenize import Tokenized, tokenize_all
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes import lock
 
@@ -55,7 +55,7 @@ def prepare(
     are not held out.
 
     Args:
-      beam_options: tokenise with Apache Beam, given these options (`--runner=...` and the
+      beam_options: tokenize with Apache Beam, given these options (`--runner=...` and the
         runner's own); by default in processes of this machine.
       progress: show progress and print the report on stderr.
       locked: the caller holds W's lock.
@@ -151,8 +151,8 @@ def _build(
     used_config = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
     recorded_tokenizer = {"tokenizer": used_config} | recorded.fields
     manifests = {}
-    tokenised = _tokenised(corpora, saved, scratch / "parts", beam_options, console)
-    for part, results in zip(corpora, tokenised, strict=True):
+    tokenized = _tokenized(corpora, saved, scratch / "parts", beam_options, console)
+    for part, results in zip(corpora, tokenized, strict=True):
         with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
             text_bytes = _fill(writer, part, results, console)
             data = dataclasses.asdict(part.data)
@@ -197,18 +197,18 @@ def _training_texts(
     console.print(f"learning a vocabulary of {config.vocab_size:,} tokens ...")
 
 
-def _tokenised(
+def _tokenized(
     corpora: list[corpus.Corpus],
     saved: Path,
     directory: Path,
     beam_options: Sequence[str] | None,
     console: Console,
-) -> list[Generator[Tokenised, None, None]]:
+) -> list[Generator[Tokenized, None, None]]:
     """The chunks of each corpus as tokens, in order."""
     if beam_options is None:
-        return [tokenise_all(sources.chunks(part.data), part.data, saved) for part in corpora]
-    with console.status(f"Beam tokenises ({' '.join(beam_options)})"):
-        return _beam().tokenise_all(corpora, saved, directory, beam_options)
+        return [tokenize_all(sources.chunks(part.data), part.data, saved) for part in corpora]
+    with console.status(f"Beam tokenizes ({' '.join(beam_options)})"):
+        return _beam().tokenize_all(corpora, saved, directory, beam_options)
 
 
 def _beam() -> types.ModuleType:
@@ -220,12 +220,12 @@ def _beam() -> types.ModuleType:
 
 
 def _fill(
-    writer: Writer, part: corpus.Corpus, results: Generator[Tokenised, None, None], console: Console
+    writer: Writer, part: corpus.Corpus, results: Generator[Tokenized, None, None], console: Console
 ) -> int:
     """Writes the chunks of a corpus; returns the bytes of its text."""
     text_bytes = 0
     with contextlib.closing(results):
-        for result in part.watched(results, "tokenise", console):
+        for result in part.watched(results, "tokenize", console):
             _write(writer, result, part.data.heldout_fraction)
             part.observe(result)
             text_bytes += result.text_bytes
@@ -234,7 +234,7 @@ def _fill(
     return text_bytes
 
 
-def _write(writer: Writer, result: Tokenised, heldout_fraction: float) -> None:
+def _write(writer: Writer, result: Tokenized, heldout_fraction: float) -> None:
     """Appends a chunk. The first document always trains, so that there is something to train on."""
     heldout = result.shares < heldout_fraction
     if not writer.counts["train"]["documents"] and len(heldout):

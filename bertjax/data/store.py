@@ -1,4 +1,4 @@
-"""A tokenised corpus: flat arrays, memory-mapped or on gs://, described by a manifest.
+"""A tokenized corpus: flat arrays, memory-mapped or on gs://, described by a manifest.
 
     store/manifest.json                      written last
     store/{train,heldout}/tokens.bin         uint16 (uint32 beyond 65,536 tokens), no special tokens

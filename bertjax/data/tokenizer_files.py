@@ -15,7 +15,7 @@ from bertjax.data.added_tokens import Added
 from bertjax.data.byte_bpe import ByteBPE
 from bertjax.data.sentence_piece import SentencePiece
 from bertjax.data.tokenizer_base import Tokenizer
-from bertjax.data.tokenizer_settings import CONFIG, Directory, Files, Settings
+from bertjax.data.tokenizer_settings import ADDED, CONFIG, SPECIALS, Directory, Files, Settings
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError, UsageError, one_line
 
@@ -27,6 +27,8 @@ FORMATS = (
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe", "dict.txt"),
 )
+IN_ONE_FILE = tuple(names[0] for names in FORMATS if len(names) == 1)
+NAMES = {name for names in FORMATS for name in names} | {CONFIG, SPECIALS, ADDED}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> WordPiece
 def _train_byte_bpe(config: TokenizerConfig, texts: Iterable[str]) -> ByteBPE:
     """Counts the pieces of GPT-2's pattern here and leaves the merges to `tokenizers`.
 
-    The pair of neighbours that occurs most often is merged next; of equals, the one whose left
+    The pair of neighbors that occurs most often is merged next; of equals, the one whose left
     piece, then right piece, has the lower id (the bytes come first, in the order of their
     characters). Overlapping pairs all count: "aaa" holds two. Nothing here hangs on the order of
     a hash table, unlike in WordPiece. Ids: <s>, <pad>, </s>, <unk>, the pieces, <mask> (RoBERTa's);

@@ -1,32 +1,13 @@
-"""Model FLOPs of a step, peaks of devices, and the speed of a run against them."""
+"""Model FLOPs of a step, and the speed of a run against the peak of its devices."""
 
+import math
 import time
-from typing import Any
 
 import jax
 
 from bertjax import config as config_lib
-
-# Dense bfloat16 peak of one JAX device in FLOP/s, by the start of its `device_kind`; the longest
-# match counts. TPUs: cloud.google.com/tpu/docs, a page for each generation (v2 and v3 show two
-# devices for each chip). GPUs: NVIDIA's data sheets of A100, H100 and H200, without sparsity.
-PEAK_FLOPS = {
-    "TPU v2": 45e12 / 2,
-    "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989.4e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA H200 NVL": 835e12,
-}
+from bertjax.config import heads, parameters
+from bertjax.metrics import chips
 
 
 def model_flops_per_step(
@@ -39,29 +20,34 @@ def model_flops_per_step(
 
         N * (8 L D^2 + 4 L^2 D + 4 L D F)      query, key, value, output; scores, mixing; MLP
         + 2 P D^2 + 2 P D V                    masked-LM transform and decoder, on P positions
-        + 2 D^2 + 4 D                          pooler and next-sentence head, where there are any
+        + 2 D^2                                pooler
+        + 2 D C                                C logits of a sentence or pair (next-sentence: 2)
+        + 2 L D C                              C logits of every token (span: 2)
 
-    and the backward pass twice that. Matrix products only: lookups, LayerNorm, softmax, GELU and
+    of which `model.head` has its own parts, and the backward pass twice that. Matrix products only: lookups, LayerNorm, softmax, GELU and
     dropout are not counted, nor the padding of the vocabulary, nor what remat computes again
     (model FLOPs, not hardware FLOPs: Chowdhery et al. 2022, PaLM, appendix B).
     """
     width, length = model.hidden_size, sequence_length
     block = length * (8 * width**2 + 4 * length * width + 4 * width * model.intermediate_size)
-    heads = max_predictions * 2 * width * (width + model.vocab_size)
-    if model.head == "pretraining":
-        heads += 2 * width**2 + 4 * width
-    return 3 * batch_size * (model.num_hidden_layers * block + heads)
+    places = {"hidden": length, "masked": max_predictions, "first": 1}
+    parts = model.head_record.parts
+    head = sum(places[model.head_record.place(part)] * _part_flops(model, part) for part in parts)
+    return 3 * batch_size * (model.num_hidden_layers * block + head)
+
+
+def _part_flops(model: config_lib.Model, part: heads.Part) -> int:
+    """FLOPs of one part of a head for one vector, forward."""
+    shapes = parameters.part_shapes(model, part).items()
+    kernels = sum(math.prod(shape) for path, shape in shapes if path.endswith("/kernel"))
+    decoder = model.hidden_size * model.vocab_size if part.tied else 0
+    return 2 * (kernels + decoder)
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 peak of a device in FLOP/s; None where it is not in the table."""
-    return by_kind(PEAK_FLOPS, device)
-
-
-def by_kind(table: dict, device: jax.Device) -> Any:
-    """The entry whose name the device's kind begins with, the longest; None where there is none."""
-    kinds = [kind for kind in table if device.device_kind.startswith(kind)]
-    return table[max(kinds, key=len)] if kinds else None
+    """Dense bfloat16 peak of a device in FLOP/s; None where it is not known."""
+    chip = chips.chip(device)
+    return chip.peak_flops if chip else None
 
 
 class Speed:
@@ -71,7 +57,7 @@ class Speed:
       step: the step the clock starts at.
       tokens_per_step: B * L, padding included.
       flops_per_step: as from `model_flops_per_step`.
-      peak: FLOP/s of all devices together; None or 0 reports no utilisation.
+      peak: FLOP/s of all devices together; None or 0 reports no utilization.
     """
 
     def __init__(

@@ -3,9 +3,6 @@
 import contextlib
 import time
 
-# As early as this process can tell; this module is imported first and imports nothing heavy.
-STARTED = time.monotonic()
-
 CATEGORIES = {
     "init": "start-up, the corpus and its index",
     "compile": "compiling the step",
@@ -23,15 +20,18 @@ _REPLAYED = ("step", "data", "save", "evaluation")
 class Goodput:
     """A ledger that puts every second into one category.
 
-        goodput = Goodput()
+        goodput = Goodput(time.monotonic())
         with goodput.spend("compile"):
             ...
         goodput.seconds    # {"init": 3.1, "compile": 12.0, ...}: adds up to the time since start
 
     Time outside of any `spend` is start-up before `begin_steps`, then steps.
+
+    Args:
+      started: when the run began, by `time.monotonic`.
     """
 
-    def __init__(self, started: float = STARTED):
+    def __init__(self, started: float):
         self._seconds = dict.fromkeys(CATEGORIES, 0.0)
         self._current, self._since = "init", started
 

@@ -9,20 +9,29 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-# name -> how it reads in the terminal, in this order
-_SHOWN = {
-    "loss": "loss {:.3f}",
-    "mlm_accuracy": "mlm {:.1%}",
-    "nsp_accuracy": "nsp {:.1%}",
-    "learning_rate": "lr {:.2e}",
-    "tokens_per_second": "{:,.0f} tok/s",
-    "mfu": "mfu {:.1%}",
-}
+_RATES = {"learning_rate": "lr {:.2e}", "tokens_per_second": "{:,.0f} tok/s", "mfu": "mfu {:.1%}"}
 
 
 def summary(metrics: dict[str, float]) -> str:
-    """One short text of the metrics that a person watches."""
-    return "  ".join(form.format(metrics[name]) for name, form in _SHOWN.items() if name in metrics)
+    """One short text of the metrics that a person watches.
+
+    Of a term X that is `X_loss` and `X_accuracy`, the accuracy alone is shown.
+    """
+    texts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
+    for name, value in metrics.items():
+        term, _, kind = name.rpartition("_")
+        if kind == "accuracy":
+            texts.append(f"{term} {value:.1%}")
+        elif term and kind == "loss" and f"{term}_accuracy" not in metrics:
+            texts.append(f"{term} {value:.3f}")
+    rates = [form.format(metrics[name]) for name, form in _RATES.items() if name in metrics]
+    return "  ".join(texts + rates)
+
+
+def say(line: str) -> None:
+    """Prints a line, in process 0 alone; above the bar where one is live."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 class Progress:

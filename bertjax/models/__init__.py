@@ -3,69 +3,52 @@
 Shape suffixes: B batch, L length, M length (keys), P predictions, D hidden, V vocab (padded).
 """
 
-import dataclasses
-import functools
-import math
+from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
+from bertjax.config.parameters import num_parameters as num_parameters
 from bertjax.models import attention, encoder, heads
+from bertjax.models.attention import Batch
 from bertjax.models.attention import choose as attention_kernel  # noqa: F401
+from bertjax.models.dropout import dropout, split
+from bertjax.models.placement import Placement, Unplaced
 
 
-@dataclasses.dataclass(frozen=True)
-class Unplaced:
-    """The placement that places nothing: of one device, or left to the partitioner.
-
-    Attributes:
-      device: one of those that are meant; by default of those at hand.
-      has_shards: False on several devices, where nothing says which of them runs a kernel on what.
-    """
-
-    device: jax.Device = dataclasses.field(default_factory=lambda: jax.devices()[0])
-    has_shards: bool = True
-
-    def __call__(self, name: str, array):
-        return array
-
-    def per_shard(self, kernel):
-        return kernel
+def _modules(config: config_lib.Model) -> dict[str, Callable[..., nnx.Module]]:
+    """Makers of the top-level parts of a model, under their names in the parameter tree."""
+    head = {part.name: partial(heads.build, part) for part in config.head_record.parts}
+    return {"embeddings": encoder.Embeddings, "blocks": encoder.Block, **head}
 
 
-def _modules(config: config_lib.Model) -> dict[str, type[nnx.Module]]:
-    """The top-level parts of a model, under their names in the parameter tree."""
-    parts = {"embeddings": encoder.Embeddings, "blocks": encoder.Block}
-    if config.has_pooler:
-        parts["pooler"] = heads.Pooler
-    return parts | heads.HEADS[config.head]
-
-
-@functools.cache
-def _graph(config: config_lib.Model, name: str):
+@cache
+def _graph(config: config_lib.Model, name: str) -> tuple[nnx.GraphDef, nnx.State]:
     """A part's definition without its arrays; the abstract state says how to read a pure dict."""
     part = _modules(config)[name]
     module = nnx.eval_shape(lambda: part(config, nnx.Rngs(0)))
     return nnx.split(module)
 
 
-def _bind(config: config_lib.Model, params, name: str):
+def _bind(config: config_lib.Model, params: dict, name: str) -> Callable:
+    """A part of the model with its parameters in place."""
     graph, state = _graph(config, name)
     state = jax.tree.map(lambda x: x, state)  # a copy: replace_by_pure_dict writes in place
     nnx.replace_by_pure_dict(state, params[name])
     return nnx.merge(graph, state)
 
 
-def init(config: config_lib.Model, key) -> dict:
+def init(config: config_lib.Model, key: jax.Array) -> dict:
     """Random parameters: a nested dict of float32 arrays, the blocks' with a leading `[N]`.
 
     Kernels and tables are truncated normal with deviation `initializer_range`, biases zero.
     The rows that pad the vocabulary are zero, get no gradient, and so stay zero.
     """
 
-    def build(part, key):
+    def build(part: Callable[..., nnx.Module], key: jax.Array) -> dict:
         return nnx.to_pure_dict(nnx.state(part(config, nnx.Rngs(key)), nnx.Param))
 
     params = {}
@@ -73,7 +56,7 @@ def init(config: config_lib.Model, key) -> dict:
         part_key = jax.random.fold_in(key, index)
         if name == "blocks":
             keys = jax.random.split(part_key, config.num_hidden_layers)
-            params[name] = jax.vmap(functools.partial(build, part))(keys)
+            params[name] = jax.vmap(partial(build, part))(keys)
         else:
             params[name] = build(part, part_key)
     table_VD = params["embeddings"]["word"]["embedding"]
@@ -82,7 +65,14 @@ def init(config: config_lib.Model, key) -> dict:
     return params
 
 
-def apply(config: config_lib.Model, params, batch, *, dropout_key=None, placement=None):
+def apply(
+    config: config_lib.Model,
+    params: dict,
+    batch: Batch,
+    *,
+    dropout_key: jax.Array | None = None,
+    placement: Placement | None = None,
+) -> dict[str, jax.Array]:
     """Runs the model.
 
     Args:
@@ -94,9 +84,8 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, placemen
         where the E examples of a row begin.
       dropout_key: one key, or one for each row `[B]`: what a row drops then depends neither on
         the rows beside it nor on where it lies. None runs without dropout.
-      placement: what the model knows of devices (`sharding.Placement`): called as
-        `(name, array) -> array` with the hidden states between blocks and with the embedding
-        tables before use, and asked for kernels. None is one device.
+      placement: what the model knows of devices. It is called with the hidden states between
+        blocks and with the embedding tables before use, and asked for kernels. None is one device.
 
     Returns:
       Dict with `hidden [B, L, D]` and, as `config.head` says, `masked_lm_logits [B, P, V]`,
@@ -106,47 +95,53 @@ def apply(config: config_lib.Model, params, batch, *, dropout_key=None, placemen
       With `cls_positions`, what has one row for an example has `[B, E, ...]`.
     """
     placement = placement or Unplaced()
-    embed_key, block_key, head_key = (
-        (None,) * 3 if dropout_key is None else attention.split(dropout_key, 3)
-    )
+    embed_key, block_key, head_key = split(dropout_key, 3)
     word_embedding_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
     embeddings = _bind(config, params, "embeddings")
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, placement)
     hidden_BLD = placement("hidden", hidden_BLD)
     attend = attention.bind(config, batch, placement)
 
-    def apply_block(block_params, hidden_BLD, key):
+    def apply_block(block_params: dict, hidden_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
         return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, key)
 
-    block = (apply_block, params["blocks"])
-    hidden_BLD = encoder.run_blocks(config, block, hidden_BLD, block_key, placement)
+    hidden_BLD = encoder.run_blocks(
+        config, apply_block, params["blocks"], hidden_BLD, block_key, placement
+    )
+    return _apply_head(config, params, batch, hidden_BLD, word_embedding_VD, head_key)
+
+
+def _apply_head(
+    config: config_lib.Model,
+    params: dict,
+    batch: Batch,
+    hidden_BLD: jax.Array,
+    word_embedding_VD: jax.Array,
+    dropout_key: jax.Array | None,
+) -> dict[str, jax.Array]:
+    """The outputs of `apply`, of the last hidden states."""
     outputs = {"hidden": hidden_BLD}
-    if config.has_masked_lm and "masked_lm_positions" in batch:
-        outputs["masked_lm_logits"] = _bind(config, params, "masked_lm")(
-            hidden_BLD, batch["masked_lm_positions"], word_embedding_VD
-        )
-    if config.has_pooler:
-        first_BD = hidden_BLD[:, 0]
-        if "cls_positions" in batch:
-            first_BD = jnp.take_along_axis(hidden_BLD, batch["cls_positions"][..., None], axis=1)
-        outputs["pooled"] = _bind(config, params, "pooler")(first_BD)
-    if config.head == "pretraining":
-        outputs["next_sentence_logits"] = _bind(config, params, "next_sentence")(outputs["pooled"])
-    if "classifier" in params:
-        pooled_BD = attention.dropout(outputs["pooled"], config.hidden_dropout_prob, head_key)
-        outputs["classification_logits"] = _bind(config, params, "classifier")(pooled_BD)
-    if "span" in params:
-        outputs["span_logits"] = _bind(config, params, "span")(hidden_BLD)
+    for part in config.head_record.parts:
+        if part.reads == "masked":
+            if "masked_lm_positions" not in batch:
+                continue
+            read = [hidden_BLD, batch["masked_lm_positions"], word_embedding_VD]
+        elif part.reads == "first":
+            read = [_first_tokens(hidden_BLD, batch)]
+        else:
+            rate = config.hidden_dropout_prob if part.drops else 0.0
+            read = [dropout(outputs[part.reads], rate, dropout_key)]
+        outputs[part.gives] = _bind(config, params, part.name)(*read)
     return outputs
+
+
+def _first_tokens(hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
+    """The hidden state that each example begins with: `[B, D]`, in packed rows `[B, E, D]`."""
+    if "cls_positions" in batch:
+        return jnp.take_along_axis(hidden_BLD, batch["cls_positions"][..., None], axis=1)
+    return hidden_BLD[:, 0]
 
 
 def abstract_params(config: config_lib.Model) -> dict:
     """The parameter tree as `jax.ShapeDtypeStruct`s: shapes without memory."""
-    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
-
-
-def num_parameters(config: config_lib.Model) -> int:
-    """Parameters of the model as published: the padding of the vocabulary is not counted."""
-    total = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(config)))
-    padding = config.padded_vocab_size - config.vocab_size
-    return total - padding * (config.hidden_size + config.has_masked_lm)
+    return jax.eval_shape(partial(init, config), jax.random.key(0))

@@ -5,6 +5,7 @@ Shape suffixes: B batch, L length (queries), M length (keys), H heads, K head di
 
 import functools
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +13,23 @@ import jax.numpy as jnp
 from bertjax import config as config_lib
 from bertjax.errors import UsageError
 from bertjax.models import splash
+from bertjax.models.dropout import dropout
+from bertjax.models.placement import Placement
+
+Batch = dict[str, jax.Array]
+# `(query, key, value [B, L, H, K], dropout key) -> mixed [B, L, H, K]`.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
-def _mix(x):
-    """A bijection of 32-bit words in which every input bit reaches every output bit.
-
-    Multiply and xor-shift, with the constants of Wellons' `lowbias32` (public domain).
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-def random_words(key, shape):
-    """One random 32-bit word per element, a function of the key and the element's index only.
-
-    `_mix(_mix(index ^ k0) ^ k1)` is a dozen integer operations where `jax.random.bits` runs
-    twenty rounds, and it is elementwise over an iota: XLA fuses it into the consumer, and under
-    any sharding each device makes its own part. Good enough to drop activations, not for
-    anything that needs a statistically certified generator. Past 2**32 elements it repeats.
-    """
-    k0, k1 = jnp.moveaxis(jax.random.key_data(key), -1, 0)[:2]
-    k0, k1 = (k.reshape(key.shape + (1,) * (len(shape) - key.ndim)) for k in (k0, k1))
-    index = jnp.zeros(shape, jnp.uint32)
-    for axis, size in list(enumerate(shape))[key.ndim :]:
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return _mix(_mix(index ^ k0) ^ k1)
-
-
-def split(key, num: int):
-    """`[num]` keys of one, `[num, B]` of one for each row."""
-    of_one = functools.partial(jax.random.split, num=num)
-    return jax.vmap(of_one, out_axes=1)(key) if key.ndim else of_one(key)
-
-
-@jax.named_scope("dropout")
-def dropout(x, rate: float, key):
-    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
-
-    `key=None` or `rate=0` returns `x`.
-    """
-    if key is None or rate == 0.0:
-        return x
-    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
-
-
-def xla_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_key):
+def xla_attention(
+    query_BLHK: jax.Array,
+    key_BMHK: jax.Array,
+    value_BMHK: jax.Array,
+    mask_BLM: jax.Array,
+    *,
+    rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
     """Softmax attention written out, for any device: `[B, L, H, K]`.
 
     `mask_BLM` is True where a query may look; scores, softmax and dropout are float32.
@@ -72,7 +43,9 @@ def xla_attention(query_BLHK, key_BMHK, value_BMHK, mask_BLM, *, rate, dropout_k
     return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
 
 
-def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, batch):
+def cudnn_attention(
+    query_BLHK: jax.Array, key_BMHK: jax.Array, value_BMHK: jax.Array, batch: Batch
+) -> jax.Array:
     """cuDNN's fused attention (NVIDIA, bfloat16): `[B, L, H, K]`; it drops no probabilities.
 
     Rows that end in padding are told by their lengths: no mask is written or read. Rows of several
@@ -98,7 +71,7 @@ def cudnn_attention(query_BLHK, key_BMHK, value_BMHK, batch):
 
 
 @jax.custom_vjp
-def _without_gradient_of_padding(x_BMHK, real_BM):
+def _without_gradient_of_padding(x_BMHK: jax.Array, real_BM: jax.Array) -> jax.Array:
     """`x`, whose gradient is zero where `real` is False, whatever a kernel left in memory there."""
     del real_BM
     return x_BMHK
@@ -110,14 +83,14 @@ _without_gradient_of_padding.defvjp(
 )
 
 
-def choose(config: config_lib.Model, placement, length: int) -> str:
+def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     """The kernel that `config.attention` means for sequences of `length`: xla, cudnn or splash.
 
     `auto` takes a fused kernel only where it computes the same thing; a fused kernel asked for
     by name that would change the mathematics is refused.
 
     Args:
-      placement: as of `models.apply`; its devices count, which need not be those at hand.
+      placement: its devices count, which need not be those at hand.
 
     Raises:
       UsageError: the kernel asked for cannot run, or would drop the dropout.
@@ -146,9 +119,10 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
             f"a sequence length that divides by {splash.LANES} (here: {length})": (
                 splash.fits(length)
             ),
-            "config.optimizer.clip_mode=global (here: per_shard)": placement.has_shards,
         },
     }
+    if placement.unsplit is not None:
+        fused["splash"][placement.unsplit] = False
     for kernel, needs in fused.items():
         lacking = [need for need, met in needs.items() if not met]
         if name in (kernel, "auto") and not lacking:
@@ -161,13 +135,13 @@ def choose(config: config_lib.Model, placement, length: int) -> str:
     return "xla"
 
 
-def _is_ampere(device) -> bool:
+def _is_ampere(device: jax.Device) -> bool:
     """Whether a GPU is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
     major = re.match(r"(\d+)\.", getattr(device, "compute_capability", "8.0"))
     return major is not None and int(major[1]) >= 8
 
 
-def bind(config: config_lib.Model, batch, placement):
+def bind(config: config_lib.Model, batch: Batch, placement: Placement) -> Attend:
     """Attention on `batch` by the kernel that is chosen for it.
 
     Args:
@@ -191,7 +165,7 @@ def bind(config: config_lib.Model, batch, placement):
     )
 
 
-def attention_mask(batch):
+def attention_mask(batch: Batch) -> jax.Array:
     """`[B, L, M]`, True where a token may look.
 
     The padding of a packed row sees itself: a token that sees nothing would be a NaN to kernels

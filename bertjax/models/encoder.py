@@ -8,16 +8,20 @@ Shape suffixes: B batch, L length, D hidden, H heads, K head dim, F intermediate
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
-from bertjax.models import attention, splash
+from bertjax.models import splash
+from bertjax.models.attention import Attend, Batch
+from bertjax.models.dropout import dropout, split
+from bertjax.models.placement import Placement
 
 
-def activation(name: str):
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names).
 
     Only its input is kept for the backward pass: three more arrays of the widest shape in the
@@ -26,14 +30,16 @@ def activation(name: str):
     return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=name == "gelu_new"))
 
 
-def linear(config: config_lib.Model, features_in: int, features_out: int, rngs: nnx.Rngs):
+def linear(
+    config: config_lib.Model, features_in: int, features_out: int, rngs: nnx.Rngs
+) -> nnx.Linear:
     """Dense layer with BERT's truncated-normal kernel."""
     init = nnx.initializers.truncated_normal(config.initializer_range)
     dtype = jnp.dtype(config.dtype)
     return nnx.Linear(features_in, features_out, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def layer_norm(config: config_lib.Model, rngs: nnx.Rngs):
+def layer_norm(config: config_lib.Model, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm whose statistics are float32 whatever the compute type."""
     return nnx.LayerNorm(
         config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
@@ -41,13 +47,13 @@ def layer_norm(config: config_lib.Model, rngs: nnx.Rngs):
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and token-type embeddings, normalised."""
+    """Sum of word, position and token-type embeddings, normalized."""
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.truncated_normal(config.initializer_range)
 
-        def table(rows):
+        def table(rows: int) -> nnx.Embed:
             return nnx.Embed(rows, config.hidden_size, embedding_init=init, rngs=rngs)
 
         self.word = table(config.padded_vocab_size)
@@ -56,7 +62,13 @@ class Embeddings(nnx.Module):
             self.token_type = table(config.type_vocab_size)
         self.layer_norm = layer_norm(config, rngs)
 
-    def __call__(self, batch, word_embedding_VD, dropout_key, placement):
+    def __call__(
+        self,
+        batch: Batch,
+        word_embedding_VD: jax.Array,
+        dropout_key: jax.Array | None,
+        placement: Placement,
+    ) -> jax.Array:
         """`hidden [B, L, D]`; the word table comes from outside, as the decoder shares it."""
         ids_BL = batch["input_ids"]
         hidden_BLD = word_embedding_VD[ids_BL]
@@ -73,7 +85,7 @@ class Embeddings(nnx.Module):
                 "token_type_embedding", self.token_type.embedding[...]
             )
         hidden_BLD = self.layer_norm(hidden_BLD).astype(self.config.dtype)
-        return attention.dropout(hidden_BLD, self.config.hidden_dropout_prob, dropout_key)
+        return dropout(hidden_BLD, self.config.hidden_dropout_prob, dropout_key)
 
 
 class Block(nnx.Module):
@@ -91,12 +103,14 @@ class Block(nnx.Module):
         self.output = linear(config, inner, width, rngs)
         self.output_layer_norm = layer_norm(config, rngs)
 
-    def __call__(self, hidden_BLD, attend, dropout_key):
+    def __call__(
+        self, hidden_BLD: jax.Array, attend: Attend, dropout_key: jax.Array | None
+    ) -> jax.Array:
         """`hidden [B, L, D]`; `attend` mixes values over the sequence (`attention.bind`)."""
         c = self.config
-        keys = (None,) * 3 if dropout_key is None else attention.split(dropout_key, 3)
+        keys = split(dropout_key, 3)
 
-        def heads(x_BLD):
+        def heads(x_BLD: jax.Array) -> jax.Array:
             return x_BLD.reshape(*x_BLD.shape[:2], c.num_attention_heads, -1)
 
         mixed_BLHK = attend(
@@ -106,15 +120,15 @@ class Block(nnx.Module):
             keys[0],
         )
         mixed_BLD = self.attention_output(mixed_BLHK.reshape(hidden_BLD.shape))
-        mixed_BLD = attention.dropout(mixed_BLD, c.hidden_dropout_prob, keys[1])
+        mixed_BLD = dropout(mixed_BLD, c.hidden_dropout_prob, keys[1])
         hidden_BLD = self.attention_layer_norm(hidden_BLD + mixed_BLD).astype(c.dtype)
         inner_BLF = activation(c.hidden_act)(self.intermediate(hidden_BLD))
-        inner_BLD = attention.dropout(self.output(inner_BLF), c.hidden_dropout_prob, keys[2])
+        inner_BLD = dropout(self.output(inner_BLF), c.hidden_dropout_prob, keys[2])
         return self.output_layer_norm(hidden_BLD + inner_BLD).astype(c.dtype)
 
 
-# `dots` saves a fused kernel's output: it is the result of a matrix product, and much smaller than
-# the scores, which the kernel never materializes. The plain form recomputes scores and output.
+# The fused kernel's output is a matmul result, far smaller than the scores it avoids, so `dots`
+# saves it; the plain form computes scores and mixture again.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -124,18 +138,24 @@ _REMAT_POLICIES = {
 }
 
 
-def run_blocks(config: config_lib.Model, block, hidden_BLD, dropout_key, placement):
+def run_blocks(
+    config: config_lib.Model,
+    apply_block: Callable[[dict, jax.Array, jax.Array | None], jax.Array],
+    params_N: dict,
+    hidden_BLD: jax.Array,
+    dropout_key: jax.Array | None,
+    placement: Placement,
+) -> jax.Array:
     """Applies the N blocks in order by `lax.scan`.
 
     Args:
-      block: `(params, hidden_BLD, dropout_key) -> hidden_BLD` and the parameters of all blocks,
-        stacked with a leading `[N]`.
+      apply_block: `(params, hidden_BLD, dropout_key) -> hidden_BLD`, of one block.
+      params_N: the parameters of all blocks, stacked with a leading `[N]`.
       placement: applied to the hidden states between blocks.
     """
-    apply_block, params_N = block
-    keys_N = None if dropout_key is None else attention.split(dropout_key, config.num_hidden_layers)
+    keys_N = None if dropout_key is None else split(dropout_key, config.num_hidden_layers)
 
-    def body(hidden_BLD, layer):
+    def body(hidden_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
         params, key = layer
         return placement("hidden", apply_block(params, hidden_BLD, key)), None
 

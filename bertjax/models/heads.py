@@ -1,6 +1,6 @@
-"""Heads on top of the encoder: pooler, masked-LM, next-sentence, classification, span.
+"""The parts of heads, on top of the encoder: pooler, masked-LM, logits of any kind.
 
-Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), C classes.
+Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), C classes, X any.
 """
 
 import jax
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
+from bertjax.config import parameters
+from bertjax.config.heads import Part
 from bertjax.models import encoder
 
 
@@ -22,39 +24,18 @@ class Pooler(nnx.Module):
         self.activation = jnp.tanh if config.pooler_act == "tanh" else jax.nn.relu
         self.dense = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
 
-    def __call__(self, first_BD):
+    def __call__(self, first_BD: jax.Array) -> jax.Array:
         return self.activation(self.dense(first_BD))
 
 
-class NextSentence(nnx.Module):
-    """Two logits from the pooled state, float32: `[B, D]` -> `[B, 2]`; index 1 = random."""
+class Logits(nnx.Module):
+    """Logits of every vector it reads, float32: `[..., D]` -> `[..., C]`."""
 
-    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
-        self.dense = encoder.linear(config, config.hidden_size, 2, rngs)
+    def __init__(self, config: config_lib.Model, width: int, rngs: nnx.Rngs):
+        self.dense = encoder.linear(config, config.hidden_size, width, rngs)
 
-    def __call__(self, pooled_BD):
-        return self.dense(pooled_BD).astype(jnp.float32)
-
-
-class Classifier(nnx.Module):
-    """Logits from the pooled state, float32: `[B, D]` -> `[B, C]`; one for multiple choice."""
-
-    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
-        labels = config.num_labels if config.head == "classification" else 1
-        self.dense = encoder.linear(config, config.hidden_size, labels, rngs)
-
-    def __call__(self, pooled_BD):
-        return self.dense(pooled_BD).astype(jnp.float32)
-
-
-class Span(nnx.Module):
-    """Start and end logits of every token, float32: `[B, L, D]` -> `[B, L, 2]`."""
-
-    def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
-        self.dense = encoder.linear(config, config.hidden_size, 2, rngs)
-
-    def __call__(self, hidden_BLD):
-        return self.dense(hidden_BLD).astype(jnp.float32)
+    def __call__(self, hidden_XD: jax.Array) -> jax.Array:
+        return self.dense(hidden_XD).astype(jnp.float32)
 
 
 class MaskedLM(nnx.Module):
@@ -66,7 +47,9 @@ class MaskedLM(nnx.Module):
         self.layer_norm = encoder.layer_norm(config, rngs)
         self.bias = nnx.Param(jnp.zeros(config.padded_vocab_size))
 
-    def __call__(self, hidden_BLD, positions_BP, word_embedding_VD):
+    def __call__(
+        self, hidden_BLD: jax.Array, positions_BP: jax.Array, word_embedding_VD: jax.Array
+    ) -> jax.Array:
         """Logits `[B, P, V]`, float32, -inf in the padding of the vocabulary."""
         c = self.config
         hidden_BPD = jnp.take_along_axis(hidden_BLD, positions_BP[..., None], axis=1)
@@ -83,13 +66,12 @@ class MaskedLM(nnx.Module):
         return jnp.where(real_V, logits_BPV, -jnp.inf)
 
 
-# What each value of config.model.head puts on the encoder (and the pooler), by parameter name.
-HEADS = {
-    "pretraining": {"next_sentence": NextSentence, "masked_lm": MaskedLM},
-    "masked_lm": {"masked_lm": MaskedLM},
-    "classification": {"classifier": Classifier},
-    "multiple_choice": {"classifier": Classifier},
-    "span": {"span": Span},
-    "pooler": {},
-    "none": {},
-}
+# The parts of `config.heads` that are more than `Logits`, by name.
+_MODULES = {"pooler": Pooler, "masked_lm": MaskedLM}
+
+
+def build(part: Part, config: config_lib.Model, rngs: nnx.Rngs) -> nnx.Module:
+    """The module that computes a part of a head."""
+    if part.name in _MODULES:
+        return _MODULES[part.name](config, rngs)
+    return Logits(config, parameters.width(config, part), rngs)

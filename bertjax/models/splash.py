@@ -6,6 +6,8 @@ and its layout.
 Shape suffixes: B batch, L length, H heads, K head dim.
 """
 
+from collections.abc import Callable
+
 import jax
 
 LANES = 128  # of a TPU vector register: the kernel's blocks are multiples of it
@@ -28,7 +30,14 @@ def block_length(length: int) -> int:
     return max(block for block in blocks if length % block == 0)
 
 
-def attention(query_BLHK, key_BLHK, value_BLHK, ids_BL, *, interpret: bool = False):
+def attention(
+    query_BLHK: jax.Array,
+    key_BLHK: jax.Array,
+    value_BLHK: jax.Array,
+    ids_BL: jax.Array,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
     """Softmax attention in which tokens of equal ids see each other: `[B, L, H, K]`.
 
     Scores and softmax are float32. With a mask of 0 and 1 for ids, padding sees padding, which
@@ -43,7 +52,7 @@ def attention(query_BLHK, key_BLHK, value_BLHK, ids_BL, *, interpret: bool = Fal
     return jax.vmap(kernel)(*arrays, ids_BL).swapaxes(1, 2)
 
 
-def _kernel(heads: int, length: int, interpret: bool):
+def _kernel(heads: int, length: int, interpret: bool) -> Callable:
     """`(query, key, value, ids) -> mixed` over `[H, L, K]` arrays and ids `[L]`.
 
     Positions, not features, lie side by side in memory: heads of 64 features would be kept, one

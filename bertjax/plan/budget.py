@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import storage, train, workdir
+from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs
+from bertjax.job import Job
+from bertjax.pretraining import Pretraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,32 +34,34 @@ class AnyTokenizer:
         return np.arange(self.vocab_size) % 3 != 0
 
 
-def corpus(config: config_lib.Config, directory: Path | None):
-    """`(config, tokenizer, rows)`: the config with its vocabulary's size filled in.
+def corpus(
+    config: config_lib.Config, directory: Path | None
+) -> tuple[Pretraining, list[int] | None]:
+    """`(job, rows)`: the job of a config with its vocabulary's size filled in.
 
     With a workdir that is prepared, its tokenizer, and the rows of an epoch of every phase
     (`[number of phases]`); else a stand-in, and None.
 
     Raises:
-      DataError, UsageError: as `workdir.open_corpus`.
+      DataError, UsageError: as `pretraining.open`.
     """
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
-        return config.with_model(vocab_size=size), AnyTokenizer(size), None
-    config, tokenizer = workdir.open_corpus(config, directory, build=False)
-    stores = workdir.open_stores(config, directory, "train")
-    first = [stage for stage in stages.of(config) if stage.first_row == 0]
+        return Pretraining(config.with_model(vocab_size=size), AnyTokenizer(size)), None
+    job = pretraining.open(config, directory, build=False)
+    stores = pretraining.open_stores(job.config, directory, "train")
+    first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
     rows = [
         sum(
-            epochs.Epochs(store, config, stage, component=number).num_rows
+            epochs.Epochs(store, job.config, stage, component=number).num_rows
             for number, store in enumerate(stores)
         )
         for stage in first
     ]
-    return config, tokenizer, rows
+    return job, rows
 
 
-def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | None) -> dict:
+def totals(job: Job, reports: list[dict], rows: list[int] | None) -> dict:
     """Data, time and checkpoints of a whole run.
 
     Args:
@@ -71,7 +75,8 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     """
     times = [report["predicted_step_seconds"] for report in reports]
     known = all(seconds is not None for seconds in times)
-    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config)))
+    config = job.config
+    state = jax.tree.leaves(jax.eval_shape(lambda: train.init_state(config, job.init)))
     checkpoint = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
     every = config.checkpoints.every_steps
     return {
@@ -88,7 +93,7 @@ def totals(config: config_lib.Config, reports: list[dict], rows: list[int] | Non
     }
 
 
-def _epochs(config, rows) -> list[float]:
+def _epochs(config: config_lib.Config, rows: list[int]) -> list[float]:
     """Passes over the corpus in each phase."""
     read = [0] * len(rows)
     for stage in stages.of(config):

@@ -65,13 +65,16 @@ class Instruction:
         return [*_CALLED.findall(self.attributes), *re.findall(r"[\w.-]+", branches)]
 
 
+Computation = dict[str, Instruction]  # by name
+
+
 class Collective(NamedTuple):
     """Arrays of one type that a collective sends.
 
     Attributes:
       kind: its name in XLA. Between slices it is that of the host's transfer ("all-reduce"); within
         a slice, the compiler has scattered the array before and gathers it after.
-      over_dcn: between slices, over the data-centre network, instead of between chips.
+      over_dcn: between slices, over the data-center network, instead of between chips.
       bytes: of one execution on one device, of the whole array: what an all-gather results in,
         what a reduce-scatter starts from.
       count: executions in a step.
@@ -98,8 +101,9 @@ class Program:
     """
 
     def __init__(self, text: str, devices: int = 1, slices: int = 1):
-        self.computations, self._devices, self._slices = {}, devices, slices
-        current = {}
+        self.computations: dict[str, Computation] = {}
+        self._devices, self._slices = devices, slices
+        current: Computation = {}
         for line in text.splitlines():
             if " = " in line and line.startswith(" "):
                 instruction = _parse(line)
@@ -109,7 +113,9 @@ class Program:
                 if header[1]:
                     self.entry = header[2]
 
-    def executed(self, name: str | None = None, times: int = 1) -> Iterator:
+    def executed(
+        self, name: str | None = None, times: int = 1
+    ) -> Iterator[tuple[Computation, Instruction, int]]:
         """`(computation, instruction, times)` of all that a step runs; a fusion is one instruction.
 
         Of a conditional, the branch with the most instructions counts.
@@ -158,7 +164,9 @@ class Program:
             found += self._collectives(computation, instruction, times, "")
         return found
 
-    def _collectives(self, computation, instruction, times, fused_in) -> list[Collective]:
+    def _collectives(
+        self, computation: Computation, instruction: Instruction, times: int, fused_in: str
+    ) -> list[Collective]:
         kind = instruction.opcode.removesuffix("-start")
         if instruction.opcode == "fusion":
             (name, *_) = instruction.called
@@ -214,7 +222,7 @@ def _parse(line: str) -> Instruction:
     )
 
 
-def _array(dtype, dims, layout):
+def _array(dtype: str, dims: str, layout: str) -> Array:
     return Array(dtype, tuple(int(d) for d in dims.split(",") if d), "S(" not in layout)
 
 

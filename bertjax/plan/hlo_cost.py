@@ -3,7 +3,7 @@
 import math
 import re
 
-from bertjax.plan.hlo import Instruction, Program
+from bertjax.plan.hlo import Computation, Instruction, Program
 
 # Names for arrays that exist already, and what moves with its `-start`.
 _FREE = {
@@ -34,7 +34,7 @@ _SLICES = ("dynamic-slice", "slice", "gather")  # they read the bytes they retur
 _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-element")
 
 
-def flops(program: Program, computation: dict, instruction: Instruction) -> int:
+def flops(program: Program, computation: Computation, instruction: Instruction) -> int:
     """FLOPs of the matrix products of one execution, a multiply-add being 2.
 
     Kernels (custom calls) count what they declare in `cost_estimate`.
@@ -61,7 +61,7 @@ def total_bytes(program: Program) -> float:
     return sum(times * hbm_bytes(program, c, i) for c, i, times in program.executed())
 
 
-def hbm_bytes(program: Program, computation: dict, instruction: Instruction) -> float:
+def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
     """Bytes that one execution reads from and writes to HBM.
 
     Operands and results once each, but of an array that is only sliced, or updated in place, the
@@ -93,11 +93,13 @@ def _is_kernel(instruction: Instruction) -> bool:
     return target == "tpu_custom_call" or target.startswith("__")
 
 
-def _hbm(computation, name) -> float:
+def _hbm(computation: Computation, name: str) -> float:
     return sum(a.bytes for a in computation[name].results if a.in_hbm)
 
 
-def _fusion_bytes(program, computation, fusion, inner) -> float:
+def _fusion_bytes(
+    program: Program, computation: Computation, fusion: Instruction, inner: Computation
+) -> float:
     by_place = {int(i.operands[0]): i for i in inner.values() if i.opcode == "parameter"}
     read = 0
     for place, name in enumerate(fusion.operands):
@@ -114,7 +116,7 @@ def _fusion_bytes(program, computation, fusion, inner) -> float:
     return read + written
 
 
-def _read(program, inner, source) -> float:
+def _read(program: Program, inner: Computation, source: Instruction) -> float:
     """Bytes of `source` that the instructions after it read."""
     total = 0
     for user in inner.values():
@@ -137,7 +139,7 @@ def _read(program, inner, source) -> float:
     return total
 
 
-def _written(program, inner, root) -> float:
+def _written(program: Program, inner: Computation, root: Instruction) -> float:
     """Bytes that making `root` writes: of an update in place, the update."""
     if root.opcode == "dynamic-update-slice":
         return inner[root.operands[1]].results[0].bytes
@@ -150,13 +152,13 @@ def _written(program, inner, root) -> float:
     return sum(a.bytes for a in root.results)
 
 
-def _contracted(computation, dot) -> int:
+def _contracted(computation: Computation, dot: Instruction) -> int:
     dims = computation[dot.operands[0]].results[0].dims
     axes = dot.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
     return math.prod(dims[int(axis)] for axis in axes.split(",") if axis)
 
 
-def _convolution(computation, instruction) -> int:
+def _convolution(computation: Computation, instruction: Instruction) -> int:
     """As HloCostAnalysis counts: only products whose two factors are both there.
 
     The TPU compiler writes batched matrix products as convolutions whose input is spread out with
@@ -169,7 +171,7 @@ def _convolution(computation, instruction) -> int:
     spatial = sorted(axis for axis in labels[2] if axis.isdigit())
     features = math.prod(size for axis, size in zip(labels[2], out, strict=True) if axis in "bf")
 
-    def field(name, default):
+    def field(name: str, default: str) -> list[str]:
         found = re.search(rf"(?:^| ){name}=(\S+)", window)
         return found[1].split("x") if found else [default] * len(spatial)
 
@@ -188,7 +190,9 @@ def _convolution(computation, instruction) -> int:
     return 2 * rhs[labels[1].index("i")] * features * products
 
 
-def _pairs(inputs, window, outputs, stride, pad, spread, step) -> int:
+def _pairs(
+    inputs: int, window: int, outputs: int, stride: int, pad: int, spread: int, step: int
+) -> int:
     """Pairs of an output place and a window place that fall on an input element."""
     last = (inputs - 1) * spread
     places = (o * stride + w * step - pad for o in range(outputs) for w in range(window))

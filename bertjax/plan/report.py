@@ -21,7 +21,7 @@ def run(
     *,
     as_json: bool,
     as_table: bool,
-):
+) -> None:
     """Prints a plan, or with `as_table` the search for what fits; progress goes to stderr.
 
     Raises:
@@ -30,20 +30,20 @@ def run(
     """
     console = Console(stderr=True)
 
-    def say(line):
+    def say(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
     target = planning.Target.named(topology)
-    config, tokenizer, rows = budget.corpus(config, workdir)
+    job, rows = budget.corpus(config, workdir)
     if as_table:
-        reports = list(search.table(config, target, tokenizer, say))
+        reports = list(search.table(job, target, say))
         print(json.dumps(reports)) if as_json else Console().print(search_table(reports))
         return
-    found = planning.plan(config, target, tokenizer, rows, say)
+    found = planning.plan(job, target, rows, say)
     print(json.dumps(found)) if as_json else show(found, Console())
     if not found["fits"]:
         report = next(report for report in found["stages"] if not report["fits"])
-        fix = search.would_fit(config, target, report, tokenizer, say)
+        fix = search.would_fit(job, target, report, say)
         needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
         raise UsageError(
             f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
@@ -53,7 +53,7 @@ def run(
         )
 
 
-def show(plan: dict, console: Console):
+def show(plan: dict, console: Console) -> None:
     """Prints what `stage.plan` returns."""
     console.print(
         f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
@@ -75,7 +75,7 @@ def show(plan: dict, console: Console):
         console.print(f"  - {line}", highlight=False)
 
 
-def _show_budget(budget: dict, console: Console):
+def _show_budget(budget: dict, console: Console) -> None:
     console.print(
         f"The recipe: {budget['steps']:,} steps, {budget['tokens'] / 1e9:,.1f} G tokens (padding "
         f"included), predicted {_time(budget['predicted_seconds'])}; {_epochs(budget['epochs'])}"
@@ -112,7 +112,7 @@ def _memory(report: dict) -> str:
     return text if report["fits"] else f"[red]{text}: does not fit[/]"
 
 
-def _if_known(value, form: str) -> str:
+def _if_known(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 

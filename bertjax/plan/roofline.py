@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from bertjax.plan import hlo_cost, topology
+from bertjax.metrics.chips import Chip
+from bertjax.plan import hlo_cost
 from bertjax.plan.hlo import Collective, Program
 
 ASSUMPTIONS = (
@@ -40,19 +41,18 @@ class Prediction:
 
 
 def predict(
-    program: Program, chip: topology.Chip, peak: float, sides: tuple[int, ...], hidden_flops=0.0
+    program: Program, chip: Chip, sides: tuple[int, ...], hidden_flops: float = 0.0
 ) -> Prediction | None:
     """The roofline of a program; None where it sends what the chip's bandwidth is not known for.
 
     Args:
-      peak: FLOP/s of one device.
       sides: of the slice, in chips.
       hidden_flops: of kernels that the program only names, beside the bytes that they move.
     """
-    compute = local = hidden_flops / peak
+    compute = local = hidden_flops / chip.peak_flops
     memory = 0.0
     for computation, instruction, times in program.executed():
-        flops = times * hlo_cost.flops(program, computation, instruction) / peak
+        flops = times * hlo_cost.flops(program, computation, instruction) / chip.peak_flops
         moved = times * hlo_cost.hbm_bytes(program, computation, instruction) / chip.hbm
         compute, memory, local = compute + flops, memory + moved, local + max(flops, moved)
     seconds = {True: 0.0, False: 0.0}
@@ -78,10 +78,10 @@ def sent(collective: Collective) -> float:
     return size * (n - 1) / n
 
 
-def egress(chip: topology.Chip, sides: tuple[int, ...], devices: int) -> float | None:
+def egress(chip: Chip, sides: tuple[int, ...], devices: int) -> float | None:
     """Bytes/s that a chip can send to a group of `devices`, over as many sides as it spans.
 
-    A side that is closed to a ring has a wire to either neighbour; at the end of an open one,
+    A side that is closed to a ring has a wire to either neighbor; at the end of an open one,
     which a ring goes back and forth on, there is only one.
     """
     if chip.link is None:

@@ -7,18 +7,20 @@ from bertjax import config as config_lib
 from bertjax import sharding, train
 from bertjax.config import stages
 from bertjax.errors import UsageError
-from bertjax.plan.stage import Target, plan_stage
+from bertjax.job import Job
+from bertjax.plan.stage import Say, Target, changed, plan_stage
 
 _TRIES = 3  # candidates that are compiled, at most
 
 
-def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer, say) -> str:
+def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
     """Fields with which a stage that needs too much fits, and whether that was compiled.
 
     Args:
       report: of `stage.plan_stage`, of the stage that does not fit.
       say: told what is compiled next.
     """
+    config = job.config
     number, name = _stage_of(config, report), report["phase"]
     smaller = micro_batch_sizes(config, report, 2)[1:]
     smallest = min([*smaller, report["micro_batch_size"]])
@@ -28,8 +30,8 @@ def would_fit(config: config_lib.Config, target: Target, report: dict, tokenizer
     for size, remat in tries[:_TRIES]:
         fields = _fields(config, report, size, remat)
         say(f"does {fields} fit?")
-        changed = with_micro_batch(config.with_model(remat=remat), name, size)
-        tried = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
+        other = with_micro_batch(config.with_model(remat=remat), name, size)
+        tried = plan_stage(changed(job, other), target, stages.of(other)[number])
         if tried["fits"]:
             return f"{fields} fits: {tried['hbm_bytes_per_device'] / 2**30:.1f} GiB (compiled)"
     fsdp = report["mesh"]["fsdp"] * 4
@@ -89,7 +91,7 @@ def _stage_of(config: config_lib.Config, report: dict) -> int:
     return found.index((report["phase"], report["batch_size"]))
 
 
-def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator[dict]:
+def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
     """Reports of every phase's largest batch over meshes, recomputation and micro-batches.
 
     For each mesh (fsdp of 1, 4 and all devices) and each `remat`, from the whole batch at once
@@ -101,6 +103,7 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
     Raises:
       UsageError: the config's own mesh or its batches do not divide: nor would those of others.
     """
+    config = job.config
     made = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, made)
     tensor = made.shape["tensor"]
@@ -109,17 +112,18 @@ def table(config: config_lib.Config, target: Target, tokenizer, say) -> Iterator
         for fsdp in sorted({1, 4, made.size // tensor}):
             mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
-                changed = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
-                yield from _until_one_fits(changed, target, name, number, tokenizer, say)
+                other = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
+                yield from _until_one_fits(changed(job, other), target, name, number, say)
 
 
-def _until_one_fits(config, target, name, number, tokenizer, say):
+def _until_one_fits(job: Job, target: Target, name: str, number: int, say: Say) -> Iterator[dict]:
+    config = job.config
     size = config.phases[name].batch_size
     while size:
-        changed = with_micro_batch(config, name, size)
+        other = with_micro_batch(config, name, size)
         say(f"{name}: fsdp={config.mesh.fsdp}, remat={config.model.remat}, micro-batch {size:,}")
         try:
-            report = plan_stage(changed, target, stages.of(changed)[number], tokenizer)
+            report = plan_stage(changed(job, other), target, stages.of(other)[number])
         except UsageError as error:  # the mesh does not divide the devices or the model
             say(f"  left out: {error}")
             return

@@ -5,18 +5,21 @@ import math
 import re
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bertjax import config as config_lib
 from bertjax import models, sharding, train
 from bertjax.config import stages
-from bertjax.data import pipeline
 from bertjax.errors import UsageError
-from bertjax.metrics import flops as metrics_flops
+from bertjax.job import Job
+from bertjax.metrics import chips
 from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 
+Say = Callable[[str], None]  # told what is compiled next
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -27,53 +30,51 @@ class Target:
     Attributes:
       name: of the topology, or the kind of the devices at hand.
       hbm_limit: bytes that a program can have on one of them; None where it is not known.
+      chip: what one of them can do; None where no step time can be predicted of it.
     """
 
     name: str
-    devices: list
+    devices: list[jax.Device]
     hbm_limit: float | None
-    chip: topology.Chip | None
-    peak: float | None
+    chip: chips.Chip | None
 
     @classmethod
     def named(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
         devices = topology.devices(name) if name else jax.devices()
-        chip, stats = topology.chip(devices[0]), None
+        chip, stats = chips.chip(devices[0]), None
+        chip = chip if chip and chip.hbm else None
         if chip is None and not name:
             stats = devices[0].memory_stats()
         limit = chip.hbm_limit if chip else (stats or {}).get("bytes_limit")
         kind = f"{len(devices)} {devices[0].device_kind}"
-        return cls(name or kind, devices, limit, chip, metrics_flops.peak_flops(devices[0]))
+        return cls(name or kind, devices, limit, chip)
 
 
-def compile_stage(config: config_lib.Config, mesh, stage: stages.Stage, tokenizer):
-    """The compiled train step of a stage, masking included, as `loop` runs it."""
+def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compiled:
+    """The compiled train step of a stage, as `loop` runs it: of a pretraining, masking included."""
     placed = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
-        for name, shape in pipeline.batch_shapes(config, stage.phase).items()
+        for name, shape in job.shapes(stage).items()
     }
-    mask = train.masker(config, tokenizer, stage)
-    step = train.compile_step(config, mesh, mask, stage.micro_batches)
-    return step.lower(train.abstract_state(config, mesh), batch).compile()
+    step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
+    return step.lower(train.abstract_state(job, mesh), job.frozen, batch).compile()
 
 
-def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, tokenizer) -> dict:
+def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
     """Compiles one stage and says what a device needs for it, in plain values for JSON.
 
     Raises:
       UsageError: the mesh does not divide the devices or the batch; or attention cannot be
         computed as asked.
     """
+    config, phase = job.config, stage.phase
     mesh = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, mesh)
-    phase = stage.phase
     tokens = phase.batch_size * phase.sequence_length
-    needed = metrics_flops.model_flops_per_step(
-        config.model, phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
-    )
-    state = train.abstract_state(config, mesh)
+    needed = job.flops(stage)
+    state = train.abstract_state(job, mesh)
     kernel = train.attention_kernel(config, mesh, phase.sequence_length)
     report = {
         "phase": stage.name,
@@ -92,7 +93,7 @@ def plan_stage(config: config_lib.Config, target: Target, stage: stages.Stage, t
     }
     started = time.monotonic()
     try:
-        compiled = compile_stage(config, mesh, stage, tokenizer)
+        compiled = compile_stage(job, mesh, stage)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -125,15 +126,15 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
     return products * row * phase.batch_size
 
 
-def _read(compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
+def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
     """What a compiled program says; `hidden_flops` are those of a device that it does not."""
     devices, memory = len(target.devices), compiled.memory_analysis()
     slices = sharding.num_slices(target.devices)
     program = hlo.Program(compiled.as_text(), devices, slices)
     flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
-    if target.chip and target.peak:
+    if target.chip:
         sides = topology.sides(target.devices)
-        predicted = roofline.predict(program, target.chip, target.peak, sides, hidden_flops)
+        predicted = roofline.predict(program, target.chip, sides, hidden_flops)
     hbm = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     if target.devices[0].platform == "cpu":  # whose peak leaves out the temporaries
         hbm += memory.temp_size_in_bytes
@@ -172,7 +173,7 @@ def summary(collectives: list[hlo.Collective]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["bytes"])
 
 
-def bytes_per_device(tree) -> int:
+def bytes_per_device(tree: dict) -> int:
     """Bytes that one device holds of abstract arrays with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
@@ -191,11 +192,16 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     return list(dict.fromkeys(found))
 
 
-def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=print) -> dict:
+def changed(job: Job, config: config_lib.Config) -> Job:
+    """The same job of another config; jobs that are planned are dataclasses."""
+    return dataclasses.replace(job, config=config)
+
+
+def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = print) -> dict:
     """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:
-      config, tokenizer, rows: as of `budget.corpus`.
+      job, rows: as of `budget.corpus`.
       say: told what is compiled next; each takes up to a minute.
 
     Returns:
@@ -207,7 +213,7 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
         memory is no error here: `fits` is False. Where the limit is not known, it is True unless
         the compiler refused.
     """
-    taken, others = [], []
+    taken, others, config = [], [], job.config
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)
         for place, kernel in enumerate(kernels):
@@ -215,7 +221,8 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
                 f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
                 f"{kernel} attention, for {target.name}"
             )
-            report = plan_stage(config.with_model(attention=kernel), target, stage, tokenizer)
+            other = changed(job, config.with_model(attention=kernel))
+            report = plan_stage(other, target, stage)
             (others if place else taken).append(report)
     largest = max(taken, key=lambda r: (not r["fits"], r["hbm_bytes_per_device"] or math.inf))
     return {
@@ -226,7 +233,7 @@ def plan(config: config_lib.Config, target: Target, tokenizer, rows=None, say=pr
         "fits": all(report["fits"] for report in taken),
         "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
         "assumptions": roofline.ASSUMPTIONS,
-        "recipe": budget.totals(config, taken, rows),
+        "recipe": budget.totals(job, taken, rows),
         "stages": taken,
         "alternatives": others,
     }

@@ -1,7 +1,9 @@
 """Start-up and end of the processes of one run, and the signals that ask it to stop."""
 
+import collections
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -37,7 +39,13 @@ _WAIT_SECONDS = 86_400  # for the others; one that is lost ends this process at 
 # Statuses of the runtime for what another start may not meet again: a network, a host.
 _TRANSIENT = r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|.*(Gloo|heartbeat|coordination)"
 
-_peers: peers.Peers | None = None  # the other processes of this run, if there are any
+_peers: peers.Peers | None = None  # the other processes, if there are any
+
+# Of this process, whichever of its runs: JAX knows a barrier and a question about signals by a name
+# and a number that never come twice. All processes of a run count alike.
+_waits: collections.Counter[str] = collections.Counter()
+_asked = itertools.count(1)
+_heard = False  # whether JAX has told of a SIGTERM: its listener tells of one
 
 
 def initialize():
@@ -98,12 +106,34 @@ def _watch_peers():
 def wait_for_all(what: str, seconds: float = _WAIT_SECONDS):
     """Returns when every process of this run has come to the same point, called `what`.
 
-    A name is good for one time. No device takes part: devices give up after half a minute when
-    they wait for the first time. The loss of a process ends the others here as elsewhere.
+    No device takes part: devices give up after half a minute when they wait for the first time.
+    The loss of a process ends the others here as elsewhere.
     """
     state = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
-        state.client.wait_at_barrier(f"bertjax/{what}", timeout_in_ms=round(1000 * seconds))
+        _waits[what] += 1
+        name = f"bertjax/{what}/{_waits[what]}"
+        state.client.wait_at_barrier(name, timeout_in_ms=round(1000 * seconds))
+
+
+def _listen_again():
+    """Makes JAX hear the next SIGTERM, where it has told of one: it listens once in a process's life.
+
+    Its keys are those of xla/pjrt/distributed/preemption/preemption_sync_manager.cc.
+    """
+    global _heard
+    if not _heard:
+        return
+    state = jax_distributed.global_state
+    state.preemption_sync_manager.shutdown()
+    state.preemption_sync_manager = None
+    wait_for_all("the last signal is over")
+    if state.process_id == 0:
+        for key in ("RECEIVED_PREEMPTION_NOTICE", "PREEMPTION_CURRENT_COUNTER/"):
+            state.client.key_value_delete(key)
+    wait_for_all("no signal is known")
+    state.initialize_preemption_sync_manager()
+    _heard = False
 
 
 def wait_for_news():
@@ -196,7 +226,6 @@ class StopSignals:
     def __init__(self):
         self.requested: str | None = None
         self._interrupts = 0
-        self._asked = 0
         self._previous = {}
 
     def __enter__(self):
@@ -205,6 +234,7 @@ class StopSignals:
             if not jax.distributed.is_initialized():
                 numbers.append(signal.SIGTERM)
             self._previous = {number: signal.signal(number, self._handle) for number in numbers}
+        _listen_again()
         return self
 
     def __exit__(self, *_):
@@ -220,8 +250,9 @@ class StopSignals:
         """
         if not jax.distributed.is_initialized():
             return self.requested is not None
-        self._asked += 1
-        if multihost_utils.reached_preemption_sync_point(self._asked):
+        if multihost_utils.reached_preemption_sync_point(next(_asked)):
+            global _heard
+            _heard = True
             self.requested = self.requested or signal.SIGTERM.name
             return True
         return False

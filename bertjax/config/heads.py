@@ -1,0 +1,179 @@
+"""What a model carries on top of its encoder: one record a head, which all other code reads.
+
+A head is a few parts, each of them a group of parameters. `models.heads` computes the parts. The
+choices of `config.model.head`, the shapes of parameters, the count of FLOPs, the name maps, the
+exports and the model card follow from the records.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+ARCHITECTURES = ("bert", "roberta", "distilbert")  # model types of `transformers`
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A group of parameters on top of the encoder: what it reads and what it gives.
+
+    A part is one dense layer, `NAME/dense`; a `tied` part has a transform before its last layer,
+    which is the word table (`models.heads.MaskedLM`).
+
+    Attributes:
+      name: of the group in the parameter tree.
+      reads: `hidden` (every token), `masked` (the P masked positions), `first` (the first token
+        of an example), or the output of an earlier part.
+      gives: the name of its output in what `models.apply` returns.
+      width: features of the output: a number, or the field of `config.Model` that says it.
+      drops: whether training drops a share of what it reads.
+      hf_name: the layer's name in `transformers`; None where architectures differ in it.
+      tf1_scope: where google-research/bert keeps `output_weights`; None where it has other names.
+    """
+
+    name: str
+    reads: str
+    gives: str
+    width: int | str
+    drops: bool = False
+    tied: bool = False
+    hf_name: str | None = None
+    tf1_scope: str | None = None
+
+
+class Output(NamedTuple):
+    """An output of an exported program: its name there, ours, and the one feature of it."""
+
+    name: str
+    of: str
+    index: int | None = None  # type: ignore[assignment]  # a tuple's method is not used
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """One value of `config.model.head`.
+
+    Attributes:
+      parts: in the order in which they are computed.
+      outputs: of exported programs, under Hugging Face's names.
+      hf_class: the class of `transformers`, without the architecture before it.
+      task: the Hub's tag (`pipeline_tag`).
+      about: what --help adds to its name.
+      architectures: those that have the class.
+      losses: the fields of `config.objective` that it allows.
+      has_choices: an example is several rows, one a choice, and its logits are one row.
+      by_name: another head has the same tensors; only the class named in config.json tells.
+    """
+
+    parts: tuple[Part, ...]
+    outputs: tuple[Output, ...]
+    hf_class: str
+    task: str
+    about: str = ""
+    architectures: tuple[str, ...] = ARCHITECTURES
+    losses: tuple[str, ...] = ()
+    has_choices: bool = False
+    by_name: bool = False
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its logits are those of `config.model.num_labels`, which can have names."""
+        return any(part.width == "num_labels" for part in self.parts)
+
+    def place(self, part: Part) -> str:
+        """Of what a part computes one vector each: `hidden`, `masked` or `first` positions."""
+        earlier = {each.gives: each for each in self.parts}
+        return self.place(earlier[part.reads]) if part.reads in earlier else part.reads
+
+
+POOLER = Part("pooler", "first", "pooled", "hidden_size")
+NEXT_SENTENCE = Part(
+    "next_sentence",
+    "pooled",
+    "next_sentence_logits",
+    2,
+    hf_name="cls.seq_relationship",
+    tf1_scope="cls/seq_relationship/",
+)
+MASKED_LM = Part("masked_lm", "masked", "masked_lm_logits", "vocab_size", tied=True)
+CLASSIFIER = Part(
+    "classifier",
+    "pooled",
+    "classification_logits",
+    "num_labels",
+    drops=True,
+    hf_name="classifier",
+    tf1_scope="",
+)
+SPAN = Part("span", "hidden", "span_logits", 2, hf_name="qa_outputs", tf1_scope="cls/squad/")
+
+_HIDDEN = Output("last_hidden_state", "hidden")
+HEADS = {
+    "pretraining": Head(
+        (POOLER, NEXT_SENTENCE, MASKED_LM),
+        (
+            Output("prediction_logits", "masked_lm_logits"),
+            Output("seq_relationship_logits", "next_sentence_logits"),
+        ),
+        "ForPreTraining",
+        "fill-mask",
+        about="masked_lm and, over a pooler, next-sentence",
+        architectures=("bert",),
+        losses=("mlm", "nsp"),
+    ),
+    "masked_lm": Head(
+        (MASKED_LM,),
+        (Output("logits", "masked_lm_logits"),),
+        "ForMaskedLM",
+        "fill-mask",
+        losses=("mlm",),
+    ),
+    "classification": Head(
+        (POOLER, CLASSIFIER),
+        (Output("logits", "classification_logits"),),
+        "ForSequenceClassification",
+        "text-classification",
+    ),
+    "multiple_choice": Head(
+        (POOLER, dataclasses.replace(CLASSIFIER, width=1)),
+        (Output("logits", "classification_logits"),),
+        "ForMultipleChoice",
+        "multiple-choice",
+        has_choices=True,
+        by_name=True,
+    ),
+    "span": Head(
+        (SPAN,),
+        (Output("start_logits", "span_logits", 0), Output("end_logits", "span_logits", 1)),
+        "ForQuestionAnswering",
+        "question-answering",
+        about="question answering",
+    ),
+    "pooler": Head(
+        (POOLER,),
+        (_HIDDEN, Output("pooler_output", "pooled")),
+        "Model",
+        "feature-extraction",
+        architectures=("bert", "roberta"),
+    ),
+    "none": Head((), (_HIDDEN,), "Model", "feature-extraction"),
+}
+
+
+def all_parts() -> list[Part]:
+    """Every part that some head has, one of each name."""
+    return list({part.name: part for head in HEADS.values() for part in head.parts}.values())
+
+
+def telling() -> list[tuple[str, Head]]:
+    """The heads by name, those of a bare encoder last: whatever has more has their parts too."""
+    return sorted(HEADS.items(), key=lambda item: item[1].hf_class == "Model")
+
+
+def with_loss(name: str) -> list[str]:
+    """The heads that allow a loss, a field of `config.objective`."""
+    return [head for head, record in HEADS.items() if name in record.losses]
+
+
+def listed() -> str:
+    """Every head with what --help says of it."""
+    about = {name: f" ({head.about})" if head.about else "" for name, head in HEADS.items()}
+    return ", ".join(f"{name}{text}" for name, text in about.items())

@@ -1,0 +1,89 @@
+"""The seam between what is trained and how: what the loop, the step, the evaluation and the plan ask.
+
+`loop.run` trains any `Job`. Pretraining is one (`pretraining.Pretraining`); its file shows how little
+another one has to say.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from bertjax.config import Config
+from bertjax.config.stages import Stage
+
+Batch = dict[str, Any]  # name -> array [B, ...]
+Terms = dict[str, tuple[Any, Any]]  # name -> (sum, weight)
+
+
+class Batches(Protocol):
+    """The global batches of one stage: batch number `step` is a function of `step` alone."""
+
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The rows of a batch that this process holds; `step` counts from the stage's start."""
+
+    def describe(self) -> str:
+        """What the batches hold, for people: a part of a line."""
+
+
+class HeldoutBatches(Protocol):
+    """What an evaluation reads: the same batches every time."""
+
+    batch_size: int
+    num_batches: int
+
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """As `Batches.batch`, for `step` below `num_batches`."""
+
+
+class Job(Protocol):
+    """What is trained.
+
+    Attributes:
+      config: resolved: everything that the data decide (vocabulary size, labels, steps) is filled in.
+      frozen: parameters that are read and never trained, donated or saved, placed on their devices;
+        {} where there are none.
+    """
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def frozen(self) -> dict: ...
+
+    def init(self, key: jax.Array) -> dict:
+        """Fresh parameters."""
+
+    def apply(self, params: dict, batch: Batch, *, dropout_key: Any, placement: Any) -> dict:
+        """The model's outputs for a batch that `prepare` has seen; `dropout_key` as `models.apply`."""
+
+    def start(self, params: dict) -> tuple[dict, list[str]]:
+        """The parameters that training starts from, given fresh ones, and lines that say so."""
+
+    def batches(self, stage: Stage) -> Batches:
+        """The training batches of a stage."""
+
+    def heldout(self, stage: Stage) -> HeldoutBatches | None:
+        """What is evaluated on, for a stage; None for no evaluation, and the job has said why."""
+
+    def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
+        """The shape of every array of a stage's largest batch, all of them int32."""
+
+    def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
+        """What happens to a host batch inside the jitted step: masking, or nothing."""
+
+    def targets(self, frozen: dict, batch: Batch) -> Batch:
+        """The batch with what frozen parameters make of it; of a micro-batch at a time."""
+
+    def weights(self, batch: Batch) -> dict[str, Any]:
+        """`{term: weight}`, of the batch alone: the denominators of the terms."""
+
+    def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
+        """`{term: sum}`; terms that end in `_loss` are trained on, by their weight in the config."""
+
+    def figures(self, totals: Terms) -> dict[str, float]:
+        """What an evaluation reports, of the sums and weights over all held-out batches."""
+
+    def flops(self, stage: Stage) -> int:
+        """FLOPs that a step of a stage needs by the model's definition."""

@@ -1,0 +1,52 @@
+"""Dropout, its random bits, and the keys that they come from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of 32-bit words in which every input bit reaches every output bit.
+
+    Multiply and xor-shift, with the constants of Wellons' `lowbias32` (public domain).
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """One random 32-bit word per element, a function of the key and the element's index only.
+
+    `_mix(_mix(index ^ k0) ^ k1)` is a dozen integer operations where `jax.random.bits` runs
+    twenty rounds, and it is elementwise over an iota: XLA fuses it into the consumer, and under
+    any sharding each device makes its own part. Good enough to drop activations, not for
+    anything that needs a statistically certified generator. Past 2**32 elements it repeats.
+    """
+    k0, k1 = jnp.moveaxis(jax.random.key_data(key), -1, 0)[:2]
+    k0, k1 = (k.reshape(key.shape + (1,) * (len(shape) - key.ndim)) for k in (k0, k1))
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, size in list(enumerate(shape))[key.ndim :]:
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return _mix(_mix(index ^ k0) ^ k1)
+
+
+def split(key: jax.Array | None, num: int) -> jax.Array | tuple[None, ...]:
+    """`[num]` keys of one, `[num, B]` of one for each row; as many None of None."""
+    if key is None:
+        return (None,) * num
+    of_one = functools.partial(jax.random.split, num=num)
+    return jax.vmap(of_one, out_axes=1)(key) if key.ndim else of_one(key)
+
+
+@jax.named_scope("dropout")
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    `key=None` or `rate=0` returns `x`.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)

@@ -1,0 +1,157 @@
+"""The train step as the TPU's own compiler makes it, for slices that are not there.
+
+Opt-in (`make test-compiled`): needs libtpu and some minutes. What is asserted is read off the
+program that would be loaded onto the chips.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+from bertjax import config as config_lib
+from bertjax import models, sharding
+from bertjax.config import stages
+from bertjax.metrics import flops
+from bertjax.plan import budget, hlo, hlo_cost, topology
+from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
+
+pytestmark = [
+    pytest.mark.tpu_compiler,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="needs the TPU compiler: pip install 'bertjax[tpu]'",
+    ),
+]
+ROWS_A_CHIP = 8
+
+
+def bert_base(chips: int, *, mesh=None, micro_batches=1, **model) -> config_lib.Config:
+    """BERT-Base's second phase (512 tokens) with `ROWS_A_CHIP` rows on every chip at once."""
+    path = Path(__file__).parents[2] / "configs" / "bert_base.py"
+    config = config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
+    rows = ROWS_A_CHIP * chips
+    phase = dataclasses.replace(
+        config.phases["phase2"], batch_size=rows * micro_batches, micro_batch_size=rows
+    )
+    evaluation = dataclasses.replace(config.evaluation, batch_size=chips)
+    return dataclasses.replace(
+        config.with_model(**model),
+        phases={"phase2": phase},
+        evaluation=evaluation,
+        mesh=mesh or config_lib.Mesh(),
+    )
+
+
+class Compiled:
+    """A config's first stage compiled for a topology."""
+
+    def __init__(self, config: config_lib.Config, name: str):
+        devices = topology.devices(name)
+        self.mesh = sharding.make_mesh(config.mesh, devices)
+        job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
+        (stage,) = stages.of(config)
+        self.config, self.phase = config, stage.phase
+        compiled = plan_stage.compile_stage(job, self.mesh, stage)
+        self.hbm = compiled.memory_analysis().peak_memory_in_bytes
+        self.program = hlo.Program(compiled.as_text(), len(devices))
+        self.collectives = self.program.collectives()
+
+    @property
+    def model_flops(self) -> float:
+        """Of one device in one step, by the formula."""
+        phase = self.phase
+        return (
+            flops.model_flops_per_step(
+                self.config.model,
+                phase.batch_size,
+                phase.sequence_length,
+                phase.max_predictions_per_seq,
+            )
+            / self.mesh.size
+        )
+
+    @property
+    def activation(self) -> int:
+        """Elements of the hidden states of one device's rows."""
+        return ROWS_A_CHIP * self.phase.sequence_length * self.config.model.hidden_size
+
+
+@pytest.fixture(scope="module")
+def four():
+    return Compiled(bert_base(4), "v5e:2x2")
+
+
+@pytest.fixture(scope="module")
+def pod():
+    return Compiled(bert_base(256), "v5e:16x16")
+
+
+def test_memory_of_a_chip_is_the_same_from_4_to_256_chips(four, pod):
+    """Weak scaling: careless dropout keys came out replicated, and a pod needed twice the memory."""
+    middle = Compiled(bert_base(32), "v5e:4x8").hbm
+    for hbm in (middle, pod.hbm):
+        assert abs(hbm / four.hbm - 1) < 0.05
+
+
+def test_a_pod_of_data_parallel_chips_gathers_nothing(pod):
+    assert {c.kind for c in pod.collectives} == {"all-reduce"}
+    assert {c.devices for c in pod.collectives} == {256}
+
+
+def test_executed_flops_are_those_of_the_formula(four, pod):
+    for compiled in (four, pod):
+        assert hlo_cost.total_flops(compiled.program) / compiled.model_flops == pytest.approx(
+            1, abs=0.03
+        )
+
+
+def test_gradients_are_reduced_once_a_step_in_float32(pod):
+    """Of every element of every parameter, micro-batches or not."""
+    shapes = models.abstract_params(pod.config.model)
+    bytes_ = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    several = Compiled(bert_base(4, micro_batches=4), "v5e:2x2")
+    for compiled in (pod, several):
+        large = [c for c in compiled.collectives if c.bytes > 1e4]
+        assert {(c.kind, c.dtype, c.count) for c in large} == {("all-reduce", "f32", 1)}
+        assert sum(c.bytes for c in large) == pytest.approx(bytes_, rel=0.01)
+
+
+def test_sharded_parameters_are_gathered_and_activations_are_not():
+    mesh = config_lib.Mesh(fsdp=4)
+    compiled = Compiled(bert_base(16, mesh=mesh, micro_batches=2), "v4:2x2x4")
+    gathered = [c for c in compiled.collectives if c.kind == "all-gather"]
+    assert gathered
+    model = compiled.config.model
+    table = (model.padded_vocab_size, model.hidden_size // 4)
+    others = [shape for c in gathered for shape in c.shapes if shape != table]
+    assert max(math.prod(shape) for shape in others) < compiled.activation / 4
+    assert {c.dtype for c in gathered if c.count > 2} <= {"bf16", "s32"}  # those of every layer
+    over_data = [
+        c for c in compiled.collectives if c.kind == "all-reduce" and c.bytes > 1e6 and c.count == 1
+    ]
+    assert over_data
+    assert {c.dtype for c in over_data} == {"f32"}
+
+
+def test_splash_attention_is_there_when_it_is_asked_for(four):
+    assert "tpu_custom_call" not in four.program.kernels()
+    asked = {"attention": "splash", "attention_probs_dropout_prob": 0.0}
+    compiled = Compiled(bert_base(4, **asked), "v5e:2x2")
+    assert "tpu_custom_call" in compiled.program.kernels()
+    assert compiled.hbm < four.hbm  # no scores [B, H, L, L]
+    assert not [c for c in compiled.collectives if c.kind != "all-reduce"]
+
+
+def test_two_slices_exchange_a_chips_share_of_the_gradients_once_a_step():
+    compiled = Compiled(bert_base(8), "v5e:2x2*2")
+    sent = [c for c in compiled.collectives if c.over_dcn and c.bytes > 1e4]
+    assert {(c.kind, c.dtype, c.count) for c in sent} == {("all-reduce", "f32", 1)}
+    shapes = models.abstract_params(compiled.config.model)
+    whole = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert sum(c.bytes for c in sent) == pytest.approx(whole / 4, rel=0.02)

@@ -1,0 +1,113 @@
+"""The seam: the loop trains what it knows nothing of, and several runs follow each other."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import toy_job
+from jax.sharding import NamedSharding, PartitionSpec
+from runs import cluster
+
+from bertjax import loop, objectives, sharding, train
+from bertjax.checkpoints import manager
+from bertjax.config import Objective
+from bertjax.metrics import writer
+
+TIMES = {"seconds_per_step", "tokens_per_second", "mfu"}
+
+
+def figures(directory):
+    lines = [x for x in writer.read(directory / "metrics.jsonl") if "goodput/step" not in x]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def params(directory):
+    job = toy_job.Line()
+    abstract = {"params": jax.eval_shape(job.init, jax.random.key(0))}
+    step, state = manager.read_newest(directory / "checkpoints", abstract)
+    assert step == toy_job.STEPS
+    return jax.device_get(state["params"]["line"]["dense"])
+
+
+def assert_same(directory, other):
+    assert figures(directory) == figures(other)
+    jax.tree.map(np.testing.assert_array_equal, params(directory), params(other))
+
+
+def test_a_line_is_fitted_evaluated_saved_and_resumed_by_the_same_loop(tmp_path, capsys):
+    """Three runs in one process: one whole, one stopped by SIGTERM, the same one resumed."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert toy_job.train(whole)
+    assert "the line starts at zero" in capsys.readouterr().out
+    lines = figures(whole)
+    assert [x["step"] for x in lines if "loss" in x] == list(range(1, toy_job.STEPS + 1))
+    errors = [x["eval/error"] for x in lines if "eval/error" in x]
+    assert len(errors) == 3
+    assert errors[-1] < 0.15 < 0.5 < errors[0]
+    np.testing.assert_allclose(params(whole)["kernel"][:, 0], toy_job.SLOPES, atol=0.1)
+    assert not toy_job.train(stopped, stop_at=2)
+    assert len(figures(stopped)) < len(lines)
+    assert toy_job.train(stopped)
+    said = capsys.readouterr().out
+    assert f"resuming at step 41 of {toy_job.STEPS}" in said
+    assert "square" in said  # the terminal shows the job's terms
+    assert_same(stopped, whole)
+
+
+def test_the_time_of_a_run_starts_with_the_run(tmp_path):
+    time.sleep(1.5)  # this process is old
+    started = time.monotonic()
+    assert toy_job.train(tmp_path)
+    took = time.monotonic() - started
+    (*_, ledger) = [x for x in writer.read(tmp_path / "metrics.jsonl") if "goodput/step" in x]
+    spent = sum(value for name, value in ledger.items() if name.startswith("goodput/"))
+    assert took - 1 < spent <= took + 0.01
+
+
+def test_two_processes_train_twice_each_stopped_once_and_resumed(tmp_path):
+    """JAX's own listener hears one SIGTERM in the life of a process, and knows a barrier once."""
+    names = [str(tmp_path / name) for name in ("first", "second")]
+    program = [sys.executable, str(Path(toy_job.__file__)), *names]
+    running = [
+        subprocess.Popen(program, env=os.environ | {"XLA_FLAGS": ""} | variables)
+        for variables in cluster(2)
+    ]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    assert_same(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_loss_is_weighed_by_its_field_and_once_without_one():
+    values = {"mlm_loss": 2.0, "nsp_loss": 3.0, "square_loss": 5.0, "mlm_accuracy": 7.0}
+    assert objectives.total(Objective(mlm=0.5, nsp=0.0), values) == 0.5 * 2 + 5
+
+
+def test_frozen_parameters_reach_every_part_and_are_not_trained(tmp_path):
+    """Targets that a frozen line gives, a part of a batch at a time."""
+
+    class Student(toy_job.Line):
+        def targets(self, frozen, batch):
+            return batch | {"targets": self.apply(frozen, batch, **NOTHING)["values"]}
+
+    config = toy_job.config()
+    teacher = {"line": {"dense": {"kernel": jnp.full((10, 1), 0.5), "bias": jnp.full(1, -1.0)}}}
+    mesh = sharding.make_mesh(config.mesh)
+    teacher = jax.device_put(teacher, NamedSharding(mesh, PartitionSpec()))
+    job = Student(config, frozen=teacher)
+    with loop.alone(tmp_path, "fit"):
+        loop.run(job, tmp_path)
+    np.testing.assert_allclose(params(tmp_path)["kernel"], 0.5, atol=0.1)
+    np.testing.assert_array_equal(teacher["line"]["dense"]["kernel"], 0.5)
+    text = (
+        train.compile_step(job, mesh, lambda batch: batch)
+        .lower(train.abstract_state(job, mesh), teacher, toy_job.Points(0).batch(0))
+        .as_text()
+    )
+    assert "5.000000e-01" not in text  # an argument of the program, not a constant in it
+
+
+NOTHING = {"dropout_key": None, "placement": None}
