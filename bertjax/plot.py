@@ -33,10 +33,14 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
 
     workdir = storage.path(workdir)
     entries = _entries(workdir)
+    panels = _panels(entries)
+    rows = -(-len(panels) // 3)
     out = workdir / "plot.png" if out is None else storage.path(out)
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
-        _draw(axes.ravel(), entries, _unigram_entropy(workdir), ticker)
+        figure, axes = pyplot.subplots(
+            rows, 3, figsize=(14, 3.75 * rows), layout="constrained", squeeze=False
+        )
+        _draw(axes.ravel(), panels, entries, _unigram_entropy(workdir), ticker)
         last = max(entry["step"] for entry in entries)
         figure.suptitle(f"{storage.absolute(workdir).name}: {last:,} steps", x=0.01, ha="left")
         picture = io.BytesIO()
@@ -50,29 +54,49 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
     return out
 
 
+_TITLES = {
+    "mlm_loss": "Masked-LM loss (nats)",
+    "mlm_accuracy": "Masked-LM accuracy",
+    "nsp_loss": "Next-sentence loss (nats)",
+    "nsp_accuracy": "Next-sentence accuracy",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "tokens_per_second": "Tokens per second",
+}
+# Drawn last, in this order, and not at all: what another panel says already.
+_LAST = ("learning_rate", "grad_norm", "tokens_per_second")
+_UNDRAWN = {"step", "loss", "skipped", "seconds_per_step", "mfu", "perplexity"}
+
+
+def _panels(entries: list[dict[str, float]]) -> list[str]:
+    """The metrics to draw: the job's terms and figures as they were first logged, then the run's."""
+    logged = [name.removeprefix("eval/") for entry in entries for name in entry]
+    terms = [n for n in dict.fromkeys(logged) if "/" not in n and n not in _UNDRAWN.union(_LAST)]
+    return [*terms, *_LAST]
+
+
 def _draw(
-    axes: Any, entries: list[dict[str, float]], unigram_entropy: float | None, ticker: Any
+    axes: Any, panels: list[str], entries: list[dict], unigram_entropy: float | None, ticker: Any
 ) -> None:
-    _panel(axes[0], entries, "mlm_loss", "Masked-LM loss (nats)")
-    _reference(axes[0], unigram_entropy, "unigram entropy")
-    _panel(axes[1], entries, "mlm_accuracy", "Masked-LM accuracy")
-    _panel(axes[2], entries, "nsp_accuracy", "Next-sentence accuracy")
-    _reference(axes[2], 0.5, "chance")
-    _panel(axes[3], entries, "learning_rate", "Learning rate", smooth=False)
-    _panel(axes[4], entries, "grad_norm", "Gradient norm")
-    _panel(axes[5], entries, "tokens_per_second", "Tokens per second")
-    for axis in axes:
+    references = {"mlm_loss": (unigram_entropy, "unigram entropy"), "nsp_accuracy": (0.5, "chance")}
+    for axis, name in zip(axes, panels, strict=False):
+        _panel(axis, entries, name, smooth=name != "learning_rate")
+        if name in references:
+            _reference(axis, *references[name])
         axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    for axis in axes[:3]:
-        if axis.get_legend_handles_labels()[0]:
+        if name not in _LAST and axis.get_legend_handles_labels()[0]:
             axis.legend(loc="best")
-    for axis in axes[1:3]:
-        axis.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-    axes[3].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    axes[5].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    for axis in (axes[1], axes[5]):
-        axis.set_ylim(bottom=0)
+        if name.endswith("_accuracy"):
+            axis.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+        if name == "learning_rate":
+            axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        if name == "tokens_per_second":
+            axis.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        if name in ("mlm_accuracy", "tokens_per_second"):
+            axis.set_ylim(bottom=0)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
 
 
 _STYLE = {
@@ -126,9 +150,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def _panel(
-    axis: Any, entries: list[dict[str, float]], name: str, title: str, *, smooth: bool = True
-) -> None:
+def _panel(axis: Any, entries: list[dict], name: str, *, smooth: bool) -> None:
     steps, values = _series(entries, name)
     if smooth and len(values) >= 80:
         axis.plot(steps, values, color=TRAIN, linewidth=0.6, alpha=0.35)
@@ -139,7 +161,7 @@ def _panel(
     if len(values):
         style = {"linestyle": "", "marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
         axis.plot(steps, values, color=HELD_OUT, zorder=3, label="held out", **style)
-    axis.set_title(title)
+    axis.set_title(_TITLES.get(name, name.replace("_", " ")))
     axis.set_xlabel("step")
     if not axis.has_data():
         axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color=REFERENCE)
