@@ -121,7 +121,7 @@ class _Step(beam.DoFn):
     def __init__(self, corpora: Sequence[Corpus], directory: Path) -> None:
         self.corpora, self.directory = corpora, directory
 
-    def process(self, element: tuple[tuple[int, ...], Any]) -> Iterator[tuple]:
+    def process(self, element: Any) -> Iterator[Any]:  # Beam would check narrower types
         place, item = element
         stop = self.directory / "stop"
         if isinstance(item, Failure):
@@ -163,7 +163,7 @@ class _Tokenize(_Step):
         yield place, name
 
 
-def _write_index(directory: Path, parts: Iterable[tuple]) -> None:
+def _write_index(directory: Path, parts: Any) -> None:
     parts = sorted(parts, key=lambda part: part[0])
     storage.write(directory / "index.json", json.dumps(parts).encode())
 
