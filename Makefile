@@ -38,9 +38,10 @@ test-compiled: $(READY_TPU)
 lint: $(READY_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info .mypy_cache
 
 # An environment whose install was cut off is made anew, and so is one whose pip does not run. A
 # working environment that somebody made by hand is kept.

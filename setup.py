@@ -19,6 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["bertjax", "bertjax.*"]),
+    package_data={"bertjax": ["py.typed"]},
     entry_points={"console_scripts": ["bertjax=bertjax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
@@ -56,6 +57,7 @@ setup(
         "test": [
             *(
                 "hypothesis>=6",
+                "mypy>=2.1",
                 "psutil>=6",
                 "pytest>=8",
                 "pytest-xdist>=3.6",

@@ -6,18 +6,24 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
 from bertjax import commands, errors, storage
-from bertjax.commands import Command, Flag
+from bertjax.commands import Command, Flag, Values
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.processes import streams
+
+if TYPE_CHECKING:
+    from bertjax.config import Config
+    from bertjax.convert.pretrained import Hints, Pretrained
 
 _STARTED = time.monotonic()  # of a run, its imports included
 
 
-def prepare(values, args):
+def prepare(values: Values, args: list[str]) -> None:
     """prepare --config=FILE --workdir=W [--config.FIELD=VALUE ...] [--runner=NAME -- OPTION ...]
 
     Text to W/store and W/tokenizer, in parallel, atomically; prints what was kept and dropped.
@@ -38,7 +44,7 @@ def prepare(values, args):
     prepare.prepare(config, workdir, beam_options=options)
 
 
-def pretrain(values, args):
+def pretrain(values: Values, args: list[str]) -> list[str]:
     """pretrain --config=FILE --workdir=W [--config.FIELD=VALUE ...]
 
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
@@ -53,7 +59,7 @@ def pretrain(values, args):
     return commands.after_pretrain(values.workdir, mask_token)
 
 
-def evaluate(values, args):
+def evaluate(values: Values, args: list[str]) -> None:
     """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
 
     Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
@@ -75,7 +81,7 @@ def evaluate(values, args):
             print(json.dumps(figures))
 
 
-def fill_mask(values, args):
+def fill_mask(values: Values, args: list[str]) -> None:
     """fill-mask SRC TEXT [--top_k=5]
 
     Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or any source
@@ -90,7 +96,7 @@ def fill_mask(values, args):
             print(f"{number}  {probability:7.4f}  {token}")
 
 
-def embed(values, args):
+def embed(values: Values, args: list[str]) -> None:
     """embed SRC TEXT [TEXT ...] [--pooling=MODE]
 
     The vector of each TEXT as a JSON array, one a line; without a TEXT, of each line of stdin.
@@ -107,17 +113,14 @@ def embed(values, args):
     model = _read(args[0], values)
     own = model.config.embedding
     if values.pooling is not None and (own.pooling is not None or own.left_out):
-        _print_notes(
-            [
-                f"--pooling={values.pooling}, and nothing else, as asked; the model's own "
-                f"vectors: {sentence_encoder.describe(own)}"
-            ]
-        )
+        described = sentence_encoder.describe(own)
+        asked = f"--pooling={values.pooling}, and nothing else, as asked"
+        _print_notes([f"{asked}; the model's own vectors: {described}"])
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
 
 
-def convert(values, args):
+def convert(values: Values, args: list[str]) -> list[str]:
     """convert SRC DST [--hidden_act=...] [--do_lower_case=...] [--tokenizer=...] [--allow_pickle]
 
     Weights from one form into another. SRC and DST are a run's workdir (orbax:DIR), hf:DIR,
@@ -135,17 +138,15 @@ def convert(values, args):
     return commands.after_convert(destination, written)
 
 
-def verify(values, args):
+def verify(values: Values, args: list[str]) -> None:
     """verify W/checkpoints
 
     Re-reads every byte of every checkpoint against its recorded hash; exit 65 if one is damaged or
     none is whole. The newest may be unfinished: a training is at it, or a kill cut its save off.
     """
-    del values
     from bertjax.checkpoints import manager
 
-    (directory,) = args
-    directory = storage.path(directory)
+    directory = storage.path(args[0])
     if storage.is_directory(directory / "checkpoints"):  # W itself
         directory = directory / "checkpoints"
     reports = manager.verify(directory)
@@ -157,18 +158,17 @@ def verify(values, args):
         raise errors.DataError(f"{directory}: damaged steps {', '.join(damaged)}")
 
 
-def plot(values, args):
+def plot(values: Values, args: list[str]) -> None:
     """plot W [--out=FILE]
 
     Loss, accuracies and throughput of a run as a PNG (W/plot.png).
     """
     from bertjax import plot
 
-    (workdir,) = args
-    print(plot.plot(storage.path(workdir), values.out and storage.path(values.out)))
+    print(plot.plot(storage.path(args[0]), values.out and storage.path(values.out)))
 
 
-def plan(values, args):
+def plan(values: Values, args: list[str]) -> None:
     """plan --config=FILE [--topology=v5e:16x16] [--workdir=W] [--json] [--table]
 
     Compiles the train step for TPUs that need not be there (v4:4x4x8, v5e:16x16*2 for two slices;
@@ -210,13 +210,13 @@ COMMANDS = {
 }
 
 
-def _hints(values):
+def _hints(values: Values) -> "Hints":
     from bertjax.convert.pretrained import Hints
 
     return Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
 
 
-def _read(source: str, values):
+def _read(source: str, values: Values) -> "Pretrained":
     """The model at any URI; what its reader decided goes to stderr."""
     from bertjax import convert
 
@@ -225,18 +225,18 @@ def _read(source: str, values):
     return pretrained
 
 
-def _print_notes(notes):
+def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
 
 
-def _workdir(values) -> Path:
+def _workdir(values: Values) -> Path:
     if not values.workdir:
         raise UsageError("--workdir: missing; name the directory for what this run writes")
     return storage.path(values.workdir)
 
 
-def _config(values):
+def _config(values: Values) -> "Config":
     from bertjax import config
 
     if values.config is None:
@@ -289,7 +289,7 @@ def _run(command: str, arguments: list[str]) -> int:
         return errors.INTERRUPTED
 
 
-def main():
+def main() -> None:
     """Console script `bertjax`."""
     sys.exit(run(sys.argv))
 

@@ -9,12 +9,13 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from bertjax import storage
-from bertjax.commands import Command
+from bertjax.commands import Command, Values
 from bertjax.config import Config, aliases
 from bertjax.config import file as config_file
 from bertjax.config import help as config_help
@@ -74,7 +75,7 @@ def define(command: Command) -> flags.FlagValues:
         flags.DEFINE_string("config", None, "", flag_values=values)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
     for flag in command.flags:
-        given = (flag.name, flag.default)
+        given: tuple[str, Any] = (flag.name, flag.default)
         if flag.kind is bool:
             flags.DEFINE_bool(*given, "", flag_values=values)
         elif flag.kind is int:
@@ -86,9 +87,7 @@ def define(command: Command) -> flags.FlagValues:
     return values
 
 
-def parse(
-    name: str, argv: list[str], commands: dict[str, Command]
-) -> tuple[flags.FlagValues, list[str]]:
+def parse(name: str, argv: list[str], commands: dict[str, Command]) -> tuple[Values, list[str]]:
     """`(flag values, arguments)` of the command `name`.
 
     Of --config, the value is the tree of the file (where the command finds it itself, of the run),
@@ -103,7 +102,7 @@ def parse(
         that does not run, a --workdir that cannot be one, or other arguments than the command has.
     """
     command = commands[name]
-    values = define(command)
+    values: Values = define(command)
     try:
         argv = values.read_flags_from_files([command.name, *argv], force_gnu=False)[1:]
         end = argv.index("--") if "--" in argv else len(argv)
@@ -122,7 +121,7 @@ def parse(
     return values, args
 
 
-def _require_directory(workdir: str | None):
+def _require_directory(workdir: str | None) -> None:
     """Refuses a --workdir that is no directory, or only a part of a run's."""
     if not workdir:
         return
@@ -134,7 +133,7 @@ def _require_directory(workdir: str | None):
         raise UsageError(f"--workdir={path}: a part of a run; write --workdir={path.parent}")
 
 
-def _config(command: Command, values: flags.FlagValues, overrides: dict) -> ConfigDict | None:
+def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | None:
     tree = None
     if values.config:
         tree = config_file.load(values.config)
@@ -149,7 +148,7 @@ def _config(command: Command, values: flags.FlagValues, overrides: dict) -> Conf
     return tree
 
 
-def _set(tree: ConfigDict, flag: str, value):
+def _set(tree: ConfigDict, flag: str, value: Any) -> None:
     *groups, name = flag.removeprefix("--config.").split(".")
     node = tree
     for depth, group in enumerate(groups):
@@ -165,7 +164,7 @@ def _set(tree: ConfigDict, flag: str, value):
 
 
 def _split(
-    command: Command, values: flags.FlagValues, argv: list[str], commands: dict[str, Command]
+    command: Command, values: Values, argv: list[str], commands: dict[str, Command]
 ) -> tuple[list[str], dict]:
     """`(the other arguments, {"--config.FIELD": value})`, every flag checked for its form.
 
@@ -206,7 +205,7 @@ def _split(
     return rest, overrides
 
 
-def _refuse_other_dashes(arg: str, values):
+def _refuse_other_dashes(arg: str, values: Values) -> None:
     name = arg.lstrip(_DASHES + "-").partition("=")[0]
     if set(arg[: len(arg) - len(arg.lstrip(_DASHES + "-"))]) & set(_DASHES) and (
         name in values or name.startswith("config.")
@@ -214,13 +213,13 @@ def _refuse_other_dashes(arg: str, values):
         raise UsageError(f"{arg}: begins with another dash than '-' (copied?); write --{name}")
 
 
-def _refuse_value_apart(name: str, following: list[str]):
+def _refuse_value_apart(name: str, following: list[str]) -> None:
     if following and (config_values.is_bool(following[0]) or following[0].startswith("=")):
         value = "".join(following[:2]) if following[0] == "=" else following[0].lstrip("=")
         raise UsageError(f"--{name}={value.lstrip('=')}: write the value after =, without a space")
 
 
-def _refuse_no_value(name: str, following: list[str]):
+def _refuse_no_value(name: str, following: list[str]) -> None:
     if not following or re.match(r"--?[a-zA-Z]|--$", following[0]):
         raise UsageError(f"--{name}: needs a value; write --{name}=VALUE")
     if following[0].startswith("="):
@@ -252,9 +251,7 @@ _OTHER_COMMANDS = {
 }
 
 
-def _unknown(
-    command: Command, name: str, values: flags.FlagValues, commands: dict[str, Command]
-) -> str:
+def _unknown(command: Command, name: str, values: Values, commands: dict[str, Command]) -> str:
     """What to say of a flag that the command has not."""
     owners = [other.name for other in commands.values() if name in define(other)]
     if owners:

@@ -5,6 +5,9 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable
+from typing import Any
+
+Values = Any  # absl's FlagValues: an attribute for each flag of the command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Command:
         return line, text
 
 
-def suggest(lines: list[str] | None):
+def suggest(lines: list[str] | None) -> None:
     """Says on a terminal which commands come next; logs and other programs are spared."""
     if lines and sys.stderr.isatty():
         print("\nnext:", *lines, sep="\n  ", file=sys.stderr)
@@ -80,7 +83,7 @@ def after_pretrain(workdir: str, mask_token: str) -> list[str]:
     ]
 
 
-def after_convert(destination: str, pretrained) -> list[str]:
+def after_convert(destination: str, pretrained: Any) -> list[str]:
     """The commands that read `destination` and fit its head; none for a form that is only written.
 
     Args:

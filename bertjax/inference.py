@@ -119,7 +119,14 @@ def _prepared(text: str, how: Embedding) -> str:
     return text.lower() if how.lowercase else text
 
 
-def _embed(config, modes, normalize, skip, params, batch):
+def _embed(
+    config: config_lib.Model,
+    modes: list[str],
+    normalize: bool,
+    skip: int,
+    params: dict,
+    batch: dict,
+) -> jax.Array:
     """Vectors `[B, D]`, or `[B, D * modes]`, of which the first `skip` tokens are no part."""
     outputs = models.apply(config, params, batch)
     hidden_BLD = outputs["hidden"].astype(jnp.float32)
@@ -132,7 +139,9 @@ def _embed(config, modes, normalize, skip, params, batch):
     return vectors_BD
 
 
-def _pooled(mode: str, hidden_BLD, mask_BL, outputs, skip: int):
+def _pooled(
+    mode: str, hidden_BLD: jax.Array, mask_BL: jax.Array, outputs: dict[str, jax.Array], skip: int
+) -> jax.Array:
     """One pooling of the tokens that `mask_BL` marks (sentence-transformers' `Pooling`)."""
     weights_BL = mask_BL.astype(jnp.float32)
     if mode == "weightedmean":
@@ -151,5 +160,5 @@ def _pooled(mode: str, hidden_BLD, mask_BL, outputs, skip: int):
             return jnp.take_along_axis(hidden_BLD, last_B[:, None, None], axis=1)[:, 0]
         case "cls":
             return hidden_BLD[:, skip]
-        case "pooler":
+        case _:  # pooler
             return outputs["pooled"].astype(jnp.float32)

@@ -46,13 +46,16 @@ class Job(Protocol):
         {} where there are none.
     """
 
-    config: Config
-    frozen: dict
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def frozen(self) -> dict: ...
 
     def init(self, key: jax.Array) -> dict:
         """Fresh parameters."""
 
-    def apply(self, params: dict, batch: Batch, *, dropout_key, placement) -> dict:
+    def apply(self, params: dict, batch: Batch, *, dropout_key: Any, placement: Any) -> dict:
         """The model's outputs for a batch that `prepare` has seen; `dropout_key` as `models.apply`."""
 
     def start(self, params: dict) -> tuple[dict, list[str]]:

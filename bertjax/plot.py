@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,9 @@ def _panels(entries: list[dict[str, float]]) -> list[str]:
     return [*terms, *_LAST]
 
 
-def _draw(axes, panels: list[str], entries, unigram_entropy: float | None, ticker):
+def _draw(
+    axes: Any, panels: list[str], entries: list[dict], unigram_entropy: float | None, ticker: Any
+) -> None:
     references = {"mlm_loss": (unigram_entropy, "unigram entropy"), "nsp_accuracy": (0.5, "chance")}
     for axis, name in zip(axes, panels, strict=False):
         _panel(axis, entries, name, smooth=name != "learning_rate")
@@ -138,7 +141,7 @@ def _unigram_entropy(workdir: Path) -> float | None:
         return None
 
 
-def _series(entries, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(entries: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of one metric."""
     points = [(e["step"], e[name]) for e in entries if math.isfinite(e.get(name, math.nan))]
     steps, values = zip(*points, strict=True) if points else ((), ())
@@ -154,7 +157,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def _panel(axis, entries, name: str, *, smooth: bool):
+def _panel(axis: Any, entries: list[dict], name: str, *, smooth: bool) -> None:
     steps, values = _series(entries, name)
     if smooth and len(values) >= 80:
         axis.plot(steps, values, color=TRAIN, linewidth=0.6, alpha=0.35)
@@ -171,6 +174,6 @@ def _panel(axis, entries, name: str, *, smooth: bool):
         axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color=REFERENCE)
 
 
-def _reference(axis, value: float | None, label: str):
+def _reference(axis: Any, value: float | None, label: str) -> None:
     if value is not None:
         axis.axhline(value, color=REFERENCE, linewidth=1.2, linestyle="--", label=label)

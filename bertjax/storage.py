@@ -17,8 +17,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from bertjax.errors import StorageError, Unavailable, UsageError, one_line
 
@@ -61,7 +62,7 @@ def is_remote(name: str | os.PathLike) -> bool:
 
 
 @functools.cache
-def _objects():
+def _objects() -> Any:
     """The file system of fsspec that `epath` uses too, so that both have one set of credentials."""
     try:
         import fsspec
@@ -106,7 +107,7 @@ def kind_of(error: BaseException) -> type[StorageError]:
 
 
 @contextlib.contextmanager
-def refusals(name: str | os.PathLike):
+def refusals(name: str | os.PathLike) -> Iterator[None]:
     """Within, what an object store refuses is a StorageError that names `name`."""
     try:
         yield
@@ -117,7 +118,7 @@ def refusals(name: str | os.PathLike):
         raise kind_of(error)(f"{name}: {reason}") from error
 
 
-def require_bucket(name: str | os.PathLike):
+def require_bucket(name: str | os.PathLike) -> None:
     """Asks for the bucket of a gs:// path, so that a typing error ends at once; else nothing.
 
     Raises:
@@ -135,7 +136,7 @@ def require_bucket(name: str | os.PathLike):
 # Files
 
 
-def open_file(name: str | os.PathLike, mode: str = "rb") -> BinaryIO:
+def open_file(name: str | os.PathLike, mode: str = "rb") -> Any:
     """A binary file, read ("rb") or written ("wb") in order, in bounded memory."""
     if not is_remote(name):
         return open(name, mode)
@@ -159,7 +160,7 @@ def read_ranges(name: str | os.PathLike, starts: list[int], ends: list[int]) -> 
         return _objects().cat_ranges(paths, starts, ends, on_error="raise")
 
 
-def write(name: str | os.PathLike, data: bytes):
+def write(name: str | os.PathLike, data: bytes) -> None:
     """Writes a file whole or not at all, whenever this process or the machine ends."""
     if is_remote(name):
         with refusals(name):
@@ -172,7 +173,7 @@ def write(name: str | os.PathLike, data: bytes):
     return os.replace(partial, name)
 
 
-def request(method: str, name: str | os.PathLike, **query):
+def request(method: str, name: str | os.PathLike, **query: Any) -> Any:
     """The answer (headers, body) of Google's JSON API: GET, DELETE, or POST `data` as the object.
 
     Raises FileExistsError where a precondition of `query` does not hold.
@@ -203,7 +204,7 @@ def is_directory(name: str | os.PathLike) -> bool:
     return os.path.isdir(name) if not is_remote(name) else _info(name).get("type") == "directory"
 
 
-def sizes(names: list[str | os.PathLike]) -> list[int]:
+def sizes(names: Sequence[str | os.PathLike]) -> list[int]:
     """Bytes of each file; many objects are asked for at once."""
     remote = [os.fspath(name) for name in names if is_remote(name)]
     with refusals(remote[0] if remote else ""):
@@ -220,11 +221,11 @@ def facts(name: str | os.PathLike) -> dict:
     return {"bytes": found.st_size, "modified": found.st_mtime_ns}
 
 
-def _checked(info) -> dict:
+def _checked(info: dict) -> dict:
     return {"bytes": info["size"], "crc32c": base64.b64decode(info["crc32c"]).hex()}
 
 
-def _info(name) -> dict:
+def _info(name: str | os.PathLike) -> dict:
     with refusals(name), contextlib.suppress(FileNotFoundError):
         return _objects().info(os.fspath(name))
     return {}
@@ -267,7 +268,7 @@ def checksums(directory: Path) -> dict[str, dict]:
     return {name.removeprefix(root): _checked(info) for name, info in found.items()}
 
 
-def remove(directory: Path, first: tuple[str, ...] = ()):
+def remove(directory: Path, first: tuple[str, ...] = ()) -> None:
     """Removes a directory and all in it, if it is there.
 
     Args:
@@ -281,7 +282,7 @@ def remove(directory: Path, first: tuple[str, ...] = ()):
     return None
 
 
-def move(source: Path, target: Path, last: str = ""):
+def move(source: Path, target: Path, last: str = "") -> None:
     """Renames a directory; of gs://, its store copies every object, and then they are removed.
 
     Args:

@@ -31,7 +31,7 @@ class StepReport:
     problems: tuple[str, ...]  # one line for every damaged file; empty where the step is whole
     unfinished: bool = False  # no manifest: its save was cut off, or is still under way
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.unfinished:
             return f"step {self.step}: unfinished: its save was cut off, or is still under way"
         if not self.problems:
@@ -40,7 +40,7 @@ class StepReport:
         return f"step {self.step}: {self.problems[0]}{more}"
 
 
-def write(step_dir: Path, shapes: dict):
+def write(step_dir: Path, shapes: dict) -> None:
     """Hashes every file of a committed step and writes its manifest, last and at once."""
     if storage.is_remote(step_dir):
         files = _objects(step_dir)
@@ -127,7 +127,7 @@ def inspect(step_dir: Path, *, reread: bool = True) -> StepReport:
     listed = _objects(step_dir) if is_remote else {}
     names = sorted(expected.keys() | (listed if is_remote else set(_files(step_dir))))
 
-    def problem(name):
+    def problem(name: str) -> str | None:
         known = None if reread else listed.get(name)
         return _problem(step_dir / name, name, expected.get(name), known)
 

@@ -19,8 +19,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,11 +60,12 @@ class Checkpoints:
     Every method raises StorageError where the disk refuses; what was saved before stays.
     """
 
-    def __init__(self, directory: Path, keep: int, *, in_flight_bytes: int | None = None):
+    def __init__(self, directory: Path, keep: int, *, in_flight_bytes: int | None = None) -> None:
         _silence_orbax()
         self._directory = storage.absolute(directory)
         self._keep = keep
-        self._sealing = self._last = None  # of steps, the last saved or restored here
+        self._sealing: concurrent.futures.Future | None = None
+        self._last: int | None = None  # of steps, the last saved or restored here
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         with _storage_errors(self._directory):
             is_remote = storage.is_remote(self._directory)
@@ -80,7 +82,7 @@ class Checkpoints:
             handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=limit)
             self._manager = _Manager(self._directory, options=options, item_handlers=handler)
 
-    def save(self, step: int, state):
+    def save(self, step: int, state: Any) -> None:
         """Saves a pytree of jax arrays in the background; `state` may be donated at once.
 
         Returns when the arrays are copied to the host, after the save before it is whole. A step
@@ -98,7 +100,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
         self._sealing = self._background.submit(self._seal, step, shapes.of(state))
 
-    def _seal(self, step: int, shapes: dict):
+    def _seal(self, step: int, shapes: dict) -> None:
         with _storage_errors(self._directory):
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
@@ -107,7 +109,7 @@ class Checkpoints:
         # Nobody leaves, or reports a step as saved, while process 0 still hashes it.
         distributed.wait_for_all(f"{self._directory}/{step} is whole")
 
-    def restore(self, abstract_state):
+    def restore(self, abstract_state: Any) -> Any:
         """`(step, state)` of the newest whole step, or None where nothing was saved yet.
 
         Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why; the
@@ -150,13 +152,13 @@ class Checkpoints:
                     return True
         return False
 
-    def wait(self):
+    def wait(self) -> None:
         """Blocks until the last save is whole; raises StorageError if it failed."""
         if self._sealing is not None:
             sealing, self._sealing = self._sealing, None
             sealing.result()
 
-    def close(self):
+    def close(self) -> None:
         """Waits, then releases Orbax's threads."""
         try:
             self.wait()
@@ -166,7 +168,9 @@ class Checkpoints:
                 self._manager.close()
 
 
-def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
+def read_newest(
+    directory: Path, abstract_state: Any, *, on_host: bool = False
+) -> tuple[int | None, Any]:
     """`(step, state)` of the newest whole step, changing nothing on disk (see `restore`).
 
     For readers that may run beside the training that owns the directory.
@@ -180,7 +184,7 @@ def read_newest(directory: Path, abstract_state, *, on_host: bool = False):
     _silence_orbax()
     directory = storage.absolute(directory)
 
-    def choose():
+    def choose() -> int:
         step, others = steps.newest_whole(directory)
         if step is None:
             raise steps.no_whole_step(directory, others)
@@ -208,8 +212,7 @@ def verify(directory: Path) -> list[integrity.StepReport]:
       DataError: there is no step to verify.
     """
     directory = storage.absolute(directory)
-    found = steps.numbers(directory)
-    if not found:
+    if not (found := steps.numbers(directory)):
         raise steps.no_whole_step(directory, [])
     return [integrity.inspect(directory / str(step)) for step in found]
 
@@ -222,8 +225,8 @@ def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
     step, failure = failed, None
     if jax.process_index() == 0:
         try:
-            step = choose()
-            step = none if step is None else step
+            chosen = choose()
+            step = none if chosen is None else chosen
         except Exception as error:
             failure = error
     step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
@@ -238,7 +241,7 @@ def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
 # Reading
 
 
-def _read(step_dir: Path, abstract_state, on_host: bool = False):
+def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
     shapes.check(step_dir, shapes.of(abstract_state))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(
@@ -258,7 +261,7 @@ def _read(step_dir: Path, abstract_state, on_host: bool = False):
 
 
 @contextlib.contextmanager
-def _storage_errors(directory: Path):
+def _storage_errors(directory: Path) -> Iterator[None]:
     """Turns what the storage refuses into StorageError."""
     try:
         yield
@@ -284,7 +287,7 @@ def _reason(error: Exception) -> str | None:
     return one_line(error, first=True) if is_status else None
 
 
-def _warn(line: str):
+def _warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -292,6 +295,6 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
-def _silence_orbax():
+def _silence_orbax() -> None:
     """Orbax logs a failure's traceback up to six times; the exception itself tells it once."""
     logging.getLogger("absl").addFilter(_not_from_orbax)

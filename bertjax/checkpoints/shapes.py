@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,7 +28,7 @@ _PRESENCE = (
 )
 
 
-def of(tree) -> dict:
+def of(tree: Any) -> dict:
     """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
@@ -44,7 +45,7 @@ def saved(step_dir: Path) -> dict:
     return integrity.load(step_dir)["arrays"]
 
 
-def check(step_dir: Path, wanted: dict):
+def check(step_dir: Path, wanted: dict) -> None:
     """Raises DataError, naming the parameter and the likely field, unless the state fits `wanted`.
 
     Only the top-level groups that `wanted` has are compared.

@@ -54,7 +54,7 @@ def no_whole_step(directory: Path, others: list[integrity.StepReport]) -> DataEr
     )
 
 
-def prune(directory: Path, keep: int):
+def prune(directory: Path, keep: int) -> None:
     """Removes all but the newest `keep` steps that have a manifest."""
     places = [directory / str(step) for step in numbers(directory)]
     sealed = [place for place in places if storage.exists(place / integrity.MANIFEST)]
@@ -62,21 +62,21 @@ def prune(directory: Path, keep: int):
         _remove(leaving)
 
 
-def _remove(place: Path):
+def _remove(place: Path) -> None:
     # A kill half-way through leaves no step that looks damaged.
     if not storage.is_remote(place):
         place = place.rename(place.with_name(f"{_PRUNED}{place.name}"))
     storage.remove(place, first=_MARKS)
 
 
-def remove_unfinished(directory: Path, report: integrity.StepReport):
+def remove_unfinished(directory: Path, report: integrity.StepReport) -> None:
     """Removes a step without a manifest, and says so."""
     place = directory / str(report.step)
     _remove(place)
     print(f"checkpoint unfinished, removed: {place}: its save was cut off", file=sys.stderr)
 
 
-def set_aside(directory: Path, report: integrity.StepReport):
+def set_aside(directory: Path, report: integrity.StepReport) -> None:
     """Moves a damaged step to `damaged-<step>-<n>` and says so; the two highest n stay."""
     matches = map(_DAMAGED.fullmatch, storage.folders(directory))
     aside = {int(match[1]): directory / match[0] for match in matches if match}
@@ -87,7 +87,7 @@ def set_aside(directory: Path, report: integrity.StepReport):
         storage.remove(aside[number])
 
 
-def remove_leftovers(directory: Path):
+def remove_leftovers(directory: Path) -> None:
     """What a killed save or pruning left."""
     for name in storage.folders(directory):
         if name.startswith(_PRUNED):

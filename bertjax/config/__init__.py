@@ -4,6 +4,13 @@ A config file imports this package as `config_lib`, and gets from here all that 
 """
 
 from bertjax.config.arg import parse_arg as parse_arg
+from bertjax.config.build import component as component
+from bertjax.config.build import default as default
+from bertjax.config.build import from_config_dict as from_config_dict
+from bertjax.config.build import leaves as leaves
+from bertjax.config.build import model_of as model_of
+from bertjax.config.build import phase as phase
+from bertjax.config.build import to_dict as to_dict
 from bertjax.config.data_fields import Component as Component
 from bertjax.config.data_fields import Data as Data
 from bertjax.config.data_fields import Examples as Examples
@@ -19,10 +26,3 @@ from bertjax.config.fields import Model as Model
 from bertjax.config.fields import Objective as Objective
 from bertjax.config.fields import Optimizer as Optimizer
 from bertjax.config.fields import Phase as Phase
-from bertjax.config.fields import component as component
-from bertjax.config.fields import default as default
-from bertjax.config.fields import from_config_dict as from_config_dict
-from bertjax.config.fields import leaves as leaves
-from bertjax.config.fields import model_of as model_of
-from bertjax.config.fields import phase as phase
-from bertjax.config.fields import to_dict as to_dict

@@ -1,12 +1,13 @@
 """The argument of a config file: what stands after the colon of `--config=FILE:arg`."""
 
 import types
+from typing import Any
 
 from bertjax.config import values as config_values
 from bertjax.errors import UsageError
 
 
-def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
+def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
     """The values of a config file's argument, for its `get_config(arg=None)`.
 
     `"builder=doc_sentences,nsp=False"` sets two; the name of a bool alone sets it. A value has

@@ -1,37 +1,40 @@
 """Every check on a config: which values can be run, and what to do about the others.
 
-The range of one number stands beside its field (`config_rules`). What is here takes several fields.
+The range of one number stands beside its field (`rules`). What is here takes several fields.
 """
 
+import dataclasses
 import math
 import re
+from collections.abc import Iterable
+from typing import Any
 
-from bertjax.config import heads
-from bertjax.config.embedding_fields import POOLINGS
+from bertjax.config import heads, tree
+from bertjax.config.data_fields import Masking
+from bertjax.config.embedding_fields import POOLINGS, Embedding
+from bertjax.config.fields import Config, Model, Phase
 from bertjax.errors import UsageError
 
 
-def _require(ok, field, value, fix):
+def _require(ok: object, field: str, value: object, fix: str) -> None:
     if not ok:
         raise UsageError(f"config.{field}={value!r}: {fix}")
 
 
-def check(c, leaves):
-    """Raises UsageError, naming the field, the value and the fix, where a config cannot be run.
-
-    Args:
-      c: a `config.Config`.
-      leaves: `(path, dataclass field, value)` of every field of it.
-    """
-    check_fields(leaves)
-    _check_model(c.model)
-    _check_embedding(c.embedding)
-    _check_recipe(c)
-    for name, p in c.phases.items():
-        _check_phase(c, name, p)
+def check(config: Config) -> None:
+    """Raises UsageError, naming the field, the value and the fix, where a config cannot be run."""
+    check_fields(tree.walk(config))
+    _check_model(config.model)
+    _check_embedding(config.embedding)
+    _check_objective(config)
+    _check_masking(config.masking)
+    _check_optimizer(config)
+    _check_run(config)
+    for name, phase in config.phases.items():
+        _check_phase(config, name, phase)
 
 
-def check_fields(leaves):
+def check_fields(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> None:
     """Raises UsageError where a value alone cannot be run, whatever the other fields are."""
     for path, f, value in leaves:
         choices = f.metadata.get("choices")
@@ -39,12 +42,12 @@ def check_fields(leaves):
             raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{path}={value!r}: must be a finite number")
-        for rule in getattr(f.type, "__metadata__", ()):  # of config_rules
+        for rule in getattr(f.type, "__metadata__", ()):  # of `rules`
             if not rule.holds(value):
                 raise UsageError(f"{path}={value!r}: {rule.text}")
 
 
-def _check_model(m):
+def _check_model(m: Model) -> None:
     _require(
         m.hidden_size % m.num_attention_heads == 0,
         "model.num_attention_heads",
@@ -65,7 +68,7 @@ def _check_model(m):
     )
 
 
-def _check_embedding(e):
+def _check_embedding(e: Embedding) -> None:
     modes = e.pooling.split("+") if e.pooling is not None else []
     _require(
         set(modes) <= set(POOLINGS),
@@ -81,7 +84,7 @@ def _check_embedding(e):
     )
 
 
-def _check_recipe(c):
+def _check_objective(c: Config) -> None:
     mlm, nsp = c.objective.mlm, c.objective.nsp
     for name, weight in (("mlm", mlm), ("nsp", nsp)):
         _require(
@@ -102,8 +105,9 @@ def _check_recipe(c):
         mlm,
         "with objective.nsp=0 there is no loss; set one of them to 1",
     )
-    _check_masking(c.masking)
-    _check_optimizer(c)
+
+
+def _check_run(c: Config) -> None:
     _require(
         1 <= c.examples.max_per_row <= 256,
         "examples.max_per_row",
@@ -141,7 +145,7 @@ def _check_recipe(c):
     )
 
 
-def _check_masking(m):
+def _check_masking(m: Masking) -> None:
     both = m.mask_token_prob + m.random_token_prob
     _require(
         both <= 1,
@@ -151,7 +155,7 @@ def _check_masking(m):
     )
 
 
-def _check_optimizer(c):
+def _check_optimizer(c: Config) -> None:
     rates = {name: p.learning_rate for name, p in c.active_phases.items()}
     for name, rate in rates.items():
         _require(
@@ -162,7 +166,7 @@ def _check_optimizer(c):
         )
 
 
-def _check_phase(c, name: str, p):
+def _check_phase(c: Config, name: str, p: Phase) -> None:
     field = f"phases.{name}"
     longest = c.model.max_sequence_length
     _require(
@@ -203,7 +207,7 @@ def _check_phase(c, name: str, p):
         _check_ramp(field, p)
 
 
-def _check_ramp(field: str, p):
+def _check_ramp(field: str, p: Phase) -> None:
     ratio = p.batch_size / p.ramp_from if p.ramp_from > 0 else 0
     _require(
         ratio > 1 and ratio == 2 ** round(math.log2(ratio)),

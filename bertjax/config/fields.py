@@ -1,17 +1,14 @@
-"""Every field of a config, its meaning and its default (the checks are in `config_checks`).
+"""Every field of a config, its meaning and its default (the checks are in `checks`).
 
-A config file returns `default()` with some fields changed. `ml_collections` carries it through
-the command line; `from_config_dict` turns it once into the frozen dataclasses that all other
-code reads. Field names follow Hugging Face where they name the model and google-research/bert
+All other code reads these frozen dataclasses; `build` makes them. Field names follow Hugging Face where they name the model and google-research/bert
 where they name the recipe.
 """
 
 import dataclasses
+from typing import Any
 
-from ml_collections import ConfigDict
-
-from bertjax.config import checks, heads
-from bertjax.config import tree as config_tree
+from bertjax.config import heads
+from bertjax.config.arg import parse_arg as parse_arg
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.rules import (
@@ -238,7 +235,7 @@ class Config:
         "saves; what is set holds for those too; below 0 is never",
     )
 
-    def with_model(self, **fields) -> "Config":
+    def with_model(self, **fields: Any) -> "Config":
         """This config with fields of its model changed."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, **fields))
 
@@ -256,50 +253,3 @@ class Config:
     def num_steps(self) -> int:
         """Optimizer steps of all phases."""
         return sum(phase.steps for phase in self.phases.values())
-
-
-def default() -> ConfigDict:
-    """All fields with their defaults, for a config file to change; unset fields are placeholders."""
-    return config_tree.to_config_dict(Config())
-
-
-def phase(**fields) -> ConfigDict:
-    """One entry of `config.phases` for a config file."""
-    phase = config_tree.build(Phase, fields, "config.phases.NAME")
-    return config_tree.to_config_dict(phase)
-
-
-def component(weight: float, **fields) -> ConfigDict:
-    """One entry of `config.mixture` for a config file: a weight, and fields of `config.data`."""
-    data = config_tree.build(Data, fields, "config.mixture.NAME.data")
-    return config_tree.to_config_dict(Component(weight, data))
-
-
-def from_config_dict(tree: ConfigDict | dict) -> Config:
-    """Turns the mutable tree into the frozen `Config`.
-
-    Raises:
-      UsageError: an unknown field, a value of another type, or a value out of its range;
-        the message names the field, the value and the fix.
-    """
-    raw = tree.to_dict() if isinstance(tree, ConfigDict) else tree
-    config = config_tree.build(Config, raw, "config")
-    checks.check(config, config_tree.walk(config))
-    return config
-
-
-def model_of(fields: dict) -> Model:
-    """A `Model` from plain values; raises UsageError where no model can have one of them."""
-    model = config_tree.build(Model, fields, "config.model")
-    checks.check_fields(config_tree.walk(model, "config.model"))
-    return model
-
-
-def to_dict(config: Config) -> dict:
-    """The plain nested dict that `config.json` holds; `from_config_dict` reads it back."""
-    return dataclasses.asdict(config)
-
-
-def leaves(config: Config) -> dict:
-    """`{"config.model.hidden_size": 768, ...}`: every field by its name on the command line."""
-    return {path: value for path, _, value in config_tree.walk(config)}

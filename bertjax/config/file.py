@@ -8,6 +8,7 @@ import os
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -26,7 +27,8 @@ def load(given: str) -> ConfigDict:
     if not path.is_file():
         raise UsageError(f"--config={given}: {_missing(path)}")
     loader = importlib.machinery.SourceFileLoader("config", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("config", loader))
+    spec: Any = importlib.util.spec_from_loader("config", loader)
+    module = importlib.util.module_from_spec(spec)
     try:
         loader.exec_module(module)
         tree = module.get_config(*([arg] if colon else []))

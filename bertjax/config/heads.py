@@ -44,7 +44,7 @@ class Output(NamedTuple):
 
     name: str
     of: str
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # a tuple's method is not used
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """What the command line says of config fields: `--help`, and the field that somebody meant."""
 
 import dataclasses
+from typing import Any
 
 from bertjax.config import aliases, tree
-from bertjax.config.fields import Component, Config
+from bertjax.config.data_fields import Component
+from bertjax.config.fields import Config
 from bertjax.errors import UsageError
 
 # One example entry represents the groups that users name: phases and mixture components.
 _EXAMPLE = dataclasses.replace(Config(), mixture={"NAME": Component()})
 
 
-def type_of(path: str):
+def type_of(path: str) -> Any:
     """The type of the field `path` (`config.a.b`), by which its text is read.
 
     Phases and the components of a mixture may have any name.
@@ -32,7 +34,7 @@ def type_of(path: str):
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """`(field, default, meaning)` of every field, in the order of `config.py`, for `--help`."""
+    """`(field, default, meaning)` of every field, in the order of `fields`, for `--help`."""
     rows = []
     for path, f, value in tree.walk(_EXAMPLE):
         choices = f.metadata.get("choices")

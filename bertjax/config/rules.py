@@ -1,6 +1,6 @@
 """Which numbers a field of a config may have: its type says the range, for example `Positive`.
 
-A rule is one field's own. The rules between fields are in `config_checks`.
+A rule is one field's own. The rules between fields are in `checks`.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 from bertjax.config.fields import Config, Phase
 from bertjax.errors import UsageError
@@ -55,7 +56,7 @@ def at(config: Config, step: int) -> Stage:
     return next(stage for stage in reversed(of(config)) if stage.first_step <= step)
 
 
-def resuming(config: Config, step: int, workdir) -> str:
+def resuming(config: Config, step: int, workdir: Path) -> str:
     """One line about a run that goes on at `step`.
 
     Raises:

@@ -4,20 +4,24 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
 from bertjax.config import aliases
 from bertjax.errors import UsageError
 
+T = TypeVar("T")
 
-def field(default, help: str, choices=None):
+
+def field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A dataclass field with what --help says of it and, where not every value will do, those
     that will."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
-def to_config_dict(node) -> ConfigDict:
+def to_config_dict(node: Any) -> ConfigDict:
     """The mutable tree of a dataclass; fields that are None become placeholders of their type.
 
     What a config file puts into it is checked by `build`, with the field's whole name.
@@ -36,13 +40,13 @@ def to_config_dict(node) -> ConfigDict:
     return result
 
 
-def _unwrap_optional(hint):
+def _unwrap_optional(hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         return next(t for t in typing.get_args(hint) if t is not type(None))
     return hint
 
 
-def build(cls, raw, path: str):
+def build(cls: type[T], raw: Any, path: str) -> T:
     """A dataclass from plain values; `path` is its name in messages.
 
     Raises:
@@ -51,7 +55,7 @@ def build(cls, raw, path: str):
     return _build(cls, raw, path, functools.partial(paths, cls, path))
 
 
-def _build(cls, raw, path, known):
+def _build(cls: Any, raw: Any, path: str, known: Callable[[], Iterable[str]]) -> Any:
     if not isinstance(raw, dict):
         raise UsageError(f"{path}={raw!r}: expected a group of fields ({cls.__name__})")
     names = [f.name for f in dataclasses.fields(cls)]
@@ -68,7 +72,7 @@ def _build(cls, raw, path, known):
     return cls(**values)
 
 
-def _coerce(hint, value, path, known):
+def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, path, known)
     if typing.get_origin(hint) is dict:
@@ -90,14 +94,14 @@ def _coerce(hint, value, path, known):
     return value
 
 
-def strings(value, path) -> tuple[str, ...]:
+def strings(value: Any, path: str) -> tuple[str, ...]:
     """A tuple of strings, which JSON keeps as a list."""
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise UsageError(f"{path}={value!r}: expected strings, for example ('yes', 'no')")
     return tuple(value)
 
 
-def paths(cls, path="config") -> dict:
+def paths(cls: Any, path: str = "config") -> dict:
     """`{path: type}` of every field, NAME standing for the names that a config file may choose."""
     result = {}
     for name, hint in typing.get_type_hints(cls).items():
@@ -110,7 +114,7 @@ def paths(cls, path="config") -> dict:
     return result
 
 
-def walk(node, path="config"):
+def walk(node: Any, path: str = "config") -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """Yields `(path, field, value)` for every leaf."""
     for f in dataclasses.fields(node):
         value = getattr(node, f.name)

@@ -4,6 +4,8 @@ import ast
 import decimal
 import types
 import typing
+from collections.abc import Callable
+from typing import Any
 
 from bertjax.config import tree
 from bertjax.errors import UsageError
@@ -13,7 +15,7 @@ _NOTHING = ("none", "null")
 _MOST_DIGITS = 30  # of a whole number: more are a typing error, and 1e999999999 takes a gigabyte
 
 
-def read(hint, text: str, name: str):
+def read(hint: Any, text: str, name: str) -> Any:
     """The value of `name`, a field or flag of the type `hint`, that `text` stands for.
 
     A whole number may be written `10000`, `10_000` or `1e4`. `None` (or `null`) unsets a field
@@ -65,7 +67,12 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-_READERS = {bool: lambda text: _BOOLS[text.lower()], int: _whole, float: float, str: str}
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: _BOOLS[text.lower()],
+    int: _whole,
+    float: float,
+    str: str,
+}
 _EXPECTED = {
     bool: "true or false",
     int: "a whole number, for example 10000 or 1e4",

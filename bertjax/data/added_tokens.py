@@ -79,7 +79,7 @@ def complete(pieces: list[str], added: Iterable[Added], name: str) -> list[str]:
     return result
 
 
-def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved: bool):
+def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved: bool) -> None:
     """Adds tokens to a backend, in the order of their ids.
 
     Args:

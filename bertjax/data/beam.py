@@ -18,16 +18,17 @@ import json
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from bertjax import errors, storage
+from bertjax.config import Data
 from bertjax.data import sources, tokenizer
 from bertjax.data.corpus import Corpus
 from bertjax.data.tokenize import Tokenized, in_order, tokenize
@@ -83,7 +84,7 @@ def tokenize_all(
     return [_read_parts(paths) for paths in names]
 
 
-def _pipeline(options):
+def _pipeline(options: Iterable[str]) -> beam.Pipeline:
     said = io.StringIO()  # argparse shows all of Beam's options before it says what is wrong
     try:
         with contextlib.redirect_stderr(said):
@@ -99,7 +100,7 @@ def _pipeline(options):
     raise UsageError(f"Beam, with {' '.join(options)}: {reason}")
 
 
-def _run(pipeline):
+def _run(pipeline: beam.Pipeline) -> None:
     try:
         result = pipeline.run()
         try:
@@ -117,10 +118,10 @@ def _run(pipeline):
 class _Step(beam.DoFn):
     """What workers do with one element: `work`, which yields elements for the next step."""
 
-    def __init__(self, corpora, directory):
+    def __init__(self, corpora: Sequence[Corpus], directory: Path) -> None:
         self.corpora, self.directory = corpora, directory
 
-    def process(self, element):
+    def process(self, element: tuple[tuple[int, ...], Any]) -> Iterator[tuple]:
         place, item = element
         stop = self.directory / "stop"
         if isinstance(item, Failure):
@@ -137,37 +138,37 @@ class _Step(beam.DoFn):
 
 
 class _Find(_Step):
-    def work(self, place, _, data):
+    def work(self, place: tuple[int, ...], _: None, data: Data) -> Iterator[tuple]:
         for i, piece in enumerate(sources.pieces(data)):
             yield (*place, i), piece
 
 
 class _Read(_Step):
-    def work(self, place, piece, data):
+    def work(self, place: tuple[int, ...], piece: sources.Piece, data: Data) -> Iterator[tuple]:
         for i, chunk in enumerate(sources.chunks(data, [piece])):
             yield (*place, i), chunk
 
 
 class _Tokenize(_Step):
-    def __init__(self, corpora, directory, saved):
+    def __init__(self, corpora: Sequence[Corpus], directory: Path, saved: Path) -> None:
         super().__init__(corpora, directory)
         self.saved = saved
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = tokenizer.load(self.saved)
 
-    def work(self, place, chunk, data):
+    def work(self, place: tuple[int, ...], chunk: sources.Chunk, data: Data) -> Iterator[tuple]:
         name = f"{uuid.uuid4().hex}.npz"
         _write_part(self.directory / name, tokenize(chunk, data, self.encoder))
         yield place, name
 
 
-def _write_index(directory, parts):
+def _write_index(directory: Path, parts: Iterable[tuple]) -> None:
     parts = sorted(parts, key=lambda part: part[0])
     storage.write(directory / "index.json", json.dumps(parts).encode())
 
 
-def _read_index(directory):
+def _read_index(directory: Path) -> list:
     try:
         index = json.loads(storage.read(directory / "index.json"))
     except FileNotFoundError:
@@ -182,23 +183,21 @@ def _read_index(directory):
     return index
 
 
-def _write_part(path, result):
+def _write_part(path: Path, result: Tokenized) -> None:
     contents = io.BytesIO()
     counted = {name: json.dumps(getattr(result, name)) for name in _COUNTERS}
     np.savez(contents, **result._asdict() | counted)
     storage.write(path, contents.getvalue())
 
 
-def _read_part(path):
+def _read_part(path: Path) -> Tokenized:
     with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as fields:
         result = Tokenized(**fields)
-    return result._replace(
-        text_bytes=int(result.text_bytes),
-        position=int(result.position),
-        **{name: Counter(json.loads(str(getattr(result, name)))) for name in _COUNTERS},
-    )
+    counted = {name: Counter(json.loads(str(getattr(result, name)))) for name in _COUNTERS}
+    numbers = {"text_bytes": int(result.text_bytes), "position": int(result.position)}
+    return Tokenized(**result._asdict() | numbers | counted)
 
 
-def _read_parts(paths):
+def _read_parts(paths: list[Path]) -> Generator[Tokenized, None, None]:
     with ThreadPoolExecutor(READERS) as pool:
         yield from in_order(pool, _read_part, paths, 2 * READERS)

@@ -1,12 +1,20 @@
 """The formats without next-sentence prediction: FULL-SENTENCES and DOC-SENTENCES, compiled."""
 
 import numba
+import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
 def fill(
-    sentence_ends, documents, order, sequence_length, across, part_start, part_length, first_part
-):
+    sentence_ends: np.ndarray,
+    documents: np.ndarray,
+    order: np.ndarray,
+    sequence_length: int,
+    across: bool,
+    part_start: np.ndarray,
+    part_length: np.ndarray,
+    first_part: np.ndarray,
+) -> tuple[int, int]:
     """Fills examples with whole sentences, as many as fit (Liu et al. 2019, section 4.2).
 
     Documents follow one another in `order`. Where one ends, `across` lets the example go on with

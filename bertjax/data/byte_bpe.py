@@ -7,7 +7,9 @@ cover every text and nothing is unknown; `tokenizers` does the work.
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -51,8 +53,8 @@ class ByteBPE(Tokenizer):
         add_prefix_space: bool = False,
         unk_token: str | None = None,
         name: str = "vocabulary",
-        added: list[Added] = (),
-    ):
+        added: Sequence[Added] = (),
+    ) -> None:
         everything = added_tokens.complete(pieces, added, name)
         backend = _backend(pieces, merges, add_prefix_space, unk_token, name)
         added_tokens.register(backend, added, as_saved=True)
@@ -71,26 +73,26 @@ class ByteBPE(Tokenizer):
         self.unk_token = unk_token
 
     @property
-    def rules(self):
+    def rules(self) -> dict:
         merges = hashlib.sha256("\n".join(map(" ".join, self.merges)).encode()).hexdigest()
         return super().rules | {"add_prefix_space": self.add_prefix_space, "merges": merges}
 
-    def encode_flat(self, texts):
+    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._added is None:
             return self._memory.encode_flat([words(text) for text in texts])
         # What stands before an added token ends there, its last spaces too: such a text is whole.
         whole = self._added.search
         return self._memory.encode_flat([[t] if whole(t) else words(t) for t in texts])
 
-    def _split_at_masks(self, text):
+    def _split_at_masks(self, text: str) -> list[str]:
         # RoBERTa's mask takes the place of a word and of the space before it.
         *before, last = super()._split_at_masks(text)
         return [part.rstrip(_WHITE_SPACE) for part in before] + [last]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
-    def word_starts(self):
+    def word_starts(self) -> np.ndarray:
         # fairseq's rule is a space before the word, and its texts are single lines; a line break
         # or tab ends a word too. Punctuation belongs to the word that it follows. The first word
         # of a text has no space before it: it begins a word because a special token precedes it.
@@ -111,14 +113,14 @@ class PartialBPE(ByteBPE):
       absent: the pieces that are <unk>.
     """
 
-    def __init__(self, pieces: list[str], merges: list, absent: list[str], name: str):
+    def __init__(self, pieces: list[str], merges: list, absent: list[str], name: str) -> None:
         super().__init__([*pieces, *absent], merges, name=name)
         tree = {ROWS: len(pieces)} | json.loads(self._contents)
         self._contents = json.dumps(tree, indent=2, ensure_ascii=False).encode()
         self.sha256 = hashlib.sha256(self._contents).hexdigest()
         self._pieces, self.vocab_size, self.absent = pieces, len(pieces), tuple(absent)
 
-    def encode_flat(self, texts):
+    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths = super().encode_flat(texts)
         known = np.where(ids < self.vocab_size, ids, self.unk_id)
         return known.astype(token_dtype(self.vocab_size)), lengths
@@ -135,7 +137,9 @@ def _partial_from_json(tree: dict, name: str) -> PartialBPE:
     return PartialBPE(pieces[:rows], whole.merges, pieces[rows:], name)
 
 
-def _backend(pieces, merges, add_prefix_space, unk_token, name):
+def _backend(
+    pieces: list[str], merges: list, add_prefix_space: bool, unk_token: str | None, name: str
+) -> tokenizers.Tokenizer:
     ids = {piece: i for i, piece in enumerate(pieces)}
     try:
         model = models.BPE(ids, merges, unk_token=unk_token)
@@ -227,10 +231,10 @@ def from_gpt2(encoder: Path, merges: Path, dictionary: Path) -> ByteBPE:
     return ByteBPE(pieces, _read_merges(merges), name=str(encoder))
 
 
-def _read_merges(path):
+def _read_merges(path: Path) -> list[tuple[str, str]]:
     lines = vocabulary.read_lines(path)
     first = 1 if lines[0].startswith("#version") else 0
-    merges = [tuple(line.split(" ")) for line in lines[first:]]
+    merges: list[Any] = [tuple(line.split(" ")) for line in lines[first:]]
     for number, merge in enumerate(merges, first + 1):
         if len(merge) != 2:
             raise DataError(f"{path}: line {number}: expected two pieces, got {len(merge)}")

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bertjax.config import Config, Data
@@ -39,7 +40,7 @@ class Corpus:
     unknown_words: Counter = dataclasses.field(default_factory=Counter)
     size: int = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         data = self.data
         names = {"files": f"config.data.files={data.files!r}", "tfds": f"TFDS {data.tfds_name}"}
         return names.get(data.source, f"config.data.source={data.source}")
@@ -50,7 +51,7 @@ class Corpus:
         return "; ".join(f"{n:,} x {reason}" for reason, n in sorted(self.dropped.items()))
 
     @contextlib.contextmanager
-    def blamed(self):
+    def blamed(self) -> Iterator[None]:
         """Errors within say which component of the mixture they are about."""
         try:
             yield
@@ -67,7 +68,7 @@ class Corpus:
         named = message.replace("config.data.", f"{place}.data.")
         return named if place in named else f"{place}: {named}"
 
-    def observe(self, result: Tokenized):
+    def observe(self, result: Tokenized) -> None:
         """Adds what was counted in a chunk.
 
         Of the unknown words the first `UNKNOWN_WORDS` different ones are counted: which ones does
@@ -79,7 +80,7 @@ class Corpus:
             if word in self.unknown_words or len(self.unknown_words) < UNKNOWN_WORDS:
                 self.unknown_words[word] += count
 
-    def open(self):
+    def open(self) -> None:
         """Finds the text: the cheap part, before anything is read.
 
         Raises:
@@ -90,7 +91,7 @@ class Corpus:
             if twice := sources.aliases(self.data):
                 self.dropped["another name of a file"] = twice
 
-    def peek(self, needed: int):
+    def peek(self, needed: int) -> None:
         """Reads up to `needed` documents that have text.
 
         What the first records or a corpus of one document would refuse after hours is so refused
@@ -122,7 +123,7 @@ class Corpus:
         """Of its `data` in the config."""
         return f"config.mixture.{self.name}.data" if self.name else "config.data"
 
-    def training_texts(self, most_bytes: float, console) -> Iterator[str]:
+    def training_texts(self, most_bytes: float, console: Console) -> Generator[str, None, None]:
         """Paragraphs of documents that are not held out, thinned to about `most_bytes` in all.
 
         The same hash that holds documents out decides which of the others stay.
@@ -140,7 +141,7 @@ class Corpus:
                         first = first and not found
                         yield from found
 
-    def watched(self, items, title: str, console):
+    def watched(self, items: Iterable, title: str, console: Console) -> Iterator:
         """Passes chunks or results on and shows how far they reach, their rate, the time left."""
         columns = (
             TextColumn("{task.description:20}"),

@@ -7,6 +7,7 @@ other times it keeps a quotation of several sentences whole.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import sentencex
@@ -50,7 +51,7 @@ def read_text(record: Record, text_field: str) -> str:
     return text
 
 
-def _json_text(text, where, field):
+def _json_text(text: str, where: str, field: str) -> str:
     try:
         tree = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
@@ -65,7 +66,7 @@ def _json_text(text, where, field):
     return value.encode("utf-8", "replace").decode()
 
 
-def no_field(where: str, field: str, present) -> str:
+def no_field(where: str, field: str, present: Iterable[str]) -> str:
     """What to tell a user whose records have other fields."""
     names = ", ".join(sorted(map(str, present))) or "no fields"
     return f"{where}: no field {field!r}, it has {names}; set config.data.text_field"

@@ -44,7 +44,9 @@ def encode(
     return {"input_ids": ids_BL, "token_type_ids": types_BL, "attention_mask": mask_BL}
 
 
-def _row(parts: tuple[list[int], ...], tokenizer: Tokenizer, longest: int):
+def _row(
+    parts: tuple[list[int], ...], tokenizer: Tokenizer, longest: int
+) -> tuple[list[int], list[int]]:
     """The ids and the token types of one example, special tokens included."""
     lengths = _cut([len(part) for part in parts], longest - 1 - len(parts))
     ids, types = [tokenizer.cls_id], [0]

@@ -1,7 +1,7 @@
 """One corpus, epoch after epoch: the examples of each and the rows that they are read in."""
 
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import masking, packing
 from bertjax.data.examples import Index, build_index
+from bertjax.data.store import Store
 from bertjax.errors import DataError
 
 _EXAMPLES, _ORDER = range(2)  # what a generator is for
@@ -31,12 +32,12 @@ class TooFewDocuments(DataError):
 
 
 class _Epoch(NamedTuple):
-    index: Index
+    examples: Index
     members: np.ndarray  # [n] int32, example ids in the order of the rows
     first: np.ndarray | None  # [R + 1]: row r has members[first[r] : first[r + 1]]; None: one each
 
     @property
-    def num_rows(self):
+    def num_rows(self) -> int:
         return len(self.members) if self.first is None else len(self.first) - 1
 
 
@@ -61,14 +62,14 @@ class Epochs:
 
     def __init__(
         self,
-        store,
+        store: Store,
         config: Config,
         stage: Stage | None = None,
         *,
         split: str = "train",
         component: int = 0,
         most: int | None = None,
-    ):
+    ) -> None:
         """Builds epoch 0.
 
         Args:
@@ -89,7 +90,7 @@ class Epochs:
         _require_documents(store, config, split)
         first = self._epoch(0)
         self.num_rows, self.num_examples = first.num_rows, len(first.members)
-        labels = first.index.is_random
+        labels = first.examples.is_random
         self.random_share = None if labels is None else float(labels.mean())
 
     def pattern(self, epoch: int) -> int:
@@ -98,7 +99,7 @@ class Epochs:
 
     def index(self, epoch: int) -> Index:
         """The examples of an epoch."""
-        return self._epoch(epoch).index
+        return self._epoch(epoch).examples
 
     def examples(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         """Ids of the examples in `rows` [n] of an epoch: [n, E] int32, -1 where there are fewer."""
@@ -113,7 +114,7 @@ class Epochs:
     def describe(self) -> str:
         """What epoch 0 holds and how full its rows are."""
         epoch, length = self._epoch(0), self._stage.phase.sequence_length
-        tokens = int(epoch.index.lengths()[epoch.members].sum())
+        tokens = int(epoch.examples.lengths()[epoch.members].sum())
         text = f"{len(epoch.members):,} examples an epoch, "
         if epoch.first is not None:
             per_row = len(epoch.members) / epoch.num_rows
@@ -127,7 +128,7 @@ class Epochs:
             text += " (WARNING: near 50% where documents have sentences enough for two segments)"
         return text
 
-    def _epoch(self, epoch):
+    def _epoch(self, epoch: int) -> _Epoch:
         with self._lock:
             if epoch not in self._epochs:
                 built = self._build(epoch)
@@ -136,7 +137,7 @@ class Epochs:
                 self._epochs = {e: self._epochs[e] for e in kept} | {epoch: built}
             return self._epochs[epoch]
 
-    def _build(self, epoch):
+    def _build(self, epoch: int) -> _Epoch:
         config, phase, numbers = self._config, self._stage.phase, (self._stage.phase_index, epoch)
         rng = generator(config, numbers[0], self.pattern(epoch), _EXAMPLES, self._component)
         index = build_index(
@@ -160,12 +161,12 @@ class Epochs:
         return _Epoch(index, members, first)
 
 
-def require_labels(corpora: list[Epochs], config: Config):
+def require_labels(corpora: list[Epochs], config: Config) -> None:
     """Raises DataError where next-sentence labels are nearly all "random": nothing to learn."""
     if not config.objective.nsp or sum(part.num_examples for part in corpora) < FEWEST_LABELS:
         return
     weights = list(config.weights.values())
-    shares = [corpus.random_share for corpus in corpora]
+    shares: list[Any] = [corpus.random_share for corpus in corpora]
     share = np.average(shares, weights=weights)
     if share > MOST_RANDOM:
         raise DataError(
@@ -182,7 +183,7 @@ def generator(config: Config, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seeds))
 
 
-def _require_documents(store, config: Config, split: str):
+def _require_documents(store: Store, config: Config, split: str) -> None:
     name, fix = _SPLITS[split]
     count = len(store.documents) - 1
     needed = 2 if config.objective.nsp else 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from bertjax.config import Examples
 from bertjax.data import blocks, pairs
+from bertjax.data.store import Store
 from bertjax.errors import DataError, UsageError
 
 LENGTH = np.uint16
@@ -38,7 +39,7 @@ class Index:
         """Tokens of every example, [CLS] and [SEP] included: [N] int32."""
         return _lengths(self.part_length, self.first_part)
 
-    def documents(self, store) -> np.ndarray:
+    def documents(self, store: Store) -> np.ndarray:
         """The document of `store` that every part is of: [K] int64.
 
         A part is of one document, and so is all of an example but the second part of a pair whose
@@ -60,7 +61,7 @@ class Index:
 
 
 def build_index(
-    store, config: Examples, *, sequence_length: int, rng: np.random.Generator
+    store: Store, config: Examples, *, sequence_length: int, rng: np.random.Generator
 ) -> Index:
     """Cuts every document of `store` into examples: one epoch of them.
 
@@ -92,7 +93,12 @@ def build_index(
     return _blocks(offsets, config, sequence_length, rng)
 
 
-def _pairs(offsets, config, sequence_length, rng):
+def _pairs(
+    offsets: tuple[np.ndarray, np.ndarray],
+    config: Examples,
+    sequence_length: int,
+    rng: np.random.Generator,
+) -> Index:
     # A pair consumes at least one sentence. Untouched pages of the arrays cost no memory, and
     # `resize` gives them back without a copy.
     most = len(offsets[0]) - 1
@@ -108,7 +114,12 @@ def _pairs(offsets, config, sequence_length, rng):
     return Index(starts, lengths, np.arange(0, 2 * count + 1, 2), is_random)
 
 
-def _blocks(offsets, config, sequence_length, rng):
+def _blocks(
+    offsets: tuple[np.ndarray, np.ndarray],
+    config: Examples,
+    sequence_length: int,
+    rng: np.random.Generator,
+) -> Index:
     sentences, documents = offsets
     across = config.builder == "full_sentences"
     order = np.arange(len(documents) - 1)
@@ -116,14 +127,16 @@ def _blocks(offsets, config, sequence_length, rng):
         rng.shuffle(order)
     # A part ends at a sentence's end, or it is a full example cut from a long sentence.
     most = len(sentences) - 1 + (int(sentences[-1]) // max(sequence_length - 2, 1)) + 1
-    columns = np.empty(most, np.int64), np.empty(most, LENGTH), np.empty(most + 1, np.int64)
+    sizes = ((most, np.int64), (most, LENGTH), (most + 1, np.int64))
+    columns = [np.empty(size, dtype) for size, dtype in sizes]
     parts, count = blocks.fill(sentences, documents, order, sequence_length, across, *columns)
     for column, size in zip(columns, (parts, parts, count + 1), strict=True):
         column.resize(size, refcheck=False)
-    return Index(*columns, None)
+    starts, lengths, first_part = columns
+    return Index(starts, lengths, first_part, None)
 
 
-def _require_ascending(name, offsets, end):
+def _require_ascending(name: str, offsets: np.ndarray, end: int) -> None:
     if offsets[0] != 0 or offsets[-1] != end or not _ascends(offsets):
         raise DataError(
             f"the store's offsets of {name} do not ascend from 0 to {end}: it is damaged; "
@@ -132,7 +145,7 @@ def _require_ascending(name, offsets, end):
 
 
 @numba.njit(cache=True, nogil=True)
-def _ascends(offsets):
+def _ascends(offsets: np.ndarray) -> bool:
     ascends = True
     for i in range(1, len(offsets)):
         ascends &= offsets[i] > offsets[i - 1]
@@ -140,7 +153,7 @@ def _ascends(offsets):
 
 
 @numba.njit(cache=True, nogil=True)
-def _lengths(part_length, first_part):
+def _lengths(part_length: np.ndarray, first_part: np.ndarray) -> np.ndarray:
     lengths = np.empty(len(first_part) - 1, np.int32)
     for i in range(len(lengths)):
         length = 1

@@ -56,7 +56,7 @@ class Findings:
     differences: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
-    def differ(self, field: str, wanted, made, why: str = ""):
+    def differ(self, field: str, wanted: object, made: object, why: str = "") -> None:
         self.differences.append(f"{field}={wanted!r}, made with {made!r}{why and f' ({why})'}")
 
 
@@ -75,7 +75,7 @@ def text_of(data: Data) -> dict:
     return {}
 
 
-def compare(place: str, data: Data, manifest: dict, found: Findings):
+def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
     """Adds to `found` how a config's corpus differs from the one that a store was made of.
 
     Args:
@@ -112,7 +112,7 @@ def filled(data: Data, manifest: dict) -> Data:
     return dataclasses.replace(data, **{name: made.get(name) for name in unset})
 
 
-def compare_tokenizer(config: TokenizerConfig, manifest: dict, found: Findings):
+def compare_tokenizer(config: TokenizerConfig, manifest: dict, found: Findings) -> None:
     """Adds to `found` how a config's tokenizer differs from the one that made a store."""
     made = manifest.get("tokenizer")
     if made is None:
@@ -152,7 +152,7 @@ def is_trained(manifest: dict) -> bool:
     return made is not None and not made["path"] and manifest.get("tokenizer_from") != WEIGHTS
 
 
-def _differ_in_tokenizer(config, made, why, found):
+def _differ_in_tokenizer(config: TokenizerConfig, made: dict, why: str, found: Findings) -> None:
     wishes = _contradicted(config, made)
     if config.path != made["path"] or not wishes:
         found.differ("config.tokenizer.path", config.path, made["path"], why)
@@ -160,7 +160,7 @@ def _differ_in_tokenizer(config, made, why, found):
         found.differ(f"config.tokenizer.{name}", getattr(config, name), made.get(name))
 
 
-def _contradicted(config, made) -> list[str]:
+def _contradicted(config: TokenizerConfig, made: dict) -> list[str]:
     """The wishes that a store was made against; the files of a tokenizer may say what is unset."""
     return [
         name
@@ -170,7 +170,7 @@ def _contradicted(config, made) -> list[str]:
     ]
 
 
-def _was_of_weights(made, manifest) -> bool:
+def _was_of_weights(made: dict, manifest: dict) -> bool:
     """Manifests of earlier versions name W/tokenizer as any other path."""
     return "text" not in manifest and Path(made["path"] or "").name == "tokenizer"
 
@@ -206,7 +206,9 @@ def _is_same(known: dict, path: str, facts: dict) -> bool:
     return known["sample"] == _sample(path, facts["bytes"])
 
 
-def _compare_files(field, wanted, made, known, found):
+def _compare_files(
+    field: str, wanted: str | None, made: str | None, known: list[dict] | None, found: Findings
+) -> None:
     is_spelled_so = _split(wanted) == _split(made)
     if wanted is None or (known is None and is_spelled_so):
         return
@@ -233,7 +235,6 @@ def _compare_files(field, wanted, made, known, found):
     else:
         some = "" if len(gone) == len(known) else f"{len(gone)} of {len(known)} files of "
         found.notes.append(f"{some}{field}={wanted!r}: not there any more, so not compared")
-    return None
 
 
 def _split(files: str | None) -> list[str]:
@@ -263,7 +264,7 @@ def _match(known: list[dict], facts: dict[str, dict]) -> tuple[list[dict], list[
     return list(left.values()), strangers
 
 
-def _reason(path, fact, known: Iterable[dict]) -> str:
+def _reason(path: str, fact: dict, known: Iterable[dict]) -> str:
     place = str(storage.absolute(path))
     then = next((file for file in known if file["path"] == place), None)
     if then is None:
@@ -275,10 +276,9 @@ def _reason(path, fact, known: Iterable[dict]) -> str:
 # TFDS
 
 
-def _compare_tfds(place, data, made, text, found):
-    spelled = {
-        name: (getattr(data, name), made.get(name)) for name in ("tfds_name", "tfds_data_dir")
-    }
+def _compare_tfds(place: str, data: Data, made: dict, text: dict, found: Findings) -> None:
+    names = ("tfds_name", "tfds_data_dir")
+    spelled = {name: (getattr(data, name), made.get(name)) for name in names}
     others = [name for name, (wanted, then) in spelled.items() if wanted != then]
     if data.tfds_name is None or (not text and not others):
         return

@@ -35,7 +35,7 @@ def read_lines(file: BinaryIO, longest: int, dropped: Counter) -> Iterator[tuple
         yield number + 1, offset, rest
 
 
-def _block(file):
+def _block(file: BinaryIO) -> bytes:
     """The next bytes of a file, b"" at its end; a line's end is never cut in two."""
     block = file.read(BLOCK_BYTES)
     while block.endswith(b"\r") and (more := file.read(1)):

@@ -8,7 +8,8 @@ so that sorts and minima of plain integers do it; on a CPU a sort is then six ti
 Shapes are those of one row: L tokens, E examples, P predictions.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ class Words(NamedTuple):
     stretch: jax.Array
 
 
-def number_words(starts, special, candidates) -> Words:
+def number_words(starts: jax.Array, special: jax.Array, candidates: jax.Array) -> Words:
     """Numbers words by `starts` [L] (the vocabulary's word starts) within stretches of text.
 
     What truncation left of a word at the start of a stretch is a word too (google-research/bert
@@ -74,10 +75,10 @@ def choose_words(tokens: Tokens, words: Words, size: int) -> jax.Array:
     count = jax.ops.segment_sum(tokens.candidates.astype(jnp.int32), words.word, length)
     count = count[words.word]  # tokens in each token's word
 
-    def can_start(left):
+    def can_start(left: jax.Array) -> jax.Array:
         return first & (count <= left)
 
-    def unit(start):
+    def unit(start: jax.Array) -> jax.Array:
         return words.word == words.word[start]
 
     return _take_units(tokens, size, can_start, unit)
@@ -93,17 +94,17 @@ def choose_spans(tokens: Tokens, words: Words, lengths: jax.Array, size: int) ->
     0.15 * n rounded up, the special tokens not counted, and whose text is one stretch.)
     """
 
-    def can_start(left):
+    def can_start(left: jax.Array) -> jax.Array:
         return left > 0
 
-    def unit(start):
+    def unit(start: jax.Array) -> jax.Array:
         word = words.word - words.word[start]
         return (word >= 0) & (word < lengths[start]) & (words.stretch == words.stretch[start])
 
     return _take_units(tokens, size, can_start, unit)
 
 
-def span_lengths(draws, p: float, most: int) -> jax.Array:
+def span_lengths(draws: jax.Array, p: float, most: int) -> jax.Array:
     """Words in a span for each of `draws` [L] uint32: geometric, truncated and renormalized.
 
     The shares are p * (1 - p)**(k - 1) of those of 1 to `most` words. Compared as integers, so
@@ -114,7 +115,12 @@ def span_lengths(draws, p: float, most: int) -> jax.Array:
     return 1 + (draws[:, None] >= np.minimum(bounds, _LAST).astype(np.uint32)).sum(1)
 
 
-def _take_units(tokens, size, can_start, unit):
+def _take_units(
+    tokens: Tokens,
+    size: int,
+    can_start: Callable[[jax.Array], jax.Array],
+    unit: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
     """Takes units one after the other, each the first that can start in the order of the draws.
 
     `size` steps are enough, as each takes at least one token of those wanted. A number of steps
@@ -123,7 +129,7 @@ def _take_units(tokens, size, can_start, unit):
     length = len(tokens.candidates)
     order = _order(tokens.draws, tokens.candidates)
 
-    def take(step, state):
+    def take(step: jax.Array, state: Any) -> Any:
         taken, left = state  # [L]: at which step; what the token's example still wants
         open_ = (taken == size) & can_start(left)
         start = _place(jnp.where(open_, order, _LAST).min(), length)
@@ -138,7 +144,7 @@ def _take_units(tokens, size, can_start, unit):
     return _first_wanted(by_step, tokens, size)  # cuts the last unit
 
 
-def _first_wanted(order, tokens, size):
+def _first_wanted(order: jax.Array, tokens: Tokens, size: int) -> jax.Array:
     """Places of each example's first tokens in `order` [L], as many as it wants."""
     length, examples = len(order), len(tokens.wanted)
     place = _place(jax.lax.sort(order), length)
@@ -153,19 +159,19 @@ def _first_wanted(order, tokens, size):
     return jnp.where(jnp.arange(length) < last, place, length)
 
 
-def _order(bits, valid):
+def _order(bits: jax.Array, valid: jax.Array) -> jax.Array:
     """[L] uint32: `bits` with each token's place as the low ones; those not `valid` come last."""
     low = np.uint32((1 << _place_bits(len(valid))) - 1)
     packed = (bits & ~low) | jnp.arange(len(valid), dtype=jnp.uint32)
     return jnp.where(valid, packed, _LAST)
 
 
-def _place(order, length):
+def _place(order: jax.Array, length: int) -> jax.Array:
     """The places that `_order` packed; L for those that come last."""
     low = np.uint32((1 << _place_bits(length)) - 1)
     return jnp.minimum(order & low, length).astype(jnp.int32)
 
 
-def _place_bits(length):
+def _place_bits(length: int) -> int:
     """Enough for L too, so that no place has ones only, as `_LAST` has."""
     return length.bit_length()

@@ -9,6 +9,8 @@ What is chosen is the business of `mask_units`: tokens, whole words or spans.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,38 @@ _SPANS = np.uint32(1 << 31)  # + position
 _ROUNDING = np.uint32(0xFFFFFFFF)
 
 
+class Vocabulary(Protocol):
+    """What masking asks of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Real ids, the padding of the embedding table not counted."""
+
+    @property
+    def special_ids(self) -> Sequence[int]:
+        """All special ids, ascending."""
+
+    @property
+    def marker_ids(self) -> Sequence[int]:
+        """Special ids that were added to the vocabulary, ascending."""
+
+    @property
+    def cls_id(self) -> int: ...
+
+    @property
+    def sep_id(self) -> int: ...
+
+    @property
+    def mask_id(self) -> int: ...
+
+    def word_starts(self) -> np.ndarray:
+        """Whether a word starts with each id: bool [V]."""
+
+
 def mask_tokens(
     key: jax.Array,
     batch: dict[str, jax.Array],
-    tokenizer,
+    tokenizer: Vocabulary,
     masking: Masking,
     max_predictions_per_seq: int,
     num_components: int = 1,
@@ -57,8 +87,7 @@ def mask_tokens(
         [B] and, of a mixture, `components` [B].
         With several examples a row, `example_ids` [B, E], `segment_ids` [B, L] (1 to E, 0 for
         padding) and `position_ids` [B, L]. Nothing is chosen where `example_ids` < 0.
-      tokenizer: gives `cls_id`, `sep_id`, `mask_id`, `vocab_size` (not the padded one),
-        `special_ids` (ascending), `marker_ids` and `word_starts()`, bool [V].
+      tokenizer: says which ids are special, and where words start.
       masking: unit, probabilities, rounding and the part of special tokens.
       max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
       num_components: of the mixture; an epoch of each has masks of its own.
@@ -104,7 +133,7 @@ def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.nd
     return np.minimum(max_predictions, least + (fraction > 0))
 
 
-def _counts(length, masking):
+def _counts(length: int, masking: Masking) -> tuple[np.ndarray, np.ndarray]:
     """`(least [length + 1] int32, probability of one more [length + 1] float32)`.
 
     A table, made in Python's float64: float32 on a device would round some halves otherwise.
@@ -117,7 +146,18 @@ def _counts(length, masking):
     return least.astype(np.int32), (wanted - least).astype(np.float32)
 
 
-def _mask_row(key, ids, segments, positions, example_ids, epoch, *, tokenizer, masking, size):
+def _mask_row(
+    key: jax.Array,
+    ids: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array,
+    example_ids: jax.Array,
+    epoch: jax.Array,
+    *,
+    tokenizer: Vocabulary,
+    masking: Masking,
+    size: int,
+) -> dict[str, jax.Array]:
     """Masks one row: `ids`, `segments` (-1 for padding), `positions` [L]; `example_ids` [E]."""
     fold_in = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold_in(jax.random.fold_in(key, epoch), example_ids)
@@ -149,7 +189,9 @@ def _mask_row(key, ids, segments, positions, example_ids, epoch, *, tokenizer, m
     return _replace(ids, chosen, own, shared, tokenizer, masking)
 
 
-def _draws(keys, segments, counters):
+def _draws(
+    keys: jax.Array, segments: jax.Array, counters: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Two random words for each counter [N] of the examples `segments` [N]: two [N] uint32.
 
     `fold_in` is the Threefry block of a counter under a key; its result, read as numbers, is
@@ -161,7 +203,9 @@ def _draws(keys, segments, counters):
     return words[:, 0], words[:, 1]
 
 
-def _wanted(keys, lengths, masking, size, longest):
+def _wanted(
+    keys: jax.Array, lengths: jax.Array, masking: Masking, size: int, longest: int
+) -> jax.Array:
     """Predictions that examples of `lengths` [E], none over `longest`, want: [E]."""
     least, fraction = (jnp.asarray(table)[lengths] for table in _counts(longest, masking))
     if masking.rounding == "probabilistic":
@@ -171,17 +215,24 @@ def _wanted(keys, lengths, masking, size, longest):
     return jnp.minimum(size, least)
 
 
-def _at(index, values):
+def _at(index: jax.Array, values: jax.Array) -> jax.Array:
     return values.at[index].get(mode="fill", fill_value=0)
 
 
-def _first_of_run(draws, chosen, positions):
+def _first_of_run(draws: jax.Array, chosen: jax.Array, positions: jax.Array) -> jax.Array:
     """Each slot's draw [P] replaced by that of the first slot of its run of adjacent tokens."""
     goes_on = jnp.pad(chosen[1:] == chosen[:-1] + 1, (1, 0)) & (_at(chosen, positions) > 0)
     return draws[jax.lax.cummax(jnp.where(goes_on, 0, jnp.arange(len(chosen))))]
 
 
-def _replace(ids, chosen, own, shared, tokenizer, masking):
+def _replace(
+    ids: jax.Array,
+    chosen: jax.Array,
+    own: jax.Array,
+    shared: jax.Array,
+    tokenizer: Vocabulary,
+    masking: Masking,
+) -> dict[str, jax.Array]:
     """Replaces tokens of `ids` [L] at `chosen` [P] (L where unused).
 
     `shared` [P] uint32 decides what becomes of a token. Its range is cut in three by the

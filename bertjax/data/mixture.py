@@ -1,5 +1,7 @@
 """Corpora read together: which one a row is of, as a function of the row's number."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 BLOCK = 10_000  # rows that hold the exact shares
@@ -12,7 +14,9 @@ class Mixture:
     the row's number alone. Shares are exact to 1 / `BLOCK` (largest remainders).
     """
 
-    def __init__(self, weights: list[float], rng_of_block):
+    def __init__(
+        self, weights: list[float], rng_of_block: Callable[[int], np.random.Generator]
+    ) -> None:
         """Args:
         weights: of the components, positive; only their ratios count.
         rng_of_block: `block number -> np.random.Generator`.
@@ -38,7 +42,7 @@ class Mixture:
         return components, numbers
 
 
-def _shares(weights):
+def _shares(weights: list[float]) -> np.ndarray:
     exact = np.array(weights, np.float64) / sum(weights) * BLOCK
     counts = exact.astype(np.int64)
     left_over = BLOCK - counts.sum()

@@ -44,7 +44,13 @@ def pack(
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(lengths, predictions, sequence_length, max_predictions, max_per_row):
+def _assign(
+    lengths: np.ndarray,
+    predictions: np.ndarray,
+    sequence_length: int,
+    max_predictions: int,
+    max_per_row: int,
+) -> tuple[np.ndarray, int]:
     """The row of each example, and the number of rows."""
     row_of = np.empty(len(lengths), np.int32)
     # Of the open rows: their number and what they still take.

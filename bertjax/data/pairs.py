@@ -6,14 +6,22 @@ and `is_random` [N], and return N.
 """
 
 import numba
+import numpy as np
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
 
 
 @numba.njit(cache=True, nogil=True)
 def segments(
-    sentence_ends, documents, sequence_length, short_seq_prob, rng, starts, lengths, is_random
-):
+    sentence_ends: np.ndarray,
+    documents: np.ndarray,
+    sequence_length: int,
+    short_seq_prob: float,
+    rng: np.random.Generator,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    is_random: np.ndarray,
+) -> int:
     """Pairs of segments; the rules, in the order in which `rng` is used:
 
     1. A document's target length is `sequence_length - 3`, or with `short_seq_prob` uniform in
@@ -59,7 +67,15 @@ def segments(
 
 
 @numba.njit(cache=True, nogil=True)
-def sentences(sentence_ends, documents, sequence_length, rng, starts, lengths, is_random):
+def sentences(
+    sentence_ends: np.ndarray,
+    documents: np.ndarray,
+    sequence_length: int,
+    rng: np.random.Generator,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    is_random: np.ndarray,
+) -> int:
     """Pairs of single sentences (SENTENCE-PAIR+NSP), in the order of the documents.
 
     A is the next sentence. B is the one after it, or, with probability one half and whenever the
@@ -85,7 +101,7 @@ def sentences(sentence_ends, documents, sequence_length, rng, starts, lengths, i
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(sentence_ends, first, end, target):
+def _gather(sentence_ends: np.ndarray, first: int, end: int, target: int) -> int:
     """The sentence after the last one taken: at least one, then more until `target` tokens."""
     last = first + 1
     while last < end and sentence_ends[last] - sentence_ends[first] < target:
@@ -94,7 +110,9 @@ def _gather(sentence_ends, first, end, target):
 
 
 @numba.njit(cache=True, nogil=True)
-def _random_sentence(documents, document, rng):
+def _random_sentence(
+    documents: np.ndarray, document: int, rng: np.random.Generator
+) -> tuple[int, int]:
     """A uniform sentence of another uniform document, and that document's end."""
     other = rng.integers(0, len(documents) - 2)
     other += other >= document
@@ -102,12 +120,23 @@ def _random_sentence(documents, document, rng):
 
 
 @numba.njit(cache=True, nogil=True)
-def _write(a, a_end, b, b_end, most, rng, starts, lengths):
+def _write(
+    a: int,
+    a_end: int,
+    b: int,
+    b_end: int,
+    most: int,
+    rng: np.random.Generator,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+) -> None:
     starts[0], lengths[0], starts[1], lengths[1] = truncate(a, a_end - a, b, b_end - b, most, rng)
 
 
 @numba.njit(cache=True, nogil=True)
-def truncate(a, a_tokens, b, b_tokens, most, rng):
+def truncate(
+    a: int, a_tokens: int, b: int, b_tokens: int, most: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
     """Rule 4 in closed form: how many tokens each side loses does not depend on the draws.
 
     The longer side shrinks to the other's length, then both shrink in turn, B first. So the

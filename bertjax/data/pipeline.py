@@ -5,6 +5,8 @@ starting anywhere is an index and nothing needs saving. Rows are numbered throug
 and a batch may hold the end of one epoch and the start of the next.
 """
 
+from typing import Any
+
 import grain
 import numba
 import numpy as np
@@ -14,6 +16,7 @@ from bertjax.config.stages import Stage
 from bertjax.data import remote
 from bertjax.data.epochs import Epochs, generator, require_labels
 from bertjax.data.mixture import Mixture
+from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError
 
 _MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
@@ -22,7 +25,9 @@ _MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
 class Batches:
     """The training batches of one stage. Safe to use from several threads."""
 
-    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage | None = None):
+    def __init__(
+        self, corpora: list, tokenizer: Tokenizer, config: Config, stage: Stage | None = None
+    ) -> None:
         """Builds epoch 0 of every component, for its number of rows.
 
         Args:
@@ -91,7 +96,9 @@ class HeldoutBatches:
     predictions, and what counts sequences must leave them out.
     """
 
-    def __init__(self, corpora: list, tokenizer, config: Config, stage: Stage | None = None):
+    def __init__(
+        self, corpora: list, tokenizer: Tokenizer, config: Config, stage: Stage | None = None
+    ) -> None:
         """As `Batches`, of the held-out split; B is `evaluation.batch_size`.
 
         Raises:
@@ -123,7 +130,7 @@ class HeldoutBatches:
 
 
 def iterate(
-    batches, start: int, stop: int, *, rows: slice = slice(None), prefetch: int
+    batches: Any, start: int, stop: int, *, rows: slice = slice(None), prefetch: int
 ) -> grain.DatasetIterator:
     """Batches `start` to `stop - 1` in order, `prefetch` of them assembled ahead by threads.
 
@@ -145,7 +152,10 @@ def _shapes(config: Config, size: int, length: int) -> dict[str, tuple[int, ...]
     packed = config.examples.max_per_row > 1
     slots = (size, config.examples.max_per_row) if packed else (size,)
     tokens = ("input_ids", "token_type_ids", "attention_mask")
-    shapes = dict.fromkeys(tokens, (size, length)) | {"example_ids": slots, "mask_epochs": (size,)}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(tokens, (size, length)) | {
+        "example_ids": slots,
+        "mask_epochs": (size,),
+    }
     if len(config.weights) > 1:
         shapes["components"] = (size,)
     if config.examples.has_next_sentence:
@@ -159,12 +169,16 @@ def _shapes(config: Config, size: int, length: int) -> dict[str, tuple[int, ...]
 class _Assembler:
     """Makes a batch of rows that are given by component, epoch and number."""
 
-    def __init__(self, corpora: list[Epochs], tokenizer, config, stage):
+    def __init__(
+        self, corpora: list[Epochs], tokenizer: Tokenizer, config: Config, stage: Stage
+    ) -> None:
         self._corpora, self._tokenizer, self._config = corpora, tokenizer, config
         self._length = stage.phase.sequence_length
         self._is_pair = config.examples.has_next_sentence
 
-    def batch(self, components, epochs, numbers) -> dict[str, np.ndarray]:
+    def batch(
+        self, components: np.ndarray, epochs: np.ndarray, numbers: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """The rows `numbers` [B] of `epochs` [B] of `components` [B]."""
         batch = self._empty(len(numbers))
         for component in np.unique(components):
@@ -177,11 +191,18 @@ class _Assembler:
             batch["components"][:] = components
         return batch
 
-    def _empty(self, size):
+    def _empty(self, size: int) -> dict[str, np.ndarray]:
         shapes = _shapes(self._config, size, self._length)
         return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
 
-    def _fill(self, batch, places, corpus, epoch, numbers):
+    def _fill(
+        self,
+        batch: dict[str, np.ndarray],
+        places: np.ndarray,
+        corpus: Epochs,
+        epoch: int,
+        numbers: np.ndarray,
+    ) -> None:
         """Writes the rows `places` [n] of a batch: the rows `numbers` [n] of an epoch."""
         index, examples = corpus.index(epoch), corpus.examples(epoch, numbers)
         tokens, parts, numbers = corpus.store.tokens, index, examples
@@ -217,30 +238,30 @@ class _Assembler:
             )
         slots = batch["example_ids"][0].shape
         batch["example_ids"][places] = examples.reshape(-1, *slots)
-        if self._is_pair:
+        if index.is_random is not None:
             labels = index.is_random[examples] & (examples >= 0)
             batch["next_sentence_labels"][places] = labels.reshape(-1, *slots)
 
 
 @numba.njit(cache=True, nogil=True)
 def _fill(
-    tokens,
-    part_start,
-    part_length,
-    first_part,
-    examples,
-    places,
-    is_pair,
-    cls_id,
-    sep_id,
-    pad_id,
-    input_ids,
-    token_type_ids,
-    attention_mask,
-    segment_ids,
-    position_ids,
-    cls_positions,
-):
+    tokens: np.ndarray,
+    part_start: np.ndarray,
+    part_length: np.ndarray,
+    first_part: np.ndarray,
+    examples: np.ndarray,
+    places: np.ndarray,
+    is_pair: bool,
+    cls_id: int,
+    sep_id: int,
+    pad_id: int,
+    input_ids: np.ndarray,
+    token_type_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    segment_ids: np.ndarray,
+    position_ids: np.ndarray,
+    cls_positions: np.ndarray,
+) -> int:
     """Writes every element of these rows, and returns the largest token id read."""
     largest, packed = 0, len(segment_ids) > 0
     for n in range(len(places)):

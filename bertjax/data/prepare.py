@@ -11,17 +11,20 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from bertjax import storage
 from bertjax.config import Config
+from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
-from bertjax.data.tokenize import tokenize_all
+from bertjax.data.tokenize import Tokenized, tokenize_all
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes import lock
 
@@ -29,7 +32,11 @@ from bertjax.processes import lock
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
 
-_PLAIN = {"highlight": False, "markup": False, "soft_wrap": True}  # a line stays one in a log
+_PLAIN: dict[str, Any] = {
+    "highlight": False,
+    "markup": False,
+    "soft_wrap": True,
+}  # a line stays one in a log
 
 
 def prepare(
@@ -92,13 +99,13 @@ def prepare(
     return manifests if config.mixture else manifests[""]
 
 
-def _remove_leftovers(workdir):
+def _remove_leftovers(workdir: Path) -> None:
     for name in storage.folders(workdir):
         if name.startswith("store.tmp-"):
             storage.remove(workdir / name)
 
 
-def _install(scratch, workdir):
+def _install(scratch: Path, workdir: Path) -> None:
     # Between the two removals and the renames there is no store at all, never one that does not
     # match the tokenizer. Of objects the manifests go first and come last.
     store, saved = workdir / "store", workdir / "tokenizer"
@@ -116,7 +123,13 @@ def _install(scratch, workdir):
     storage.move(scratch / "store", store, last="manifest.json")
 
 
-def _build(config, recorded, scratch, beam_options, console):
+def _build(
+    config: Config,
+    recorded: used.Source,
+    scratch: Path,
+    beam_options: Sequence[str] | None,
+    console: Console,
+) -> dict[str, dict]:
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
     if not storage.is_remote(scratch):
         scratch.mkdir(parents=True)
@@ -155,7 +168,12 @@ def _build(config, recorded, scratch, beam_options, console):
     return manifests
 
 
-def _get_tokenizer(config, recorded, corpora, console):
+def _get_tokenizer(
+    config: TokenizerConfig,
+    recorded: used.Source,
+    corpora: list[corpus.Corpus],
+    console: Console,
+) -> tokenizer.Tokenizer:
     if recorded.path:
         found, notes = tokenizer.read(dataclasses.replace(config, path=recorded.path))
         for note in notes:
@@ -165,7 +183,9 @@ def _get_tokenizer(config, recorded, corpora, console):
         return train_tokenizer.train(config, texts)
 
 
-def _training_texts(config, corpora, console):
+def _training_texts(
+    config: TokenizerConfig, corpora: list[corpus.Corpus], console: Console
+) -> Generator[str, None, None]:
     """Text of every corpus, `TRAINING_BYTES` in all: a tokenizer sees them as the model will."""
     for part in corpora:
         most = TRAINING_BYTES[config.kind] * part.proportion
@@ -177,7 +197,13 @@ def _training_texts(config, corpora, console):
     console.print(f"learning a vocabulary of {config.vocab_size:,} tokens ...")
 
 
-def _tokenized(corpora, saved, directory, beam_options, console):
+def _tokenized(
+    corpora: list[corpus.Corpus],
+    saved: Path,
+    directory: Path,
+    beam_options: Sequence[str] | None,
+    console: Console,
+) -> list[Generator[Tokenized, None, None]]:
     """The chunks of each corpus as tokens, in order."""
     if beam_options is None:
         return [tokenize_all(sources.chunks(part.data), part.data, saved) for part in corpora]
@@ -185,7 +211,7 @@ def _tokenized(corpora, saved, directory, beam_options, console):
         return _beam().tokenize_all(corpora, saved, directory, beam_options)
 
 
-def _beam():
+def _beam() -> types.ModuleType:
     try:
         from bertjax.data import beam  # an extra, and slow to import
     except ImportError as error:
@@ -193,7 +219,9 @@ def _beam():
     return beam
 
 
-def _fill(writer, part, results, console):
+def _fill(
+    writer: Writer, part: corpus.Corpus, results: Generator[Tokenized, None, None], console: Console
+) -> int:
     """Writes the chunks of a corpus; returns the bytes of its text."""
     text_bytes = 0
     with contextlib.closing(results):
@@ -206,7 +234,7 @@ def _fill(writer, part, results, console):
     return text_bytes
 
 
-def _write(writer, result, heldout_fraction):
+def _write(writer: Writer, result: Tokenized, heldout_fraction: float) -> None:
     """Appends a chunk. The first document always trains, so that there is something to train on."""
     heldout = result.shares < heldout_fraction
     if not writer.counts["train"]["documents"] and len(heldout):

@@ -1,5 +1,7 @@
 """Tokens that stay in an object store: what a batch needs of them, read by ranges."""
 
+from pathlib import Path
+
 import numpy as np
 
 from bertjax import errors, storage
@@ -10,7 +12,7 @@ _GAP = 4 << 10  # bytes between two ranges for which another request costs more 
 class Tokens:
     """tokens.bin [T] on gs://, of which nothing is held. Safe to use from several threads."""
 
-    def __init__(self, path, dtype: np.dtype, size: int):
+    def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
         self._path, self.dtype, self._size = path, dtype, size
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ was used makes warnings, which end the report and are shown last.
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from bertjax.config import Config
 from bertjax.data.corpus import Corpus
@@ -65,9 +66,9 @@ def split(report: str) -> tuple[str, str]:
     return "\n".join(line for line in lines if line not in loud), "\n".join(loud)
 
 
-def _form(part):
+def _form(part: Corpus) -> Iterator[str]:
     data = part.data
-    if data.source == "files" and ".txt" in data.files and data.txt_format == "auto":
+    if data.source == "files" and ".txt" in (data.files or "") and data.txt_format == "auto":
         counts = {
             "of one sentence a line": part.seen["sentences"],
             "of prose": part.seen["prose"],
@@ -85,7 +86,7 @@ def _form(part):
         )
 
 
-def _heldout(part, documents, config):
+def _heldout(part: Corpus, documents: int, config: Config) -> Iterator[str]:
     fix = "raise config.data.heldout_fraction or add text"
     if not documents:
         yield f"no document is held out for evaluation: the corpus is too small; {fix}"
@@ -93,7 +94,7 @@ def _heldout(part, documents, config):
         yield f"1 document is held out, pairs of sentences need 2: no evaluation; {fix}"
 
 
-def _contents(part, total):
+def _contents(part: Corpus, total: dict[str, int]) -> Iterator[str]:
     documents = max(part.seen["documents"], 1)
     share = part.seen["markup"] / documents
     if share > MANY_MARKUP:
@@ -110,7 +111,7 @@ def _contents(part, total):
         )
 
 
-def _casing(seen: Counter, model: Tokenizer):
+def _casing(seen: Counter, model: Tokenizer) -> Iterator[str]:
     """Whether text and vocabulary are of the same casing; both are judged by what they hold."""
     capital, share = _capitals(model)
     lowercases = model.lowercase
@@ -144,13 +145,13 @@ def _capitals(model: Tokenizer) -> tuple[str | None, float]:
     pieces = [model.tokens([i])[0] for i in range(model.vocab_size) if i not in special]
     if model.kind == "byte_bpe":
         found = [piece for piece in pieces if len(piece) > 1 and re.search("[A-Z]", piece)]
-        return (found or [None])[0], max(len(found) / max(len(pieces), 1), 1e-9)
+        return next(iter(found), None), max(len(found) / max(len(pieces), 1), 1e-9)
     found = [piece for piece in pieces if piece != piece.lower()]
     example = next((piece for piece in found if len(piece) > 2), None)
     return example, len(found) / max(len(pieces), 1)
 
 
-def _unknown(seen: Counter, words: Counter, tokens: int):
+def _unknown(seen: Counter, words: Counter, tokens: int) -> Iterator[str]:
     share = seen["unknown tokens"] / max(tokens, 1)
     if share > MOST_UNKNOWN:
         often = ", ".join(repr(word) for word, _ in words.most_common(3))
@@ -161,7 +162,7 @@ def _unknown(seen: Counter, words: Counter, tokens: int):
         )
 
 
-def _records(part, documents):
+def _records(part: Corpus, documents: int) -> Iterator[str]:
     reasons = {k: n for k, n in part.dropped.items() if not k.startswith(_NOT_RECORDS)}
     left_out = sum(reasons.values())
     if left_out > documents:
@@ -172,7 +173,7 @@ def _records(part, documents):
         )
 
 
-def _single_sentences(seen: Counter, documents: int, config: Config):
+def _single_sentences(seen: Counter, documents: int, config: Config) -> Iterator[str]:
     share = seen["one sentence"] / max(documents, 1)
     if config.objective.nsp and share > MANY_SINGLE:
         yield (

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from pydoc_data import topics
+from typing import Any
 
 MOST_BYTES = 8 << 20
 FEWEST_PARAGRAPHS = 3  # of a document
@@ -80,7 +81,7 @@ def _docstrings(path: Path) -> str:
     return "\n\n".join(_collect(tree))
 
 
-def _collect(node) -> Iterator[str]:
+def _collect(node: Any) -> Iterator[str]:
     """Docstrings of a module or class and of what it defines, in the order of the source."""
     text = ast.get_docstring(node)
     if text:

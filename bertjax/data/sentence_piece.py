@@ -1,6 +1,7 @@
 """SentencePiece, the tokenizer of ALBERT; the library of that name does the work."""
 
 import unicodedata
+from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
@@ -24,7 +25,7 @@ class SentencePiece(Tokenizer):
     kind = "sentencepiece"
     file_name = "spiece.model"
 
-    def __init__(self, contents: bytes, name: str = "model"):
+    def __init__(self, contents: bytes, name: str = "model") -> None:
         try:
             self._backend = sentencepiece.SentencePieceProcessor(model_proto=contents)
         except RuntimeError as error:
@@ -39,21 +40,21 @@ class SentencePiece(Tokenizer):
                 raise DataError(f"{name}: {pieces[special]} must be a control piece")
 
     @property
-    def rules(self):
+    def rules(self) -> dict:
         return super().rules | {"model": self.sha256}  # the model file says all of them
 
-    def encode_flat(self, texts):
+    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         parts = self._backend.encode(list(texts), num_threads=1)
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))
         dtype = token_dtype(self.vocab_size)
         return np.fromiter(chain.from_iterable(parts), dtype, lengths.sum()), lengths
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode(list(ids))
 
-    def word_starts(self):
+    def word_starts(self) -> np.ndarray:
         # Punctuation stands alone without the mark of a word start, as ALBERT's masking has it.
-        def starts(piece):
+        def starts(piece: str) -> bool:
             return piece.startswith(_WORD_START) or (
                 len(piece) == 1 and unicodedata.category(piece)[0] in "PS"
             )

@@ -14,8 +14,8 @@ import itertools
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from bertjax import storage
 from bertjax.config import Data
@@ -106,7 +106,7 @@ def tfds_version(data: Data) -> tuple[str, int]:
     return source.dataset_info.full_name, len(source)
 
 
-def chunks(data: Data, some: Iterable[Piece] | None = None) -> Iterator[Chunk]:
+def chunks(data: Data, some: Iterable[Piece] | None = None) -> Generator[Chunk, None, None]:
     """Cuts the corpus into chunks of about `CHUNK_BYTES`, in order.
 
     Args:
@@ -163,7 +163,7 @@ def _matches(data: Data) -> list[str]:
     return paths
 
 
-def _read_file(data, piece, dropped):
+def _read_file(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
     path = piece.name
     if piece.start == piece.end:
         dropped["empty file"] += 1
@@ -179,9 +179,9 @@ def _read_file(data, piece, dropped):
         raise DataError(f"{path}: {error.strerror or error}") from None
 
 
-def _read_lines(path, data, dropped):
+def _read_lines(path: str, data: Data, dropped: Counter) -> Iterator[tuple[Record, int]]:
     with storage.open_file(path) as raw:
-        file = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+        file: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         head = file.read(SNIFFED)
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise DataError(f"{path}: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
@@ -204,7 +204,9 @@ def _read_lines(path, data, dropped):
             yield Record(path, *record), raw.tell()
 
 
-def _blocks(lines, form):
+def _blocks(
+    lines: Iterable[tuple[int, int, bytes]], form: str
+) -> Iterator[tuple[int, int, str, bytes]]:
     """Groups the lines of a .txt into documents.
 
     In google-research/bert's form a blank line ends a document. Plain prose has no documents:
@@ -228,7 +230,7 @@ def _blocks(lines, form):
         yield *first, b"".join(block)
 
 
-def _read_parquet(path, data, dropped):
+def _read_parquet(path: str, data: Data, dropped: Counter) -> Iterator[tuple[Record, int]]:
     import pyarrow  # heavy, and only some corpora need it
     from pyarrow import parquet
 
@@ -248,7 +250,7 @@ def _read_parquet(path, data, dropped):
         raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
 
 
-def _read_tfds(data, piece, dropped):
+def _read_tfds(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
     source = _tfds_source(data)
     for start in range(piece.start, piece.end, 256):
         rows = range(start, min(start + 256, piece.end))
@@ -256,13 +258,13 @@ def _read_tfds(data, piece, dropped):
             if data.text_field not in example:
                 raise DataError(no_field(f"TFDS {data.tfds_name}", data.text_field, example))
             value = example[data.text_field]
-            record = _text_record(data.tfds_name, row, value, data.text_field, dropped)
+            record = _text_record(str(data.tfds_name), row, value, data.text_field, dropped)
             if record:
                 yield record, row + 1
 
 
 @functools.lru_cache(maxsize=1)  # opened once for all pieces
-def _tfds_source(data):
+def _tfds_source(data: Data) -> Any:
     if not data.tfds_name:
         raise UsageError("config.data.tfds_name is unset; config.data.source=tfds needs it")
     try:
@@ -276,12 +278,12 @@ def _tfds_source(data):
         raise DataError(f"{name}: {one_line(error)}") from None
 
 
-def _read_sample(data, piece, dropped):
+def _read_sample(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
     for number, text in enumerate(sample.documents(), 1):
         yield Record("sample", number, 0, "prose", text.encode()), number
 
 
-def _text_record(path, row, value, field, dropped):
+def _text_record(path: str, row: int, value: Any, field: str, dropped: Counter) -> Record | None:
     if value is None:
         dropped["empty document"] += 1
         return None

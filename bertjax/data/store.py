@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,11 @@ def open_store(directory: Path, split: str) -> Store:
     directory = storage.path(directory)
     manifest = read_manifest(directory)
     dtypes = {"tokens": token_dtype(manifest["vocab_size"])}
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in COUNTS:
         path = directory / split / f"{name}.bin"
         expected = manifest["files"].get(f"{split}/{name}.bin", {}).get("bytes")
-        found = storage.sizes([path])[0] if storage.is_file(path) else "no"
+        found: Any = storage.sizes([path])[0] if storage.is_file(path) else "no"
         if found != expected:
             raise DataError(
                 f"{path}: {found} bytes, the manifest says {expected}; run `bertjax prepare` again"
@@ -123,7 +124,7 @@ def verify(directory: Path) -> None:
             raise DataError(f"{path}: bytes differ from the manifest; run `bertjax prepare` again")
 
 
-def _open(path, dtype, size):
+def _open(path: Path, dtype: np.dtype, size: int) -> np.ndarray | remote.Tokens:
     if not size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     if not storage.is_remote(path):
@@ -133,7 +134,7 @@ def _open(path, dtype, size):
     return np.frombuffer(storage.read(path, parts=16), dtype)
 
 
-def _sha256(path):
+def _sha256(path: Path) -> str:
     with storage.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -141,20 +142,20 @@ def _sha256(path):
 class _Column:
     """One file that only grows, hashed as it is written."""
 
-    def __init__(self, path: Path, dtype: np.dtype):
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
         self._file = storage.open_file(path, "wb")
         self._is_local = not storage.is_remote(path)
         self._sha256 = hashlib.sha256()
         self._dtype = dtype
         self.bytes = 0
 
-    def append(self, values):
+    def append(self, values: np.ndarray | list[int]) -> None:
         data = np.ascontiguousarray(values, self._dtype).data.cast("B")
         self._file.write(data)
         self._sha256.update(data)
         self.bytes += len(data)
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
     def finish(self) -> dict:
@@ -172,14 +173,14 @@ class Writer:
     is never opened.
     """
 
-    def __init__(self, directory: Path, vocab_size: int):
+    def __init__(self, directory: Path, vocab_size: int) -> None:
         self.directory = storage.path(directory)
         self.counts = {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
         self._vocab_size = vocab_size
         self._unigrams = np.zeros(vocab_size, np.int64)
         self._columns = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Writer":
         with contextlib.ExitStack() as stack:
             for split in SPLITS:
                 if not storage.is_remote(self.directory):
@@ -194,10 +195,16 @@ class Writer:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def append(self, split: str, tokens, sentence_lengths, document_lengths) -> None:
+    def append(
+        self,
+        split: str,
+        tokens: np.ndarray,
+        sentence_lengths: np.ndarray,
+        document_lengths: np.ndarray,
+    ) -> None:
         """Adds whole documents.
 
         Args:
@@ -219,7 +226,7 @@ class Writer:
         if split == "train":
             self._unigrams += np.bincount(tokens, minlength=self._vocab_size)
 
-    def finish(self, **description) -> dict:
+    def finish(self, **description: Any) -> dict:
         """Closes the files, writes the manifest with `description` added, and returns it."""
         files = {f"{s}/{n}.bin": column.finish() for (s, n), column in self._columns.items()}
         manifest = {

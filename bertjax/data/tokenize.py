@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from bertjax.config import Data
 from bertjax.data import tokenizer
-from bertjax.data.documents import paragraphs, read_text, segment
+from bertjax.data.documents import Record, paragraphs, read_text, segment
 from bertjax.data.sources import SENTENCES_DOCUMENT, Chunk
 from bertjax.errors import BertjaxError
 
@@ -47,7 +47,9 @@ class Tokenized(NamedTuple):
     unknown_words: Counter  # of a sample: see `SAMPLED`
 
 
-def tokenize_all(chunks: Iterable[Chunk], data: Data, saved: Path) -> Iterator[Tokenized]:
+def tokenize_all(
+    chunks: Iterable[Chunk], data: Data, saved: Path
+) -> Generator[Tokenized, None, None]:
     """Tokenizes every chunk in `data.num_workers` processes; results come in order.
 
     Args:
@@ -83,7 +85,11 @@ def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
         yield waiting.popleft().result()
 
 
-def _start_worker(saved, data):
+_encoder: tokenizer.Tokenizer  # of a worker, and so is the next
+_data: Data
+
+
+def _start_worker(saved: Path, data: Data) -> None:
     # The parent answers Ctrl-C, and a worker must not outlive it, however it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -92,12 +98,14 @@ def _start_worker(saved, data):
     _encoder, _data = tokenizer.load(saved), data
 
 
-def _exit_with_parent():
-    multiprocessing.parent_process().join()
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 
-def _tokenize_here(chunk):
+def _tokenize_here(chunk: Chunk) -> Tokenized:
     return tokenize(chunk, _data, _encoder)
 
 
@@ -150,7 +158,7 @@ def tokenize(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenize
     )
 
 
-def _observe(seen, record, text):
+def _observe(seen: Counter, record: Record, text: str) -> None:
     """Counts a document by what its start shows: a part of the text, so that it costs little."""
     start, form = text[:OBSERVED], record.form
     seen[form] += 1
@@ -167,13 +175,15 @@ def _observe(seen, record, text):
         seen["garbled"] += 1
 
 
-def _unknown_words(sentence, encoder):
+def _unknown_words(sentence: str, encoder: tokenizer.Tokenizer) -> list[str]:
     """The words and signs of a sentence that hold something unknown."""
     words = _WORD.findall(sentence[:OBSERVED])
     return [w for w, ids in zip(words, encoder.encode(words), strict=True) if encoder.unk_id in ids]
 
 
-def _encode(sentences, encoder, ids):
+def _encode(
+    sentences: list[str], encoder: tokenizer.Tokenizer, ids: list[np.ndarray]
+) -> np.ndarray:
     """Appends arrays of ids to `ids`; returns the number of ids of each sentence."""
     lengths, batch, held = [np.empty(0, np.int64)], [], 0
     for i, sentence in enumerate(sentences, 1):

@@ -34,6 +34,7 @@ def read(config: TokenizerConfig) -> tuple[Tokenizer, list[str]]:
     Raises:
       DataError, UsageError: as `load`.
     """
+    assert config.path is not None
     return tokenizer_files.read(config.path, Wish(config.lowercase, config.rules))
 
 

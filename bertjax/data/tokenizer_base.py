@@ -46,7 +46,7 @@ class Tokenizer:
         specials: tuple,
         name: str,
         added: Iterable[Added] = (),
-    ):
+    ) -> None:
         self._contents = contents
         self._pieces = pieces
         ids = {piece: i for i, piece in enumerate(pieces)}
@@ -130,12 +130,12 @@ class WordMemory:
     Only for a tokenizer that never looks from one of these words into the next.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int):
+    def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
         self._backend = backend
         self._dtype = token_dtype(vocab_size)
         self._bytes_of_word: dict[str, bytes] = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._bytes_of_word)
 
     def encode_flat(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,12 @@ of a folder contradict each other, nothing tells which one its weights were trai
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bertjax import storage
 from bertjax.data import byte_bpe, tokenizer_settings, vocabulary, wordpiece
+from bertjax.data.added_tokens import Added
 from bertjax.data.byte_bpe import ByteBPE
 from bertjax.data.sentence_piece import SentencePiece
 from bertjax.data.tokenizer_base import Tokenizer
@@ -76,11 +78,12 @@ def read(
         return _as_it_is(found, path, settings, added, wish, notes), notes
     if isinstance(found, ByteBPE):
         return _byte_bpe(found, path, settings, added, wish), notes
+    assert isinstance(found, WordPiece)
     rules = _rules(found, path, folder, wish, google, notes)
     return _wordpiece(found, path, settings, added, wish, rules, notes), notes
 
 
-def _open(place, name) -> tuple[Files, tuple[str, ...], Settings]:
+def _open(place: Path | str | Files, name: str | None) -> tuple[Files, tuple[str, ...], Settings]:
     """The folder, the files that hold the pieces, and the settings that count."""
     if not isinstance(place, Files):
         path = storage.path(place)
@@ -104,7 +107,7 @@ def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> T
     """The tokenizer of one format's files, before all that their folder says is looked at."""
     if path.name == "vocab.json":
         space = settings.choices.get("add_prefix_space", False)
-        return byte_bpe.from_files(path, *others, space)
+        return byte_bpe.from_files(path, others[0], space)
     if path.name == "encoder.json":
         return byte_bpe.from_gpt2(path, *others)
     if path.suffix == ".model":
@@ -125,7 +128,14 @@ def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> T
         raise DataError(f"{name}: not a tokenizer.json ({one_line(error, longest=200)})") from None
 
 
-def _as_it_is(found, path, settings, added, wish, notes) -> SentencePiece:
+def _as_it_is(
+    found: SentencePiece,
+    path: Path,
+    settings: Settings,
+    added: Sequence[Added],
+    wish: Wish,
+    notes: list[str],
+) -> SentencePiece:
     """A SentencePiece model, which can be given nothing that it does not have."""
     if added:
         raise DataError(
@@ -149,7 +159,9 @@ def _as_it_is(found, path, settings, added, wish, notes) -> SentencePiece:
     return found
 
 
-def _byte_bpe(found, path, settings, added, wish) -> ByteBPE:
+def _byte_bpe(
+    found: ByteBPE, path: Path, settings: Settings, added: Sequence[Added], wish: Wish
+) -> ByteBPE:
     if wish.lowercase:
         raise UsageError(
             f"{wish.field}={wish.lowercase}: {path} holds byte-level BPE, which keeps case"
@@ -168,7 +180,15 @@ def _byte_bpe(found, path, settings, added, wish) -> ByteBPE:
     return ByteBPE(*parts, str(path), added)
 
 
-def _wordpiece(found, path, settings, added, wish, rules, notes) -> WordPiece:
+def _wordpiece(
+    found: WordPiece,
+    path: Path,
+    settings: Settings,
+    added: Sequence[Added],
+    wish: Wish,
+    rules: str,
+    notes: list[str],
+) -> WordPiece:
     said = {CONFIG: settings.choices.get("do_lower_case")}
     chinese = settings.choices.get("tokenize_chinese_chars", True)
     strip = settings.choices.get("strip_accents")
@@ -194,7 +214,9 @@ def _wordpiece(found, path, settings, added, wish, rules, notes) -> WordPiece:
     )
 
 
-def _rules(found, path, folder, wish, google, notes) -> str:
+def _rules(
+    found: WordPiece, path: Path, folder: Files, wish: Wish, google: bool, notes: list[str]
+) -> str:
     """The set of rules: as tokenizer.json says, or asked for, or those of the folder's maker."""
     if path.suffix == ".json":
         if wish.rules not in (None, found.ruleset):
@@ -214,7 +236,7 @@ def _rules(found, path, folder, wish, google, notes) -> str:
     return "huggingface"
 
 
-def _agree(path, settings, field, value):
+def _agree(path: Path, settings: Settings, field: str, value: object) -> None:
     if settings.choices.get(field) not in (None, value):
         raise DataError(
             f"{settings.where}: {field}={settings.choices[field]}, but {path.name} has {value}; "
@@ -222,7 +244,7 @@ def _agree(path, settings, field, value):
         )
 
 
-def _casing(pieces, path: Path, said: dict, wish: Wish, notes: list) -> bool:
+def _casing(pieces: Iterable[str], path: Path, said: dict, wish: Wish, notes: list) -> bool:
     """Whether text is lower-cased: said by a file, or asked for, or seen in the vocabulary.
 
     A wish settles what files contradict each other about; against files that agree it is refused.
@@ -257,7 +279,7 @@ def _casing(pieces, path: Path, said: dict, wish: Wish, notes: list) -> bool:
     return capital is None
 
 
-def _capital(pieces) -> str | None:
+def _capital(pieces: Iterable[str]) -> str | None:
     """The first piece with a capital letter, [unused1] and the like apart."""
     words = (piece for piece in pieces if not re.fullmatch(r"[\[<].*[\]>]", piece))
     return next((piece for piece in words if piece != piece.lower()), None)

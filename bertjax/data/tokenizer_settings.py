@@ -39,7 +39,7 @@ class Files(Protocol):
 class Directory:
     """A folder that its user named, on a disk or on gs://."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.root = root
 
     def has(self, name: str) -> bool:
@@ -92,7 +92,7 @@ def read(folder: Files) -> Settings:
     return Settings(where, config, specials, added, choices)
 
 
-def _object(folder, name) -> dict:
+def _object(folder: Files, name: str) -> dict:
     if not folder.has(name):
         return {}
     tree = vocabulary.read_json(folder.file(name))
@@ -106,7 +106,7 @@ def none(root: Path) -> Settings:
     return Settings(root / CONFIG, {}, {}, {}, {})
 
 
-def check_class(settings: Settings, kind: str, file: str):
+def check_class(settings: Settings, kind: str, file: str) -> None:
     """Raises DataError where the folder's class cuts text in a way that its files do not show.
 
     A tokenizer.json shows all. With a vocab.txt, BertJapaneseTokenizer cuts words by MeCab.
@@ -122,7 +122,7 @@ def check_class(settings: Settings, kind: str, file: str):
         )
 
 
-def check_core(settings: Settings, found: Tokenizer, file: str):
+def check_core(settings: Settings, found: Tokenizer, file: str) -> None:
     """Raises DataError where a core special token is renamed, or something must not be split."""
     for field, token in settings.named():
         content = token.get("content") if isinstance(token, dict) else token

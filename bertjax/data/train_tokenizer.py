@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import sentencepiece
 import tokenizers
@@ -11,6 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import byte_bpe, wordpiece
+from bertjax.data.byte_bpe import ByteBPE
 from bertjax.data.documents import cut
 from bertjax.data.sentence_piece import SentencePiece
 from bertjax.data.tokenizer_base import Tokenizer
@@ -44,7 +46,7 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return _train_wordpiece(config, texts)
 
 
-def _train_wordpiece(config, texts):
+def _train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> WordPiece:
     """Counts words here and leaves the merges to `tokenizers`.
 
     Its trainer numbers characters in the order of a randomly seeded hash table and breaks ties
@@ -73,11 +75,11 @@ def _train_wordpiece(config, texts):
     words = {p: n for p, n in pieces.items() if len(p) <= LONGEST_PIECE and kept.issuperset(p)}
     backend.train_from_iterator(_repeat(words), trainer)
     vocab = backend.get_vocab()
-    pieces = sorted(vocab, key=vocab.get)
+    pieces = sorted(vocab, key=vocab.__getitem__)
     return WordPiece(pieces, lowercase, "trained vocabulary", ruleset=rules)
 
 
-def _train_byte_bpe(config, texts):
+def _train_byte_bpe(config: TokenizerConfig, texts: Iterable[str]) -> ByteBPE:
     """Counts the pieces of GPT-2's pattern here and leaves the merges to `tokenizers`.
 
     The pair of neighbors that occurs most often is merged next; of equals, the one whose left
@@ -122,7 +124,7 @@ def _train_byte_bpe(config, texts):
     )
 
 
-def _count_words(texts, split: Callable[[str], list[str]]) -> Counter:
+def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter:
     """How often each word occurs, in bounded memory."""
     words = Counter()
     for text in texts:
@@ -133,7 +135,7 @@ def _count_words(texts, split: Callable[[str], list[str]]) -> Counter:
     return words
 
 
-def _count_pieces(words: Counter, normalizer, splitter) -> Counter:
+def _count_pieces(words: Counter, normalizer: Any, splitter: Any) -> Counter:
     """How often each piece between spaces and punctuation occurs."""
     by_count = {}
     for word, count in words.items():
@@ -154,7 +156,7 @@ def _repeat(counts: dict[str, int]) -> Iterator[str]:
             yield " ".join([word] * min(10_000, counts[word] - start))
 
 
-def _train_sentencepiece(config, texts):
+def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> SentencePiece:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

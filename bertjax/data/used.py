@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bertjax import storage
 from bertjax.config import Config
+from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import corpus, identity, store, tokenizer
 from bertjax.errors import DataError, UsageError
 
@@ -55,10 +56,10 @@ def tokenizer_of(config: Config, workdir: Path) -> Source:
     if asked.path:
         return Source(asked.path, {})
     kept = ("tokenizer", "tokenizer_from")
-    return Source(str(mine), {name: made[name] for name in kept if name in made})
+    return Source(str(mine), {name: made[name] for name in kept if made and name in made})
 
 
-def _of_weights(asked, workdir) -> dict | None:
+def _of_weights(asked: TokenizerConfig, workdir: Path) -> dict | None:
     """The tokenizer of the weights in W, as a manifest says it; None where nothing tells it."""
     mine, held = workdir / "tokenizer", next(iter(manifests(workdir).values()), None)
     if not storage.is_directory(mine):

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bertjax import storage
 from bertjax.data import added_tokens
@@ -50,7 +51,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """What a .json file holds; raises DataError where it is damaged or far too much."""
     text = read_text(path)
     if text.count('"') // 2 + text.count("[") + text.count("{") > MAX_JSON_VALUES:
@@ -90,7 +91,7 @@ def in_order(ids: dict[str, int], name: str) -> list[str]:
         raise DataError(f"{name}: expected a vocabulary, an object of piece: id")
     if len(ids) > MAX_PIECES:
         raise DataError(f"{name}: {len(ids):,} pieces; no vocabulary has over {MAX_PIECES:,}")
-    pieces = sorted(ids, key=ids.get)
+    pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         raise DataError(f"{name}: ids are not 0..{len(pieces) - 1}, each once")
     return pieces
@@ -118,7 +119,7 @@ def all_pieces(tree: dict, specials: tuple, name: str) -> tuple[list[str], list[
     return in_order(ids, name), list(added.values())
 
 
-def require(section: dict, name: str, **allowed: tuple):
+def require(section: dict, name: str, **allowed: tuple) -> None:
     """Raises DataError where a section of a tokenizer.json asks for what is not reproduced here.
 
     Args:

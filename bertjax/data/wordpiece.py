@@ -11,6 +11,8 @@ may differ.
 
 import functools
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -60,8 +62,8 @@ class WordPiece(Tokenizer):
         strip_accents: bool | None = None,
         handle_chinese_chars: bool = True,
         ruleset: str = "huggingface",
-        added: list[Added] = (),
-    ):
+        added: Sequence[Added] = (),
+    ) -> None:
         self.lowercase = lowercase
         self.strip_accents = strip_accents
         self.handle_chinese_chars = handle_chinese_chars
@@ -82,7 +84,7 @@ class WordPiece(Tokenizer):
         self._across = added_tokens.across_spaces(added, parts[0].normalize_str)
 
     @property
-    def rules(self):
+    def rules(self) -> dict:
         strip = self.lowercase if self.strip_accents is None else self.strip_accents
         return super().rules | {
             "rules": self.ruleset,
@@ -90,7 +92,7 @@ class WordPiece(Tokenizer):
             "handle_chinese_chars": self.handle_chinese_chars,
         }
 
-    def encode_flat(self, texts):
+    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         # Nothing that BERT's normalizer, splitter or WordPiece does looks across a space; only an
         # added token may.
         if self._across is None:
@@ -98,10 +100,10 @@ class WordPiece(Tokenizer):
         whole = self._across.search
         return self._memory.encode_flat([[t] if whole(t) else t.split(" ") for t in texts])
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
-    def word_starts(self):
+    def word_starts(self) -> np.ndarray:
         flags = np.array([not piece.startswith("##") for piece in self._pieces])
         flags[[token.id for token in self.added]] = True
         return flags
@@ -112,7 +114,7 @@ def parts_of(
     lowercase: bool,
     strip_accents: bool | None = None,
     handle_chinese_chars: bool = True,
-):
+) -> tuple[Any, Any]:
     """`(normalizer, pre-tokenizer)` of a set of rules.
 
     Raises:
@@ -124,11 +126,11 @@ def parts_of(
                 "tokenizer.rules=google: strips accents where it lower-cases, and makes each "
                 "ideograph a word; strip_accents and tokenize_chinese_chars cannot be set"
             )
-        steps = [normalizers.Replace(Regex(_REMOVED), "")]
+        steps: list[Any] = [normalizers.Replace(Regex(_REMOVED), "")]
         if lowercase:
             steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
             steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{Mn}"), "")]
-        split = [pre_tokenizers.WhitespaceSplit()]
+        split: list[Any] = [pre_tokenizers.WhitespaceSplit()]
         for pattern in (_PUNCTUATION, _IDEOGRAPHS):
             split.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
         return normalizers.Sequence(steps), pre_tokenizers.Sequence(split)
@@ -140,7 +142,9 @@ def parts_of(
     return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
-def _backend(vocab, ruleset, normalizer, pre_tokenizer):
+def _backend(
+    vocab: Iterable[str], ruleset: str, normalizer: Any, pre_tokenizer: Any
+) -> tokenizers.Tokenizer:
     ids = {piece: i for i, piece in enumerate(vocab)}
     longest = LONGEST_WORD[ruleset]
     model = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=longest)

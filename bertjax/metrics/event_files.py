@@ -6,11 +6,11 @@ from bertjax.errors import StorageError
 from bertjax.metrics import remote_log
 
 
-def directory_check(_):
+def directory_check(_: str) -> None:
     """There are no directories to make."""
 
 
-def open(name: str):
+def open(name: str) -> "_EventFile":
     """An event file: `write`, `flush`, `close`."""
     return _EventFile(name)
 
@@ -18,7 +18,7 @@ def open(name: str):
 class _EventFile(remote_log.RemoteLog):
     """Its thread must not die of an object store that refuses: the queue to it would fill up."""
 
-    def save(self):
+    def save(self) -> None:
         with contextlib.suppress(StorageError):  # metrics.jsonl meets the same, and says it
             super().save()
 

@@ -60,11 +60,13 @@ class Speed:
       peak: FLOP/s of all devices together; None or 0 reports no utilization.
     """
 
-    def __init__(self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None):
+    def __init__(
+        self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None
+    ) -> None:
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
         self.restart(step)
 
-    def restart(self, step: int):
+    def restart(self, step: int) -> None:
         """Leaves out the time since the last call: an evaluation, a compilation."""
         self._step, self._time = step, time.perf_counter()
 

@@ -28,7 +28,7 @@ def summary(metrics: dict[str, float]) -> str:
     return "  ".join(texts + rates)
 
 
-def say(line: str):
+def say(line: str) -> None:
     """Prints a line, in process 0 alone; above the bar where one is live."""
     if jax.process_index() == 0:
         print(line, flush=True)
@@ -44,7 +44,7 @@ class Progress:
     anything.
     """
 
-    def __init__(self, num_steps: int, step: int, *, seconds: float = 10.0):
+    def __init__(self, num_steps: int, step: int, *, seconds: float = 10.0) -> None:
         self._num_steps, self._first, self._seconds = num_steps, step, seconds
         self._started, self._printed = time.monotonic(), -math.inf
         self._silent = jax.process_index() != 0
@@ -59,16 +59,16 @@ class Progress:
         # What others print while it is live appears above it.
         self._live = Live(self._bar, console=console) if console.is_terminal else None
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         if self._live and not self._silent:
             self._live.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
 
-    def update(self, step: int, phase: str, metrics: dict[str, float]):
+    def update(self, step: int, phase: str, metrics: dict[str, float]) -> None:
         """Shows `metrics` after `step` of `phase`, and the time left at the mean rate so far."""
         text, left = summary(metrics), f"eta {self._time_left(step)}"
         if self._live:

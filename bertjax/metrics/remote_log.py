@@ -18,20 +18,20 @@ class RemoteLog:
       data: what the object holds already.
     """
 
-    def __init__(self, name: str | os.PathLike, data: bytes = b""):
+    def __init__(self, name: str | os.PathLike, data: bytes = b"") -> None:
         self._name, self._data = os.fspath(name), bytearray(data)
         self._saved, self._time = len(data), time.monotonic()
 
-    def write(self, data: bytes):
+    def write(self, data: bytes) -> None:
         """Appends, in memory."""
         self._data += data
 
-    def flush(self):
+    def flush(self) -> None:
         """Writes the object if it is a minute old."""
         if time.monotonic() - self._time >= _REWRITE_SECONDS:
             self.save()
 
-    def save(self):
+    def save(self) -> None:
         """Writes the object if it has grown."""
         if len(self._data) > self._saved:
             data = bytes(self._data)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -29,7 +30,7 @@ class MetricsWriter:
       StorageError: the disk refuses.
     """
 
-    def __init__(self, workdir: Path, step: int, *, tensorboard: bool):
+    def __init__(self, workdir: Path, step: int, *, tensorboard: bool) -> None:
         self._file = self._tensorboard = None
         if jax.process_index() != 0:
             return
@@ -47,7 +48,7 @@ class MetricsWriter:
             log = str(self._path.parent / "tensorboard")
             self._tensorboard = SummaryWriter(log, purge_step=step + 1)
 
-    def write(self, step: int, metrics: dict[str, float], prefix: str = "train"):
+    def write(self, step: int, metrics: dict[str, float], prefix: str = "train") -> None:
         """Writes one line at once; names of another prefix than `train` become `prefix/name`.
 
         The training line of a step must be written before its checkpoint is saved: a run that
@@ -57,7 +58,7 @@ class MetricsWriter:
             return
         metrics = {name: float(value) for name, value in metrics.items()}
         start = "" if prefix == "train" else f"{prefix}/"
-        line = {"step": int(step)}
+        line: dict[str, float | str] = {"step": int(step)}
         line |= {start + name: _json_float(value) for name, value in metrics.items()}
         try:
             self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
@@ -68,7 +69,7 @@ class MetricsWriter:
         except OSError as error:
             raise _refused(self._path, error) from error
 
-    def save(self):
+    def save(self) -> None:
         """On gs://, writes the lines so far; call it before the checkpoint of their step is saved.
 
         Otherwise a run that was killed and resumes there lacks those of the last minute.
@@ -76,7 +77,7 @@ class MetricsWriter:
         if isinstance(self._file, remote_log.RemoteLog):
             self._file.save()
 
-    def close(self):
+    def close(self) -> None:
         """Writes out what TensorBoard still holds back."""
         if self._file is not None:
             self._file.close()
@@ -96,7 +97,7 @@ def read(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def _open_after(path: Path, step: int):
+def _open_after(path: Path, step: int) -> Any:
     """A metrics.jsonl to append to, without the lines that a run which resumes at `step` drops."""
     is_remote = storage.is_remote(path)
     if not is_remote:

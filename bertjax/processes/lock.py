@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bertjax import storage
 from bertjax.errors import StorageError, UsageError
@@ -47,13 +48,17 @@ class Lock:
       StorageError: the lock cannot be written.
     """
 
-    def __init__(self, workdir: Path, command: str, on_lost: Callable[[str], object] | None = None):
+    def __init__(
+        self, workdir: Path, command: str, on_lost: Callable[[str], object] | None = None
+    ) -> None:
         self._workdir, self._on_lost = workdir, on_lost
         self._mine = Owner.this(command)
-        self._beats, self._version, self._lost = 0, None, None
+        self._beats = 0
+        self._version: Any = None
+        self._lost: str | None = None
         self._mutex, self._ended = threading.Lock(), threading.Event()
 
-    def __enter__(self):
+    def __enter__(self) -> "Lock":
         try:
             if storage.is_remote(self._workdir):
                 storage.require_bucket(self._workdir)
@@ -67,7 +72,7 @@ class Lock:
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         with self._mutex:
             _held.discard(self)
@@ -77,7 +82,7 @@ class Lock:
                 print(f"{self._workdir}/lock: not removed ({error})", file=sys.stderr)
             self._place.close()
 
-    def check(self):
+    def check(self) -> None:
         """Raises UsageError where another start has taken W over."""
         if self._lost:
             raise UsageError(self._lost)
@@ -96,11 +101,11 @@ class Lock:
             self._version = place.write(self._contents(), seen[1] if seen else 0)
             if self._version is None:
                 return False
-            self._place = place
+            self._place: _File | _Object = place
             stack.pop_all()
         return True
 
-    def _wait(self, place, version, owner):
+    def _wait(self, place: "_File | _Object", version: Any, owner: Owner) -> None:
         """Returns when the owner has been silent for long enough; raises where it lives."""
         if owner.is_here and not place.is_held:
             raise self._refusal(owner)
@@ -120,7 +125,7 @@ class Lock:
                 raise self._refusal(Owner.parse(seen[0]))
         print(f"--workdir={self._workdir}: no sign of life, taken over", file=sys.stderr)
 
-    def _refusal(self, owner):
+    def _refusal(self, owner: Owner | None) -> UsageError:
         return UsageError(
             f"--workdir={self._workdir}: in use by {owner or 'another process'}; wait for its "
             "end, or take another --workdir"
@@ -129,7 +134,7 @@ class Lock:
     def _contents(self) -> bytes:
         return json.dumps(dataclasses.asdict(self._mine) | {"beats": self._beats}).encode()
 
-    def _beat(self):
+    def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             # A W that is out of reach now is asked again.
             with self._mutex, contextlib.suppress(OSError, StorageError):
@@ -139,7 +144,7 @@ class Lock:
                     self._on_lost(self._lost)
                 return
 
-    def _refresh(self):
+    def _refresh(self) -> None:
         if self._ended.is_set():
             return
         self._beats += 1
@@ -158,7 +163,7 @@ class Lock:
         self._version = self._version if version is None else version
 
 
-def release_all():
+def release_all() -> None:
     """Gives back what this process holds, on its way out by `os._exit`, in bounded time."""
     for lock in list(_held):
         thread = threading.Thread(target=lock.__exit__, daemon=True)
@@ -166,14 +171,14 @@ def release_all():
         thread.join(_LEAVE_SECONDS)
 
 
-def _is_gone(owner: Owner, place) -> bool:
+def _is_gone(owner: Owner, place: "_File | _Object") -> bool:
     """Whether the owner has ended, as far as this machine knows."""
     if place.is_held:  # the owner's flock ended with it, if it was of this machine
         return owner.is_of_this_boot
     return owner.is_here and not owner.runs
 
 
-def _named(place) -> Owner | None:
+def _named(place: "_File | _Object") -> Owner | None:
     """The owner that holds the flock; a new one takes a moment to write its name."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
@@ -191,7 +196,7 @@ def _named(place) -> Owner | None:
 class _File:
     """Attributes: `is_held`, whether this process has the flock; `is_taken`, whether another has."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
         while True:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -200,7 +205,7 @@ class _File:
                 return
             os.close(self._file)  # its last owner has removed it meanwhile
 
-    def _flock(self):
+    def _flock(self) -> tuple[bool, bool]:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -214,13 +219,13 @@ class _File:
             return os.path.samestat(os.fstat(self._file), os.stat(self._path))
         return False
 
-    def read(self):
+    def read(self) -> Any:
         with contextlib.suppress(FileNotFoundError):
             contents = self._path.read_bytes().strip()
             return (contents, contents) if contents else None
         return None
 
-    def write(self, contents: bytes, version):
+    def write(self, contents: bytes, version: Any) -> Any:
         seen = self.read()
         if (seen[1] if seen else 0) != version or not self._is_at_its_place():
             return None
@@ -230,37 +235,37 @@ class _File:
             return contents if self.read() == (contents, contents) else None
         return contents
 
-    def remove(self, version):
+    def remove(self, version: Any) -> None:
         seen = self.read()
         if seen and seen[1] == version and self._is_at_its_place():
             self._path.unlink()
 
-    def close(self):
+    def close(self) -> None:
         os.close(self._file)
 
 
 class _Object:
     is_held = is_taken = False
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self):
+    def read(self) -> Any:
         with contextlib.suppress(FileNotFoundError):
             headers, contents = storage.request("GET", self._path, alt="media")
             return contents, int(headers["x-goog-generation"])
         return None
 
-    def write(self, contents: bytes, version):
+    def write(self, contents: bytes, version: Any) -> Any:
         query = {"uploadType": "media", "ifGenerationMatch": str(version)}
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             _, answer = storage.request("POST", self._path, data=contents, **query)
             return int(json.loads(answer)["generation"])
         return None
 
-    def remove(self, version):
+    def remove(self, version: Any) -> None:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             storage.request("DELETE", self._path, ifGenerationMatch=str(version))
 
-    def close(self):
+    def close(self) -> None:
         pass

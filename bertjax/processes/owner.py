@@ -54,7 +54,7 @@ class Owner:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.command} on {self.host}, process {self.process}, since {self.since}"
 
     @property
@@ -82,17 +82,17 @@ class Owner:
 def _started(process: int) -> str | None:
     """When a process of this machine started; None where it has ended."""
     _, _, fields = (_read(f"/proc/{process}/stat") or "").rpartition(")")
-    state, *others = fields.split() or "X"
+    state, *others = fields.split() or ["X"]
     return None if state in "XZ" else others[18]  # a zombie has ended too
 
 
-def _read(name):
+def _read(name: str | Path) -> str | None:
     with contextlib.suppress(OSError):
         return Path(name).read_text().strip()
     return None
 
 
-def _read_link(name):
+def _read_link(name: str | Path) -> str | None:
     with contextlib.suppress(OSError):
         return os.readlink(name)
     return None

@@ -15,6 +15,7 @@ import secrets
 import selectors
 import socket
 import threading
+from typing import Any
 
 from bertjax import errors
 from bertjax.errors import one_line
@@ -37,12 +38,12 @@ class Peers:
       host: where process 0 runs.
     """
 
-    def __init__(self, client, index: int, host: str):
+    def __init__(self, client: Any, index: int, host: str) -> None:
         self._selector = selectors.DefaultSelector()
         self._names = {}  # socket -> index of the process at its other end
         self._received = {}  # socket -> bytes of an unfinished line
         self._ended = set()  # processes that said `done`
-        self._code = None  # what this process ends with, once it ends in order
+        self._code: int | None = None  # what this process ends with, once it ends in order
         self._leaving = False  # with a code of its own: what the others do then changes nothing
         if index == 0:
             self._token = secrets.token_hex(16)
@@ -56,26 +57,26 @@ class Peers:
             self._add(connection, 0)
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
-    def finish(self, code: int):
+    def finish(self, code: int) -> None:
         """From here on the process ends in order with `code`, whatever happens to the others."""
         self._code = code
         self._tell("done")
 
-    def leave(self, code: int, reason: str):
+    def leave(self, code: int, reason: str) -> None:
         """Tells the others, who leave too, and ends this process at once. Does not return."""
         self._leaving = True
         self._tell(f"leave {code} {one_line(reason, longest=1000)}")
         lock.release_all()
         os._exit(code)
 
-    def _tell(self, line: str):
+    def _tell(self, line: str) -> None:
         for connection in list(self._names):
             try:
                 connection.sendall(f"{line}\n".encode())
             except OSError:
                 continue  # gone itself: the watching thread sees that
 
-    def _add(self, connection, index):
+    def _add(self, connection: Any, index: int) -> None:
         connection.settimeout(5)  # of sending; reading waits in the selector
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
@@ -84,7 +85,7 @@ class Peers:
         self._names[connection], self._received[connection] = index, b""
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _watch(self):
+    def _watch(self) -> None:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj in self._names:
@@ -92,14 +93,14 @@ class Peers:
                 else:
                     self._accept(key.fileobj)
 
-    def _accept(self, server):
+    def _accept(self, server: Any) -> None:
         try:
             connection, _ = server.accept()
             self._add(connection, _STRANGER)  # the port is open to the network
         except OSError:
             return  # gone before it was accepted: the watching goes on
 
-    def _read(self, connection):
+    def _read(self, connection: Any) -> None:
         try:
             data = connection.recv(4096)
         except OSError:  # reset, or no answer to the probes
@@ -112,7 +113,7 @@ class Peers:
         if not data or len(rest) > _LONGEST_LINE:
             self._drop(connection)
 
-    def _drop(self, connection):
+    def _drop(self, connection: Any) -> None:
         """The other end is closed: of a process that has not said `done`, this is its loss."""
         index = self._names.pop(connection, _STRANGER)
         if self._received.pop(connection, None) is not None:
@@ -121,7 +122,7 @@ class Peers:
         if index != _STRANGER and index not in self._ended:
             self._follow(errors.RESTART, f"process {index} is lost")
 
-    def _hear(self, connection, line):
+    def _hear(self, connection: Any, line: str) -> None:
         index = self._names[connection]
         word, _, rest = line.partition(" ")
         if index == _STRANGER:
@@ -136,7 +137,7 @@ class Peers:
             source = "" if reason.startswith("process ") else f"process {index}: "
             self._follow(int(code), source + reason)
 
-    def _follow(self, code, reason):
+    def _follow(self, code: int, reason: str) -> None:
         """Leaves because another process did."""
         if self._leaving:
             return
@@ -147,7 +148,7 @@ class Peers:
         self.leave(code, reason)
 
 
-def _listen():
+def _listen() -> socket.socket:
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 
 class Unread(Exception):
@@ -16,10 +18,10 @@ class _Watched:
       lasting: go on without a reader; False raises Unread.
     """
 
-    def __init__(self, stream, lasting: bool):
+    def __init__(self, stream: TextIO, lasting: bool) -> None:
         self._stream, self._lasting = stream, lasting
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -27,12 +29,12 @@ class _Watched:
             self._stream.write(text)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         with self._without_reader():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _without_reader(self):
+    def _without_reader(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:
@@ -44,7 +46,7 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def watched(*, lasting: bool):
+def watched(*, lasting: bool) -> Iterator[None]:
     """Within, writing to a stdout without a reader raises Unread, or goes nowhere if `lasting`.
 
     Training goes on: Ctrl-C ends the `tee` of `pretrain | tee log` first, and the state is still to

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 
 STEPS, LEAST_SECONDS = 10, 300.0  # the default: ten median steps, at least five minutes
 PATIENT_SECONDS = 3600.0  # for what has no usual time: a first step, a save to a slow disk
@@ -30,19 +31,19 @@ class Watchdog:
       on_stuck: called with one line, after the stacks of all threads were printed to stderr.
     """
 
-    def __init__(self, seconds: float, on_stuck):
+    def __init__(self, seconds: float, on_stuck: Callable[[str], object]) -> None:
         self._seconds, self._on_stuck = seconds, on_stuck
         self._beats = deque(maxlen=100)
         self._last = time.monotonic()
         self._paused = self._patient = 0
         self._ended = threading.Event()
 
-    def __enter__(self):
+    def __enter__(self) -> "Watchdog":
         if self._seconds >= 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     @property
@@ -54,17 +55,17 @@ class Watchdog:
         patient = self._patient or not self._beats
         return max(PATIENT_SECONDS if patient else LEAST_SECONDS, usual)
 
-    def beat(self):
+    def beat(self) -> None:
         """A step is done."""
         self._beats.append(time.monotonic() - self._last)
         self.alive()
 
-    def alive(self):
+    def alive(self) -> None:
         """Something is done that says nothing of how long a step takes."""
         self._last = time.monotonic()
 
     @contextlib.contextmanager
-    def off(self):
+    def off(self) -> Iterator[None]:
         """While entered, nothing takes too long: a compilation waits for nobody.
 
         What was compiled may take another time than what ran before: its first step is patient.
@@ -78,7 +79,7 @@ class Watchdog:
             self._paused -= 1
 
     @contextlib.contextmanager
-    def patient(self):
+    def patient(self) -> Iterator[None]:
         """While entered, things may take as long as disks and networks do."""
         self.alive()
         self._patient += 1
@@ -88,7 +89,7 @@ class Watchdog:
             self.alive()
             self._patient -= 1
 
-    def _watch(self):
+    def _watch(self) -> None:
         while not self._ended.wait(min(self.limit / 10, 5.0)):
             silent = time.monotonic() - self._last
             if not self._paused and silent > self.limit:
