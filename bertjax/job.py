@@ -20,7 +20,7 @@ Terms = dict[str, tuple[Any, Any]]  # name -> (sum, weight)
 class Batches(Protocol):
     """The global batches of one stage: batch number `step` is a function of `step` alone."""
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The rows of a batch that this process holds; `step` counts from the stage's start."""
 
     def describe(self) -> str:
@@ -33,7 +33,7 @@ class HeldoutBatches(Protocol):
     batch_size: int
     num_batches: int
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """As `Batches.batch`, for `step` below `num_batches`."""
 
 
