@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bertjax import errors, evaluate, sharding, storage, train, workdir
+from bertjax import errors, sharding, storage, train, workdir
 from bertjax.checkpoints import manager
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline
 from bertjax.errors import NonFiniteError, Preempted
+from bertjax.evaluate import Evaluation
 from bertjax.job import Batches, Job
 from bertjax.metrics import flops, profile, writer
 from bertjax.metrics.goodput import Goodput
@@ -102,7 +103,7 @@ class Trainer:
     stopping: bool = False
     skips: int = 0  # non-finite updates in a row
     accounted: float = 0.0  # when the last line of the ledger was written
-    evaluations: dict[int, Any] = dataclasses.field(default_factory=dict)  # by phase; None: none
+    evaluations: dict[int, Evaluation | None] = dataclasses.field(default_factory=dict)  # by phase
 
     def run(self, step: int, state: dict) -> None:
         """Trains from `step` to the last one; raises as `loop.run`."""
@@ -286,13 +287,13 @@ class Trainer:
         self.metrics.write(step, values, prefix="eval")
         say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
-    def _evaluation(self, stage: Stage) -> evaluate.Evaluation | None:
+    def _evaluation(self, stage: Stage) -> Evaluation | None:
         """Of the stage's phase; made when first needed."""
         index = stage.phase_index
         if index not in self.evaluations:
             with self.watchdog.patient():
                 batches = self.job.heldout(stage)
-                self.evaluations[index] = batches and evaluate.Evaluation(
+                self.evaluations[index] = batches and Evaluation(
                     self.job, self.mesh, stage, batches
                 )
         return self.evaluations[index]
