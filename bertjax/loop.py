@@ -293,7 +293,6 @@ class Trainer:
         if index not in self.evaluations:
             with self.watchdog.patient():
                 batches = self.job.heldout(stage)
-                self.evaluations[index] = batches and Evaluation(
-                    self.job, self.mesh, stage, batches
-                )
+                found = Evaluation(self.job, self.mesh, stage, batches) if batches else None
+                self.evaluations[index] = found
         return self.evaluations[index]
