@@ -12,20 +12,18 @@ from bertjax import sharding, train
 from bertjax.checkpoints import manager
 from bertjax.config import stages
 from bertjax.config.stages import Stage
-from bertjax.errors import DataError
-from bertjax.job import Batch, HeldoutBatches, Job, Terms
+from bertjax.job import Batch, Job, Terms
 
 
 class Evaluation:
     """The held-out figures of one stage: call it with parameters.
 
-    Args:
-      batches: what `job.heldout(stage)` returned.
+    Raises NothingHeldOut, as `Job.heldout`.
     """
 
-    def __init__(self, job: Job, mesh: Mesh, stage: Stage, batches: HeldoutBatches) -> None:
-        self.batches, self._job, self._mesh = batches, job, mesh
-        self._rows = sharding.local_rows(mesh, batches.batch_size)
+    def __init__(self, job: Job, mesh: Mesh, stage: Stage) -> None:
+        self.batches, self._job, self._mesh = job.heldout(stage), job, mesh
+        self._rows = sharding.local_rows(mesh, self.batches.batch_size)
         self._jitted = jit_measure(job, mesh, job.prepare(stage))
         self._programs = {}  # of the shapes of a batch
 
@@ -81,7 +79,8 @@ def newest(job: Job, directory: Path) -> dict[str, float]:
     """The figures of the newest whole checkpoint of `directory`, for the phase that it ended in.
 
     Raises:
-      DataError: no held-out examples, or no whole checkpoint.
+      NothingHeldOut: no held-out examples.
+      DataError: no whole checkpoint.
     """
     mesh = sharding.make_mesh(job.config.mesh)
     sharding.check(job.config, mesh, training=False)
@@ -90,10 +89,7 @@ def newest(job: Job, directory: Path) -> dict[str, float]:
     step, state = manager.read_newest(directory / "checkpoints", abstract)
     assert step is not None  # nothing saved raises
     stage = stages.at(job.config, max(step - 1, 0))
-    batches = job.heldout(stage)
-    if batches is None:
-        raise DataError(f"{directory}: nothing to evaluate on")
-    run = Evaluation(job, mesh, stage, batches)
+    run = Evaluation(job, mesh, stage)
     with progress.Progress(console=console.Console(stderr=True)) as bar:
-        task = bar.add_task(f"evaluate step {step}", total=batches.num_batches)
+        task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
         return {"step": step, **run(state["params"], lambda: bar.advance(task))}

@@ -64,8 +64,8 @@ class Job(Protocol):
     def batches(self, stage: Stage) -> Batches:
         """The training batches of a stage."""
 
-    def heldout(self, stage: Stage) -> HeldoutBatches | None:
-        """What is evaluated on, for a stage; None for no evaluation, and the job has said why."""
+    def heldout(self, stage: Stage) -> HeldoutBatches:
+        """What is evaluated on, for a stage; raises NothingHeldOut where there is nothing."""
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The shape of every array of a stage's largest batch, all of them int32."""

@@ -15,7 +15,7 @@ from bertjax.checkpoints import manager
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline
-from bertjax.errors import NonFiniteError, Preempted
+from bertjax.errors import NonFiniteError, NothingHeldOut, Preempted
 from bertjax.evaluate import Evaluation
 from bertjax.job import Batches, Job
 from bertjax.metrics import flops, profile, writer
@@ -291,8 +291,10 @@ class Trainer:
         """Of the stage's phase; made when first needed."""
         index = stage.phase_index
         if index not in self.evaluations:
+            self.evaluations[index] = None
             with self.watchdog.patient():
-                batches = self.job.heldout(stage)
-                found = Evaluation(self.job, self.mesh, stage, batches) if batches else None
-                self.evaluations[index] = found
+                try:
+                    self.evaluations[index] = Evaluation(self.job, self.mesh, stage)
+                except NothingHeldOut as error:
+                    say(f"no evaluation: {error}")
         return self.evaluations[index]

@@ -17,11 +17,10 @@ from bertjax import initial, keys, loop, models, objectives, sharding, storage, 
 from bertjax.config.stages import Stage
 from bertjax.data import corpus, identity, masking, pipeline, prepare, store
 from bertjax.data import tokenizer as tokenizer_lib
-from bertjax.data.epochs import TooFewDocuments
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, Terms
-from bertjax.metrics import flops, progress
+from bertjax.metrics import flops
 from bertjax.models.placement import Placement
 from bertjax.processes import distributed
 
@@ -65,13 +64,9 @@ class Pretraining:
         stores = open_stores(self.config, self.directory, "train")
         return pipeline.Batches(stores, self.tokenizer, self.config, stage)
 
-    def heldout(self, stage: Stage) -> pipeline.HeldoutBatches | None:
+    def heldout(self, stage: Stage) -> pipeline.HeldoutBatches:
         stores = open_stores(self.config, self.directory, "heldout")
-        try:
-            return pipeline.HeldoutBatches(stores, self.tokenizer, self.config, stage)
-        except TooFewDocuments as error:
-            progress.say(f"no evaluation: {error}, and prepare again")
-            return None
+        return pipeline.HeldoutBatches(stores, self.tokenizer, self.config, stage)
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         return pipeline.batch_shapes(self.config, stage.phase)
