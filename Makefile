@@ -17,6 +17,9 @@ endif
 KEEP_HEAP := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 \
   MALLOC_TOP_PAD_=268435456
 
+# One process a core; who is done takes tests from the others.
+WORKERS := -n logical --maxprocesses=8 --dist=worksteal
+
 .PHONY: quickstart test test-slow test-compiled lint clean
 
 quickstart: $(READY)
@@ -26,10 +29,10 @@ quickstart: $(READY)
 	$(BIN)/bertjax plot $(W)
 
 test: $(READY_TEST)
-	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=loadfile -m "not slow and not tpu_compiler"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not tpu_compiler"
 
 test-slow: $(READY_TEST)
-	$(BIN)/python -m pytest -m "slow and not tpu_compiler"
+	$(BIN)/python -m pytest $(WORKERS) -m "slow and not tpu_compiler"
 
 # Compiles for TPU slices that are not there.
 test-compiled: $(READY_TPU)

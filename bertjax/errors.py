@@ -43,6 +43,10 @@ class DataError(BertjaxError):
     exit_code = DATA
 
 
+class NothingHeldOut(DataError):
+    """There is nothing to evaluate on; a training goes on without."""
+
+
 class NonFiniteError(BertjaxError):
     """Loss or gradients stayed non-finite for `max_consecutive_skips` updates."""
 

@@ -18,7 +18,7 @@ from bertjax.errors import DataError, UsageError
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
 
 
-def check(config: config_lib.Config, workdir: Path):
+def check(config: config_lib.Config, workdir: Path) -> None:
     """Refuses now what `fit` would refuse of `config.init_from` once the corpus is prepared.
 
     Nothing is checked where `workdir` holds checkpoints: a run goes on from these, with the
@@ -52,6 +52,7 @@ def read(config: config_lib.Config) -> Pretrained:
       UsageError, DataError: as `convert.read`.
     """
     uri = config.init_from
+    assert uri is not None
     try:
         # Casing is not hinted: the source says which one its weights were trained with.
         return convert.read(uri, Hints(hidden_act=config.model.hidden_act))
@@ -89,7 +90,7 @@ def fit(
 
     missing = _missing(config, source, layers)
 
-    def take(path, leaf):
+    def take(path: tuple, leaf: "jax.Array") -> "jax.Array":
         name = sharding.leaf_name(path)
         if name in missing:
             return leaf
@@ -101,7 +102,9 @@ def fit(
     return jax.tree_util.tree_map_with_path(take, params), missing
 
 
-def _missing(config, source: Pretrained, layers) -> list[str]:
+def _missing(
+    config: config_lib.Config, source: Pretrained, layers: Sequence[int] | None
+) -> list[str]:
     """The parameters that the source lacks; raises UsageError where it is of another model."""
     uri, model = config.init_from, config.model
     for field in _MEANING:
@@ -132,7 +135,9 @@ def _missing(config, source: Pretrained, layers) -> list[str]:
     return missing
 
 
-def require_same_tokenizer(config: config_lib.Config, source: Pretrained, ours: Tokenizer | None):
+def require_same_tokenizer(
+    config: config_lib.Config, source: Pretrained, ours: Tokenizer | None
+) -> None:
     """Raises UsageError where the source's text was cut by another tokenizer than `ours`.
 
     Nothing is compared where one of them has no tokenizer.
@@ -163,9 +168,9 @@ def require_same_tokenizer(config: config_lib.Config, source: Pretrained, ours: 
             )
 
 
-def _settings(config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
+def _settings(config: config_lib.Config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
     """What to set so that text is cut as the source's was."""
-    form, path = convert.parse(config.init_from)
+    form, path = convert.parse(config.init_from or "")
     place = {
         "hf": path,
         "tf1": storage.path(path).parent,

@@ -20,7 +20,7 @@ Terms = dict[str, tuple[Any, Any]]  # name -> (sum, weight)
 class Batches(Protocol):
     """The global batches of one stage: batch number `step` is a function of `step` alone."""
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The rows of a batch that this process holds; `step` counts from the stage's start."""
 
     def describe(self) -> str:
@@ -33,7 +33,7 @@ class HeldoutBatches(Protocol):
     batch_size: int
     num_batches: int
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """As `Batches.batch`, for `step` below `num_batches`."""
 
 
@@ -64,8 +64,8 @@ class Job(Protocol):
     def batches(self, stage: Stage) -> Batches:
         """The training batches of a stage."""
 
-    def heldout(self, stage: Stage) -> HeldoutBatches | None:
-        """What is evaluated on, for a stage; None for no evaluation, and the job has said why."""
+    def heldout(self, stage: Stage) -> HeldoutBatches:
+        """What is evaluated on, for a stage; raises NothingHeldOut where there is nothing."""
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The shape of every array of a stage's largest batch, all of them int32."""

@@ -4,19 +4,21 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from bertjax import errors, evaluate, sharding, storage, train, workdir
+from bertjax import errors, sharding, storage, train, workdir
 from bertjax.checkpoints import manager
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline
-from bertjax.errors import NonFiniteError, Preempted
+from bertjax.errors import NonFiniteError, NothingHeldOut, Preempted
+from bertjax.evaluate import Evaluation
 from bertjax.job import Batches, Job
-from bertjax.metrics import flops, writer
+from bertjax.metrics import flops, profile, writer
 from bertjax.metrics.goodput import Goodput
 from bertjax.metrics.progress import Progress, say
 from bertjax.processes import distributed, lock
@@ -30,17 +32,14 @@ _ACCOUNT_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def alone(directory: Path, command: str):
-    """While entered, this run is the only one that writes W; process 0 answers for all of its own.
-
-    Raises UsageError where another process holds W (see `lock.Lock`).
-    """
+def alone(directory: Path, command: str) -> Iterator[None]:
+    """While entered, this run alone writes W, or raises as `lock.Lock`; process 0 answers for all."""
     is_first = jax.process_index() == 0
     with lock.Lock(directory, command, _leave) if is_first else contextlib.nullcontext():
         yield
 
 
-def run(job: Job, directory: Path, started: float | None = None):
+def run(job: Job, directory: Path, started: float | None = None) -> None:
     """Trains a job in `directory` to its last step, from wherever that directory stands.
 
     The caller holds W (see `alone`). Several runs may follow each other in one process.
@@ -51,8 +50,7 @@ def run(job: Job, directory: Path, started: float | None = None):
     Raises:
       Preempted: a signal asked to stop; the state is saved and the same call goes on.
       NonFiniteError: too many updates in a row were not finite.
-      UsageError, DataError, StorageError: as the config, the data, the checkpoints and the disk
-        give reason to.
+      UsageError, DataError, StorageError: the config, data, checkpoints or disk forbid it.
     """
     spent = Goodput(time.monotonic() if started is None else started)
     mesh, config = sharding.make_mesh(job.config.mesh), job.config
@@ -66,32 +64,21 @@ def run(job: Job, directory: Path, started: float | None = None):
         with spent.spend("restore"):
             restored = checkpoints.restore(train.abstract_state(job, mesh))
         if restored is None:
-            step, state = 0, _fresh(job, mesh)
+            step, (state, lines) = 0, train.start(job, mesh)
+            for line in lines:
+                say(line)
         else:
             (step, state), config = restored, workdir.resumed(config, directory)
             say(stages.resuming(config, step, directory))
         log = directory / "metrics.jsonl"
         if jax.process_index() == 0 and storage.exists(log):
             spent.go_on(writer.read(log), step)
-        lines = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
-        stack.enter_context(contextlib.closing(lines))
+        metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
+        stack.enter_context(contextlib.closing(metrics))
         progress = stack.enter_context(Progress(config.num_steps, step))
         watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, _leave))
-        trainer = Trainer(
-            job, config, mesh, directory, signals, checkpoints, lines, progress, watchdog, spent
-        )
-        trainer.run(step, state)
-
-
-def _fresh(job: Job, mesh: Mesh) -> dict:
-    """The state at step 0, from the seed and from whatever weights the job starts with."""
-    shardings = jax.tree.map(lambda x: x.sharding, train.abstract_state(job, mesh))
-    init = jax.jit(lambda: train.init_state(job.config, job.init), out_shardings=shardings)
-    state = init()
-    state["params"], lines = job.start(state["params"])
-    for line in lines:
-        say(line)
-    return state
+        outputs = signals, checkpoints, metrics, progress, watchdog, spent
+        Trainer(job, config, mesh, directory, *outputs).run(step, state)
 
 
 @dataclasses.dataclass
@@ -109,17 +96,16 @@ class Trainer:
     directory: Path
     signals: distributed.StopSignals
     checkpoints: manager.Checkpoints
-    lines: writer.MetricsWriter
+    metrics: writer.MetricsWriter
     progress: Progress
     watchdog: Watchdog
     spent: Goodput
     stopping: bool = False
     skips: int = 0  # non-finite updates in a row
     accounted: float = 0.0  # when the last line of the ledger was written
-    # phase index -> Evaluation, or None where the job has none
-    evaluations: dict = dataclasses.field(default_factory=dict)
+    evaluations: dict[int, Evaluation | None] = dataclasses.field(default_factory=dict)  # by phase
 
-    def run(self, step: int, state: dict):
+    def run(self, step: int, state: dict) -> None:
         """Trains from `step` to the last one; raises as `loop.run`."""
         self._account(step)  # the writer has just dropped the lines of the ledger from here on
         self.spent.begin_steps()
@@ -134,21 +120,21 @@ class Trainer:
         self._end(step)
 
     @contextlib.contextmanager
-    def _compiling(self):
+    def _compiling(self) -> Iterator[None]:
         with self.spent.spend("compile"), self.watchdog.off():
             yield
 
     @contextlib.contextmanager
-    def _patiently(self, category):
+    def _patiently(self, category: str) -> Iterator[None]:
         with self.spent.spend(category), self.watchdog.patient():
             yield
 
-    def _account(self, step):
+    def _account(self, step: int) -> None:
         """Writes down where the time went up to now."""
-        self.lines.write(step, self.spent.seconds, prefix="goodput")
+        self.metrics.write(step, self.spent.seconds, prefix="goodput")
         self.accounted = time.monotonic()
 
-    def _end(self, step):
+    def _end(self, step: int) -> None:
         self._account(step)
         say(self.spent.summary())
 
@@ -180,7 +166,7 @@ class Trainer:
                     self._poll(step, state)
                     pending = None
                     speed.restart(step)
-                self._profile(step)
+                profile.follow(self.config.logging, self.directory, step)
                 state, values = programs[shapes](state, self.job.frozen, batch)
                 self._report(pending, stage, speed)
                 pending = step + 1, values
@@ -193,20 +179,22 @@ class Trainer:
         self._report(pending, stage, speed)
         return state
 
-    def _write_config(self):
+    def _write_config(self) -> None:
         """Nothing refuses the config any more, and a step of it is due."""
         if jax.process_index() == 0:
             for change in workdir.write_config(self.config, self.directory):
                 say(f"config changed since the last start: {change}")
 
-    def _save_before_compiling(self, step, state):
+    def _save_before_compiling(self, step: int, state: dict) -> None:
         # Compiling may take longer than a machine has left: what was learned is saved first, and
         # step 0 as a whole fallback. That first save connects devices, as slowly as a first step.
         watched = self.watchdog.patient if step else self.watchdog.off
         with self.spent.spend("save"), watched():
             self._save(step, state)
 
-    def _compile(self, jitted, arguments, stage: Stage, batches: Batches):
+    def _compile(
+        self, jitted: jax.stages.Wrapped, arguments: tuple, stage: Stage, batches: Batches
+    ) -> jax.stages.Compiled:
         started, phase = time.monotonic(), stage.phase
         with self._compiling():
             compiled = jitted.lower(*arguments).compile()
@@ -220,7 +208,7 @@ class Trainer:
         )
         return compiled
 
-    def _poll(self, step, state):
+    def _poll(self, step: int, state: dict) -> None:
         """Stops here if a signal came."""
         self.stopping = self.signals.should_stop()
         if self.stopping:
@@ -231,7 +219,7 @@ class Trainer:
         peak = self.config.logging.peak_flops_per_device or flops.peak_flops(jax.devices()[0])
         return flops.Speed(step, tokens, self.job.flops(stage), peak and peak * self.mesh.size)
 
-    def _report(self, pending, stage: Stage, speed: flops.Speed):
+    def _report(self, pending: tuple[int, dict] | None, stage: Stage, speed: flops.Speed) -> None:
         """Logs the metrics of a step that has run: `pending` is `(step, metrics)` or None."""
         if pending is None:
             return
@@ -240,7 +228,7 @@ class Trainer:
         self.watchdog.beat()
         if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
             rated = values | speed.rates(step)
-            self.lines.write(step, rated)
+            self.metrics.write(step, rated)
             if time.monotonic() > self.accounted + _ACCOUNT_SECONDS:
                 self._account(step)
             self.progress.update(step, f"phase {stage.phase_index + 1}", rated)
@@ -252,14 +240,14 @@ class Trainer:
                 "config.optimizer.warmup_steps, and run it again"
             )
 
-    def _due(self, step, every):
+    def _due(self, step: int, every: int) -> bool:
         return step > 0 and every > 0 and (step % every == 0 or step == self.config.num_steps)
 
-    def _must_pause(self, step):
+    def _must_pause(self, step: int) -> bool:
         every = self.config.checkpoints.every_steps, self.config.evaluation.every_steps
         return self.stopping or any(self._due(step, n) for n in every)
 
-    def _between_steps(self, step, state):
+    def _between_steps(self, step: int, state: dict) -> None:
         """A checkpoint, an evaluation, or the end that a signal asked for."""
         if self.stopping:
             self._stop(step, state)
@@ -273,48 +261,40 @@ class Trainer:
             with self.spent.spend("evaluation"):
                 self._evaluate(step, state)
 
-    def _save(self, step, state):
-        self.lines.save()  # a run that resumes here does not write these lines again
+    def _save(self, step: int, state: dict) -> None:
+        self.metrics.save()  # a run that resumes here does not write these lines again
         self.checkpoints.save(step, state)
 
-    def _stop(self, step, state):
+    def _stop(self, step: int, state: dict) -> None:
         with self._patiently("save"):
             self._save(step, state)
             self.checkpoints.wait()
         self._end(step)
         raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
 
-    def _evaluate(self, step, state):
+    def _evaluate(self, step: int, state: dict) -> None:
         evaluation = self._evaluation(stages.at(self.config, step - 1))
         if evaluation is None:
             return
 
-        def on_batch():
+        def on_batch() -> None:
             self.watchdog.alive()
             self._poll(step, state)
 
         with self._compiling():
             evaluation.compile(state["params"])
         values = evaluation(state["params"], on_batch)
-        self.lines.write(step, values, prefix="eval")
+        self.metrics.write(step, values, prefix="eval")
         say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
-    def _evaluation(self, stage: Stage) -> evaluate.Evaluation | None:
+    def _evaluation(self, stage: Stage) -> Evaluation | None:
         """Of the stage's phase; made when first needed."""
         index = stage.phase_index
         if index not in self.evaluations:
+            self.evaluations[index] = None
             with self.watchdog.patient():
-                batches = self.job.heldout(stage)
-                self.evaluations[index] = batches and evaluate.Evaluation(
-                    self.job, self.mesh, stage, batches
-                )
+                try:
+                    self.evaluations[index] = Evaluation(self.job, self.mesh, stage)
+                except NothingHeldOut as error:
+                    say(f"no evaluation: {error}")
         return self.evaluations[index]
-
-    def _profile(self, step):
-        start, steps = self.config.logging.profile_start, self.config.logging.profile_steps
-        if start and step == start:
-            # The profiler writes to disks only.
-            remote = storage.is_remote(self.directory)
-            jax.profiler.start_trace("profile" if remote else str(self.directory / "tensorboard"))
-        if start and step == start + steps:
-            jax.profiler.stop_trace()

@@ -34,11 +34,16 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
     workdir = storage.path(workdir)
     entries = _entries(workdir)
     panels = _panels(entries)
-    rows = -(-len(panels) // 3)
+    columns = 3 if len(panels) <= 6 else 4
+    rows = -(-len(panels) // columns)
     out = workdir / "plot.png" if out is None else storage.path(out)
     with pyplot.rc_context(_STYLE):
         figure, axes = pyplot.subplots(
-            rows, 3, figsize=(14, 3.75 * rows), layout="constrained", squeeze=False
+            rows,
+            columns,
+            figsize=(4.67 * columns, 3.75 * rows),
+            layout="constrained",
+            squeeze=False,
         )
         _draw(axes.ravel(), panels, entries, _unigram_entropy(workdir), ticker)
         last = max(entry["step"] for entry in entries)
@@ -69,9 +74,11 @@ _UNDRAWN = {"step", "loss", "skipped", "seconds_per_step", "mfu", "perplexity"}
 
 
 def _panels(entries: list[dict[str, float]]) -> list[str]:
-    """The metrics to draw: the job's terms and figures as they were first logged, then the run's."""
-    logged = [name.removeprefix("eval/") for entry in entries for name in entry]
-    terms = [n for n in dict.fromkeys(logged) if "/" not in n and n not in _UNDRAWN.union(_LAST)]
+    """The metrics to draw: the job's terms, the loss of each first, its figures, then the run's."""
+    logged = {name.removeprefix("eval/") for entry in entries for name in entry}
+    terms = [n for n in logged - _UNDRAWN - set(_LAST) if "/" not in n]
+    order = {"loss": 0, "accuracy": 1}
+    terms.sort(key=lambda n: (n.rpartition("_")[0], order.get(n.rpartition("_")[2], 2), n))
     return [*terms, *_LAST]
 
 

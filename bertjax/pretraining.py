@@ -17,11 +17,11 @@ from bertjax import initial, keys, loop, models, objectives, sharding, storage, 
 from bertjax.config.stages import Stage
 from bertjax.data import corpus, identity, masking, pipeline, prepare, store
 from bertjax.data import tokenizer as tokenizer_lib
-from bertjax.data.epochs import TooFewDocuments
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, Terms
-from bertjax.metrics import flops, progress
+from bertjax.metrics import flops
+from bertjax.models.placement import Placement
 from bertjax.processes import distributed
 
 
@@ -36,14 +36,16 @@ class Pretraining:
     """
 
     config: config_lib.Config
-    tokenizer: Tokenizer | None = None
-    directory: Path | None = None
+    tokenizer: Tokenizer = None  # type: ignore[assignment]
+    directory: Path = None  # type: ignore[assignment]
     frozen: dict = dataclasses.field(default_factory=dict)
 
     def init(self, key: jax.Array) -> dict:
         return models.init(self.config.model, key)
 
-    def apply(self, params: dict, batch: Batch, *, dropout_key, placement) -> dict:
+    def apply(
+        self, params: dict, batch: Batch, *, dropout_key: jax.Array | None, placement: Placement
+    ) -> dict:
         return models.apply(
             self.config.model, params, batch, dropout_key=dropout_key, placement=placement
         )
@@ -62,13 +64,9 @@ class Pretraining:
         stores = open_stores(self.config, self.directory, "train")
         return pipeline.Batches(stores, self.tokenizer, self.config, stage)
 
-    def heldout(self, stage: Stage) -> pipeline.HeldoutBatches | None:
+    def heldout(self, stage: Stage) -> pipeline.HeldoutBatches:
         stores = open_stores(self.config, self.directory, "heldout")
-        try:
-            return pipeline.HeldoutBatches(stores, self.tokenizer, self.config, stage)
-        except TooFewDocuments as error:
-            progress.say(f"no evaluation: {error}, and prepare again")
-            return None
+        return pipeline.HeldoutBatches(stores, self.tokenizer, self.config, stage)
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         return pipeline.batch_shapes(self.config, stage.phase)
@@ -130,7 +128,7 @@ def _is_real(batch: Batch) -> jax.Array:
     return (batch["example_ids"] >= 0).astype(jnp.float32)
 
 
-def pretrain(config: config_lib.Config, directory: Path, started: float | None = None):
+def pretrain(config: config_lib.Config, directory: Path, started: float | None = None) -> None:
     """Pretrains in `directory` to the last step, from wherever that directory stands.
 
     Prepares the text first where `directory/store` is missing.
@@ -181,7 +179,7 @@ def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretrain
     return Pretraining(_resolved(config, manifests, tokenizer), tokenizer, directory)
 
 
-def _prepare_if_missing(config, directory):
+def _prepare_if_missing(config: config_lib.Config, directory: Path) -> None:
     place = storage.path(directory) / "store"
     if jax.process_index() == 0 and not store.components(place):
         prepare.prepare(config, directory, locked=True)
@@ -194,7 +192,9 @@ def _prepare_if_missing(config, directory):
         )
 
 
-def _check_tokenizer(tokenizer, manifests, places, directory):
+def _check_tokenizer(
+    tokenizer: Tokenizer, manifests: dict[str, dict], places: dict[str, Path], directory: Path
+) -> None:
     for name, manifest in manifests.items():
         if tokenizer.sha256 != manifest["tokenizer_sha256"]:
             raise DataError(
@@ -203,7 +203,7 @@ def _check_tokenizer(tokenizer, manifests, places, directory):
             )
 
 
-def _require_same(config, directory, manifests):
+def _require_same(config: config_lib.Config, directory: Path, manifests: dict[str, dict]) -> None:
     """Raises where a config asks for other stores than there are; says what could not be told."""
     found = identity.Findings()
     for part in corpus.of(config):
@@ -219,7 +219,9 @@ def _require_same(config, directory, manifests):
         print(f"{directory}: {note}", file=sys.stderr, flush=True)
 
 
-def _resolved(config, manifests, tokenizer):
+def _resolved(
+    config: config_lib.Config, manifests: dict[str, dict], tokenizer: Tokenizer
+) -> config_lib.Config:
     """The config with what it leaves open, or says and nobody reads, as the stores have it."""
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
@@ -252,7 +254,7 @@ def open_stores(config: config_lib.Config, directory: Path, split: str) -> list[
     return [store.open_store(place, split) for place in places]
 
 
-def _store_directories(config, workdir) -> dict[str, Path]:
+def _store_directories(config: config_lib.Config, workdir: Path) -> dict[str, Path]:
     """Where the store of each component is; refused where W/store was made of others."""
     directory = storage.path(workdir) / "store"
     held, wanted = store.components(directory), [part.name for part in corpus.of(config)]

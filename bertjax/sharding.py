@@ -5,7 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -179,7 +179,7 @@ def spec(path: str, ndim: int) -> P:
         if re.search(rf"(^|/)({pattern})$", path):
             if len(axes) != ndim:
                 raise ValueError(f"{path}: table has {len(axes)} dimensions, parameter has {ndim}")
-            return P(*(LOGICAL.get(axis) for axis in axes))
+            return P(*(LOGICAL.get(axis or "") for axis in axes))
     raise ValueError(f"{path}: no row of sharding.PARAMETERS matches")
 
 
@@ -273,7 +273,8 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict
     sharding, numbers = batch_sharding(mesh), local_rows(mesh, batch_size)
 
     def place(rows: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: tuple[slice, ...] | None) -> Any:
+            assert index is not None
             start, stop, _ = index[0].indices(batch_size)
             at = np.searchsorted(numbers, start)  # a device's rows are consecutive
             return rows[at : at + stop - start]

@@ -12,6 +12,7 @@ from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
 from bertjax.config import stages
 from bertjax.job import Batch, Job, Terms
+from bertjax.models.placement import Placement
 
 
 def init_state(config: config_lib.Config, init: Callable[[jax.Array], dict]) -> dict:
@@ -30,12 +31,20 @@ def abstract_state(job: Job, mesh: Mesh) -> dict:
     return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
 
 
+def start(job: Job, mesh: Mesh) -> tuple[dict, list[str]]:
+    """The state at step 0, of the seed and of the weights that the job starts from; lines to say."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
+    state = jax.jit(lambda: init_state(job.config, job.init), out_shardings=shardings)()
+    params, lines = job.start(state["params"])
+    return state | {"params": params}, lines
+
+
 def clips_per_shard(config: config_lib.Config) -> bool:
     """Whether every part of the batch has its gradient clipped alone."""
     return config.optimizer.clip_mode == "per_shard" and config.optimizer.clip_norm > 0
 
 
-def placement_of(config: config_lib.Config, mesh):
+def placement_of(config: config_lib.Config, mesh: Mesh) -> Placement:
     """What the model knows of devices in this training (see `models.apply`).
 
     Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
@@ -47,12 +56,12 @@ def placement_of(config: config_lib.Config, mesh):
     return sharding.Placement(mesh)
 
 
-def attention_kernel(config: config_lib.Config, mesh, length: int) -> str:
+def attention_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
     """The kernel that a step on rows of `length` takes; raises as `models.attention_kernel`."""
     return models.attention_kernel(config.model, placement_of(config, mesh), length)
 
 
-def check(config: config_lib.Config, mesh):
+def check(config: config_lib.Config, mesh: Mesh) -> None:
     """Raises UsageError where a mesh cannot run all of a config: now, not when its phase begins."""
     sharding.check(config, mesh)
     for stage in stages.of(config):
@@ -65,7 +74,15 @@ def measure(job: Job, outputs: dict, batch: Batch, weights: dict | None = None) 
     return {name: (total, weights[name]) for name, total in job.sums(outputs, batch).items()}
 
 
-def gradients(job: Job, params, frozen, batch: Batch, dropout_key, placement, weights=None):
+def gradients(
+    job: Job,
+    params: dict,
+    frozen: dict,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    placement: Placement,
+    weights: dict | None = None,
+) -> tuple[dict, dict]:
     """`(gradients, metrics)` of the mean loss over `batch` (prepared already).
 
     `dropout_key` is None, one key, or one for each row `[B]`, as of `models.apply`.
@@ -74,7 +91,7 @@ def gradients(job: Job, params, frozen, batch: Batch, dropout_key, placement, we
     """
     batch = job.targets(frozen, batch)
 
-    def loss_of(params):
+    def loss_of(params: dict) -> tuple[jax.Array, dict]:
         outputs = job.apply(params, batch, dropout_key=dropout_key, placement=placement)
         values = objectives.means(measure(job, outputs, batch, weights))
         loss = objectives.total(job.config.objective, values)
@@ -84,8 +101,14 @@ def gradients(job: Job, params, frozen, batch: Batch, dropout_key, placement, we
 
 
 def reduced_gradients(
-    job: Job, params, frozen, batch: Batch, dropout_keys, placement, micro_batches: int
-):
+    job: Job,
+    params: dict,
+    frozen: dict,
+    batch: Batch,
+    dropout_keys: jax.Array | None,
+    placement: sharding.Placement,
+    micro_batches: int,
+) -> tuple[dict, dict]:
     """As `gradients`, of parts of the batch one after the other: memory for one part at a time.
 
     `dropout_keys` are None or one for each row `[B]`: rows drop the same in whichever part.
@@ -99,14 +122,14 @@ def reduced_gradients(
     """
     weights, shards = job.weights(batch), placement.mesh.shape["data"]
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         x = x.reshape(shards, -1, micro_batches, *x.shape[1:])
         return placement("micro_batches", jnp.moveaxis(x, 2, 0))
 
-    def of_shard(rows, keys):
+    def of_shard(rows: Batch, keys: jax.Array | None) -> tuple[dict, dict]:
         return gradients(job, params, frozen, rows, keys, placement.of_shard, weights)
 
-    def add(total, part):
+    def add(total: dict, part: tuple) -> tuple[dict, dict]:
         grads, metrics = jax.vmap(of_shard, spmd_axis_name="data")(*part)
         return jax.tree.map(jnp.add, total, grads), metrics
 
@@ -116,7 +139,14 @@ def reduced_gradients(
     return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
 
 
-def shard_clipped_gradients(job: Job, params, frozen, batch: Batch, dropout_keys, placement):
+def shard_clipped_gradients(
+    job: Job,
+    params: dict,
+    frozen: dict,
+    batch: Batch,
+    dropout_keys: jax.Array | None,
+    placement: Placement,
+) -> tuple[dict, dict]:
     """As `gradients`, but clipped part by part, then averaged; the metrics are the parts' means.
 
     The recipe of google-research/bert on TPUs: every core clips the gradient of its own part of
@@ -125,19 +155,27 @@ def shard_clipped_gradients(job: Job, params, frozen, batch: Batch, dropout_keys
     """
     opt = job.config.optimizer
 
-    def one_shard(shard, keys):
+    def one_shard(shard: Batch, keys: jax.Array | None) -> tuple[dict, dict]:
         grads, metrics = gradients(job, params, frozen, shard, keys, placement)
         norm = optax.tree.norm(grads)
         return optimizer.clip(grads, norm, opt.clip_norm), metrics | {"grad_norm": norm}
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         return x.reshape(opt.clip_shards, -1, *x.shape[1:])
 
     shards = jax.vmap(one_shard)(*jax.tree.map(split, (batch, dropout_keys)))
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), shards)
 
 
-def train_step(job: Job, prepare, placement, micro_batches: int, state, frozen, batch: Batch):
+def train_step(
+    job: Job,
+    prepare: Callable[[Batch], Batch],
+    placement: Placement,
+    micro_batches: int,
+    state: dict,
+    frozen: dict,
+    batch: Batch,
+) -> tuple[dict, dict]:
     """One update: `(state, frozen, host batch) -> (state, metrics)`.
 
     `prepare` is the job's for a stage: it masks the batch. A non-finite loss or gradient leaves
@@ -153,12 +191,13 @@ def train_step(job: Job, prepare, placement, micro_batches: int, state, frozen, 
     if per_shard:
         grads, metrics = shard_clipped_gradients(job, params, frozen, batch, row_keys, placement)
     else:
+        assert isinstance(placement, sharding.Placement)
         grads, metrics = reduced_gradients(
             job, params, frozen, batch, row_keys, placement, micro_batches
         )
     metrics = {"grad_norm": optax.tree.norm(grads)} | metrics
 
-    def update():
+    def update() -> tuple[dict, tuple]:
         clipped = grads if per_shard else optimizer.clip(grads, metrics["grad_norm"], opt.clip_norm)
         updates, opt_state = optimizer.make(config).update(clipped, state["opt_state"], params)
         return optax.apply_updates(params, updates), opt_state
@@ -171,7 +210,9 @@ def train_step(job: Job, prepare, placement, micro_batches: int, state, frozen, 
     return {"params": new_params, "opt_state": opt_state, "step": step + 1}, metrics
 
 
-def compile_step(job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch], micro_batches: int = 1):
+def compile_step(
+    job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch], micro_batches: int = 1
+) -> jax.stages.Wrapped:
     """`train_step` jitted for a mesh: `(state, frozen, host batch) -> (state, metrics)`.
 
     The state is donated and stays where it is. The batch `[B, ...]` is prepared whole;

@@ -2,14 +2,27 @@
 
 The processes that tests start find the package as this one does, installed or not, and get the
 signals that tests send them, whatever this one was started by.
+
+Programs are compiled cheaply: without LLVM's optimizations and with XLA's older emitter of loops,
+a training step takes a fifth of the time to compile, and tests run few steps. What is computed is
+the same up to rounding. BERTJAX_TEST_OPTIMIZED=1 compiles as users do; the whole runs of
+test_loop.py and test_launch_whole.py, in processes of their own, always do.
 """
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if os.environ.get("BERTJAX_TEST_OPTIMIZED", "0") == "0":
+    FLAGS += [
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -17,3 +30,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 # In the background of a script, or under nohup, these are ignored, and so they are by every child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_configure(config):
+    """What one worker has compiled, the others read.
+
+    Not the processes that tests start: JAX writes an entry in place, and a process that is killed
+    would leave half of one.
+    """
+    if "BERTJAX_TEST_PROGRAMS" not in os.environ:  # workers have it from the process above them
+        folder = tempfile.TemporaryDirectory(prefix="bertjax-programs-")
+        os.environ["BERTJAX_TEST_PROGRAMS"] = folder.name
+        config.add_cleanup(folder.cleanup)
+    if not getattr(config.option, "numprocesses", None):  # else it only hands out tests
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", os.environ["BERTJAX_TEST_PROGRAMS"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

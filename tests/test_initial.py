@@ -218,3 +218,22 @@ def test_an_option_of_convert_leads_to_convert(sources, tmp_path):
     said = f"do_lower_case=.*; bertjax convert hf:{folder} DIR takes such options, then set config"
     with pytest.raises(DataError, match=said):
         initial.check(config, tmp_path / "w")
+
+
+def test_a_student_takes_the_blocks_it_names(sources, tmp_path):
+    config = configured(tmp_path, f"hf:{sources}/hf", num_hidden_layers=2)
+    config = config.with_model(vocab_size=len(LOWER))
+    source = initial.read(config)
+    blocks = source.params["blocks"]
+    fresh = jax.tree.map(jnp.zeros_like, source.params)
+    params, missing = initial.fit(config, source, fresh, layers=[1, 0])
+    assert missing == []
+    jax.tree.map(
+        lambda got, all_of: np.testing.assert_array_equal(got, np.asarray(all_of)[[1, 0]]),
+        params["blocks"],
+        blocks,
+    )
+    with pytest.raises(UsageError, match=r"layers \[0, 2\]: hf:.* has 2 blocks, counted from 0"):
+        initial.fit(config, source, fresh, layers=[0, 2])
+    with pytest.raises(UsageError, match="model the sizes of"):
+        initial.fit(config, source, fresh, layers=[1])

@@ -9,13 +9,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toy_job
 from jax.sharding import NamedSharding, PartitionSpec
 from runs import cluster
 
-from bertjax import loop, objectives, sharding, train
+from bertjax import evaluate, loop, objectives, sharding, train
 from bertjax.checkpoints import manager
-from bertjax.config import Objective
+from bertjax.config import Objective, stages
+from bertjax.errors import NothingHeldOut
 from bertjax.metrics import writer
 
 TIMES = {"seconds_per_step", "tokens_per_second", "mfu"}
@@ -67,6 +69,20 @@ def test_the_time_of_a_run_starts_with_the_run(tmp_path):
     (*_, ledger) = [x for x in writer.read(tmp_path / "metrics.jsonl") if "goodput/step" in x]
     spent = sum(value for name, value in ledger.items() if name.startswith("goodput/"))
     assert took - 1 < spent <= took + 0.01
+
+
+def test_a_run_without_anything_held_out_says_so_once_and_goes_on(tmp_path, capsys):
+    class Blind(toy_job.Line):
+        def heldout(self, stage):
+            raise NothingHeldOut("no points are left")
+
+    with loop.alone(tmp_path, "fit"):
+        loop.run(Blind(), tmp_path)
+    assert capsys.readouterr().out.count("no evaluation: no points are left\n") == 1
+    assert not any("eval/error" in line for line in figures(tmp_path))
+    mesh, (stage,) = sharding.make_mesh(toy_job.config().mesh), stages.of(toy_job.config())
+    with pytest.raises(NothingHeldOut):
+        evaluate.Evaluation(Blind(), mesh, stage)
 
 
 def test_two_processes_train_twice_each_stopped_once_and_resumed(tmp_path):

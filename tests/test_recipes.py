@@ -62,16 +62,13 @@ def root(tmp_path_factory):
     from pydoc_data import topics
 
     root = tmp_path_factory.mktemp("recipes")
-    # The whole run and the stopped one compile the same programs: once is enough.
-    jax.config.update("jax_compilation_cache_dir", str(root / "cache"))
     texts = ["\n".join(t.split("\n\n")) for t in topics.topics.values()]
     for number, part in enumerate((texts[:25], texts[25:60])):
         lines = (json.dumps({"text": text}) for text in part)
         (root / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
     for mode in ("alone", "mixture"):
         prepare.prepare(make_config(root, "doc_sentences", mode), root / mode, progress=False)
-    yield root
-    jax.config.update("jax_compilation_cache_dir", None)
+    return root
 
 
 @pytest.fixture(autouse=True)

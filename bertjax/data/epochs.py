@@ -10,7 +10,7 @@ from bertjax.config.stages import Stage
 from bertjax.data import masking, packing
 from bertjax.data.examples import Index, build_index
 from bertjax.data.store import Store
-from bertjax.errors import DataError
+from bertjax.errors import DataError, NothingHeldOut
 
 _EXAMPLES, _ORDER = range(2)  # what a generator is for
 
@@ -25,10 +25,6 @@ _SPLITS = {
     "train": ("train", "add documents"),
     "heldout": ("held-out", "raise data.heldout_fraction"),
 }
-
-
-class TooFewDocuments(DataError):
-    """A split has no documents, or one where next-sentence prediction needs two."""
 
 
 class _Epoch(NamedTuple):
@@ -80,7 +76,7 @@ class Epochs:
           most: take no more examples than this (of epoch 0's order).
 
         Raises:
-          TooFewDocuments: no documents, or one where next-sentence prediction needs two.
+          DataError: no documents, or one where next-sentence prediction needs two.
         """
         self.store, self._config = store, config
         self._stage = stage or stages.of(config)[0]
@@ -189,7 +185,8 @@ def _require_documents(store: Store, config: Config, split: str) -> None:
     needed = 2 if config.objective.nsp else 1
     if count < needed:
         why = " (next-sentence prediction pairs two; objective.nsp=0 turns it off)"
-        raise TooFewDocuments(
+        kind = NothingHeldOut if split == "heldout" else DataError
+        raise kind(
             f"the {name} split has {count} document{'s' * (count != 1)} where {needed} "
             f"{'are' if needed > 1 else 'is'} needed{why * (needed > 1)}: {fix}"
         )

@@ -54,7 +54,7 @@ class Batches:
         self._assembler = _Assembler(self._corpora, tokenizer, config, stage)
         self._names, self._stage = list(config.weights), stage
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The batch of `step`, counted from the start of the stage.
 
         Args:
@@ -117,7 +117,7 @@ class HeldoutBatches:
         self._ends = np.cumsum([corpus.num_rows for corpus in self._corpora])
         self.num_batches = -(-int(self._ends[-1]) // self.batch_size)
 
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """Batch number `step` of `num_batches`, in the form of `Batches.batch`."""
         numbers = step * self.batch_size + np.arange(self.batch_size)[rows]
         real = numbers < self._ends[-1]
@@ -130,7 +130,7 @@ class HeldoutBatches:
 
 
 def iterate(
-    batches: Any, start: int, stop: int, *, rows: slice = slice(None), prefetch: int
+    batches: Any, start: int, stop: int, *, rows: slice | np.ndarray = slice(None), prefetch: int
 ) -> grain.DatasetIterator:
     """Batches `start` to `stop - 1` in order, `prefetch` of them assembled ahead by threads.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 CATEGORIES = {
     "init": "start-up, the corpus and its index",
@@ -31,11 +32,11 @@ class Goodput:
       started: when the run began, by `time.monotonic`.
     """
 
-    def __init__(self, started: float):
+    def __init__(self, started: float) -> None:
         self._seconds = dict.fromkeys(CATEGORIES, 0.0)
         self._current, self._since = "init", started
 
-    def go_on(self, lines: list[dict], step: int):
+    def go_on(self, lines: list[dict], step: int) -> None:
         """Adds the ledger of the starts before this one, which got beyond `step` and lost that.
 
         Args:
@@ -57,7 +58,7 @@ class Goodput:
             self._seconds["replay"] += lost
 
     @contextlib.contextmanager
-    def spend(self, category: str):
+    def spend(self, category: str) -> Iterator[None]:
         """While entered, time counts as `category`, whatever it counted as before."""
         before = self._current
         self._switch(category)
@@ -66,11 +67,11 @@ class Goodput:
         finally:
             self._switch(before)
 
-    def begin_steps(self):
+    def begin_steps(self) -> None:
         """From here on, time that is nothing else is training."""
         self._switch("step")
 
-    def _switch(self, category):
+    def _switch(self, category: str) -> None:
         now = time.monotonic()
         self._seconds[self._current] += now - self._since
         self._current, self._since = category, now

@@ -121,7 +121,8 @@ def _apply_head(
 ) -> dict[str, jax.Array]:
     """The outputs of `apply`, of the last hidden states."""
     outputs = {"hidden": hidden_BLD}
-    for part in config.head_record.parts:
+    # What reads `masked` comes first: the order decides that of the sums in the backward pass.
+    for part in sorted(config.head_record.parts, key=lambda part: part.reads != "masked"):
         if part.reads == "masked":
             if "masked_lm_positions" not in batch:
                 continue

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,7 +48,8 @@ def corpus(
     """
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
-        return Pretraining(config.with_model(vocab_size=size), AnyTokenizer(size)), None
+        stand_in: Any = AnyTokenizer(size)
+        return Pretraining(config.with_model(vocab_size=size), stand_in), None
     job = pretraining.open(config, directory, build=False)
     stores = pretraining.open_stores(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]

@@ -85,7 +85,7 @@ class Collective(NamedTuple):
     kind: str
     dtype: str
     bytes: float
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method is not called
     devices: int
     shapes: tuple[tuple[int, ...], ...]
     over_dcn: bool = False

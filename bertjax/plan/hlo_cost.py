@@ -183,10 +183,11 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
     ]
     products = 1
     for axis, stride, pad, spread, step in zip(spatial, *fields, strict=True):
-        sizes = [
+        inner, window, outer = (
             dims[label.index(axis)] for dims, label in zip((lhs, rhs, out), labels, strict=True)
-        ]
-        products *= _pairs(*sizes, int(stride), int(pad.split("_")[0]), int(spread), int(step))
+        )
+        first = int(pad.split("_")[0])
+        products *= _pairs(inner, window, outer, int(stride), first, int(spread), int(step))
     return 2 * rhs[labels[1].index("i")] * features * products
 
 

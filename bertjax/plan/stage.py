@@ -129,8 +129,9 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
 def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
     """What a compiled program says; `hidden_flops` are those of a device that it does not."""
     devices, memory = len(target.devices), compiled.memory_analysis()
+    assert memory is not None
     slices = sharding.num_slices(target.devices)
-    program = hlo.Program(compiled.as_text(), devices, slices)
+    program = hlo.Program(compiled.as_text() or "", devices, slices)
     flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
     if target.chip:
         sides = topology.sides(target.devices)
@@ -163,7 +164,7 @@ def _wanted(message: str) -> float | None:
 
 def summary(collectives: list[hlo.Collective]) -> list[dict]:
     """Collectives by kind, type, group and network, most bytes first; bytes are those of a step."""
-    groups = defaultdict(lambda: [0, 0])
+    groups: dict[tuple, list[float]] = defaultdict(lambda: [0, 0])
     for c in collectives:
         group = groups[c.kind, c.dtype, c.devices, "dcn" if c.over_dcn else "ici"]
         group[0] += c.count
@@ -194,7 +195,7 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
 
 def changed(job: Job, config: config_lib.Config) -> Job:
     """The same job of another config; jobs that are planned are dataclasses."""
-    return dataclasses.replace(job, config=config)
+    return dataclasses.replace(job, config=config)  # type: ignore[type-var]
 
 
 def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = print) -> dict:

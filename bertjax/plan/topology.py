@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 import jax
 
@@ -37,7 +38,7 @@ def devices(name: str) -> list[jax.Device]:
     from jax.experimental import topologies
 
     sides, _, slices = name.lower().partition("*")
-    options = {"num_slices": int(slices)} if slices not in ("", "1") else {}
+    options: dict[str, Any] = {"num_slices": int(slices)} if slices not in ("", "1") else {}
     if sides.startswith("v4"):
         options["chip_config_name"] = "megacore"  # one device a chip, as on the slice itself
     if sides.endswith(":1x1"):  # part of a host, which has at least four otherwise

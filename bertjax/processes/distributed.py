@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed as jax_distributed  # the key-value store has no public name
@@ -48,7 +50,7 @@ _asked = itertools.count(1)
 _heard = False  # whether JAX has told of a SIGTERM: its listener tells of one
 
 
-def initialize():
+def initialize() -> None:
     """Joins the other processes of this run, if there are any. Call it before any other JAX call.
 
     Several processes are meant where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
@@ -71,7 +73,7 @@ def initialize():
     _watch_peers()
 
 
-def _connect(*cluster):
+def _connect(*cluster: Any) -> None:
     line = f"not all processes appeared within {_START_SECONDS:.0f} s; start them all again"
     late = threading.Timer(_START_SECONDS, leave, (errors.RESTART, line))
     late.daemon = True
@@ -83,16 +85,16 @@ def _connect(*cluster):
             initialization_timeout=round(2 * _START_SECONDS),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-        )
+        )  # type: ignore[misc]
     except jax.errors.JaxRuntimeError as error:  # a port that is taken, a coordinator just gone
         leave(errors.RESTART, f"no start with the other processes: {one_line(error, first=True)}")
     finally:
         late.cancel()
 
 
-def _watch_peers():
+def _watch_peers() -> None:
     global _peers
-    state = jax_distributed.global_state
+    state: Any = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
         host = state.coordinator_address.rsplit(":", 1)[0].strip("[]")
         try:
@@ -103,20 +105,20 @@ def _watch_peers():
             leave(errors.RESTART, reason)
 
 
-def wait_for_all(what: str, seconds: float = _WAIT_SECONDS):
+def wait_for_all(what: str, seconds: float = _WAIT_SECONDS) -> None:
     """Returns when every process of this run has come to the same point, called `what`.
 
     No device takes part: devices give up after half a minute when they wait for the first time.
     The loss of a process ends the others here as elsewhere.
     """
-    state = jax_distributed.global_state
+    state: Any = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
         _waits[what] += 1
         name = f"bertjax/{what}/{_waits[what]}"
         state.client.wait_at_barrier(name, timeout_in_ms=round(1000 * seconds))
 
 
-def _listen_again():
+def _listen_again() -> None:
     """Makes JAX hear the next SIGTERM, where it has told of one: it listens once in a process's life.
 
     Its keys are those of xla/pjrt/distributed/preemption/preemption_sync_manager.cc.
@@ -124,7 +126,7 @@ def _listen_again():
     global _heard
     if not _heard:
         return
-    state = jax_distributed.global_state
+    state: Any = jax_distributed.global_state
     state.preemption_sync_manager.shutdown()
     state.preemption_sync_manager = None
     wait_for_all("the last signal is over")
@@ -136,14 +138,14 @@ def _listen_again():
     _heard = False
 
 
-def wait_for_news():
+def wait_for_news() -> None:
     """Gives the process that failed first the time to say why, which ends this one."""
     if _peers is not None:
         time.sleep(2 * _NEWS_SECONDS)
 
 
 @contextlib.contextmanager
-def processes():
+def processes() -> Iterator[None]:
     """Joins the other processes, and ends with them.
 
     On its own, a process ends as Python does. With others: in order with them when the run is
@@ -164,7 +166,7 @@ def processes():
         _peers.finish(errors.DONE)
 
 
-def leave(code: int, reason: str):
+def leave(code: int, reason: str) -> NoReturn:
     """Ends this process at once with one line, and the others with it. Does not return."""
     os.write(2, f"bertjax: {reason}\n".encode())
     if _peers is not None:
@@ -173,7 +175,7 @@ def leave(code: int, reason: str):
     os._exit(code)
 
 
-def _leave_with(error: BaseException):
+def _leave_with(error: BaseException) -> NoReturn:
     if isinstance(error, BertjaxError):
         leave(error.exit_code, str(error))
     if isinstance(error, KeyboardInterrupt):
@@ -223,12 +225,12 @@ class StopSignals:
     as a SIGTERM.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested: str | None = None
         self._interrupts = 0
         self._previous = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT]
             if not jax.distributed.is_initialized():
@@ -237,7 +239,7 @@ class StopSignals:
         _listen_again()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -257,7 +259,7 @@ class StopSignals:
             return True
         return False
 
-    def _handle(self, number, _):
+    def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
         if self._interrupts > 1:
@@ -269,6 +271,6 @@ class StopSignals:
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say(line: str):
+def _say(line: str) -> None:
     # print() may not be entered again from a signal handler that interrupted it.
     os.write(2, f"{line}\n".encode())
