@@ -36,7 +36,7 @@ test-slow: $(READY_TEST)
 
 # Compiles for TPU slices that are not there.
 test-compiled: $(READY_TPU)
-	$(BIN)/python -m pytest -m tpu_compiler
+	BERTJAX_TEST_OPTIMIZED=1 $(BIN)/python -m pytest -m tpu_compiler
 
 lint: $(READY_TEST)
 	$(BIN)/ruff check .

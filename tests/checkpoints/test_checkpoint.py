@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from states import abstract, assert_same, make_state
 
 from bertjax import __main__ as program
-from bertjax.checkpoints import integrity, manager
+from bertjax.checkpoints import integrity, manager, steps
 from bertjax.checkpoints.manager import Checkpoints
 from bertjax.errors import DataError, StorageError
 
@@ -365,6 +365,15 @@ def test_nothing_is_pruned_before_the_newer_step_is_whole(tmp_path, monkeypatch)
     checkpoints.close()
     assert whole_steps(tmp_path) == [1, 2]
     assert restore(tmp_path)[0] == 2
+
+
+def test_an_unfinished_step_does_not_count_as_one_of_those_kept(tmp_path):
+    save_steps(tmp_path, (1, 2, 3))
+    (tmp_path / "3" / integrity.MANIFEST).unlink()
+    steps.prune(tmp_path, keep=2)
+    assert steps.numbers(tmp_path) == [1, 2, 3]
+    steps.prune(tmp_path, keep=1)
+    assert steps.numbers(tmp_path) == [2, 3]
 
 
 def test_a_half_pruned_step_is_not_a_step(tmp_path):

@@ -234,7 +234,7 @@ def test_real_weights_rank_real_pairs_as_their_own_library_does():
     if "BERTJAX_TEST_DATA" not in os.environ:
         pytest.skip("BERTJAX_TEST_DATA is not set: no STS-B here")
     path = Path(os.environ["BERTJAX_TEST_DATA"]) / "glue/STS-B/dev.tsv"
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:301]]
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:151]]
     texts = [row[i] for i in (7, 8) for row in rows]
     ours = np.stack(list(inference.embed(convert.read(f"hf:{minilm()}"), texts, pooling="mean")))
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
