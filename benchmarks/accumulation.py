@@ -74,15 +74,9 @@ class Run:
             mesh=config_lib.Mesh(**mesh),
         )
         self.mesh = sharding.make_mesh(config.mesh, jax.devices()[:num_devices])
-        shardings = jax.tree.map(
-            lambda x: x.sharding, train.abstract_state(Pretraining(config), self.mesh)
-        )
-        self.state = jax.jit(
-            lambda: train.init_state(config, Pretraining(config).init), out_shardings=shardings
-        )()
-        step = train.compile_step(
-            Pretraining(config), self.mesh, lambda batch: batch, micro_batches
-        )
+        job = Pretraining(config)
+        self.state, _ = train.start(job, self.mesh)
+        step = train.compile_step(job, self.mesh, lambda batch: batch, micro_batches)
         self.compiled = step.lower(self.state, {}, self._place(make_batch(0))).compile()
 
     def _place(self, batch):

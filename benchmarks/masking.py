@@ -89,7 +89,11 @@ def make_batch(rows, length, packed):
 
 
 def jitted(module, fields, predictions):
-    return jax.jit(lambda batch: module.mask_tokens(KEY, batch, TOKENIZER, fields, predictions))
+    def run(batch):
+        batch["epochs"] = batch["mask_epochs"]  # its name in the revision before
+        return module.mask_tokens(KEY, batch, TOKENIZER, fields, predictions)
+
+    return jax.jit(run)
 
 
 def variants(before, rows, length, predictions):

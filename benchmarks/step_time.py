@@ -104,15 +104,10 @@ class JaxStep:
 
     def __init__(self, config, batch):
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-        shardings = jax.tree.map(
-            lambda x: x.sharding, train.abstract_state(Pretraining(config), mesh)
-        )
-        init = jax.jit(
-            lambda: train.init_state(config, Pretraining(config).init), out_shardings=shardings
-        )
-        self.state, self.batch = init(), batch
+        job = Pretraining(config)
+        (self.state, _), self.batch = train.start(job, mesh), batch
         start = time.perf_counter()
-        step = train.compile_step(Pretraining(config), mesh, lambda batch: batch)
+        step = train.compile_step(job, mesh, lambda batch: batch)
         self.compiled = step.lower(self.state, {}, batch).compile()
         self.compile_seconds = time.perf_counter() - start
 

@@ -72,9 +72,9 @@ def evaluate(values: Values, args: list[str]) -> None:
     from bertjax.processes import distributed
 
     directory = _workdir(values)
-    # The kernel that trained need not run on the machine that evaluates.
-    config = _config(values).with_model(attention="auto")
     with distributed.processes():
+        # The kernel that trained need not run on the machine that evaluates.
+        config = _config(values).with_model(attention="auto")
         job = pretraining.open(config, directory, build=False)
         figures = evaluate.newest(job, directory)
         if jax.process_index() == 0:
@@ -233,6 +233,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 def _workdir(values: Values) -> Path:
     if not values.workdir:
         raise UsageError("--workdir: missing; name the directory for what this run writes")
+    commands.require_directory(values.workdir)
     return storage.path(values.workdir)
 
 

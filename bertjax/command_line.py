@@ -1,4 +1,4 @@
-"""How a command line becomes the values of a command's flags, and what is said of one that does not."""
+"""A command line, parsed into the values of a command's flags or refused in one line."""
 
 import contextlib
 import difflib
@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from bertjax import storage
-from bertjax.commands import Command, Values
+from bertjax.commands import Command, Values, require_directory
 from bertjax.config import Config, aliases
 from bertjax.config import file as config_file
 from bertjax.config import help as config_help
@@ -116,21 +116,8 @@ def parse(name: str, argv: list[str], commands: dict[str, Command]) -> tuple[Val
     if command.arguments is not None and len(args) != len(command.arguments):
         raise UsageError(_miscounted(command.arguments, args))
     if command.reads_config:
-        _require_directory(values.workdir)
         values.config = _config(command, values, overrides)
     return values, args
-
-
-def _require_directory(workdir: str | None) -> None:
-    """Refuses a --workdir that is no directory, or only a part of a run's."""
-    if not workdir:
-        return
-    storage.require_bucket(workdir)
-    path = storage.path(workdir)
-    if storage.is_file(path):
-        raise UsageError(f"--workdir={path}: is a file; name a directory")
-    if path.name == "checkpoints" and storage.is_file(path.parent / "config.json"):
-        raise UsageError(f"--workdir={path}: a part of a run; write --workdir={path.parent}")
 
 
 def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | None:
@@ -140,6 +127,7 @@ def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | N
     elif command.finds_config and values.workdir is not None:
         from bertjax import workdir  # with JAX, which other commands do without until they need it
 
+        require_directory(values.workdir)
         tree = config_tree.to_config_dict(workdir.read_config(storage.path(values.workdir)))
     elif overrides:
         raise UsageError(f"{next(iter(overrides))}: --config is missing; name a config file")

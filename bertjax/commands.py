@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from bertjax import storage
+from bertjax.errors import UsageError
+
 Values = Any  # absl's FlagValues: an attribute for each flag of the command
 
 
@@ -102,3 +105,15 @@ def after_convert(destination: str, pretrained: Any) -> list[str]:
 def _fill_mask(source: str, mask_token: str) -> str:
     text = f"The capital of France is {mask_token}."
     return shlex.join(["bertjax", "fill-mask", source]) + f' "{text}"'
+
+
+def require_directory(workdir: str | None) -> None:
+    """Refuses a --workdir that is no directory, or only a part of a run's."""
+    if not workdir:
+        return
+    storage.require_bucket(workdir)
+    path = storage.path(workdir)
+    if storage.is_file(path):
+        raise UsageError(f"--workdir={path}: is a file; name a directory")
+    if path.name == "checkpoints" and storage.is_file(path.parent / "config.json"):
+        raise UsageError(f"--workdir={path}: a part of a run; write --workdir={path.parent}")

@@ -60,7 +60,7 @@ class StorageError(BertjaxError):
 
 
 class Unavailable(StorageError):
-    """An object store does not answer now: nothing is wrong that the same command would meet again."""
+    """An object store does not answer now; the same command may succeed later."""
 
     exit_code = RESTART
 

@@ -25,7 +25,7 @@ class Evaluation:
         self.batches, self._job, self._mesh = job.heldout(stage), job, mesh
         self._rows = sharding.local_rows(mesh, self.batches.batch_size)
         self._jitted = jit_measure(job, mesh, job.prepare(stage))
-        self._programs = {}  # of the shapes of a batch
+        self._programs = {}  # by the form of a batch
 
     def compile(self, params: dict) -> None:
         """Compiles for parameters like these and the first batch; a call would do it otherwise."""
@@ -44,11 +44,11 @@ class Evaluation:
         return self._job.figures(jax.device_get(totals))
 
     def _program(self, params: dict, batch: Batch) -> jax.stages.Compiled:
-        shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-        if shapes not in self._programs:
+        form = train.form_of(batch)
+        if form not in self._programs:
             lowered = self._jitted.lower(params, self._job.frozen, batch)
-            self._programs[shapes] = lowered.compile()
-        return self._programs[shapes]
+            self._programs[form] = lowered.compile()
+        return self._programs[form]
 
     def _batch(self, step: int) -> Batch:
         batch = self.batches.batch(step, self._rows)

@@ -41,6 +41,7 @@ def check(config: config_lib.Config, workdir: Path) -> None:
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
         config = config.with_model(vocab_size=size)
+    require_same_meaning(config, source)
     require_same_tokenizer(config, source, ours)
     _missing(config, source, None)
 
@@ -106,16 +107,10 @@ def _missing(
     config: config_lib.Config, source: Pretrained, layers: Sequence[int] | None
 ) -> list[str]:
     """The parameters that the source lacks; raises UsageError where it is of another model."""
-    uri, model = config.init_from, config.model
-    for field in _MEANING:
-        ours, theirs = getattr(model, field), getattr(source.config.model, field)
-        if ours != theirs and not (field == "pooler_act" and not source.config.model.has_pooler):
-            raise UsageError(
-                f"config.model.{field}={ours!r}: {uri} has {theirs!r}; set it so, or train anew"
-            )
-    their_model = source.config.model
+    require_same_meaning(config, source)
+    uri, model, their_model = config.init_from, config.model, source.config.model
     if layers is not None:
-        if max(layers) >= their_model.num_hidden_layers:
+        if not all(0 <= layer < their_model.num_hidden_layers for layer in layers):
             raise UsageError(
                 f"layers {list(layers)}: {uri} has {their_model.num_hidden_layers} blocks, counted "
                 "from 0"
@@ -133,6 +128,18 @@ def _missing(
     if any(path.startswith(("embeddings", "blocks")) for path in missing):
         raise UsageError(f"config.init_from={uri}: lacks {missing[0]}, which this model has")
     return missing
+
+
+def require_same_meaning(config: config_lib.Config, source: Pretrained) -> None:
+    """Raises UsageError where the source's weights mean something else in this model."""
+    ours, theirs = config.model, source.config.model
+    for field in _MEANING:
+        our, their = getattr(ours, field), getattr(theirs, field)
+        if our != their and not (field == "pooler_act" and not theirs.has_pooler):
+            raise UsageError(
+                f"config.model.{field}={our!r}: {config.init_from} has {their!r}; set it so, or "
+                "train anew"
+            )
 
 
 def require_same_tokenizer(

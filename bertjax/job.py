@@ -38,7 +38,7 @@ class HeldoutBatches(Protocol):
 
 
 class Job(Protocol):
-    """What is trained.
+    """What is trained: a dataclass, of which `plan` replaces the config.
 
     Attributes:
       config: resolved: everything that the data decide (vocabulary size, labels, steps) is filled in.
@@ -74,7 +74,7 @@ class Job(Protocol):
         """What happens to a host batch inside the jitted step: masking, or nothing."""
 
     def targets(self, frozen: dict, batch: Batch) -> Batch:
-        """The batch with what frozen parameters make of it; of a micro-batch at a time."""
+        """The batch with outputs of the frozen parameters added; called for each micro-batch."""
 
     def weights(self, batch: Batch) -> dict[str, Any]:
         """`{term: weight}`, of the batch alone: the denominators of the terms."""

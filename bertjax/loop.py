@@ -33,7 +33,7 @@ _ACCOUNT_SECONDS = 60.0
 
 @contextlib.contextmanager
 def alone(directory: Path, command: str) -> Iterator[None]:
-    """While entered, this run alone writes W, or raises as `lock.Lock`; process 0 answers for all."""
+    """While entered, this run alone writes W; raises as `lock.Lock`. Process 0 holds the lock."""
     is_first = jax.process_index() == 0
     with lock.Lock(directory, command, _leave) if is_first else contextlib.nullcontext():
         yield
@@ -42,7 +42,7 @@ def alone(directory: Path, command: str) -> Iterator[None]:
 def run(job: Job, directory: Path, started: float | None = None) -> None:
     """Trains a job in `directory` to its last step, from wherever that directory stands.
 
-    The caller holds W (see `alone`). Several runs may follow each other in one process.
+    The caller holds W (see `alone`); runs may follow each other in one process.
 
     Args:
       started: when this run began, by `time.monotonic`; now, if not given.
@@ -85,9 +85,9 @@ def run(job: Job, directory: Path, started: float | None = None) -> None:
 class Trainer:
     """One run of the loop, with all that it writes to.
 
-    The metrics of a step are read while the device runs the next one. Between steps the order is
-    metrics, checkpoint, evaluation: a checkpoint never misses a line before it, and a run that
-    resumes at a step where an evaluation is due makes that evaluation again.
+    The metrics of a step are read while the device runs the next one. Between steps, metrics are
+    written first, then the checkpoint, then the evaluation: a checkpoint never misses a line before
+    it, and a run that resumes at a step where an evaluation is due makes that evaluation again.
     """
 
     job: Job
@@ -109,7 +109,7 @@ class Trainer:
         """Trains from `step` to the last one; raises as `loop.run`."""
         self._account(step)  # the writer has just dropped the lines of the ledger from here on
         self.spent.begin_steps()
-        self.stopping = self.signals.should_stop()
+        self.stopping = bool(self.signals.requested) and jax.process_count() == 1  # else all agree
         self._between_steps(step, state)
         for stage in stages.of(self.config):
             if step < stage.end_step:
@@ -155,19 +155,19 @@ class Trainer:
             for step in range(start, stage.end_step):
                 with self.spent.spend("data"):
                     batch = sharding.to_global(self.mesh, next(reader), size)
-                shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-                if shapes not in programs:
+                form = train.form_of(batch)
+                if form not in programs:
                     self._report(pending, stage, speed)
                     if not programs:
                         self._save_before_compiling(step, state)
                     arguments = state, self.job.frozen, batch
-                    programs[shapes] = self._compile(jitted, arguments, stage, batches)
+                    programs[form] = self._compile(jitted, arguments, stage, batches)
                     self._account(step)
                     self._poll(step, state)
                     pending = None
                     speed.restart(step)
                 profile.follow(self.config.logging, self.directory, step)
-                state, values = programs[shapes](state, self.job.frozen, batch)
+                state, values = programs[form](state, self.job.frozen, batch)
                 self._report(pending, stage, speed)
                 pending = step + 1, values
                 self.stopping = self.signals.should_stop()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bertjax import config as config_lib
+from bertjax.errors import UsageError
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -39,8 +40,13 @@ def total(config: config_lib.Objective, values: dict) -> jax.Array:
     """The training loss: the mean losses, `X_loss`, each times its weight `config.objective.X`.
 
     A loss that has no such field counts once; one of weight 0 is left out.
+
+    Raises:
+      UsageError: no loss is left.
     """
     losses = {k.removesuffix("_loss"): v for k, v in values.items() if k.endswith("_loss")}
     weights = {name: getattr(config, name, 1.0) for name in losses}
-    first, *rest = [weights[name] * loss for name, loss in losses.items() if weights[name]]
-    return sum(rest, first)
+    weighed = [weights[name] * loss for name, loss in losses.items() if weights[name]]
+    if not weighed:
+        raise UsageError(f"config.objective: {', '.join(losses)} have weight 0; raise one")
+    return sum(weighed[1:], weighed[0])

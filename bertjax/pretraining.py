@@ -55,6 +55,7 @@ class Pretraining:
         if self.config.init_from is None:
             return params, []
         source = initial.read(self.config)
+        initial.require_same_meaning(self.config, source)
         initial.require_same_tokenizer(self.config, source, self.tokenizer)
         params, missing = initial.fit(self.config, source, params)
         random = f"; at random: {', '.join(missing)}" if missing else ""
@@ -145,8 +146,8 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
     started = time.monotonic() if started is None else started
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
     with loop.alone(directory, "pretrain"):
-        is_prepared = storage.is_directory(storage.path(directory) / "store")
-        if jax.process_index() == 0 and not is_prepared:
+        store_path = storage.path(directory) / "store"
+        if jax.process_index() == 0 and not storage.is_directory(store_path):
             initial.check(config, directory)
         loop.run(open(config, directory, build=True), directory, started)
 

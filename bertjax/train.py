@@ -39,6 +39,11 @@ def start(job: Job, mesh: Mesh) -> tuple[dict, list[str]]:
     return state | {"params": params}, lines
 
 
+def form_of(batch: Batch) -> tuple:
+    """Names, shapes and types of a batch's arrays: what one compiled program takes."""
+    return tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
+
+
 def clips_per_shard(config: config_lib.Config) -> bool:
     """Whether every part of the batch has its gradient clipped alone."""
     return config.optimizer.clip_mode == "per_shard" and config.optimizer.clip_norm > 0

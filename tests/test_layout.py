@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "bertjax"
 # where one tier holds several, they do not import each other.
 TIERS = (
     ("errors",),
-    ("storage", "commands"),
-    ("config", "processes"),
+    ("storage",),
+    ("commands", "config", "processes"),
     ("data", "keys"),
     ("models",),
     ("objectives", "optimizer", "sharding", "metrics"),
@@ -114,6 +114,7 @@ LIGHT = (
     "import bertjax.data.prepare, bertjax.data.tokenize, bertjax.data.report",  # and its workers
     "import bertjax.data.train_tokenizer",
     "import bertjax.__main__, bertjax.command_line",
+    "import bertjax.initial, bertjax.workdir, bertjax.config",
     "import bertjax.processes.lock, bertjax.checkpoints.steps",
     "import bertjax.convert; from bertjax.convert import hf_tokenizer, names, torch_file",
 )

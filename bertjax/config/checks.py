@@ -1,6 +1,7 @@
 """Every check on a config: which values can be run, and what to do about the others.
 
-The range of one number stands beside its field (`rules`). What is here takes several fields.
+The range of one number stands beside its field (`rules`). What is here compares several fields, or
+says more than a range.
 """
 
 import dataclasses

@@ -1,14 +1,13 @@
 """Every field of a config, its meaning and its default (the checks are in `checks`).
 
-All other code reads these frozen dataclasses; `build` makes them. Field names follow Hugging Face where they name the model and google-research/bert
-where they name the recipe.
+All other code reads these frozen dataclasses; `build` makes them. Field names follow Hugging Face
+where they name the model and google-research/bert where they name the recipe.
 """
 
 import dataclasses
 from typing import Any
 
 from bertjax.config import heads
-from bertjax.config.arg import parse_arg as parse_arg
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.rules import (

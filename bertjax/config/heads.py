@@ -79,7 +79,7 @@ class Head:
         return any(part.width == "num_labels" for part in self.parts)
 
     def place(self, part: Part) -> str:
-        """Of what a part computes one vector each: `hidden`, `masked` or `first` positions."""
+        """The positions that a part computes a vector for: `hidden`, `masked` or `first`."""
         earlier = {each.gives: each for each in self.parts}
         return self.place(earlier[part.reads]) if part.reads in earlier else part.reads
 
@@ -126,6 +126,13 @@ HEADS = {
         "fill-mask",
         losses=("mlm",),
     ),
+    "span": Head(
+        (SPAN,),
+        (Output("start_logits", "span_logits", 0), Output("end_logits", "span_logits", 1)),
+        "ForQuestionAnswering",
+        "question-answering",
+        about="question answering",
+    ),
     "classification": Head(
         (POOLER, CLASSIFIER),
         (Output("logits", "classification_logits"),),
@@ -139,13 +146,6 @@ HEADS = {
         "multiple-choice",
         has_choices=True,
         by_name=True,
-    ),
-    "span": Head(
-        (SPAN,),
-        (Output("start_logits", "span_logits", 0), Output("end_logits", "span_logits", 1)),
-        "ForQuestionAnswering",
-        "question-answering",
-        about="question answering",
     ),
     "pooler": Head(
         (POOLER,),

@@ -31,7 +31,7 @@ from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.errors import DataError, UsageError
 
 # Another class whose tensors are those of a head here, which it is not.
-_OTHER_CLASSES = ("ForTokenClassification",)
+_OTHER_CLASSES = ("TokenClassification",)
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
@@ -156,13 +156,13 @@ def _of_tensors(
     """The first head whose parts are all there; of heads with equal tensors the claimed class's."""
     by_name = [head for head in heads.HEADS.values() if head.by_name]
     shared = {part.hf_name for head in by_name for part in head.parts} - {None}
-    others = [*(head.hf_class for head in by_name), *_OTHER_CLASSES]
+    others = [*(head.hf_class.removeprefix("For") for head in by_name), *_OTHER_CLASSES]
     for name, head in heads.telling():
         fits = hf_names.class_of(architecture, name) is not None and (
             names.has_parts(hf_names.table(architecture, name), head, tensors)
         )
         if head.by_name:
-            fits = fits and head.hf_class in claimed
+            fits = fits and head.hf_class.removeprefix("For") in claimed
         elif shared & {part.hf_name for part in head.parts}:
             fits = fits and not any(other in claimed for other in others)
         if fits and (masked_lm or heads.MASKED_LM not in head.parts):

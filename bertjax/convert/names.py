@@ -103,14 +103,18 @@ def gather(
 
 
 def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) -> bool:
-    """Whether the other side has every part of a head: its first matrix, as wide as it must be."""
+    """Whether the other side has every part of a head: its first matrix.
+
+    A layer on every token that is not as wide as this head's labels tokens for something else.
+    """
     first = {}
     for row in rows:
         first.setdefault(row.path.split("/")[0], row.name)
     for part in head.parts:
         if first.get(part.name) not in tensors:
             return False
-        if isinstance(part.width, int) and tensors[first[part.name]].shape[:1] != (part.width,):
+        shape = tensors[first[part.name]].shape
+        if part.reads == "hidden" and shape[:1] != (part.width,):
             return False
     return True
 

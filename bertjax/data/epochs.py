@@ -23,7 +23,7 @@ MANY_RANDOM = 2 / 3
 # Split -> how a message names it, and what to do where it is too small.
 _SPLITS = {
     "train": ("train", "add documents"),
-    "heldout": ("held-out", "raise data.heldout_fraction"),
+    "heldout": ("held-out", "raise config.data.heldout_fraction and prepare again"),
 }
 
 

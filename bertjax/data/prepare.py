@@ -32,11 +32,8 @@ from bertjax.processes import lock
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
 
-_PLAIN: dict[str, Any] = {
-    "highlight": False,
-    "markup": False,
-    "soft_wrap": True,
-}  # a line stays one in a log
+# How a line is printed, so that it stays one in a log.
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 def prepare(

@@ -24,9 +24,10 @@ def model_flops_per_step(
         + 2 D C                                C logits of a sentence or pair (next-sentence: 2)
         + 2 L D C                              C logits of every token (span: 2)
 
-    of which `model.head` has its own parts, and the backward pass twice that. Matrix products only: lookups, LayerNorm, softmax, GELU and
-    dropout are not counted, nor the padding of the vocabulary, nor what remat computes again
-    (model FLOPs, not hardware FLOPs: Chowdhery et al. 2022, PaLM, appendix B).
+    of which `model.head` has its own parts, and the backward pass twice that. Matrix products only:
+    lookups, LayerNorm, softmax, GELU and dropout are not counted, nor the padding of the
+    vocabulary, nor what remat computes again (model FLOPs, not hardware FLOPs: Chowdhery et al.
+    2022, PaLM, appendix B).
     """
     width, length = model.hidden_size, sequence_length
     block = length * (8 * width**2 + 4 * length * width + 4 * width * model.intermediate_size)

@@ -18,7 +18,7 @@ def summary(metrics: dict[str, float]) -> str:
     Of a term X that is `X_loss` and `X_accuracy`, the accuracy alone is shown.
     """
     texts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
-    for name, value in metrics.items():
+    for name, value in sorted(metrics.items()):
         term, _, kind = name.rpartition("_")
         if kind == "accuracy":
             texts.append(f"{term} {value:.1%}")

@@ -78,10 +78,10 @@ def apply(
     Args:
       params: as from `init`.
       batch: `input_ids`, `attention_mask` (ones, then zeros: fused kernels count the ones) and, for
-        a model with token types, `token_type_ids`, each `[B, L]`; `position_ids [B, L]` where positions are not 0, 1, 2...; with
-        `masked_lm_positions [B, P]` the masked-LM logits are computed, on those only. In packed
-        rows `segment_ids [B, L]` says which tokens see each other and `cls_positions [B, E]`
-        where the E examples of a row begin.
+        a model with token types, `token_type_ids`, each `[B, L]`; `position_ids [B, L]` where
+        positions are not 0, 1, 2...; with `masked_lm_positions [B, P]` the masked-LM logits are
+        computed, on those only. In packed rows `segment_ids [B, L]` says which tokens see each
+        other and `cls_positions [B, E]` where the E examples of a row begin.
       dropout_key: one key, or one for each row `[B]`: what a row drops then depends neither on
         the rows beside it nor on where it lies. None runs without dropout.
       placement: what the model knows of devices. It is called with the hidden states between

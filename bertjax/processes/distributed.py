@@ -231,12 +231,12 @@ class StopSignals:
         self._previous = {}
 
     def __enter__(self) -> "StopSignals":
+        _listen_again()
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT]
             if not jax.distributed.is_initialized():
                 numbers.append(signal.SIGTERM)
             self._previous = {number: signal.signal(number, self._handle) for number in numbers}
-        _listen_again()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -85,6 +85,9 @@ class Line:
     def heldout(self, stage):
         return Points(seed=1)
 
+    def shapes(self, stage):
+        return {"inputs": (ROWS, 11), "targets": (ROWS,)}
+
     def prepare(self, stage):
         return lambda batch: batch
 
