@@ -5,8 +5,8 @@ signals that tests send them, whatever this one was started by.
 
 Programs are compiled cheaply: without LLVM's optimizations and with XLA's older emitter of loops,
 a training step takes a fifth of the time to compile, and tests run few steps. What is computed is
-the same up to rounding. BERTJAX_TEST_OPTIMIZED=1 compiles as users do; the whole runs of
-test_loop.py and test_launch_whole.py, in processes of their own, always do.
+the same up to rounding. So do the processes that tests start (xla_flags.CHEAP). With
+BERTJAX_TEST_OPTIMIZED=1 all compile as users do; test_launch_whole.py always does.
 """
 
 import os
@@ -14,15 +14,10 @@ import signal
 import tempfile
 from pathlib import Path
 
-FLAGS = ["--xla_force_host_platform_device_count=8"]
-if os.environ.get("BERTJAX_TEST_OPTIMIZED", "0") == "0":
-    FLAGS += [
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
+from xla_flags import CHEAP
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(FLAGS)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {CHEAP}"
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )

@@ -18,6 +18,7 @@ from batches import NO_NSP, STORE, make
 from pyarrow import parquet
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
 from states import abstract, assert_same, make_state
+from xla_flags import CHEAP
 
 from bertjax import __main__ as program
 from bertjax import convert, errors, plot, storage
@@ -596,7 +597,7 @@ def start(root, command, workdir, *overrides):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": CHEAP,
     }
     arguments = [command, f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     return subprocess.Popen(

@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from xla_flags import CHEAP
 
 from bertjax import convert
 from bertjax.metrics import writer
@@ -61,7 +62,7 @@ def start(root, command, workdir, *overrides, **variables):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": CHEAP,
     }
     arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     return subprocess.Popen(

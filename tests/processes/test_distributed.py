@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from runs import cluster
+from xla_flags import CHEAP
 
 from bertjax.errors import UsageError
 from bertjax.processes import distributed
@@ -169,7 +170,7 @@ def test_the_hosts_of_a_tpu_slice_find_each_other():
             [*command, str(index)],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"XLA_FLAGS": ""},
+            env=os.environ | {"XLA_FLAGS": CHEAP},
         )
         for index in range(2)
     ]

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from random_models import random_model
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
+from xla_flags import CHEAP
 
 from bertjax.checkpoints import manager
 from bertjax.convert import hf
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 # Rows for eight devices in every phase.
 OVERRIDES = ("--config.phases.phase2.batch_size=8", "--config.checkpoints.keep=20")
 SHORTER = ("--config.phases.phase1.steps=50", "--config.phases.phase2.steps=20")
-TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+TWO_DEVICES = f"--xla_force_host_platform_device_count=2 {CHEAP}"
 
 
 @pytest.fixture(scope="module")
