@@ -273,7 +273,9 @@ def test_too_little_text_is_one_clear_line(sentence_counts, objective, message):
 
 @pytest.mark.parametrize("sentence_counts", [[], [5]])
 def test_too_little_heldout_text_names_its_fix(sentence_counts):
-    with pytest.raises(DataError, match=r"held-out split .* raise data\.heldout_fraction"):
+    with pytest.raises(
+        DataError, match=r"held-out split .* raise config\.data\.heldout_fraction and prepare"
+    ):
         make(pipeline.HeldoutBatches, store=store_of(sentence_counts))
 
 
