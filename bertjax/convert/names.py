@@ -113,8 +113,8 @@ def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) ->
     for part in head.parts:
         if first.get(part.name) not in tensors:
             return False
-        shape = tensors[first[part.name]].shape
-        if part.reads == "hidden" and shape[:1] != (part.width,):
+        shape, is_fixed = tensors[first[part.name]].shape, isinstance(part.width, int)
+        if part.reads == "hidden" and is_fixed and shape[:1] != (part.width,):
             return False
     return True
 
