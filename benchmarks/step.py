@@ -121,7 +121,7 @@ class Variant:
         self.real = int(host["attention_mask"].sum())
         self.batch = sharding.to_global(mesh, host, stage.phase.batch_size)
         self.kernel = train.attention_kernel(config, mesh, stage.phase.sequence_length)
-        self.state, _ = train.start(job, mesh)
+        self.state, _ = train.start(job, train.abstract_state(job, mesh))
         started = time.perf_counter()
         step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
         self.step = step.lower(self.state, {}, self.batch).compile()

@@ -105,7 +105,7 @@ class JaxStep:
     def __init__(self, config, batch):
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
         job = Pretraining(config)
-        (self.state, _), self.batch = train.start(job, mesh), batch
+        (self.state, _), self.batch = train.start(job, train.abstract_state(job, mesh)), batch
         start = time.perf_counter()
         step = train.compile_step(job, mesh, lambda batch: batch)
         self.compiled = step.lower(self.state, {}, batch).compile()

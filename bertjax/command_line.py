@@ -99,7 +99,7 @@ def parse(name: str, argv: list[str], commands: dict[str, Command]) -> tuple[Val
 
     Raises:
       UsageError: an unknown flag or config field, a value that does not parse, a config file
-        that does not run, a --workdir that cannot be one, or other arguments than the command has.
+        that does not run, no config in the run's --workdir, or other arguments than the command has.
     """
     command = commands[name]
     values: Values = define(command)

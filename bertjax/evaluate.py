@@ -29,7 +29,8 @@ class Evaluation:
 
     def compile(self, params: dict) -> None:
         """Compiles for parameters like these and the first batch; a call would do it otherwise."""
-        self._program(params, self._batch(0))
+        if not self._programs:
+            self._program(params, self._batch(0))
 
     def __call__(
         self, params: dict, on_batch: Callable[[], object] = lambda: None

@@ -25,7 +25,7 @@ def check(config: config_lib.Config, workdir: Path) -> None:
     tokenizer beside them.
 
     Raises:
-      UsageError, DataError: as `read`, `require_same_tokenizer` and `fit`; or a new vocabulary
+      UsageError, DataError: as `read` and `fit`; or a new vocabulary
         would be trained on the corpus, which cannot be that of the weights.
     """
     if config.init_from is None or storage.is_directory(storage.path(workdir) / "checkpoints"):
@@ -41,9 +41,7 @@ def check(config: config_lib.Config, workdir: Path) -> None:
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
         config = config.with_model(vocab_size=size)
-    require_same_meaning(config, source)
-    require_same_tokenizer(config, source, ours)
-    _missing(config, source, None)
+    _require_fit(config, source, ours, None)
 
 
 def read(config: config_lib.Config) -> Pretrained:
@@ -69,6 +67,7 @@ def fit(
     config: config_lib.Config,
     source: Pretrained,
     params: dict,
+    tokenizer: Tokenizer | None = None,
     layers: Sequence[int] | None = None,
 ) -> tuple[dict, list[str]]:
     """`(params, missing)`: `params` with all that the source has, placed as they are.
@@ -76,6 +75,7 @@ def fit(
     What the source has beyond the model is left.
 
     Args:
+      tokenizer: what cuts the text of this run; None where it is the source's own.
       layers: the source's encoder blocks that become the model's, in order (DistilBERT takes every
         second one of its teacher); all of them, if not given.
 
@@ -83,13 +83,13 @@ def fit(
       `missing`: the paths of the parameters that stay as they were (heads: they start at random).
 
     Raises:
-      UsageError: the source's encoder is another model.
+      UsageError: the source's encoder is another model, or its tokenizer another one.
     """
     import jax  # `check` needs none of it
 
     from bertjax import sharding
 
-    missing = _missing(config, source, layers)
+    missing = _require_fit(config, source, tokenizer, layers)
 
     def take(path: tuple, leaf: "jax.Array") -> "jax.Array":
         name = sharding.leaf_name(path)
@@ -103,11 +103,15 @@ def fit(
     return jax.tree_util.tree_map_with_path(take, params), missing
 
 
-def _missing(
-    config: config_lib.Config, source: Pretrained, layers: Sequence[int] | None
+def _require_fit(
+    config: config_lib.Config,
+    source: Pretrained,
+    tokenizer: Tokenizer | None,
+    layers: Sequence[int] | None,
 ) -> list[str]:
     """The parameters that the source lacks; raises UsageError where it is of another model."""
-    require_same_meaning(config, source)
+    _require_same_meaning(config, source)
+    require_same_tokenizer(config, source, tokenizer)
     uri, model, their_model = config.init_from, config.model, source.config.model
     if layers is not None:
         if not all(0 <= layer < their_model.num_hidden_layers for layer in layers):
@@ -130,7 +134,7 @@ def _missing(
     return missing
 
 
-def require_same_meaning(config: config_lib.Config, source: Pretrained) -> None:
+def _require_same_meaning(config: config_lib.Config, source: Pretrained) -> None:
     """Raises UsageError where the source's weights mean something else in this model."""
     ours, theirs = config.model, source.config.model
     for field in _MEANING:

@@ -61,17 +61,17 @@ def run(job: Job, directory: Path, started: float | None = None) -> None:
         signals = stack.enter_context(distributed.StopSignals())
         checkpoints = manager.Checkpoints(directory / "checkpoints", config.checkpoints.keep)
         stack.enter_context(contextlib.closing(checkpoints))
+        abstract = train.abstract_state(job, mesh)
         with spent.spend("restore"):
-            restored = checkpoints.restore(train.abstract_state(job, mesh))
+            restored = checkpoints.restore(abstract)
         if restored is None:
-            step, (state, lines) = 0, train.start(job, mesh)
+            step, (state, lines) = 0, train.start(job, abstract)
             for line in lines:
                 say(line)
         else:
             (step, state), config = restored, workdir.resumed(config, directory)
             say(stages.resuming(config, step, directory))
-        log = directory / "metrics.jsonl"
-        if jax.process_index() == 0 and storage.exists(log):
+        if jax.process_index() == 0 and storage.exists(log := directory / "metrics.jsonl"):
             spent.go_on(writer.read(log), step)
         metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
         stack.enter_context(contextlib.closing(metrics))

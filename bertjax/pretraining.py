@@ -55,9 +55,7 @@ class Pretraining:
         if self.config.init_from is None:
             return params, []
         source = initial.read(self.config)
-        initial.require_same_meaning(self.config, source)
-        initial.require_same_tokenizer(self.config, source, self.tokenizer)
-        params, missing = initial.fit(self.config, source, params)
+        params, missing = initial.fit(self.config, source, params, self.tokenizer)
         random = f"; at random: {', '.join(missing)}" if missing else ""
         return params, [f"weights of {self.config.init_from}{random}"]
 

@@ -31,9 +31,13 @@ def abstract_state(job: Job, mesh: Mesh) -> dict:
     return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
 
 
-def start(job: Job, mesh: Mesh) -> tuple[dict, list[str]]:
-    """The state at step 0, of the seed and of the weights that the job starts from; lines to say."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
+def start(job: Job, abstract: dict) -> tuple[dict, list[str]]:
+    """The state at step 0, of the seed and of the weights that the job starts from; lines to say.
+
+    Args:
+      abstract: as of `abstract_state`.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(lambda: init_state(job.config, job.init), out_shardings=shardings)()
     params, lines = job.start(state["params"])
     return state | {"params": params}, lines

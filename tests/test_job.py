@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy_job
 from jax.sharding import NamedSharding, PartitionSpec
-from runs import cluster
+from runs import cluster, losses
 from xla_flags import CHEAP
 
 from bertjax import evaluate, loop, objectives, sharding, train
@@ -20,13 +20,6 @@ from bertjax.checkpoints import manager
 from bertjax.config import Objective, stages
 from bertjax.errors import NothingHeldOut
 from bertjax.metrics import writer
-
-TIMES = {"seconds_per_step", "tokens_per_second", "mfu"}
-
-
-def figures(directory):
-    lines = [x for x in writer.read(directory / "metrics.jsonl") if "goodput/step" not in x]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
 def params(directory):
@@ -38,7 +31,7 @@ def params(directory):
 
 
 def assert_same(directory, other):
-    assert figures(directory) == figures(other)
+    assert losses(directory) == losses(other)
     jax.tree.map(np.testing.assert_array_equal, params(directory), params(other))
 
 
@@ -47,14 +40,14 @@ def test_a_line_is_fitted_evaluated_saved_and_resumed_by_the_same_loop(tmp_path,
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert toy_job.train(whole)
     assert "the line starts at zero" in capsys.readouterr().out
-    lines = figures(whole)
+    lines = losses(whole)
     assert [x["step"] for x in lines if "loss" in x] == list(range(1, toy_job.STEPS + 1))
     errors = [x["eval/error"] for x in lines if "eval/error" in x]
     assert len(errors) == 3
     assert errors[-1] < 0.15 < 0.5 < errors[0]
     np.testing.assert_allclose(params(whole)["kernel"][:, 0], toy_job.SLOPES, atol=0.1)
     assert not toy_job.train(stopped, stop_at=2)
-    assert len(figures(stopped)) < len(lines)
+    assert len(losses(stopped)) < len(lines)
     assert toy_job.train(stopped)
     said = capsys.readouterr().out
     assert f"resuming at step 41 of {toy_job.STEPS}" in said
@@ -80,7 +73,7 @@ def test_a_run_without_anything_held_out_says_so_once_and_goes_on(tmp_path, caps
     with loop.alone(tmp_path, "fit"):
         loop.run(Blind(), tmp_path)
     assert capsys.readouterr().out.count("no evaluation: no points are left\n") == 1
-    assert not any("eval/error" in line for line in figures(tmp_path))
+    assert not any("eval/error" in line for line in losses(tmp_path))
     mesh, (stage,) = sharding.make_mesh(toy_job.config().mesh), stages.of(toy_job.config())
     with pytest.raises(NothingHeldOut):
         evaluate.Evaluation(Blind(), mesh, stage)

@@ -101,26 +101,39 @@ def mask_tokens(
       UsageError: P is more than L.
       ValueError: `batch` is of a mixture and `num_components` is 1, or the other way round.
     """
-    ids, example_ids, epochs = batch["input_ids"], batch["example_ids"], batch["mask_epochs"]
+    ids, epochs = batch["input_ids"], _epochs(batch, num_components)
     if max_predictions_per_seq > ids.shape[1]:
         raise UsageError(
             f"max_predictions_per_seq={max_predictions_per_seq}: a row has {ids.shape[1]} places; "
             f"use at most {ids.shape[1]}"
         )
-    if ("components" in batch) != (num_components > 1):
-        raise ValueError(f"num_components={num_components}, batch has {', '.join(batch)}")
-    if "components" in batch:
-        epochs = epochs * num_components + batch["components"]
-    if "segment_ids" in batch:
-        segments, positions = batch["segment_ids"] - 1, batch["position_ids"]
-    else:
-        segments = (batch["attention_mask"] > 0).astype(jnp.int32) - 1
-        positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        example_ids = example_ids[:, None]
     mask_row = functools.partial(
         _mask_row, key, tokenizer=tokenizer, masking=masking, size=max_predictions_per_seq
     )
-    return batch | jax.vmap(mask_row)(ids, segments, positions, example_ids, epochs)
+    return batch | jax.vmap(mask_row)(ids, *_layout(batch), epochs)
+
+
+def _epochs(batch: dict[str, jax.Array], num_components: int) -> jax.Array:
+    """The number [B] that a mask is drawn by: of a mixture, an epoch and a component make one."""
+    if ("components" in batch) != (num_components > 1):
+        raise ValueError(f"num_components={num_components}, batch has {', '.join(batch)}")
+    if "components" not in batch:
+        return batch["mask_epochs"]
+    return batch["mask_epochs"] * num_components + batch["components"]
+
+
+def _layout(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(segments [B, L], positions [B, L], example_ids [B, E])`, of rows with one example too.
+
+    Segments count from 0, -1 for padding; positions start anew in each example.
+    """
+    example_ids = batch["example_ids"]
+    if "segment_ids" in batch:
+        return batch["segment_ids"] - 1, batch["position_ids"], example_ids
+    attended = batch["attention_mask"]
+    segments = (attended > 0).astype(jnp.int32) - 1
+    positions = jnp.broadcast_to(jnp.arange(attended.shape[1]), attended.shape)
+    return segments, positions, example_ids[:, None]
 
 
 def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.ndarray:
