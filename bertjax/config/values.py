@@ -22,13 +22,13 @@ def read(hint: Any, text: str, name: str) -> Any:
     that may be unset.
 
     Args:
-      hint: bool, int, float, str, one of them `| None`, or `tuple[str, ...]`.
+      hint: bool, int, float, str, one of them `| None`, or a tuple of any number of one of them.
 
     Raises:
       UsageError: `text` is no value of this type.
     """
     if typing.get_origin(hint) is tuple:
-        return _strings(text, name)
+        return _several(typing.get_args(hint)[0], text, name)
     kinds = [t for t in typing.get_args(hint) if t is not types.NoneType] or [hint]
     optional, kind = len(typing.get_args(hint)) > len(kinds), kinds[0]
     text = text.strip()
@@ -47,12 +47,12 @@ def read(hint: Any, text: str, name: str) -> Any:
         raise UsageError(f"{name}={text}: expected {_EXPECTED[kind]}{what}") from None
 
 
-def _strings(text: str, name: str) -> tuple[str, ...]:
-    """A tuple of strings, as Python or JSON writes one."""
+def _several(kind: type, text: str, name: str) -> tuple:
+    """A tuple, as Python or JSON writes one; numbers also without parentheses."""
     try:
-        return tree.strings(ast.literal_eval(text.strip()), name)
+        return tree.items(kind, ast.literal_eval(text.strip()), name)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return tree.strings(text, name)
+        return tree.items(kind, text, name)
 
 
 def is_bool(text: str) -> bool:
