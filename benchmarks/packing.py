@@ -178,7 +178,7 @@ def compare(args, material, encoders):
     same = dataclasses.replace(packed.config.phases["phase1"])
     stage = dataclasses.replace(stages.of(alone.config)[0], phase=same)
     alone.mask = Pretraining(alone.config, encoders[name]).prepare(stage)
-    params = models.init(alone.config.model, keys.root(alone.config, keys.INIT))
+    params = models.init(alone.config.model, keys.root(alone.config.seed, keys.INIT))
     one, other = losses(alone, params), losses(packed, params)
     assert one.keys() == other.keys()
     assert all(one[i][1] == other[i][1] for i in one), "an example has other masks when packed"

@@ -5,70 +5,120 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich import console, progress
 
 from bertjax import sharding, train
 from bertjax.checkpoints import manager
 from bertjax.config import stages
 from bertjax.config.stages import Stage
-from bertjax.job import Batch, Job, Terms
+from bertjax.errors import NothingHeldOut
+from bertjax.job import Batch, Job, Terms, Verdict
+from bertjax.metrics.progress import say
 
 
 class Evaluation:
     """The held-out figures of one stage: call it with parameters.
 
+    Args:
+      programs: compiled ones, as of `loop.run`.
+
     Raises NothingHeldOut, as `Job.heldout`.
     """
 
-    def __init__(self, job: Job, mesh: Mesh, stage: Stage) -> None:
+    def __init__(self, job: Job, mesh: Mesh, stage: Stage, programs: dict | None = None) -> None:
         self.batches, self._job, self._mesh = job.heldout(stage), job, mesh
         self._rows = sharding.local_rows(mesh, self.batches.batch_size)
         self._jitted = jit_measure(job, mesh, job.prepare(stage))
-        self._programs = {}  # by the form of a batch
+        self._programs = {} if programs is None else programs
+        self._key = "evaluate", job.program, stage.phase_index
 
     def compile(self, params: dict) -> None:
         """Compiles for parameters like these and the first batch; a call would do it otherwise."""
-        if not self._programs:
+        if not any(key[:3] == self._key for key in self._programs):
             self._program(params, self._batch(0))
 
     def __call__(
         self, params: dict, on_batch: Callable[[], object] = lambda: None
     ) -> dict[str, float]:
         """The job's figures over all held-out examples; `on_batch` is called after each batch."""
-        totals = None
+        totals, rows = self.measure(params, on_batch)
+        return self._job.figures(totals, rows)
+
+    def measure(
+        self, params: dict, on_batch: Callable[[], object] = lambda: None
+    ) -> tuple[Terms, dict[str, list[np.ndarray]]]:
+        """What `Job.figures` takes: sums and weights over all batches, and the rows of each."""
+        totals, gathered = None, []
         for step in range(self.batches.num_batches):
             batch = self._batch(step)
-            terms = self._program(params, batch)(params, self._job.frozen, batch)
+            program = self._program(params, batch)
+            terms, rows = program(params, self._job.frozen, batch)
             totals = terms if totals is None else jax.tree.map(_add, totals, terms)
+            gathered.append(rows)
             on_batch()
-        return self._job.figures(jax.device_get(totals))
+        fetched = jax.device_get(gathered)
+        rows = {name: [each[name] for each in fetched] for name in fetched[0]}
+        return jax.device_get(totals), rows
 
     def _program(self, params: dict, batch: Batch) -> jax.stages.Compiled:
-        form = train.form_of(batch)
-        if form not in self._programs:
+        key = *self._key, train.form_of(batch)
+        if key not in self._programs:
             lowered = self._jitted.lower(params, self._job.frozen, batch)
-            self._programs[form] = lowered.compile()
-        return self._programs[form]
+            self._programs[key] = lowered.compile()
+        return self._programs[key]
 
     def _batch(self, step: int) -> Batch:
         batch = self.batches.batch(step, self._rows)
         return sharding.to_global(self._mesh, batch, self.batches.batch_size)
 
 
+class Evaluations:
+    """The evaluations of a run: one `Evaluation` a phase, made when first needed.
+
+    Attributes:
+      figures: of all of them so far, by step.
+    """
+
+    def __init__(self, job: Job, mesh: Mesh, figures: dict[int, dict], programs: dict) -> None:
+        self._job, self._mesh, self._programs = job, mesh, programs
+        self._by_phase: dict[int, Evaluation | None] = {}
+        self.figures = figures
+
+    def of(self, stage: Stage) -> Evaluation | None:
+        """That of the stage's phase; None where nothing is held out, which is said once."""
+        index = stage.phase_index
+        if index not in self._by_phase:
+            self._by_phase[index] = None
+            try:
+                self._by_phase[index] = Evaluation(self._job, self._mesh, stage, self._programs)
+            except NothingHeldOut as error:
+                say(f"no evaluation: {error}")
+        return self._by_phase[index]
+
+    def judge(self, step: int, figures: dict[str, float]) -> Verdict:
+        """The job's verdict with the figures of one more step."""
+        self.figures[step] = figures
+        return self._job.judge(self.figures)
+
+
 def jit_measure(job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch]) -> jax.stages.Wrapped:
-    """`(params, frozen, host batch) -> {term: (sum, weight)}`, jitted; no dropout.
+    """`(params, frozen, host batch) -> ({term: (sum, weight)}, rows)`, jitted; no dropout.
+
+    The rows are those of `Job.rows`, whole on every device.
 
     `prepare` is the job's for a stage, as of `train.train_step`.
     """
 
-    def measure(params: dict, frozen: dict, batch: Batch) -> Terms:
+    def measure(params: dict, frozen: dict, batch: Batch) -> tuple[Terms, dict]:
         batch = job.targets(frozen, prepare(batch))
         placement = sharding.Placement(mesh)
         outputs = job.apply(params, batch, dropout_key=None, placement=placement)
-        return train.measure(job, outputs, batch)
+        return train.measure(job, outputs, batch), job.rows(outputs, batch)
 
-    return jax.jit(measure)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(measure, out_shardings=everywhere)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

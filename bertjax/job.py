@@ -5,13 +5,14 @@ another one has to say.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from bertjax.config import Config
 from bertjax.config.stages import Stage
+from bertjax.optimizer import Settings
 
 Batch = dict[str, Any]  # name -> array [B, ...]
 Terms = dict[str, tuple[Any, Any]]  # name -> (sum, weight)
@@ -37,6 +38,18 @@ class HeldoutBatches(Protocol):
         """As `Batches.batch`, for `step` below `num_batches`."""
 
 
+class Verdict(NamedTuple):
+    """What the evaluations of a run so far decide.
+
+    Attributes:
+      best: the step whose weights count, and whose checkpoint stays; None: those of the last one.
+      stop: training ends here.
+    """
+
+    best: int | None = None
+    stop: bool = False
+
+
 class Job(Protocol):
     """What is trained: a dataclass, of which `plan` replaces the config.
 
@@ -51,6 +64,13 @@ class Job(Protocol):
 
     @property
     def frozen(self) -> dict: ...
+
+    @property
+    def program(self) -> str:
+        """All that compiled programs depend on, the mesh and the form of a batch apart."""
+
+    def settings(self, frozen: dict) -> Settings:
+        """The schedule and the seed of the step: constants, or arguments that lie in `frozen`."""
 
     def init(self, key: jax.Array) -> dict:
         """Fresh parameters."""
@@ -82,8 +102,19 @@ class Job(Protocol):
     def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
         """`{term: sum}`; terms that end in `_loss` are trained on, by their weight in the config."""
 
-    def figures(self, totals: Terms) -> dict[str, float]:
-        """What an evaluation reports, of the sums and weights over all held-out batches."""
+    def rows(self, outputs: dict, batch: Batch) -> dict[str, Any]:
+        """Arrays `[B, ...]` that `figures` needs of every held-out example; {} where it needs none."""
+
+    def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
+        """What an evaluation reports.
+
+        Args:
+          totals: sums and weights over all held-out batches.
+          rows: as `rows` gave them, a list of one array a batch.
+        """
+
+    def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
+        """What the figures of a run say, by step: a function of these alone."""
 
     def flops(self, stage: Stage) -> int:
         """FLOPs that a step of a stage needs by the model's definition."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,42 +10,35 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bertjax import errors, sharding, storage, train, workdir
+from bertjax import sharding, storage, train, workdir
 from bertjax.checkpoints import manager
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline
-from bertjax.errors import NonFiniteError, NothingHeldOut, Preempted
-from bertjax.evaluate import Evaluation
-from bertjax.job import Batches, Job
+from bertjax.errors import NonFiniteError, Preempted
+from bertjax.evaluate import Evaluations
+from bertjax.job import Job
 from bertjax.metrics import flops, profile, writer
 from bertjax.metrics.goodput import Goodput
 from bertjax.metrics.progress import Progress, say
-from bertjax.processes import distributed, lock
+from bertjax.processes import distributed
 from bertjax.processes.watchdog import Watchdog
-
-# Ends this process, to be started again, with one line that says why.
-_leave = functools.partial(distributed.leave, errors.RESTART)
 
 # Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
 _ACCOUNT_SECONDS = 60.0
 
 
-@contextlib.contextmanager
-def alone(directory: Path, command: str) -> Iterator[None]:
-    """While entered, this run alone writes W; raises as `lock.Lock`. Process 0 holds the lock."""
-    is_first = jax.process_index() == 0
-    with lock.Lock(directory, command, _leave) if is_first else contextlib.nullcontext():
-        yield
-
-
-def run(job: Job, directory: Path, started: float | None = None) -> None:
+def run(
+    job: Job, directory: Path, started: float | None = None, programs: dict | None = None
+) -> None:
     """Trains a job in `directory` to its last step, from wherever that directory stands.
 
-    The caller holds W (see `alone`); runs may follow each other in one process.
+    The caller holds W (see `distributed.alone`); runs may follow each other in one process.
 
     Args:
       started: when this run began, by `time.monotonic`; now, if not given.
+      programs: compiled ones, by all that they depend on. Runs that are given the same dict compile
+        each program once; without, those of a stage end with it.
 
     Raises:
       Preempted: a signal asked to stop; the state is saved and the same call goes on.
@@ -54,6 +47,7 @@ def run(job: Job, directory: Path, started: float | None = None) -> None:
     """
     spent = Goodput(time.monotonic() if started is None else started)
     mesh, config = sharding.make_mesh(job.config.mesh), job.config
+    shared = {} if programs is None else programs
     sharding.check(config, mesh)  # of a resolved config: the vocabulary's size is known now
     with contextlib.ExitStack() as stack:
         # Not before: where there is nothing to save, a signal may just end the process. (With
@@ -65,20 +59,24 @@ def run(job: Job, directory: Path, started: float | None = None) -> None:
         with spent.spend("restore"):
             restored = checkpoints.restore(abstract)
         if restored is None:
-            step, (state, lines) = 0, train.start(job, abstract)
+            step, (state, lines) = 0, train.start(job, abstract, shared)
             for line in lines:
                 say(line)
         else:
             (step, state), config = restored, workdir.resumed(config, directory)
             say(stages.resuming(config, step, directory))
+        logged = []
         if jax.process_index() == 0 and storage.exists(log := directory / "metrics.jsonl"):
-            spent.go_on(writer.read(log), step)
+            logged = writer.read(log)
+            spent.go_on(logged, step)
         metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
         stack.enter_context(contextlib.closing(metrics))
         progress = stack.enter_context(Progress(config.num_steps, step))
-        watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, _leave))
-        outputs = signals, checkpoints, metrics, progress, watchdog, spent
-        Trainer(job, config, mesh, directory, *outputs).run(step, state)
+        watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, distributed.restart))
+        before = {at: f for at, f in writer.evaluations(logged).items() if at < step}
+        evaluations = Evaluations(job, mesh, before, shared)
+        outputs = signals, checkpoints, metrics, progress, watchdog, spent, evaluations
+        Trainer(job, config, mesh, directory, *outputs, programs).run(step, state)
 
 
 @dataclasses.dataclass
@@ -100,10 +98,12 @@ class Trainer:
     progress: Progress
     watchdog: Watchdog
     spent: Goodput
+    evaluations: Evaluations
+    programs: dict | None  # as of `run`
     stopping: bool = False
+    decided: bool = False  # by the evaluations: training ends before its last step
     skips: int = 0  # non-finite updates in a row
     accounted: float = 0.0  # when the last line of the ledger was written
-    evaluations: dict[int, Evaluation | None] = dataclasses.field(default_factory=dict)  # by phase
 
     def run(self, step: int, state: dict) -> None:
         """Trains from `step` to the last one; raises as `loop.run`."""
@@ -112,12 +112,12 @@ class Trainer:
         self.stopping = bool(self.signals.requested) and jax.process_count() == 1  # else all agree
         self._between_steps(step, state)
         for stage in stages.of(self.config):
-            if step < stage.end_step:
-                state = self._run_stage(stage, step, state)
-                step = stage.end_step
+            if step < stage.end_step and not self.decided:
+                step, state = self._run_stage(stage, step, state)
         with self._patiently("save"):
             self.checkpoints.wait()
-        self._end(step)
+        self._account(step)
+        say(self.spent.summary())
 
     @contextlib.contextmanager
     def _compiling(self) -> Iterator[None]:
@@ -134,11 +134,7 @@ class Trainer:
         self.metrics.write(step, self.spent.seconds, prefix="goodput")
         self.accounted = time.monotonic()
 
-    def _end(self, step: int) -> None:
-        self._account(step)
-        say(self.spent.summary())
-
-    def _run_stage(self, stage: Stage, start: int, state: dict) -> dict:
+    def _run_stage(self, stage: Stage, start: int, state: dict) -> tuple[int, dict]:
         with self._patiently("init"):
             batches = self.job.batches(stage)
         self._write_config()
@@ -150,24 +146,28 @@ class Trainer:
         )
         prepare = self.job.prepare(stage)
         jitted = train.compile_step(self.job, self.mesh, prepare, stage.micro_batches)
-        programs, speed, pending = {}, self._speed(stage, start), None
+        programs = {} if self.programs is None else self.programs
+        speed, pending, entered = self._speed(stage, start), None, False
+        stem = "train", self.job.program, stage.phase_index, stage.micro_batches
         with contextlib.closing(reader):
             for step in range(start, stage.end_step):
                 with self.spent.spend("data"):
                     batch = sharding.to_global(self.mesh, next(reader), size)
-                form = train.form_of(batch)
-                if form not in programs:
+                key = *stem, train.form_of(batch)
+                if not entered:
+                    say(f"{train.describe(self.config, self.mesh, stage)}; {batches.describe()}")
+                if key not in programs:
                     self._report(pending, stage, speed)
-                    if not programs:
+                    pending = None
+                    if not entered:
                         self._save_before_compiling(step, state)
-                    arguments = state, self.job.frozen, batch
-                    programs[form] = self._compile(jitted, arguments, stage, batches)
+                    programs[key] = self._compile(jitted, (state, self.job.frozen, batch))
                     self._account(step)
                     self._poll(step, state)
-                    pending = None
                     speed.restart(step)
+                entered = True
                 profile.follow(self.config.logging, self.directory, step)
-                state, values = programs[form](state, self.job.frozen, batch)
+                state, values = programs[key](state, self.job.frozen, batch)
                 self._report(pending, stage, speed)
                 pending = step + 1, values
                 self.stopping = self.signals.should_stop()
@@ -176,8 +176,10 @@ class Trainer:
                     pending = None
                     self._between_steps(step + 1, state)
                     speed.restart(step + 1)
+                    if self.decided:
+                        return step + 1, state
         self._report(pending, stage, speed)
-        return state
+        return stage.end_step, state
 
     def _write_config(self) -> None:
         """Nothing refuses the config any more, and a step of it is due."""
@@ -188,24 +190,20 @@ class Trainer:
     def _save_before_compiling(self, step: int, state: dict) -> None:
         # Compiling may take longer than a machine has left: what was learned is saved first, and
         # step 0 as a whole fallback. That first save connects devices, as slowly as a first step.
+        # A run that saves nothing before its end is short: its start is made again as fast.
+        if step == 0 and self.config.checkpoints.every_steps >= self.config.num_steps:
+            return
         watched = self.watchdog.patient if step else self.watchdog.off
         with self.spent.spend("save"), watched():
             self._save(step, state)
 
-    def _compile(
-        self, jitted: jax.stages.Wrapped, arguments: tuple, stage: Stage, batches: Batches
-    ) -> jax.stages.Compiled:
-        started, phase = time.monotonic(), stage.phase
+    def _compile(self, jitted: jax.stages.Wrapped, arguments: tuple) -> jax.stages.Compiled:
+        started = time.monotonic()
         with self._compiling():
             compiled = jitted.lower(*arguments).compile()
             distributed.wait_for_all("compiled")  # hosts differ in speed
-        kernel = train.attention_kernel(self.config, self.mesh, phase.sequence_length)
-        say(
-            f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
-            f"{phase.sequence_length} on {self.mesh.size} {jax.devices()[0].device_kind} "
-            f"({dict(self.mesh.shape)}), {kernel} attention, "
-            f"compiled in {time.monotonic() - started:.0f} s; {batches.describe()}"
-        )
+        shape = max((x.shape for x in arguments[-1].values()), key=math.prod)
+        say(f"{' x '.join(map(str, shape))}: compiled in {time.monotonic() - started:.0f} s")
         return compiled
 
     def _poll(self, step: int, state: dict) -> None:
@@ -269,11 +267,13 @@ class Trainer:
         with self._patiently("save"):
             self._save(step, state)
             self.checkpoints.wait()
-        self._end(step)
+        self._account(step)
+        say(self.spent.summary())
         raise Preempted(f"{self.signals.requested}: saved step {step:,}; run it again to go on")
 
     def _evaluate(self, step: int, state: dict) -> None:
-        evaluation = self._evaluation(stages.at(self.config, step - 1))
+        with self.watchdog.patient():
+            evaluation = self.evaluations.of(stages.at(self.config, step - 1))
         if evaluation is None:
             return
 
@@ -286,15 +286,8 @@ class Trainer:
         values = evaluation(state["params"], on_batch)
         self.metrics.write(step, values, prefix="eval")
         say(f"held out, step {step:,}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
-
-    def _evaluation(self, stage: Stage) -> Evaluation | None:
-        """Of the stage's phase; made when first needed."""
-        index = stage.phase_index
-        if index not in self.evaluations:
-            self.evaluations[index] = None
-            with self.watchdog.patient():
-                try:
-                    self.evaluations[index] = Evaluation(self.job, self.mesh, stage)
-                except NothingHeldOut as error:
-                    say(f"no evaluation: {error}")
-        return self.evaluations[index]
+        verdict = self.evaluations.judge(step, values)
+        self.checkpoints.spared = verdict.best
+        self.decided = bool(distributed.first_decides(verdict.stop))
+        if self.decided and step < self.config.num_steps:
+            say(f"no better than at step {verdict.best:,}: ends at step {step:,}")

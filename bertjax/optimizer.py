@@ -1,5 +1,6 @@
 """Schedules, AdamW and LAMB, with and without bias correction, as optax transformations."""
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -28,7 +29,10 @@ def learning_rate(config: config_lib.Config) -> optax.Schedule:
 
 
 def warmup_and_decay(
-    opt: config_lib.Optimizer, peak: float, warmup: int, num_steps: int
+    opt: config_lib.Optimizer,
+    peak: float | jax.Array,
+    warmup: int | jax.Array,
+    num_steps: int | jax.Array,
 ) -> optax.Schedule:
     """`step -> learning rate`: linear up to `peak`, then `decay_power` down to 0 at `num_steps`.
 
@@ -41,11 +45,28 @@ def warmup_and_decay(
 
     def rate(count: ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
-        rising = peak * step / max(warmup, 1)
-        left = jnp.maximum(num_steps - step, 0.0) / max(num_steps - start, 1)
+        rising = peak * step / jnp.maximum(warmup, 1)
+        left = jnp.maximum(num_steps - step, 0.0) / jnp.maximum(num_steps - start, 1)
         return jnp.where(step < warmup, rising, peak * left**opt.decay_power)
 
     return rate
+
+
+class Settings(NamedTuple):
+    """What differs between runs of one compiled program.
+
+    Attributes:
+      seed: of dropout.
+      learning_rate: `step -> learning rate`.
+    """
+
+    seed: ArrayLike
+    learning_rate: optax.Schedule
+
+
+def settings(config: config_lib.Config) -> Settings:
+    """Those of a config, as constants of the program."""
+    return Settings(config.seed, learning_rate(config))
 
 
 def _is_weight(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
@@ -123,19 +144,54 @@ def clip(grads: optax.Updates, norm: jax.Array, max_norm: float) -> optax.Update
     return jax.tree.map(lambda g: g * scale, grads)
 
 
-def make(config: config_lib.Config) -> optax.GradientTransformation:
+def scale_by_depth(decay: float) -> optax.GradientTransformation:
+    """Scales the updates of the block that is d from the top by `decay ** d`, d counted from 1.
+
+    The head is not scaled, the embeddings by one power more than the lowest block (Clark et al. 2020,
+    ELECTRA, section A.2; blocks are stacked, so that each has one row of the factors).
+    """
+
+    def rescale(
+        path: tuple[jax.tree_util.DictKey, ...], update: jax.Array, depth: int
+    ) -> jax.Array:
+        if path[0].key == "embeddings":
+            return update * decay ** (depth + 1)
+        if path[0].key != "blocks":
+            return update
+        factors = decay ** jnp.arange(depth, 0, -1, dtype=update.dtype)
+        return update * factors.reshape(-1, *(1,) * (update.ndim - 1))
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        depth = len(jax.tree.leaves(updates["blocks"])[0])
+        scale = functools.partial(rescale, depth=depth)
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make(
+    config: config_lib.Config, schedule: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """The optimizer of a config, gradients clipped already (`clip_mode` is the step's business).
 
     `adamw` and `lamb` (Algorithm 2 of You et al. 2020) correct the moments' bias; `bert_adamw`
     and `bert_lamb` do not, as Google's code for either does not.
+
+    Args:
+      schedule: `step -> learning rate`, where it is not the config's.
     """
     opt = config.optimizer
     uncorrected = opt.name.startswith("bert_")
     adam = scale_by_uncorrected_adam if uncorrected else optax.scale_by_adam
     trust = [scale_by_layer_trust()] if opt.name.endswith("lamb") else []
+    depth = [scale_by_depth(opt.layer_decay)] if opt.layer_decay != 1 else []
     return optax.chain(
         adam(opt.b1, opt.b2, opt.eps),
         optax.add_decayed_weights(opt.weight_decay, None if opt.decay_all else decay_mask),
         *trust,
-        optax.scale_by_learning_rate(learning_rate(config)),
+        *depth,
+        optax.scale_by_learning_rate(schedule or learning_rate(config)),
     )

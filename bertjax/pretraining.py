@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
-from bertjax import initial, keys, loop, models, objectives, sharding, storage, train
+from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
 from bertjax.data import corpus, identity, masking, pipeline, prepare, store
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
-from bertjax.job import Batch, Terms
+from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
 from bertjax.models.placement import Placement
 from bertjax.processes import distributed
@@ -39,6 +39,13 @@ class Pretraining:
     tokenizer: Tokenizer = None  # type: ignore[assignment]
     directory: Path = None  # type: ignore[assignment]
     frozen: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def program(self) -> str:
+        return repr(self.config)
+
+    def settings(self, frozen: dict) -> optimizer.Settings:
+        return optimizer.settings(self.config)
 
     def init(self, key: jax.Array) -> dict:
         return models.init(self.config.model, key)
@@ -74,7 +81,7 @@ class Pretraining:
         """How a stage masks."""
         return functools.partial(
             masking.mask_tokens,
-            keys.mask(self.config, stage.phase_index),
+            keys.mask(self.config.seed, stage.phase_index),
             tokenizer=self.tokenizer,
             masking=self.config.masking,
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
@@ -108,10 +115,18 @@ class Pretraining:
             sums |= {"nsp_loss": objectives.loss(*args), "nsp_accuracy": objectives.correct(*args)}
         return sums
 
-    def figures(self, totals: Terms) -> dict[str, float]:
+    def rows(self, outputs: dict, batch: Batch) -> dict:
+        """Nothing: all figures are means."""
+        return {}
+
+    def figures(self, totals: Terms, rows: dict) -> dict[str, float]:
         """The means, and `perplexity` = exp(mlm_loss)."""
         values = {name: float(value) for name, value in objectives.means(totals).items()}
         return values | {"perplexity": math.exp(min(values["mlm_loss"], 700.0))}
+
+    def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
+        """Training goes on, and the last weights count."""
+        return Verdict()
 
     def flops(self, stage: Stage) -> int:
         phase = stage.phase
@@ -143,7 +158,7 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
     """
     started = time.monotonic() if started is None else started
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    with loop.alone(directory, "pretrain"):
+    with distributed.alone(directory, "pretrain"):
         store_path = storage.path(directory) / "store"
         if jax.process_index() == 0 and not storage.is_directory(store_path):
             initial.check(config, directory)

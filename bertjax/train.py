@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
@@ -15,13 +17,18 @@ from bertjax.job import Batch, Job, Terms
 from bertjax.models.placement import Placement
 
 
-def init_state(config: config_lib.Config, init: Callable[[jax.Array], dict]) -> dict:
+def init_state(
+    config: config_lib.Config,
+    init: Callable[[jax.Array], dict],
+    seed: ArrayLike | None = None,
+) -> dict:
     """A fresh state: `params`, `opt_state`, `step`. Nothing else is ever saved.
 
     Args:
       init: makes the parameters of a key (`Job.init`).
+      seed: `config.seed` where it is not given; as an argument it is no constant of a program.
     """
-    params = init(keys.root(config, keys.INIT))
+    params = init(keys.root(config.seed if seed is None else seed, keys.INIT))
     opt_state = optimizer.make(config).init(params)
     return {"params": params, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32)}
 
@@ -31,14 +38,20 @@ def abstract_state(job: Job, mesh: Mesh) -> dict:
     return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
 
 
-def start(job: Job, abstract: dict) -> tuple[dict, list[str]]:
+def start(job: Job, abstract: dict, programs: dict) -> tuple[dict, list[str]]:
     """The state at step 0, of the seed and of the weights that the job starts from; lines to say.
 
     Args:
       abstract: as of `abstract_state`.
+      programs: compiled ones, as of `loop.run`.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    state = jax.jit(lambda: init_state(job.config, job.init), out_shardings=shardings)()
+    key = "init", job.program
+    if key not in programs:
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        programs[key] = jax.jit(
+            functools.partial(init_state, job.config, job.init), out_shardings=shardings
+        )
+    state = programs[key](np.uint32(job.config.seed))
     params, lines = job.start(state["params"])
     return state | {"params": params}, lines
 
@@ -68,6 +81,17 @@ def placement_of(config: config_lib.Config, mesh: Mesh) -> Placement:
 def attention_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
     """The kernel that a step on rows of `length` takes; raises as `models.attention_kernel`."""
     return models.attention_kernel(config.model, placement_of(config, mesh), length)
+
+
+def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
+    """A stage and what runs it, in a line."""
+    phase = stage.phase
+    kernel = attention_kernel(config, mesh, phase.sequence_length)
+    return (
+        f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
+        f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "
+        f"({dict(mesh.shape)}), {kernel} attention"
+    )
 
 
 def check(config: config_lib.Config, mesh: Mesh) -> None:
@@ -192,10 +216,11 @@ def train_step(
     """
     config, params, step = job.config, state["params"], state["step"]
     opt, size = config.optimizer, len(jax.tree.leaves(batch)[0])
+    seed, learning_rate = job.settings(frozen)
     row_keys = None
     if config.model.hidden_dropout_prob or config.model.attention_probs_dropout_prob:
         fold = jax.vmap(jax.random.fold_in, (None, 0))
-        row_keys = fold(keys.dropout(config, step), jnp.arange(size))
+        row_keys = fold(keys.dropout(seed, step), jnp.arange(size))
     batch, per_shard = prepare(batch), clips_per_shard(config)
     if per_shard:
         grads, metrics = shard_clipped_gradients(job, params, frozen, batch, row_keys, placement)
@@ -208,13 +233,14 @@ def train_step(
 
     def update() -> tuple[dict, tuple]:
         clipped = grads if per_shard else optimizer.clip(grads, metrics["grad_norm"], opt.clip_norm)
-        updates, opt_state = optimizer.make(config).update(clipped, state["opt_state"], params)
+        transform = optimizer.make(config, learning_rate)
+        updates, opt_state = transform.update(clipped, state["opt_state"], params)
         return optax.apply_updates(params, updates), opt_state
 
     # A branch, not an elementwise choice: that costs another pass over the whole state.
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     new_params, opt_state = jax.lax.cond(finite, update, lambda: (params, state["opt_state"]))
-    metrics["learning_rate"] = optimizer.learning_rate(config)(step)
+    metrics["learning_rate"] = learning_rate(step)
     metrics["skipped"] = 1.0 - finite
     return {"params": new_params, "opt_state": opt_state, "step": step + 1}, metrics
 

@@ -63,6 +63,7 @@ def test_known_flops_of_heads():
         "masked_lm": 2 * P * 32 * (32 + 300),
         "pretraining": 2 * P * 32 * (32 + 300) + 2 * 32 * 32 + 2 * 32 * 2,
         "classification": 2 * 32 * 32 + 2 * 32 * 5,
+        "token": 2 * L * 32 * 5,
         "multiple_choice": 2 * 32 * 32 + 2 * 32,
         "span": 2 * L * 32 * 2,
         "none": 0,

@@ -20,6 +20,7 @@ from bertjax.checkpoints import manager
 from bertjax.config import Objective, stages
 from bertjax.errors import NothingHeldOut
 from bertjax.metrics import writer
+from bertjax.processes import distributed
 
 
 def params(directory):
@@ -70,7 +71,7 @@ def test_a_run_without_anything_held_out_says_so_once_and_goes_on(tmp_path, caps
         def heldout(self, stage):
             raise NothingHeldOut("no points are left")
 
-    with loop.alone(tmp_path, "fit"):
+    with distributed.alone(tmp_path, "fit"):
         loop.run(Blind(), tmp_path)
     assert capsys.readouterr().out.count("no evaluation: no points are left\n") == 1
     assert not any("eval/error" in line for line in losses(tmp_path))
@@ -108,7 +109,7 @@ def test_frozen_parameters_reach_every_part_and_are_not_trained(tmp_path):
     mesh = sharding.make_mesh(config.mesh)
     teacher = jax.device_put(teacher, NamedSharding(mesh, PartitionSpec()))
     job = Student(config, frozen=teacher)
-    with loop.alone(tmp_path, "fit"):
+    with distributed.alone(tmp_path, "fit"):
         loop.run(job, tmp_path)
     np.testing.assert_allclose(params(tmp_path)["kernel"], 0.5, atol=0.1)
     np.testing.assert_array_equal(teacher["line"]["dense"]["kernel"], 0.5)

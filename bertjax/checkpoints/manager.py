@@ -26,7 +26,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from bertjax import storage
 from bertjax.checkpoints import integrity, shapes, steps
@@ -53,7 +52,7 @@ class Checkpoints:
 
     Args:
       directory: usually W/checkpoints; made if missing. What a killed save left is removed.
-      keep: newest whole steps kept.
+      keep: newest whole steps kept; the step `spared`, where it is set, stays too.
       in_flight_bytes: memory for writing beside the state's own, more than its largest array; None
         for as much as is fastest.
 
@@ -64,6 +63,7 @@ class Checkpoints:
         _silence_orbax()
         self._directory = storage.absolute(directory)
         self._keep = keep
+        self.spared: int | None = None
         self._sealing: concurrent.futures.Future | None = None
         self._last: int | None = None  # of steps, the last saved or restored here
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -105,7 +105,7 @@ class Checkpoints:
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
                 integrity.write(self._directory / str(step), shapes)
-                steps.prune(self._directory, self._keep)
+                steps.prune(self._directory, self._keep, self.spared)
         # Nobody leaves, or reports a step as saved, while process 0 still hashes it.
         distributed.wait_for_all(f"{self._directory}/{step} is whole")
 
@@ -169,7 +169,7 @@ class Checkpoints:
 
 
 def read_newest(
-    directory: Path, abstract_state: Any, *, on_host: bool = False
+    directory: Path, abstract_state: Any, *, on_host: bool = False, wanted: int | None = None
 ) -> tuple[int | None, Any]:
     """`(step, state)` of the newest whole step, changing nothing on disk (see `restore`).
 
@@ -177,6 +177,7 @@ def read_newest(
 
     Args:
       on_host: as NumPy arrays, whatever devices there are.
+      wanted: the step to read where it is whole, however old.
 
     Raises:
       DataError: no step is whole, or the state saved has other names, shapes or types.
@@ -185,6 +186,11 @@ def read_newest(
     directory = storage.absolute(directory)
 
     def choose() -> int:
+        if wanted in steps.numbers(directory):
+            report = integrity.inspect(directory / str(wanted), reread=False)
+            if not report.problems:
+                return report.step
+            _warn(f"checkpoint skipped: {report}")
         step, others = steps.newest_whole(directory)
         if step is None:
             raise steps.no_whole_step(directory, others)
@@ -229,16 +235,13 @@ def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
             step = none if chosen is None else chosen
         except Exception as error:
             failure = error
-    step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    step = distributed.first_decides(step)
     if failure is not None:
         raise failure
     if step == failed:
         distributed.wait_for_news()
         raise DataError(f"{directory}: process 0 found no checkpoint to restore, and says why")
     return None if step == none else step
-
-
-# Reading
 
 
 def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
@@ -255,9 +258,6 @@ def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
     args = ocp.args.PyTreeRestore(placed, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(step_dir / _ITEM, args=args)
-
-
-# Failures
 
 
 @contextlib.contextmanager

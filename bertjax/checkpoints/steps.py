@@ -54,12 +54,13 @@ def no_whole_step(directory: Path, others: list[integrity.StepReport]) -> DataEr
     )
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Removes all but the newest `keep` steps that have a manifest."""
+def prune(directory: Path, keep: int, spared: int | None = None) -> None:
+    """Removes all but the newest `keep` steps that have a manifest, and the one that is spared."""
     places = [directory / str(step) for step in numbers(directory)]
     sealed = [place for place in places if storage.exists(place / integrity.MANIFEST)]
     for leaving in sealed[:-keep]:
-        _remove(leaving)
+        if leaving.name != str(spared):
+            _remove(leaving)
 
 
 def _remove(place: Path) -> None:

@@ -168,6 +168,8 @@ def _meant(path: str, known: list[str]) -> str:
         return f"did you mean config.{_HOME[plain]}?"
     everywhere = sorted({field.rpartition(".")[2] for field in known})
     for leaf in difflib.get_close_matches(plain, everywhere, n=1, cutoff=0.7):
+        if leaf in _HOME:
+            return f"did you mean config.{_HOME[leaf]}?"
         fields = [field for field in known if field.rpartition(".")[2] == leaf]
         return f"did you mean {difflib.get_close_matches(path, fields, n=1, cutoff=0.0)[0]}?"
     return "bertjax pretrain --help lists the fields"

@@ -76,4 +76,3 @@ class Grid:
     learning_rate: tuple[float, ...] = field((), "rates to try: (5e-5, 3e-5, 2e-5)")
     batch_size: tuple[int, ...] = field((), "batch sizes to try: (16, 32)")
     epochs: tuple[float, ...] = field((), "epochs to try: (2, 3, 4)")
-

@@ -94,11 +94,8 @@ def _figures(path: Path, step: int) -> dict[str, float]:
 
     if not storage.is_file(path / "metrics.jsonl"):
         return {}
-    lines = [line for line in writer.read(path / "metrics.jsonl") if line["step"] <= step]
-    evaluated = [line for line in lines if any(name.startswith("eval/") for name in line)]
-    if not evaluated:
-        return {}
-    return {k.removeprefix("eval/"): v for k, v in evaluated[-1].items()}
+    found = writer.evaluations(writer.read(path / "metrics.jsonl"))
+    return max(((at, f) for at, f in found.items() if at <= step), default=(0, {}))[1]
 
 
 def write(pretrained: Pretrained, path: Path) -> None:

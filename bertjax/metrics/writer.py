@@ -97,6 +97,16 @@ def read(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def evaluations(lines: list[dict[str, float]]) -> dict[int, dict[str, float]]:
+    """The held-out figures among the lines of a metrics.jsonl, by step; of a step, the last ones."""
+    found = {}
+    for line in lines:
+        figures = {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
+        if figures:
+            found[int(line["step"])] = figures
+    return found
+
+
 def _open_after(path: Path, step: int) -> Any:
     """A metrics.jsonl to append to, without the lines that a run which resumes at `step` drops."""
     is_remote = storage.is_remote(path)

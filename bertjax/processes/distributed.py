@@ -11,9 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 
@@ -138,6 +140,13 @@ def _listen_again() -> None:
     _heard = False
 
 
+def first_decides(value: int) -> int:
+    """The value of process 0, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def wait_for_news() -> None:
     """Gives the process that failed first the time to say why, which ends this one."""
     if _peers is not None:
@@ -173,6 +182,19 @@ def leave(code: int, reason: str) -> NoReturn:
         _peers.leave(code, reason)
     lock.release_all()
     os._exit(code)
+
+
+def restart(reason: str) -> NoReturn:
+    """Ends this process, to be started again; the line says why."""
+    leave(errors.RESTART, reason)
+
+
+@contextlib.contextmanager
+def alone(directory: Path, command: str) -> Iterator[None]:
+    """While entered, this run alone writes W; raises as `lock.Lock`. Process 0 holds the lock."""
+    is_first = jax.process_index() == 0
+    with lock.Lock(directory, command, restart) if is_first else contextlib.nullcontext():
+        yield
 
 
 def _leave_with(error: BaseException) -> NoReturn:

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import loop
+from bertjax import loop, optimizer
 from bertjax.errors import Preempted
+from bertjax.job import Verdict
+from bertjax.processes import distributed
 
 SLOPES = np.linspace(-2, 2, 10).astype(np.float32)
 STEPS, ROWS = 60, 16
@@ -69,6 +71,13 @@ class Line:
     frozen: dict = dataclasses.field(default_factory=dict)
     stop_at: int = 0
 
+    @property
+    def program(self):
+        return repr(self.config)
+
+    def settings(self, frozen):
+        return optimizer.settings(self.config)
+
     def init(self, key):
         return {"line": {"dense": {"kernel": jnp.zeros((10, 1)), "bias": jnp.zeros(1)}}}
 
@@ -100,7 +109,13 @@ class Line:
     def sums(self, outputs, batch):
         return {"square_loss": jnp.sum((outputs["values"] - batch["targets"]) ** 2)}
 
-    def figures(self, totals):
+    def rows(self, outputs, batch):
+        return {}
+
+    def judge(self, evaluations):
+        return Verdict()
+
+    def figures(self, totals, rows):
         self.stop_at -= 1
         if self.stop_at == 0 and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -116,7 +131,7 @@ class Line:
 def train(directory, stop_at=0):
     """Whether the run came to its end."""
     try:
-        with loop.alone(directory, "fit"):
+        with distributed.alone(directory, "fit"):
             loop.run(Line(stop_at=stop_at), directory)
     except Preempted:
         return False
@@ -124,8 +139,6 @@ def train(directory, stop_at=0):
 
 
 if __name__ == "__main__":
-    from bertjax.processes import distributed
-
     with distributed.processes():
         for name in sys.argv[1:]:
             assert not train(Path(name), stop_at=2)
