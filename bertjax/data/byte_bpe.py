@@ -18,7 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from bertjax.data import added_tokens, vocabulary
 from bertjax.data.added_tokens import Added
 from bertjax.data.store import token_dtype
-from bertjax.data.tokenizer_base import Tokenizer, WordMemory
+from bertjax.data.tokenizer_base import Tokenizer, WordMemory, backend_offsets
 from bertjax.errors import DataError, one_line
 
 ROWS = "rows"  # field of a tokenizer.json: pieces from this id on are <unk>
@@ -84,6 +84,9 @@ class ByteBPE(Tokenizer):
         whole = self._added.search
         return self._memory.encode_flat([[t] if whole(t) else words(t) for t in texts])
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        return backend_offsets(self._backend, texts)
+
     def _split_at_masks(self, text: str) -> list[str]:
         # RoBERTa's mask takes the place of a word and of the space before it.
         *before, last = super()._split_at_masks(text)
@@ -124,6 +127,13 @@ class PartialBPE(ByteBPE):
         ids, lengths = super().encode_flat(texts)
         known = np.where(ids < self.vocab_size, ids, self.unk_id)
         return known.astype(token_dtype(self.vocab_size)), lengths
+
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        known, unknown = self.vocab_size, self.unk_id
+        return [
+            ([i if i < known else unknown for i in ids], offsets)
+            for ids, offsets in super().encode_with_offsets(texts)
+        ]
 
 
 def _partial_from_json(tree: dict, name: str) -> PartialBPE:

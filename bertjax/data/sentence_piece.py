@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -49,6 +50,10 @@ class SentencePiece(Tokenizer):
         dtype = token_dtype(self.vocab_size)
         return np.fromiter(chain.from_iterable(parts), dtype, lengths.sum()), lengths
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        protos = self._backend.encode(list(texts), return_type="proto", num_threads=1)
+        return [_pieces(text, proto) for text, proto in zip(texts, protos, strict=True)]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode(list(ids))
 
@@ -62,3 +67,17 @@ class SentencePiece(Tokenizer):
         flags = np.array([starts(piece) for piece in self._pieces])
         flags[list(self.special_ids)] = True
         return flags
+
+
+def _pieces(text: str, proto: Any) -> tuple[list[int], np.ndarray]:
+    """The ids and characters [T, 2] of a `SentencePieceText`, which counts the bytes of UTF-8."""
+    ids = [piece.id for piece in proto.pieces]
+    ends = [(piece.begin, piece.end) for piece in proto.pieces]
+    raw = np.frombuffer(text.encode(), np.uint8)
+    # A byte belongs to the character of the last byte, up to it, that begins one.
+    character = np.append(np.cumsum((raw & 0xC0) != 0x80) - 1, len(text)).astype(np.int32)
+    offsets = character[np.array(ends, np.int64).reshape(-1, 2)]
+    for span in offsets:
+        while span[0] < span[1] and text[span[0]].isspace():
+            span[0] += 1
+    return ids, offsets

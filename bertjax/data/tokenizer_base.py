@@ -88,6 +88,18 @@ class Tokenizer:
         ids, lengths = self.encode_flat(texts)
         return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of each text as `encode` has them, and where in the text each piece is.
+
+        Returns:
+          of each text, ids (T of them) and the characters [T, 2] (int32) of the text as given,
+          from the first to the one after the last. White space before a word is not part of its
+          first piece; a combining mark that the rules take away is part of the piece before it.
+          Pieces of one character (its bytes, its jamo) each have all of it; of white space alone,
+          none.
+        """
+        raise NotImplementedError
+
     def encode_with_masks(self, text: str) -> list[int]:
         """The ids of a text in which the mask token's spelling stands for the mask.
 
@@ -122,6 +134,14 @@ class Tokenizer:
             path.parent.mkdir(parents=True, exist_ok=True)
         storage.write(path, self._contents)
         return path
+
+
+def backend_offsets(
+    backend: tokenizers.Tokenizer, texts: list[str]
+) -> list[tuple[list[int], np.ndarray]]:
+    """As `Tokenizer.encode_with_offsets`, as `tokenizers` has them: without lost marks."""
+    encoded = backend.encode_batch(texts, add_special_tokens=False)
+    return [(e.ids, np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded]
 
 
 class WordMemory:

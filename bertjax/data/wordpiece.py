@@ -11,6 +11,7 @@ may differ.
 
 import functools
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from bertjax.data import added_tokens, vocabulary
 from bertjax.data.added_tokens import Added
-from bertjax.data.tokenizer_base import Tokenizer, WordMemory
+from bertjax.data.tokenizer_base import Tokenizer, WordMemory, backend_offsets
 from bertjax.errors import DataError, UsageError, one_line
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -100,6 +101,13 @@ class WordPiece(Tokenizer):
         whole = self._across.search
         return self._memory.encode_flat([[t] if whole(t) else t.split(" ") for t in texts])
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        encoded = backend_offsets(self._backend, texts)
+        for text, (_, offsets) in zip(texts, encoded, strict=True):
+            if len(offsets) and not text.isascii():
+                _take_lost_marks(text, offsets)
+        return encoded
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
@@ -107,6 +115,15 @@ class WordPiece(Tokenizer):
         flags = np.array([not piece.startswith("##") for piece in self._pieces])
         flags[[token.id for token in self.added]] = True
         return flags
+
+
+def _take_lost_marks(text: str, offsets: np.ndarray) -> None:
+    """Moves each end in `offsets` [T, 2] behind the combining marks that no piece has."""
+    starts, ends = offsets[:, 0].tolist(), offsets[:, 1].tolist()
+    for index, (end, until) in enumerate(zip(ends, [*starts[1:], len(text)], strict=True)):
+        while end < until and unicodedata.category(text[end])[0] == "M":
+            end += 1
+        offsets[index, 1] = end
 
 
 def parts_of(
