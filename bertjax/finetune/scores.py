@@ -1,0 +1,247 @@
+"""Figures of classification, regression and multiple choice, and what is wrong with a run.
+
+A figure is a share of 1, as scikit-learn and scipy give it; tables show it times 100. A figure that
+is undefined (a correlation with a constant) is NaN: it counts 0, is `null` in JSON and marks its run
+as degenerate.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Whether a larger value is better.
+METRICS = {
+    "accuracy": True,
+    "mismatched_accuracy": True,
+    "f1": True,
+    "macro_f1": True,
+    "matthews": True,
+    "pearson": True,
+    "spearman": True,
+    "mse": False,
+    "exact": True,
+    "precision": True,
+    "recall": True,
+    "strict_f1": True,
+    "loss": False,
+}
+# A training loss this close to that of a uniform guess has learned nothing.
+CHANCE_MARGIN = 0.01
+
+
+def figures(
+    metrics: Iterable[str], labels: np.ndarray, predictions: np.ndarray, scale: float = 1.0
+) -> dict[str, float]:
+    """The metrics of one evaluation, NaN where one is undefined.
+
+    Args:
+      metrics: of accuracy, f1 (of label 1), macro_f1, matthews, pearson, spearman, mse.
+      labels: `[N]`, class numbers or targets.
+      predictions: `[N]`, class numbers or outputs of the model.
+      scale: what an output is multiplied with before it is scored: 5 where the model was trained
+        on STS-B's target over 5 (fairseq, examples/roberta/README.glue.md).
+
+    Raises:
+      KeyError: a metric that is none of these.
+      ValueError: there are no examples, or the numbers of labels and predictions differ.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if len(labels) != len(predictions) or not len(labels):
+        raise ValueError(f"{len(labels)} labels, {len(predictions)} predictions")
+    scaled = predictions if scale == 1.0 else predictions * scale
+    return {metric: float(_FIGURES[metric](labels, scaled)) for metric in metrics}
+
+
+def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return np.mean(labels == predictions)
+
+
+def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels == 1, predictions == 1, zero_division=np.nan)
+
+
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="macro")
+
+
+def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    if _constant(labels) or _constant(predictions):
+        return math.nan  # 0/0; scikit-learn says 0
+    return matthews_corrcoef(labels, predictions)
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    if not _correlates(labels, predictions):
+        return math.nan
+    return pearsonr(labels.astype(np.float64), predictions.astype(np.float64)).statistic
+
+
+def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return (
+        spearmanr(labels, predictions).statistic if _correlates(labels, predictions) else math.nan
+    )
+
+
+def _mse(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return np.mean((labels.astype(np.float64) - predictions) ** 2)
+
+
+_FIGURES = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "mse": _mse,
+}
+
+
+def _correlates(labels: np.ndarray, predictions: np.ndarray) -> bool:
+    """Whether a correlation is defined."""
+    if not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
+        return False
+    return not (_constant(labels) or _constant(predictions))
+
+
+def _constant(values: np.ndarray) -> bool:
+    """Whether the values are equal, up to the rounding of float32."""
+    if values.dtype.kind != "f":
+        return bool((values == values[0]).all())
+    return bool(np.ptp(values) <= 1e-6 * max(1.0, float(np.abs(values).max())))
+
+
+def degenerate(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    train_loss: float | None = None,
+    choices: int | None = None,
+    label_names: Sequence[str] = (),
+) -> str | bool:
+    """Why a run learned nothing, or False.
+
+    Zhang et al. 2020 and Mosbach et al. 2021 count runs that fail this way: the majority class is
+    all that is predicted, or the training loss stays at ln(classes).
+
+    Args:
+      labels, predictions: `[N]`, as `figures` takes them.
+      train_loss: at the end of training, in nats.
+      choices: classes, or options of a question; None for regression and spans.
+    """
+    if not np.isfinite(predictions).all():
+        return "a prediction is not finite"
+    if _constant(predictions) and not _constant(labels):
+        value = predictions[0]
+        named = isinstance(value, np.integer) and 0 <= value < len(label_names)
+        return f"every prediction is {label_names[value] if named else f'{value:.4g}'}"
+    if train_loss is None:
+        return False
+    if not math.isfinite(train_loss):
+        return f"the training loss is {train_loss}"
+    if choices and choices > 1 and abs(train_loss - math.log(choices)) <= CHANCE_MARGIN:
+        return f"the training loss {train_loss:.4f} is that of a guess, ln {choices}"
+    return False
+
+
+def value(figures: Mapping[str, float | None], metric: str) -> float:
+    """A figure as it counts in means and comparisons: 0 where it is undefined."""
+    figure = figures.get(metric)
+    return 0.0 if figure is None or not math.isfinite(figure) else float(figure)
+
+
+def better(metric: str, new: float, old: float) -> bool:
+    """Whether `new` beats `old`; NaN beats nothing, and everything else beats NaN."""
+    if math.isnan(new) or math.isnan(old):
+        return math.isnan(old) and not math.isnan(new)
+    return new > old if METRICS[metric] else new < old
+
+
+def best(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:
+    """The best result by a metric of its `figures`, the first among equals.
+
+    A degenerate result, or one whose figure is undefined, is the best only where all are.
+    """
+    sound = [r for r in results if not r["degenerate"] and r["figures"].get(metric) is not None]
+    pool = [r for r in sound if math.isfinite(r["figures"][metric])] or list(results)
+    return (max if METRICS[metric] else min)(pool, key=lambda r: value(r["figures"], metric))
+
+
+def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as JSON takes them: None for NaN and infinity, also in objects and lists inside."""
+    return {name: _plain(figure) for name, figure in figures.items()}
+
+
+def _plain(figure: Any) -> Any:
+    if isinstance(figure, Mapping):
+        return as_json(figure)
+    if isinstance(figure, list | tuple):
+        return [_plain(f) for f in figure]
+    if isinstance(figure, np.generic):
+        figure = figure.item()
+    if isinstance(figure, float) and not math.isfinite(figure):
+        return None
+    return figure
+
+
+def below_chance(
+    labels: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
+) -> str | None:
+    """A line that names the permutation of labels that would fit, where accuracy is below chance.
+
+    A checkpoint whose labels are in another order scores 4.3% on MNLI instead of 90.6%
+    (transformers #10401).
+
+    Args:
+      labels, predictions: `[N]`, class numbers.
+
+    Returns:
+      None where accuracy is 1 / classes or more, or where no other order fits better.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    classes, accuracy = len(label_names), np.mean(labels == predictions)
+    if classes < 2 or accuracy >= 1 / classes:
+        return None
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (predictions, labels), 1)
+    rows, meant = linear_sum_assignment(counts, maximize=True)
+    fit = counts[rows, meant].sum() / len(labels)
+    moved = [f"{label_names[p]} as {label_names[m]}" for p, m in enumerate(meant) if p != m]
+    if fit <= accuracy:
+        return None
+    return (
+        f"accuracy {accuracy:.3f} is below chance ({1 / classes:.3f}); it would be {fit:.3f} with "
+        f"these predictions read otherwise: {', '.join(moved)}; is the order of the labels right?"
+    )
+
+
+def merge_to_two(probabilities: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """MNLI's probabilities `[N, 3]` as those of entailment and not_entailment, `[N, 2]`.
+
+    The probabilities of neutral and contradiction are added. For HANS, McCoy et al. 2019 merge
+    the predicted labels instead (`merge_labels`), and found little difference.
+    """
+    at = _entailment(label_names)
+    kept = probabilities[:, at]
+    return np.stack([kept, probabilities.sum(axis=1) - kept], axis=1)
+
+
+def merge_labels(predictions: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """MNLI's predictions `[N]` for HANS: 0 entailment, 1 neutral or contradiction."""
+    return (predictions != _entailment(label_names)).astype(np.int64)
+
+
+def _entailment(label_names: Sequence[str]) -> int:
+    return [name.lower() for name in label_names].index("entailment")

@@ -1,0 +1,72 @@
+"""Several runs of one task as a few numbers: mean, spread, median, best, degenerate runs.
+
+A run is the object in its scores.json: task, title, seed, learning_rate, batch_size, epochs, step,
+metric, value, figures, train_loss, degenerate, seconds.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bertjax.finetune import scores
+from bertjax.finetune.tasks import TASKS
+
+Run = Mapping[str, Any]
+SETTINGS = ("learning_rate", "batch_size", "epochs")  # of a cell of the grid
+
+
+class Summary(NamedTuple):
+    """Of one metric over the runs of a cell.
+
+    Attributes:
+      mean, median: over all runs, an undefined figure counting 0.
+      std: of a sample (n - 1); NaN for one run.
+      best: of a degenerate run only where all are.
+      degenerate: the number of degenerate runs.
+    """
+
+    runs: int
+    mean: float
+    std: float
+    median: float
+    best: float
+    degenerate: int
+
+    def as_json(self) -> dict[str, Any]:
+        return scores.as_json(self._asdict())
+
+
+def summarize(runs: Sequence[Run], metric: str) -> Summary:
+    """The summary of at least one run."""
+    values = [scores.value(run["figures"], metric) for run in runs]
+    return Summary(
+        runs=len(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else math.nan,
+        median=statistics.median(values),
+        best=scores.value(scores.best(runs, metric)["figures"], metric),
+        degenerate=sum(bool(run["degenerate"]) for run in runs),
+    )
+
+
+def by_task(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each task, in the order of the table of tasks; a user's own come last."""
+    names = list(dict.fromkeys([*TASKS, *(run["task"] for run in runs)]))
+    found = {name: [run for run in runs if run["task"] == name] for name in names}
+    return {name: of_task for name, of_task in found.items() if of_task}
+
+
+def cells(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+    """The runs of one task by (rate, batch size, epochs), sorted; in each by seed."""
+    found: dict[tuple, list[Run]] = {}
+    for run in sorted(runs, key=lambda r: (*(r[name] for name in SETTINGS), r["seed"])):
+        found.setdefault(tuple(run[name] for name in SETTINGS), []).append(run)
+    return found
+
+
+def best_cell(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the cell with the best mean of the task's metric, the first among equals."""
+    metric = runs[0]["metric"]
+    pick = max if scores.METRICS[metric] else min
+    return pick(cells(runs).values(), key=lambda cell: summarize(cell, metric).mean)
