@@ -44,6 +44,11 @@ class Task:
         `shown`.
       shown: the metrics in the papers' table, in their order.
       folder: the task's folder in a GLUE directory.
+      columns: of the texts in the official TSV files.
+      label_column: of the label there.
+      words: what stands there for each of `labels`, in their order; () for the names themselves.
+      exported: columns of the texts in Hugging Face's parquet export and in TFDS, where the
+        label's is `label`; () for `columns`.
     """
 
     name: str
@@ -53,10 +58,16 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     shown: tuple[str, ...] = ("accuracy",)
     folder: str = ""
+    columns: tuple[str, ...] = ()
+    label_column: str = "label"
+    words: tuple[str, ...] = ()
+    exported: tuple[str, ...] = ()
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _F1 = ("f1", "accuracy")
+_SENTENCES = ("sentence1", "sentence2")
+_BINARY = ("0", "1")
 
 TASKS = {
     task.name: task
@@ -69,9 +80,31 @@ TASKS = {
             ("matthews", "accuracy"),
             ("matthews",),
             "CoLA",
+            ("sentence",),
+            words=_BINARY,
         ),
-        Task("sst2", "SST-2", "single", ("negative", "positive"), folder="SST-2"),
-        Task("mrpc", "MRPC", "pair", ("not_equivalent", "equivalent"), _F1, _F1, "MRPC"),
+        Task(
+            "sst2",
+            "SST-2",
+            "single",
+            ("negative", "positive"),
+            folder="SST-2",
+            columns=("sentence",),
+            words=_BINARY,
+        ),
+        Task(
+            "mrpc",
+            "MRPC",
+            "pair",
+            ("not_equivalent", "equivalent"),
+            _F1,
+            _F1,
+            "MRPC",
+            ("#1 String", "#2 String"),
+            "Quality",
+            _BINARY,
+            _SENTENCES,
+        ),
         Task(
             "stsb",
             "STS-B",
@@ -79,8 +112,21 @@ TASKS = {
             metrics=("spearman", "pearson"),
             shown=("pearson", "spearman"),
             folder="STS-B",
+            columns=_SENTENCES,
+            label_column="score",
         ),
-        Task("qqp", "QQP", "pair", ("not_duplicate", "duplicate"), _F1, _F1, "QQP"),
+        Task(
+            "qqp",
+            "QQP",
+            "pair",
+            ("not_duplicate", "duplicate"),
+            _F1,
+            _F1,
+            "QQP",
+            ("question1", "question2"),
+            "is_duplicate",
+            _BINARY,
+        ),
         Task(
             "mnli",
             "MNLI",
@@ -89,14 +135,25 @@ TASKS = {
             ("accuracy", "mismatched_accuracy"),
             ("accuracy", "mismatched_accuracy"),
             "MNLI",
+            _SENTENCES,
+            "gold_label",
+            exported=("premise", "hypothesis"),
         ),
-        Task("qnli", "QNLI", "pair", _ENTAILMENT, folder="QNLI"),
-        Task("rte", "RTE", "pair", _ENTAILMENT, folder="RTE"),
-        Task("wnli", "WNLI", "pair", ("not_entailment", "entailment"), folder="WNLI"),
+        Task("qnli", "QNLI", "pair", _ENTAILMENT, folder="QNLI", columns=("question", "sentence")),
+        Task("rte", "RTE", "pair", _ENTAILMENT, folder="RTE", columns=_SENTENCES),
+        Task(
+            "wnli",
+            "WNLI",
+            "pair",
+            ("not_entailment", "entailment"),
+            folder="WNLI",
+            columns=_SENTENCES,
+            words=_BINARY,
+        ),
         Task("squad", "SQuAD 1.1", "span", metrics=("f1", "exact"), shown=("exact", "f1")),
         Task("squad2", "SQuAD 2.0", "span", metrics=("f1", "exact"), shown=("exact", "f1")),
         Task("swag", "SWAG", "multiple_choice"),
         Task("race", "RACE", "multiple_choice"),
-        Task("imdb", "IMDb", "single", ("neg", "pos")),
+        Task("imdb", "IMDb", "single", ("neg", "pos"), exported=("text",)),
     )
 }

@@ -1,0 +1,136 @@
+"""Token classification in CoNLL columns: a word and its tag a line, a blank line ends a sentence.
+
+The layout of CoNLL-2003 (Tjong Kim Sang and De Meulder) and WNUT 2017 (Derczynski et al.).
+"""
+
+import re
+from typing import NamedTuple
+
+from bertjax.config import Config
+from bertjax.errors import DataError, UsageError
+from bertjax.finetune import files, labels, splits
+from bertjax.finetune.examples import Dataset, Words
+
+SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio", ".conll.gz")
+_DOCUMENT = "-DOCSTART-"
+OUTSIDE = "O"
+
+
+class _Sentence(NamedTuple):
+    line: int  # of its first word
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None
+
+
+def read(config: Config) -> Dataset:
+    """The sentences of CoNLL files; the word is the first column.
+
+    The tag is the column that `config.task.label_column` numbers, by default the last one. A file
+    of a test split may have the words alone. Ids number the sentences of a split from 0. Labels
+    are the tags of training, `O` first and the others sorted; then those that only other splits
+    have, so that all gold entities count.
+
+    Raises:
+      UsageError: `config.task.label_column` is no number.
+      DataError: a line with another number of columns than the file's first one, or a tag that
+        `config.model.label_names`, where given, does not have.
+    """
+    column = _column(config.task.label_column)
+    found, notes = splits.assign(files.named(config.data), SUFFIXES)
+    parts: dict[str, list] = {}
+    given = config.model.label_names
+    for split, paths in found.items():
+        examples = parts.setdefault(split, [])
+        for path in paths:
+            sentences, documents = _read_file(path, column, split == "test")
+            if documents:
+                notes.append(f"{path}: {documents} {_DOCUMENT} lines are skipped")
+            for sentence in sentences:
+                if given:
+                    _require_known(sentence, given, path)
+                examples.append(Words(str(len(examples)), sentence.words, sentence.tags))
+    if given:
+        return Dataset(parts, given, tuple(notes))
+    trained = _tags(parts.get("train", []))
+    extra = _tags([e for split in parts for e in parts[split]]) - trained
+    if extra and trained:
+        notes.append(
+            f"the tags {', '.join(sorted(extra))} are in no training example: labels all the "
+            "same, so that they count where they are"
+        )
+    names = labels.ordered(trained - {OUTSIDE}) + labels.ordered(extra - {OUTSIDE})
+    outside = (OUTSIDE,) if OUTSIDE in trained | extra else ()
+    return Dataset(parts, outside + names, tuple(notes))
+
+
+def _column(name: str) -> int:
+    """The number of the tag's column; -1 is the last."""
+    if name == "label":  # the field's default, which suits files with a header
+        return -1
+    if not re.fullmatch(r"-?\d+", name):
+        raise UsageError(
+            f"config.task.label_column={name!r}: CoNLL columns have no names; give the number of "
+            "the tag's, from 0, or -1 for the last"
+        )
+    return int(name)
+
+
+def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], int]:
+    """The sentences of a file and the number of its -DOCSTART- lines."""
+    sentences: list[_Sentence] = []
+    words: list[str] = []
+    tags: list[str] = []
+    documents = width = 0
+    for number, line in enumerate([*files.read_lines(path), ""], 1):
+        fields = _fields(line)
+        if not fields:
+            if words:
+                found = tuple(tags) if width > 1 else None
+                sentences.append(_Sentence(number - len(words), tuple(words), found))
+            words, tags = [], []
+        elif fields[0] == _DOCUMENT:
+            documents += 1
+        else:
+            where = f"{path}:{number}"
+            width = width or _width(fields, column, is_test, where)
+            if len(fields) != width or not all(fields):
+                raise DataError(
+                    f"{where}: {sum(map(bool, fields))} columns, the lines before have {width}: "
+                    f"{line!r}"
+                )
+            words.append(files.as_text(fields[0], where, "word"))
+            tags.append(fields[column] if width > 1 else "")
+    if not sentences:
+        raise DataError(f"{path}: no sentences")
+    return sentences, documents
+
+
+def _fields(line: str) -> list[str]:
+    """The columns of a line, [] of a blank one; a word may hold spaces where tabs part columns."""
+    if not line.strip(" \t"):
+        return []
+    return line.split("\t") if "\t" in line else line.strip(" ").split()
+
+
+def _width(fields: list[str], column: int, is_test: bool, where: str) -> int:
+    """The number of columns that all lines of a file have, as its first one."""
+    width = len(fields)
+    if width == 1 and is_test:
+        return width
+    if width < 2 or not -width < column < width or column % width == 0:
+        raise DataError(
+            f"{where}: {width} columns ({' '.join(fields)}): no tag in column {column} "
+            "(config.task.label_column), the first one being the word"
+        )
+    return width
+
+
+def _require_known(sentence: _Sentence, given: tuple[str, ...], path: str) -> None:
+    for number, tag in enumerate(sentence.tags or ()):
+        if tag not in given:
+            fix = "add it to config.model.label_names"
+            raise labels.unknown(tag, given, f"{path}:{sentence.line + number}", fix)
+
+
+def _tags(examples: list[Words]) -> set[str]:
+    return {tag for example in examples for tag in example.tags or ()}

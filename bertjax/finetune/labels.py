@@ -1,0 +1,80 @@
+"""Labels by name: what stands in a file becomes the name of a label, never its position."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bertjax.errors import DataError
+
+
+def written(value: Any) -> str | None:
+    """A label as a file writes it, as text: 1 and 1.0 are "1"; None where there is none."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def of_number(value: Any, names: Sequence[str], where: str) -> str | None:
+    """The name of a class's number; -1 is no label, and a name stays itself.
+
+    Raises:
+      DataError: a number without a name.
+    """
+    text = written(value)
+    if text is None or text == "-1" or text in names:
+        return None if text == "-1" else text
+    if isinstance(value, int | float) and text.isdecimal() and int(text) < len(names):
+        return names[int(text)]
+    raise unknown(text, names, where)
+
+
+def unknown(
+    label: Any, known: Sequence[str], where: str, fix: str = "correct the file"
+) -> DataError:
+    """The error for a label that is none of the known ones."""
+    return DataError(
+        f"{where}: unknown label {label!r}, known are {', '.join(map(repr, known))}; {fix}"
+    )
+
+
+def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A target of regression.
+
+    Raises:
+      DataError: no finite number, or none of `low` to `high`.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"{where}: the label {value!r} is no finite number")
+    if not low <= found <= high:
+        raise DataError(f"{where}: the score {value!r} is not between {low:g} and {high:g}")
+    return found
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names in sorted order, which is that of numbers where all are whole numbers."""
+    found = set(names)
+    if all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
+
+
+def require_trained(labels: Sequence[str], found: Iterable[str | None]) -> None:
+    """Refuses a label without a training example.
+
+    Raises:
+      DataError: a label of `labels` is not among those of the training examples, `found`.
+    """
+    trained = set(found)
+    missing = [label for label in labels if label not in trained]
+    if missing:
+        raise DataError(
+            f"no training example has the label {', '.join(map(repr, missing))} (the labels: "
+            f"{', '.join(labels)}); add examples, or leave it out of config.model.label_names"
+        )

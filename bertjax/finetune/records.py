@@ -1,0 +1,237 @@
+"""Rows under the names of their columns: of TSV, CSV, JSONL, parquet, and TFDS."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bertjax import storage
+from bertjax.config import Data
+from bertjax.errors import DataError, UsageError, one_line
+from bertjax.finetune import files
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
+_BATCH = 1024  # rows that are taken out of a parquet file or TFDS at once
+
+
+class Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+      where: FILE:LINE, or the file's name and the row's number.
+      number: of the row, from 0.
+    """
+
+    where: str
+    number: int
+    values: dict[str, Any]
+
+    def get(self, column: str, field: str = "") -> Any:
+        """The value of a column.
+
+        Args:
+          field: the config field that names the column, for the message.
+
+        Raises:
+          DataError: there is no such column; the message names those that are there.
+        """
+        if column not in self.values:
+            fix = f"; set {field}" if field else ""
+            raise DataError(
+                f"{self.where}: no column {column!r}, it has {', '.join(self.values)}{fix}"
+            )
+        return self.values[column]
+
+    def text(self, column: str, field: str = "") -> str:
+        """The text in a column; raises DataError where it holds none."""
+        return files.as_text(self.get(column, field), self.where, column)
+
+
+class Table(NamedTuple):
+    """The rows of a file or of a split of TFDS, in order.
+
+    Attributes:
+      name: of the file, for messages.
+      classes: the names of a column's numbers, where the file has them.
+    """
+
+    name: str
+    rows: Iterator[Row]
+    classes: dict[str, tuple[str, ...]]
+
+
+def read(path: str) -> Table:
+    """The rows of a file, by its suffix, one of `SUFFIXES`.
+
+    Raises:
+      DataError: now or while the rows are read: damaged, or without rows.
+    """
+    if path.endswith(".parquet"):
+        rows, classes = _parquet(path), _class_names(path)
+    elif path.endswith((".jsonl", ".jsonl.gz")):
+        rows, classes = _jsonl(path), {}
+    else:
+        rows, classes = (csv_rows if path.endswith(".csv") else tsv)(path), {}
+    return Table(path, _some(rows, path), classes)
+
+
+def _some(rows: Iterator[Row], name: str) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{name}: no rows")
+    return itertools.chain([first], rows)
+
+
+def tsv(path: str, header: Sequence[str] = (), broken: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a TSV file; quotes are literal.
+
+    Args:
+      header: names of the columns of a file whose first line is a row.
+      broken: takes FILE:LINE of each row with a wrong number of columns, which is left out.
+
+    Raises:
+      DataError: a row with a wrong number of columns, where `broken` is None.
+    """
+    lines = files.read_lines(path)
+    names = tuple(header) or tuple(lines[0].split("\t"))
+    start = 0 if header else 1
+    for number, line in enumerate(lines[start:]):
+        values = line.split("\t")
+        where = f"{path}:{number + start + 1}"
+        if len(values) == len(names):
+            yield Row(where, number, dict(zip(names, values, strict=True)))
+        elif broken is not None:
+            broken.append(where)
+        else:
+            raise DataError(
+                f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}); no "
+                "text of a TSV file may hold a tab or a line break"
+            )
+
+
+def csv_rows(path: str) -> Iterator[Row]:
+    """The rows of a CSV file with a header; a quoted text may hold commas and line breaks.
+
+    Raises:
+      DataError: a row with a wrong number of columns, or a quote that does not end.
+    """
+    text = files.read_text(path)
+    # The module's own limit, of 131,072 characters, is less than a long context.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names: list[str] = []
+    number, line = 0, 1
+    try:
+        for values in reader:
+            if values and not names:
+                names = values
+            elif values:
+                if len(values) != len(names):
+                    raise DataError(
+                        f"{path}:{line}: {len(values)} columns, expected {len(names)} "
+                        f"({', '.join(names)}); put a text with a comma in quotes"
+                    )
+                yield Row(f"{path}:{line}", number, dict(zip(names, values, strict=True)))
+                number += 1
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: not CSV ({error})") from None
+
+
+def _jsonl(path: str) -> Iterator[Row]:
+    number = 0
+    for line, text in enumerate(files.read_lines(path), 1):
+        if text.strip():
+            where = f"{path}:{line}"
+            yield Row(where, number, files.parse_json(text, where))
+            number += 1
+
+
+def _parquet(path: str) -> Iterator[Row]:
+    import pyarrow  # heavy, and only some data need it
+    from pyarrow import parquet
+
+    try:
+        place = storage.open_file(path) if storage.is_remote(path) else path
+        with parquet.ParquetFile(place) as file:
+            numbers = itertools.count()
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for values in batch.to_pylist():
+                    number = next(numbers)
+                    yield Row(f"{path}, row {number}", number, values)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
+
+
+def _class_names(path: str) -> dict[str, tuple[str, ...]]:
+    """The names of classes in the schema's metadata, as Hugging Face `datasets` writes them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        place = storage.open_file(path) if storage.is_remote(path) else path
+        metadata = parquet.read_schema(place).metadata or {}
+        found = json.loads(metadata.get(b"huggingface", b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
+    features = found.get("info", found).get("features") or {}
+    return {
+        column: tuple(feature["names"])
+        for column, feature in features.items()
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
+
+
+def tfds(data: Data) -> dict[str, Table]:
+    """The splits of a TFDS dataset by TFDS' names; `train` is `data.tfds_split` of it.
+
+    Raises:
+      UsageError: TFDS is not installed, or no dataset is named.
+      DataError: there is no such dataset, or a split without rows.
+    """
+    if not data.tfds_name:
+        raise UsageError("config.data.tfds_name is unset; config.data.source=tfds needs it")
+    try:
+        import tensorflow_datasets  # optional, and slow to import
+
+        builder = tensorflow_datasets.builder(data.tfds_name, data_dir=data.tfds_data_dir)
+        names = {split: split for split in builder.info.splits if split != "train"}
+        names = {"train": data.tfds_split, **names}
+        sources = {split: builder.as_data_source(split=names[split]) for split in names}
+        features = builder.info.features
+    except ImportError as error:
+        raise UsageError(f"config.data.source=tfds: {one_line(error)}; install it") from None
+    except Exception as error:  # whatever a dataset's own code raises
+        name = f"config.data.tfds_name={data.tfds_name!r}, tfds_split={data.tfds_split!r}"
+        raise DataError(f"{name}: {one_line(error)}") from None
+    classes = {
+        column: tuple(feature.names)
+        for column, feature in features.items()
+        if getattr(feature, "names", None)
+    }
+    return {
+        split: Table(name, _some(_tfds_rows(source, name), name), classes)
+        for split, source in sources.items()
+        for name in [f"TFDS {data.tfds_name} {split}"]
+    }
+
+
+def _tfds_rows(source: Any, name: str) -> Iterator[Row]:
+    for start in range(0, len(source), _BATCH):
+        numbers = range(start, min(start + _BATCH, len(source)))
+        for number, values in zip(numbers, source.__getitems__(numbers), strict=True):
+            yield Row(f"{name}, row {number}", number, _plain(values))
+
+
+def _plain(value: Any) -> Any:
+    """TFDS' bytes and arrays as text, numbers, lists and dicts."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+        return _plain(value) if isinstance(value, list | bytes) else value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

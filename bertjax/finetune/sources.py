@@ -1,0 +1,134 @@
+"""The labelled examples that a config names, by the reader of their layout."""
+
+import dataclasses
+
+from bertjax.config import Config
+from bertjax.errors import DataError, UsageError
+from bertjax.finetune import (
+    choices,
+    conll,
+    exports,
+    files,
+    glue,
+    imdb,
+    labels,
+    records,
+    splits,
+    squad,
+    table,
+)
+from bertjax.finetune.examples import Dataset, Text
+from bertjax.finetune.tasks import KINDS, TASKS, Task
+
+_SQUAD = {"text_column": "context", "pair_column": "question", "id_column": "id"}
+
+
+def kind_of(config: Config) -> str:
+    """The kind (of `tasks.KINDS`) of the task that a config names.
+
+    Raises:
+      UsageError: it names none, or one that there is not.
+    """
+    name, kind = config.task.name, config.task.kind
+    if name is None and kind is None:
+        raise UsageError(
+            f"config.task.name is unset: name a task ({' '.join(TASKS)}), or set config.task.kind "
+            f"({' '.join(KINDS)}) for data of your own"
+        )
+    if name is None:
+        return str(kind)
+    if name not in TASKS:
+        raise UsageError(f"config.task.name={name!r}: there are {' '.join(TASKS)}")
+    if kind not in (None, TASKS[name].kind):
+        raise UsageError(
+            f"config.task.kind={kind}: {name} is {TASKS[name].kind}; unset config.task.name for "
+            "data of your own"
+        )
+    return TASKS[name].kind
+
+
+def read(config: Config) -> Dataset:
+    """All splits of the task that `config.task` names, from where `config.data` says.
+
+    Where training has no dev beside it, `config.data.heldout_fraction` of it is held out.
+
+    Raises:
+      UsageError: a task, files or columns that do not go together.
+      DataError: a file that does not hold what it should; the message names it and the line.
+    """
+    kind = kind_of(config)
+    task = TASKS[config.task.name] if config.task.name else None
+    if config.data.source == "tfds":
+        dataset = _read_tfds(config, kind, task)
+    elif config.data.source == "files":
+        dataset = _read_files(config, kind, task)
+    else:
+        raise UsageError(
+            f"config.data.source={config.data.source}: fine-tuning reads labelled data: files or tfds"
+        )
+    for split, examples in dataset.splits.items():
+        if not examples:
+            raise DataError(f"config.data: the split {split} is empty")
+    dataset = splits.hold_out(dataset, config.data.heldout_fraction)
+    train = dataset.splits.get("train", [])
+    if train and isinstance(train[0], Text):
+        labels.require_trained(dataset.labels, (example.label for example in train))
+    return dataset
+
+
+def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
+    if task and task.folder:
+        return glue.read(config, task)
+    if task and task.name == "imdb":
+        return _read_imdb(config, task)
+    if task and kind == "multiple_choice":
+        return choices.read_swag(config) if task.name == "swag" else choices.read_race(config)
+    if task:
+        return squad.read(config)
+    if kind == "token":
+        return conll.read(config)
+    if kind == "span" and (config.data.files or "").endswith(".json"):
+        return squad.read(config)
+    found, notes = splits.assign(files.named(config.data), records.SUFFIXES)
+    tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
+    dataset = table.read(config, kind, tables)
+    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+
+
+def _read_imdb(config: Config, task: Task) -> Dataset:
+    """aclImdb's folders, or the parquet files of Hugging Face's export."""
+    folder = files.named(config.data)[0]
+    found = exports.find(folder)
+    if not found:
+        return imdb.read(config, task)
+    tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
+    return _exported_imdb(tables, task)
+
+
+def _exported_imdb(tables: dict[str, list[records.Table]], task: Task) -> Dataset:
+    dev = {"dev": tables["test"]} if "test" in tables else {}
+    train = {"train": tables["train"]} if "train" in tables else {}
+    return dataclasses.replace(exports.read(task, {**train, **dev}), notes=(imdb.NOTE,))
+
+
+def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
+    """A dataset of TFDS: of a task of the papers by its known columns, or by those of config.task."""
+    tables: dict[str, list[records.Table]] = {}
+    for name, rows in records.tfds(config.data).items():
+        if name in exports.SPLITS:
+            tables[exports.SPLITS[name]] = [rows]
+    if task and task.name == "imdb":
+        return _exported_imdb(tables, task)
+    if task and kind in ("single", "pair", "regression"):
+        return exports.read(task, tables)
+    if task and task.name == "swag":
+        return Dataset({split: choices.swag_rows(rows, split) for split, rows in tables.items()})
+    if task and kind == "span":
+        columns = dataclasses.replace(config.task, **_SQUAD)
+        return table.read(dataclasses.replace(config, task=columns), kind, tables)
+    if task or kind == "token":
+        raise UsageError(
+            f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
+            "config.data.files"
+        )
+    return table.read(config, kind, tables)

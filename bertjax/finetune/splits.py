@@ -1,0 +1,123 @@
+"""Which file is which split, and what is held out of training where no file is for evaluation."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from bertjax import storage
+from bertjax.errors import UsageError
+from bertjax.finetune import files
+from bertjax.finetune.examples import Choices, Dataset, Example, Question, Text
+
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "dev"),
+    "test": "test",
+}
+
+
+def told(path: str) -> str | None:
+    """The split that a file's name tells (`train`, `dev`, `test`), None where it tells none.
+
+    The name is cut into runs of letters, in lower case, and one of them is a split's word:
+    `wnut17train.conll` and `train-v1.1.json` are training, `half-dev-v2.0.json` is dev,
+    `latest.json` is nothing. The names of folders do not count.
+
+    Raises:
+      UsageError: the name tells several splits.
+    """
+    found = {_WORDS[w] for w in re.findall("[a-z]+", files.base(path).lower()) if w in _WORDS}
+    if len(found) > 1:
+        raise UsageError(
+            f"config.data.files: the name of {path} says {' and '.join(sorted(found))}; rename it"
+        )
+    return found.pop() if found else None
+
+
+def assign(paths: Sequence[str], suffixes: tuple[str, ...]) -> tuple[dict[str, list], list[str]]:
+    """The files of each split, by their names (`told`), and notes.
+
+    Files whose names tell no split are for training, unless another file's name says so. Then
+    such a file in a folder is left out, with a note.
+
+    Args:
+      paths: folders, of which the files with one of `suffixes` are taken, and files.
+
+    Raises:
+      UsageError: a file has none of `suffixes`, a folder has no such file, or a file that is
+        named itself, beside one for training, tells no split.
+    """
+    members = [(path, ours) for path in paths if (ours := not storage.is_directory(path))]
+    for folder in (path for path in paths if storage.is_directory(path)):
+        found = files.inside(folder, *suffixes)
+        if not found:
+            raise UsageError(f"config.data.files: no {' '.join(suffixes)} in the folder {folder}")
+        members += [(path, False) for path in found]
+    splits: dict[str, list] = {}
+    unknown = []
+    for path, ours in members:
+        if not path.endswith(suffixes):
+            raise UsageError(f"config.data.files: {path} is none of {' '.join(suffixes)}")
+        split = told(path)
+        if split:
+            splits.setdefault(split, []).append(path)
+        else:
+            unknown.append((path, ours))
+    if "train" not in splits and unknown:
+        return {"train": [path for path, _ in unknown], **splits}, []
+    for path, ours in unknown:
+        if ours:
+            raise UsageError(
+                f"config.data.files: the name of {path} says neither train, dev nor test, and "
+                f"{splits['train'][0]} is for training; rename it or leave it out"
+            )
+    return splits, [f"{path} is not read: its name tells no split" for path, _ in unknown]
+
+
+def _share(example: Example) -> float:
+    """A number in [0, 1) from the example's text: the same wherever the example stands.
+
+    Questions and options about one context have one number, so that no context is on both sides.
+    """
+    if isinstance(example, Text):
+        parts: tuple[str, ...] = example.texts
+    elif isinstance(example, Question):
+        parts = (example.context,)
+    elif isinstance(example, Choices):
+        parts = (example.context,)
+    else:
+        parts = example.words
+    digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def hold_out(dataset: Dataset, fraction: float) -> Dataset:
+    """The dataset with a `dev` split: about a `fraction` of `train`, chosen by a hash of the text.
+
+    A dataset that has a `dev` split, or no `train`, stays as it is; so it does for `fraction` 0.
+
+    Raises:
+      UsageError: one of the two splits would be empty.
+    """
+    train = dataset.splits.get("train")
+    if "dev" in dataset.splits or not train:
+        return dataset
+    if not fraction:
+        note = "no dev split: no file's name says dev, and config.data.heldout_fraction is 0"
+        return Dataset(dataset.splits, dataset.labels, (*dataset.notes, note))
+    kept: list = []
+    held: list = []
+    for example in train:
+        (held if _share(example) < fraction else kept).append(example)
+    if not held or not kept:
+        raise UsageError(
+            f"config.data.heldout_fraction={fraction}: of {len(train)} training examples it leaves "
+            f"{len(held)} for dev and {len(kept)} for training; change it, or add a file whose name "
+            "says dev to config.data.files"
+        )
+    note = (
+        f"no file's name says dev: {len(held)} of {len(train)} training examples, chosen by a hash "
+        f"of their text (config.data.heldout_fraction={fraction}), are dev"
+    )
+    splits = {**dataset.splits, "train": kept, "dev": held}
+    return Dataset(splits, dataset.labels, (*dataset.notes, note))
