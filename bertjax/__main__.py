@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bertjax import commands, errors, storage
 from bertjax.commands import Command, Flag, Values
 from bertjax.errors import BertjaxError, UsageError
+from bertjax.finetune import commands as finetuning
 from bertjax.processes import streams
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ COMMANDS = {
             "prepare", prepare, None, (Flag("runner"),), reads_config=True, outlives_reader=True
         ),
         Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
+        Command("finetune", finetuning.finetune, reads_config=True, outlives_reader=True),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
         Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),

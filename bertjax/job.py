@@ -55,8 +55,8 @@ class Job(Protocol):
 
     Attributes:
       config: resolved: everything that the data decide (vocabulary size, labels, steps) is filled in.
-      frozen: parameters that are read and never trained, donated or saved, placed on their devices;
-        {} where there are none.
+      frozen: arrays that are read and never trained, donated or saved: parameters, placed on their
+        devices, or numbers of the host, which may differ between runs of one program; {} for none.
     """
 
     @property

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from bertjax import config as config_lib
@@ -254,7 +254,8 @@ def compile_step(
     `B / micro_batches` must divide by the mesh's data x fsdp (`sharding.check` says so).
     """
     state = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
-    frozen = jax.tree.map(lambda x: x.sharding, job.frozen)
+    everywhere = NamedSharding(mesh, PartitionSpec())  # numbers of the host
+    frozen = jax.tree.map(lambda x: getattr(x, "sharding", everywhere), job.frozen)
     placement = placement_of(job.config, mesh)
     return jax.jit(
         functools.partial(train_step, job, prepare, placement, micro_batches),

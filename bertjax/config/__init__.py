@@ -26,3 +26,6 @@ from bertjax.config.fields import Model as Model
 from bertjax.config.fields import Objective as Objective
 from bertjax.config.fields import Optimizer as Optimizer
 from bertjax.config.fields import Phase as Phase
+from bertjax.config.finetune_fields import Finetune as Finetune
+from bertjax.config.finetune_fields import Grid as Grid
+from bertjax.config.finetune_fields import Task as Task

@@ -136,7 +136,10 @@ def _check_run(c: Config) -> None:
         f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is",
     )
     _require(
-        c.num_steps > 0, "phases", tuple(c.phases), "no phase has steps; set phases.phase1.steps"
+        c.num_steps > 0 or c.is_finetuning,
+        "phases",
+        tuple(c.phases),
+        "no phase has steps; set phases.phase1.steps",
     )
     _require(
         c.num_steps < 1 << 31,

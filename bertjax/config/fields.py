@@ -249,6 +249,11 @@ class Config:
         return dataclasses.replace(self, model=dataclasses.replace(self.model, **fields))
 
     @property
+    def is_finetuning(self) -> bool:
+        """Whether a task is named; its steps then come from epochs and examples."""
+        return self.task.name is not None or self.task.kind is not None
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of every corpus that is read, by component; of one alone, its name is ""."""
         return {name: part.weight for name, part in self.mixture.items()} or {"": 1.0}

@@ -5,6 +5,10 @@ import dataclasses
 from bertjax.config.rules import Count, Positive, PositiveFloat, Share
 from bertjax.config.tree import field
 
+TASKS = (
+    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"),
+    *("squad", "squad2", "swag", "race", "imdb"),
+)
 KINDS = ("single", "pair", "regression", "multiple_choice", "span", "token")
 
 
@@ -12,8 +16,8 @@ KINDS = ("single", "pair", "regression", "multiple_choice", "span", "token")
 class Task:
     name: str | None = field(
         None,
-        "a task of the papers: cola sst2 mrpc stsb qqp mnli qnli rte wnli squad squad2 swag race "
-        "imdb; unset for data of one's own",
+        "a task of the papers; unset for data of one's own",
+        TASKS,
     )
     kind: str | None = field(
         None,
@@ -32,6 +36,9 @@ class Task:
     question_length: Positive = field(64, "span: most tokens of a question")
     answer_length: Positive = field(30, "span: most tokens of an answer")
     n_best: Positive = field(20, "span: starts and ends that are combined, and answers kept")
+    target_scale: PositiveFloat = field(
+        1.0, "regression: what targets are divided by in training (fairseq, STS-B: 5)"
+    )
     null_answers: bool | None = field(
         None, "span: a question may have no answer; unset: as squad2 does and squad does not"
     )

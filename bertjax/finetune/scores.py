@@ -146,6 +146,11 @@ def degenerate(
         value = predictions[0]
         named = isinstance(value, np.integer) and 0 <= value < len(label_names)
         return f"every prediction is {label_names[value] if named else f'{value:.4g}'}"
+    return at_chance(train_loss, choices)
+
+
+def at_chance(train_loss: float | None, choices: int | None) -> str | bool:
+    """Why a training loss says that nothing was learned, or False; arguments as of `degenerate`."""
     if train_loss is None:
         return False
     if not math.isfinite(train_loss):

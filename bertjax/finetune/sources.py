@@ -6,6 +6,7 @@ from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune import (
     choices,
+    columns,
     conll,
     exports,
     files,
@@ -15,7 +16,6 @@ from bertjax.finetune import (
     records,
     splits,
     squad,
-    table,
 )
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.tasks import KINDS, TASKS, Task
@@ -91,7 +91,7 @@ def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
         return squad.read(config)
     found, notes = splits.assign(files.named(config.data), records.SUFFIXES)
     tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
-    dataset = table.read(config, kind, tables)
+    dataset = columns.read(config, kind, tables)
     return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
 
 
@@ -124,11 +124,11 @@ def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     if task and task.name == "swag":
         return Dataset({split: choices.swag_rows(rows, split) for split, rows in tables.items()})
     if task and kind == "span":
-        columns = dataclasses.replace(config.task, **_SQUAD)
-        return table.read(dataclasses.replace(config, task=columns), kind, tables)
+        named = dataclasses.replace(config.task, **_SQUAD)
+        return columns.read(dataclasses.replace(config, task=named), kind, tables)
     if task or kind == "token":
         raise UsageError(
             f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
             "config.data.files"
         )
-    return table.read(config, kind, tables)
+    return columns.read(config, kind, tables)

@@ -81,9 +81,7 @@ def _share(example: Example) -> float:
     """
     if isinstance(example, Text):
         parts: tuple[str, ...] = example.texts
-    elif isinstance(example, Question):
-        parts = (example.context,)
-    elif isinstance(example, Choices):
+    elif isinstance(example, Question) or isinstance(example, Choices):
         parts = (example.context,)
     else:
         parts = example.words

@@ -1,0 +1,275 @@
+"""Fine-tuning as a job: encoded examples, a head's logits, the loss of the task."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax import models, objectives, optimizer
+from bertjax.config.stages import Stage
+from bertjax.convert.pretrained import Pretrained
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import NothingHeldOut
+from bertjax.finetune import batches, evaluation, predictions, scores, starts
+from bertjax.finetune.rows import Rows
+from bertjax.finetune.tasks import Task
+from bertjax.job import Batch, Terms, Verdict
+from bertjax.metrics import flops
+from bertjax.metrics.progress import say
+from bertjax.models.placement import Placement
+
+_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples, and the rows that were encoded of them."""
+
+    examples: list
+    rows: Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """The job (`job.Job`) of one run: one seed, rate, batch size, number of epochs.
+
+    Attributes:
+      config: resolved, as `resolve.config_of` returns it.
+      task: its record.
+      tokenizer: of the weights that training starts from.
+      train: what is trained on; None where nothing is.
+      heldout_splits: what is evaluated on, by the name of the split: `dev` first.
+      null_answers: a question may have no answer.
+      read: reads the weights that training starts from; None starts from random ones.
+    """
+
+    config: config_lib.Config
+    task: Task
+    tokenizer: Tokenizer
+    train: Split | None
+    heldout_splits: dict[str, Split]
+    null_answers: bool = False
+    read: Callable[[], Pretrained] | None = None
+
+    @property
+    def frozen(self) -> dict:
+        """What differs between the runs of a grid: arguments of one compiled program."""
+        opt, steps = self.config.optimizer, self.config.num_steps
+        return {
+            "seed": np.uint32(self.config.seed),
+            "learning_rate": np.float32(opt.learning_rate),
+            "warmup_steps": np.int32(opt.warmup_steps),
+            "num_steps": np.int32(steps),
+        }
+
+    @property
+    def program(self) -> str:
+        [phase] = self.config.phases.values()
+        c = self.config
+        opt = dataclasses.replace(c.optimizer, learning_rate=0.0, warmup_steps=0)
+        model = dataclasses.replace(c.model, label_names=())
+        task = self.task.kind, c.task.span_loss, c.task.target_scale, phase.micro_batch_size
+        return repr((model, opt, c.mesh, task))
+
+    def settings(self, frozen: dict) -> optimizer.Settings:
+        schedule = optimizer.warmup_and_decay(
+            self.config.optimizer,
+            frozen["learning_rate"],
+            frozen["warmup_steps"],
+            frozen["num_steps"],
+        )
+        return optimizer.Settings(frozen["seed"], schedule)
+
+    def init(self, key: jax.Array) -> dict:
+        return models.init(self.config.model, key)
+
+    def start(self, params: dict) -> tuple[dict, list[str]]:
+        """As `starts.start`, which says what is raised."""
+        return starts.start(self.config, self.read and self.read(), params)
+
+    def batches(self, stage: Stage) -> batches.Batches:
+        how, phase = self.config.finetune, stage.phase
+        assert self.train is not None
+        return batches.Batches(
+            self.train.rows,
+            batch_size=phase.batch_size,
+            longest=phase.sequence_length,
+            pad_id=self.tokenizer.pad_id,
+            seed=self.config.seed,
+            shuffle=how.shuffle,
+            group_lengths=how.group_lengths,
+            buckets=how.buckets,
+        )
+
+    def heldout(self, stage: Stage) -> "HeldoutBatches":
+        if not self.heldout_splits:
+            raise NothingHeldOut("the task has no dev examples")
+        return HeldoutBatches(self, stage)
+
+    def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
+        B, L = stage.phase.batch_size, stage.phase.sequence_length
+        choices = self.train.rows.choices if self.train else 1
+        row = (B, L) if choices == 1 else (B, choices, L)
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_TOKENS, row) | {"example_ids": (B,)}
+        if self.task.kind == "span":
+            return shapes | {"start_positions": (B,), "end_positions": (B,)}
+        return shapes | {"labels": row if self.task.kind == "token" else (B,)}
+
+    def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
+        return lambda batch: batch
+
+    def targets(self, frozen: dict, batch: Batch) -> Batch:
+        return batch
+
+    def apply(
+        self, params: dict, batch: Batch, *, dropout_key: jax.Array | None, placement: Placement
+    ) -> dict:
+        """`logits`: [B, classes], [B, choices], [B, L, labels] or, of spans, [B, L, 2]."""
+        ids = batch["input_ids"]
+        tokens = {name: batch[name] for name in _TOKENS}
+        if ids.ndim == 3:
+            tokens = {name: x.reshape(-1, x.shape[-1]) for name, x in tokens.items()}
+            if dropout_key is not None and dropout_key.ndim:
+                split = jax.vmap(lambda key: jax.random.split(key, ids.shape[1]))(dropout_key)
+                dropout_key = split.reshape(-1)
+        outputs = models.apply(
+            self.config.model, params, tokens, dropout_key=dropout_key, placement=placement
+        )
+        logits = outputs[self.config.model.head_record.parts[-1].gives]
+        return {"logits": logits.reshape(ids.shape[:2]) if ids.ndim == 3 else logits}
+
+    def weights(self, batch: Batch) -> dict[str, Any]:
+        """The examples that are no padding; of `token`, the words that are labelled in their row."""
+        weight = jnp.sum(_weights(batch, self.task.kind))
+        names = ["task_loss"] if self.task.kind in ("regression", "span") else _CLASSIFIED
+        return dict.fromkeys(names, weight)
+
+    def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
+        """Cross-entropy in nats and right answers; of regression, squared errors.
+
+        Of spans the loss is the mean of the starts' and the ends' (google-research/bert,
+        run_squad.py), whose softmax is over all L positions, or with `task.span_loss=own` over those
+        that are no padding.
+        """
+        logits, weights = outputs["logits"], _weights(batch, self.task.kind)
+        if self.task.kind == "span":
+            if self.config.task.span_loss == "own":
+                real_BL1 = batch["attention_mask"][..., None] > 0
+                logits = jnp.where(real_BL1, logits, -1e9)
+            losses = [
+                objectives.loss(logits[..., i], jnp.maximum(batch[name], 0), weights)
+                for i, name in enumerate(("start_positions", "end_positions"))
+            ]
+            return {"task_loss": (losses[0] + losses[1]) / 2}
+        if self.task.kind == "regression":
+            targets = batch["labels"].astype(jnp.float32) / self.config.task.target_scale
+            return {"task_loss": jnp.sum(weights * (logits[:, 0] - targets) ** 2)}
+        args = logits, jnp.maximum(batch["labels"], 0), weights
+        return {"task_loss": objectives.loss(*args), "task_accuracy": objectives.correct(*args)}
+
+    def rows(self, outputs: dict, batch: Batch) -> dict:
+        named = {name: batch[name] for name in ("split", "example_ids")}
+        return named | {"logits": outputs["logits"]}
+
+    def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
+        """The mean loss, and what `evaluation.figures` gives of every split."""
+        result = {"loss": float(objectives.means(totals)["task_loss"])}
+        for number, (name, split) in enumerate(self.heldout_splits.items()):
+            found = self.predicted(split, _of_split(rows, number))
+            labels = self.config.model.label_names
+            own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
+            own |= self._constant(split, found)
+            prefix = name.removeprefix("dev").lstrip("_")
+            result |= {f"{prefix}_{k}" if prefix else k: v for k, v in own.items()}
+        return result
+
+    def predicted(self, split: Split, rows: dict[str, list[np.ndarray]]) -> predictions.Predictions:
+        """The predictions for a split, of what `rows` gave for its batches."""
+        return predictions.of(split.rows, split.examples, rows, self.config.task, self.null_answers)
+
+    def _constant(self, split: Split, found: predictions.Predictions) -> dict[str, float]:
+        """Whether all predictions are the same; says so where the labels' order looks wrong."""
+        if found.kind in ("span", "token"):
+            return {}
+        golds, guesses = evaluation.golds_and_guesses(
+            self.config.model.label_names, split.examples, found
+        )
+        if found.kind in ("single", "pair"):
+            line = scores.below_chance(golds, guesses, self.config.model.label_names)
+            say(line) if line else None
+        return {"constant": float(bool(scores.degenerate(golds, guesses)))}
+
+    def degenerate(self, figures: dict[str, float], train_loss: float | None) -> str | bool:
+        """Why a run with these figures at its end learned nothing, or False."""
+        if figures.get("constant"):
+            return "all predictions are the same"
+        kind = self.task.kind
+        choices = self.config.model.num_labels if kind in ("single", "pair") else None
+        if kind == "multiple_choice" and self.train:
+            choices = self.train.rows.choices
+        return scores.at_chance(train_loss, choices)
+
+    @property
+    def metric(self) -> str:
+        """The figure that decides which weights and which runs are best."""
+        return self.config.finetune.metric or self.task.metrics[0]
+
+    def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
+        """The step with the best metric so far, and whether patience is at its end."""
+        how, best = self.config.finetune, None
+        for step in sorted(evaluations):
+            value = evaluations[step].get(self.metric, float("nan"))
+            if best is None or scores.better(self.metric, value, evaluations[best][self.metric]):
+                best = step
+        since = sum(step > (best or 0) for step in evaluations)
+        return Verdict(best, stop=0 < how.patience <= since)
+
+    def flops(self, stage: Stage) -> int:
+        phase = stage.phase
+        choices = self.train.rows.choices if self.train else 1
+        return choices * flops.model_flops_per_step(
+            self.config.model, phase.batch_size, phase.sequence_length, 1
+        )
+
+
+_CLASSIFIED = ("task_loss", "task_accuracy")
+
+
+def _weights(batch: Batch, kind: str) -> jax.Array:
+    """1 for what counts: an example [B], or of `token` a word's first piece [B, L]."""
+    real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
+    return real_B[:, None] * (batch["labels"] >= 0) if kind == "token" else real_B
+
+
+class HeldoutBatches:
+    """The batches of all held-out splits, one after the other; `split` [B] says of which."""
+
+    def __init__(self, job: Finetuning, stage: Stage) -> None:
+        self.batch_size = job.config.evaluation.batch_size
+        self._parts = [
+            batches.HeldoutBatches(
+                split.rows,
+                batch_size=self.batch_size,
+                longest=stage.phase.sequence_length,
+                pad_id=job.tokenizer.pad_id,
+                buckets=job.config.finetune.buckets,
+            )
+            for split in job.heldout_splits.values()
+        ]
+        self._places = [(n, s) for n, p in enumerate(self._parts) for s in range(p.num_batches)]
+        self.num_batches = len(self._places)
+
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
+        number, own = self._places[step]
+        batch = self._parts[number].batch(own, rows)
+        return batch | {"split": np.full_like(batch["example_ids"], number)}
+
+
+def _of_split(rows: dict[str, list[np.ndarray]], number: int) -> dict[str, list[np.ndarray]]:
+    """The gathered rows, those of other splits marked as padding."""
+    numbered = zip(rows["split"], rows["example_ids"], strict=True)
+    return rows | {"example_ids": [np.where(s == number, i, -1) for s, i in numbered]}

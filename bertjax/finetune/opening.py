@@ -1,0 +1,130 @@
+"""A fine-tuning made ready: labelled files read and encoded, the config resolved."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+
+from bertjax import config as config_lib
+from bertjax import initial, storage, workdir
+from bertjax.config.fields import Model
+from bertjax.convert.pretrained import Pretrained
+from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError, UsageError
+from bertjax.finetune import encoding, resolve, sources
+from bertjax.finetune.examples import Dataset
+from bertjax.finetune.job import Finetuning, Split
+from bertjax.finetune.rows import Settings
+from bertjax.metrics.progress import say
+
+
+def open(config: config_lib.Config, directory: Path) -> Finetuning:
+    """The job of a config whose task, files and weights go together; W/tokenizer is written.
+
+    Where W holds a run already, its model and its tokenizer count.
+
+    Raises:
+      UsageError: no such task, or one that the config's other fields do not fit; or W holds a
+        fine-tuning on another task.
+      DataError: files, labels or weights that are missing or damaged; no tokenizer.
+    """
+    kind = sources.kind_of(config)
+    started = _started(config, directory)
+    read = functools.cache(functools.partial(initial.read, config)) if config.init_from else None
+    tokenizer, base = _tokenizer(config, directory, read) if started is None else started
+    dataset = sources.read(config)
+    for note in dataset.notes:
+        say(note)
+    labels = dataset.labels
+    task = resolve.task_of(config, kind, labels)
+    config = dataclasses.replace(
+        config, tokenizer=tokenizer_lib.resolved(config.tokenizer, tokenizer)
+    )
+    model = resolve.model_of(config, base, kind, labels)
+    nulls = resolve.null_answers(config)
+    settings = Settings(
+        kind,
+        _longest(config),
+        labels,
+        model.type_vocab_size,
+        config.task.stride,
+        config.task.question_length,
+        nulls,
+    )
+    splits = _encoded(dataset, tokenizer, settings)
+    if "train" not in splits:
+        raise DataError(f"{config.data.files}: no training examples; name a file of them")
+    train = splits.pop("train")
+    config = resolve.config_of(config, model, len(train.rows))
+    if jax.process_index() == 0 and started is None:
+        tokenizer.save(storage.path(directory) / "tokenizer")
+    return Finetuning(config, task, tokenizer, train, splits, nulls, read)
+
+
+def _longest(config: config_lib.Config) -> int:
+    [phase, *_] = config.phases.values()
+    return phase.sequence_length
+
+
+def _started(config: config_lib.Config, directory: Path) -> tuple[Tokenizer, Model] | None:
+    """The tokenizer and the model of the run that W holds."""
+    place = storage.path(directory)
+    if not (storage.exists(place / "config.json") and storage.is_directory(place / "tokenizer")):
+        return None
+    held = workdir.read_config(directory)
+    if (held.task.name, held.task.kind) != (config.task.name, config.task.kind):
+        raise UsageError(
+            f"{directory}: holds a fine-tuning on {held.task.name or held.task.kind or 'nothing'}, "
+            f"not on {config.task.name or config.task.kind}; take another --workdir"
+        )
+    if config.init_from not in (None, held.init_from):
+        raise UsageError(
+            f"config.init_from={config.init_from!r}: {directory} holds runs that start from "
+            f"{held.init_from or 'random weights'}; take another --workdir"
+        )
+    return tokenizer_lib.load(place / "tokenizer"), held.model
+
+
+def _tokenizer(
+    config: config_lib.Config, directory: Path, read: "functools._lru_cache_wrapper | None"
+) -> tuple[Tokenizer, Model | None]:
+    """The source's tokenizer and model; without a source, the tokenizer that the config names."""
+    if read is None:
+        if not config.tokenizer.path:
+            raise UsageError(
+                "config.init_from is unset: name weights to start from; to start from random ones, "
+                "name a tokenizer: config.tokenizer.path"
+            )
+        tokenizer, notes = tokenizer_lib.read(config.tokenizer)
+        for note in notes:
+            say(note)
+        return tokenizer, config.with_model(vocab_size=tokenizer.vocab_size).model
+    source: Pretrained = read()
+    for note in source.notes:
+        say(note)
+    if source.tokenizer is not None and not config.tokenizer.path:
+        return source.tokenizer, source.config.model
+    if not config.tokenizer.path:
+        raise DataError(
+            f"{config.init_from}: has no tokenizer; name its file or folder: config.tokenizer.path"
+        )
+    tokenizer, _ = tokenizer_lib.read(config.tokenizer)
+    initial.require_same_tokenizer(config, source, tokenizer)
+    return tokenizer, source.config.model
+
+
+def _encoded(dataset: Dataset, tokenizer: Tokenizer, settings: Settings) -> dict[str, Split]:
+    """The rows of `train` and of every dev split."""
+    found = {}
+    for name, examples in dataset.splits.items():
+        if name != "train" and not name.startswith("dev"):
+            continue
+        rows = encoding.encode(
+            examples, tokenizer, dataclasses.replace(settings, training=name == "train")
+        )
+        for note in rows.notes:
+            say(f"{name}: {note}")
+        found[name] = Split(examples, rows)
+    return found

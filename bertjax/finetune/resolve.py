@@ -1,0 +1,117 @@
+"""What a fine-tuning config leaves open, filled in: model, labels, steps."""
+
+import dataclasses
+
+from bertjax import config as config_lib
+from bertjax.config import checks
+from bertjax.config.fields import Model
+from bertjax.errors import UsageError
+from bertjax.finetune import batches
+from bertjax.finetune.job import Finetuning
+from bertjax.finetune.tasks import KINDS, TASKS, Task
+
+# Fields of the model that are the run's, whatever weights it starts from.
+_OWN = (
+    *("dtype", "attention", "remat", "scan_unroll", "initializer_range"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+
+
+def task_of(config: config_lib.Config, kind: str, labels: tuple[str, ...]) -> Task:
+    """The task of the table, or for data of one's own a record of its kind."""
+    if config.task.name is not None:
+        return TASKS[config.task.name]
+    return Task(kind, kind, kind, labels, KINDS[kind].metrics, KINDS[kind].metrics)
+
+
+def null_answers(config: config_lib.Config) -> bool:
+    """Whether a question may have no answer."""
+    asked = config.task.null_answers
+    return config.task.name == "squad2" if asked is None else asked
+
+
+def model_of(
+    config: config_lib.Config, source: Model | None, kind: str, labels: tuple[str, ...]
+) -> Model:
+    """The model that is fine-tuned: the source's encoder with the task's head.
+
+    Args:
+      source: of the weights that it starts from; None takes the config's sizes.
+
+    Raises:
+      UsageError: the config asks for another head than the task needs, for other labels than it
+        has, or for another encoder than the source is.
+    """
+    head = KINDS[kind].head
+    if config.model.head not in ("none", head):
+        raise UsageError(
+            f"config.model.head={config.model.head!r}: {config.task.name or kind} needs {head}; "
+            "leave it out"
+        )
+    base = source or config.model
+    own = {name: getattr(config.model, name) for name in _OWN}
+    for field in dataclasses.fields(Model) if source else ():
+        asked, theirs = getattr(config.model, field.name), getattr(source, field.name)
+        is_own = field.name in (*_OWN, "head", "num_labels", "label_names", "problem_type")
+        if not is_own and asked not in (field.default, theirs):
+            raise UsageError(
+                f"config.model.{field.name}={asked!r}: config.init_from={config.init_from} has "
+                f"{theirs!r}; leave it out"
+            )
+    given = config.model.label_names
+    if given and sorted(given) != sorted(labels):
+        raise UsageError(
+            f"config.model.label_names={given}: {config.task.name or 'the data'} has {labels}"
+        )
+    problem = "regression" if kind == "regression" else None
+    if labels:
+        problem = "single_label_classification" if kind in ("single", "pair") else None
+    return dataclasses.replace(
+        base,
+        **own,
+        head=head,
+        num_labels=len(labels) or (1 if kind == "regression" else 2),
+        label_names=labels,
+        problem_type=problem,
+    )
+
+
+def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_lib.Config:
+    """The config with its steps, and with the masked-LM and next-sentence losses off.
+
+    An epoch has `num_rows / batch_size` steps. Where `config.phases` has steps already, these
+    count. `evaluation.every_steps=0` evaluates `finetune.evaluations_per_epoch` times an epoch.
+
+    Raises:
+      UsageError: as `checks.check`; or there are several phases.
+    """
+    if len(config.phases) != 1:
+        raise UsageError(f"config.phases={tuple(config.phases)}: fine-tuning has one phase")
+    [(name, phase)] = config.phases.items()
+    how = config.finetune
+    steps = phase.steps or batches.num_steps(num_rows, phase.batch_size, how.epochs)
+    per_epoch = max(1, num_rows // phase.batch_size)
+    every = config.evaluation.every_steps or max(1, per_epoch // how.evaluations_per_epoch)
+    saves = config.checkpoints
+    if how.select == "best" or how.patience:  # the weights of every evaluation may be the best
+        saves = dataclasses.replace(saves, every_steps=every)
+    warmup = config.optimizer.warmup_steps or int(how.warmup_fraction * steps)
+    resolved = dataclasses.replace(
+        config,
+        model=model,
+        phases={name: dataclasses.replace(phase, steps=steps, max_predictions_per_seq=1)},
+        objective=config_lib.Objective(mlm=0.0, nsp=0.0),
+        optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup),
+        evaluation=dataclasses.replace(config.evaluation, every_steps=every),
+        checkpoints=saves,
+    )
+    checks.check(resolved)
+    return resolved
+
+
+def job_of(job: Finetuning, config: config_lib.Config) -> Finetuning:
+    """The job with another config than it was opened with: another rate, batch size, seed."""
+    assert job.train is not None
+    config = dataclasses.replace(config, tokenizer=job.config.tokenizer)
+    resolved = config_of(config, job.config.model, len(job.train.rows))
+    return dataclasses.replace(job, config=resolved)

@@ -1,0 +1,165 @@
+"""Fine-tuning runs: one, or a grid of rates, batch sizes, epochs and seeds, and what they reached.
+
+    W/config.json, W/tokenizer/      of all runs
+    W/runs/NAME/                     one run of a grid, as any run's directory
+    W/runs/NAME/scores.json          what it reached: a run that has it is finished
+    W/results.json, W/results.png    of all runs
+
+A fine-tuning of one run has no W/runs: W is its directory.
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bertjax import config as config_lib
+from bertjax import loop, storage, workdir
+from bertjax.errors import StorageError
+from bertjax.finetune import opening, picture, resolve, scores, table
+from bertjax.finetune.job import Finetuning
+from bertjax.metrics import writer
+from bertjax.metrics.progress import say
+from bertjax.processes import distributed
+
+SCORES, RESULTS = "scores.json", "results.json"
+_LAST = 10  # logged steps whose mean is the training loss at the end
+
+
+def finetune(
+    config: config_lib.Config, directory: Path, started: float | None = None
+) -> list[dict]:
+    """Trains all runs of a config in `directory` that are not finished yet; returns their scores.
+
+    Raises:
+      Preempted, NonFiniteError: as `loop.run`; the same call goes on.
+      UsageError, DataError, StorageError: as `opening.open` and `loop.run`.
+    """
+    with distributed.alone(directory, "finetune"):
+        job = opening.open(config, directory)
+        return run_all(job, config, directory, {}, started)
+
+
+def run_all(
+    job: Finetuning,
+    config: config_lib.Config,
+    directory: Path,
+    programs: dict,
+    started: float | None = None,
+) -> list[dict]:
+    """As `finetune`, of the job that was opened of `config`; programs as of `loop.run`."""
+    points = {name: resolve.job_of(job, point) for name, point in grid(config).items()}
+    if len(points) == 1:
+        return [_run(points[""], directory, programs, started)]
+    if jax.process_index() == 0:
+        for change in workdir.write_config(job.config, directory):
+            say(f"config changed since the last start: {change}")
+    results = []
+    for number, (name, one) in enumerate(points.items(), start=1):
+        place = storage.path(directory) / "runs" / name
+        say(f"run {number} of {len(points)}: {name}")
+        results.append({"run": name, **_run(one, place, programs, started)})
+        started = None
+    if jax.process_index() == 0:
+        _write_results(results, directory, job.metric)
+    return results
+
+
+def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
+    """The config of every run by its name, the seeds of one setting one after the other.
+
+    The name of a run alone is "".
+    """
+    [(phase_name, phase)] = config.phases.items()
+    asked, how, opt = config.grid, config.finetune, config.optimizer
+    axes = {
+        "lr": asked.learning_rate or (opt.learning_rate,),
+        "batch": asked.batch_size or (phase.batch_size,),
+        "epochs": asked.epochs or (how.epochs,),
+        "seed": range(config.seed, config.seed + config.seeds),
+    }
+    result = {}
+    for rate, size, passes, seed in itertools.product(*axes.values()):
+        parts = zip(axes.items(), (rate, size, passes, seed), strict=True)
+        name = "_".join(f"{axis}{value:g}" for (axis, values), value in parts if len(values) > 1)
+        result[name] = dataclasses.replace(
+            config,
+            seed=seed,
+            seeds=1,
+            grid=config_lib.Grid(),
+            phases={phase_name: dataclasses.replace(phase, batch_size=size)},
+            optimizer=dataclasses.replace(opt, learning_rate=rate),
+            finetune=dataclasses.replace(how, epochs=passes),
+        )
+    return result
+
+
+def _run(job: Finetuning, place: Path, programs: dict, started: float | None) -> dict:
+    """Trains one run to its end, or finds it finished; its scores."""
+    path = storage.path(place) / SCORES
+    if distributed.first_decides(storage.exists(path)):
+        say(f"{place}: finished already")
+        return json.loads(storage.read(path))
+    began = time.monotonic()
+    if jax.process_index() == 0:
+        job.tokenizer.save(storage.path(place) / "tokenizer")
+    loop.run(job, storage.path(place), started, programs)
+    result = scored(job, place) | {"seconds": round(time.monotonic() - began, 1)}
+    if jax.process_index() == 0:
+        _write_json(path, result)
+    distributed.wait_for_all("scores")
+    return result
+
+
+def scored(job: Finetuning, place: Path) -> dict[str, Any]:
+    """What a finished run reached, by the evaluation of the weights that count."""
+    lines = writer.read(storage.path(place) / "metrics.jsonl")
+    evaluations = writer.evaluations(lines)
+    step = selected(job, evaluations)
+    figures = evaluations.get(step, {})
+    losses = [line["loss"] for line in lines if "loss" in line][-_LAST:]
+    train_loss = sum(losses) / len(losses) if losses else None
+    [phase] = job.config.phases.values()
+    return {
+        "task": job.task.name,
+        "title": job.task.title,
+        "seed": job.config.seed,
+        "learning_rate": job.config.optimizer.learning_rate,
+        "batch_size": phase.batch_size,
+        "epochs": job.config.finetune.epochs,
+        "step": step,
+        "metric": job.metric,
+        "value": scores.as_json(figures).get(job.metric),
+        "figures": scores.as_json(figures),
+        "train_loss": train_loss,
+        "degenerate": job.degenerate(figures, train_loss),
+    }
+
+
+def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
+    """The step whose weights count: the best one, or the last."""
+    best = job.judge(evaluations).best
+    if job.config.finetune.select == "best" and best is not None:
+        return best
+    return max(evaluations, default=job.config.num_steps)
+
+
+def _write_results(results: list[dict], directory: Path, metric: str) -> None:
+    best = scores.best(results, metric)
+    _write_json(
+        storage.path(directory) / RESULTS,
+        {"best": best["run"], "runs": results, "cells": table.grid(results)},
+    )
+    print(table.grid_table(results))
+    print(picture.draw(storage.path(directory) / "results.png", results))
+
+
+def _write_json(path: Path, value: dict) -> None:
+    try:
+        storage.write(path, (json.dumps(value, indent=1) + "\n").encode())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
