@@ -156,9 +156,17 @@ def degenerate(
 
 
 def value(figures: Mapping[str, float | None], metric: str) -> float:
-    """A figure as it counts in means and comparisons: 0 where it is undefined."""
-    figure = figures.get(metric)
-    return 0.0 if figure is None or not math.isfinite(figure) else float(figure)
+    """A figure as it counts in means and comparisons.
+
+    An undefined one counts 0 or, of a metric that is better when it is lower, infinity.
+
+    Raises:
+      KeyError: there is no such figure.
+    """
+    figure = figures[metric]
+    if figure is None or math.isnan(figure):
+        return 0.0 if METRICS[metric] else math.inf
+    return float(figure)
 
 
 def better(metric: str, new: float, old: float) -> bool:

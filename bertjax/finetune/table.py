@@ -43,7 +43,7 @@ def glue(runs: Sequence[Run]) -> dict[str, Any]:
             continue
         cell = summary.best_cell(of_task[name])
         for metric in TASKS[name].shown:
-            if not any(metric in run["figures"] for run in cell):
+            if not all(metric in run["figures"] for run in cell):
                 continue
             found = summary.summarize(cell, metric)
             means[name, metric], medians[name, metric] = found.mean, found.median
