@@ -150,7 +150,12 @@ def test_decoding_is_a_plain_search(seed):
         start, end = rng.integers(-4, 5, (2, length)).astype(np.float32)  # with ties
         windows.append((start, end, offsets, marks & (offsets[:, 0] >= 0)))
     (got,) = decode.decode(
-        *zip(*windows, strict=True), [0] * 3, [context], n_best=7, answer_length=4, null_answers=True
+        *zip(*windows, strict=True),
+        [0] * 3,
+        [context],
+        n_best=7,
+        answer_length=4,
+        null_answers=True,
     )
     best, null = search(windows, context, 7, 4)
     ours = [(c.text, c.score) for c in got.n_best if not c.null]

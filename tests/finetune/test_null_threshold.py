@@ -105,9 +105,7 @@ def test_halves_are_tuned_on_one_and_scored_on_the_other():
         own = null_threshold.report(subset, {q: answers[q] for q in subset}, differences)
         assert row["threshold"] == own["tuned"]["threshold"]
         rest = {q: golds[q] for q in parts[scored]}
-        texts = null_threshold.apply(
-            {q: answers[q] for q in rest}, differences, row["threshold"]
-        )
+        texts = null_threshold.apply({q: answers[q] for q in rest}, differences, row["threshold"])
         wanted = squad_scores.figures(squad_scores.score(rest, texts, True), rest, True)
         assert {k: v for k, v in row.items() if k != "threshold"} == pytest.approx(wanted)
     total = sum(row["f1"] * row["total"] for row in got["halves"])
@@ -116,8 +114,8 @@ def test_halves_are_tuned_on_one_and_scored_on_the_other():
 
 
 def test_the_half_of_an_id_is_fixed():
-    """SHA-256 of the id, lowest bit of the first byte: 2c..., fc..., 77... for these."""
-    assert [null_threshold.half(q) for q in ("foo", "bar", "56ddde6b9a695914005b9628")] == [0, 0, 1]
+    """SHA-256 of the id, lowest bit of the first byte: 34, c7, be and 58 for these."""
+    assert [null_threshold.half(q) for q in ("q0", "q1", "q2", "q3")] == [0, 1, 0, 0]
     share = np.mean([null_threshold.half(f"q{i}") for i in range(4000)])
     assert 0.47 < share < 0.53
 
