@@ -129,6 +129,7 @@ def degenerate(
     train_loss: float | None = None,
     choices: int | None = None,
     label_names: Sequence[str] = (),
+    figures: Mapping[str, float] | None = None,
 ) -> str | bool:
     """Why a run learned nothing, or False.
 
@@ -139,6 +140,7 @@ def degenerate(
       labels, predictions: `[N]`, as `figures` takes them.
       train_loss: at the end of training, in nats.
       choices: classes, or options of a question; None for regression and spans.
+      figures: those that decide which run is best; one that is undefined is a reason too.
     """
     if not np.isfinite(predictions).all():
         return "a prediction is not finite"
@@ -146,6 +148,9 @@ def degenerate(
         value = predictions[0]
         named = isinstance(value, np.integer) and 0 <= value < len(label_names)
         return f"every prediction is {label_names[value] if named else f'{value:.4g}'}"
+    undefined = [name for name, figure in (figures or {}).items() if math.isnan(figure)]
+    if undefined:
+        return f"{', '.join(undefined)} undefined"
     if train_loss is None:
         return False
     if not math.isfinite(train_loss):

@@ -32,9 +32,9 @@ def glue(runs: Sequence[Run]) -> dict[str, Any]:
     Where a task has several cells (a grid), its cell with the best mean counts, as in BERT.
 
     Returns:
-      `tasks`: for each task and metric at hand an object with task, title, metric, the cell's
-      settings, the number of cells and the fields of `Summary`; `averages`: for each paper an object with name, mean,
-      median, parts (those at hand) and of (all).
+      `tasks`: for each task and metric at hand an object with task, title, metric, the number of
+      cells, the chosen cell's settings and the fields of `Summary`; `averages`: for each paper an
+      object with name, mean, median, parts (those at hand) and of (all).
     """
     of_task = summary.by_task(runs)
     rows, means, medians = [], {}, {}
@@ -49,8 +49,8 @@ def glue(runs: Sequence[Run]) -> dict[str, Any]:
             means[name, metric], medians[name, metric] = found.mean, found.median
             settings = {key: cell[0][key] for key in summary.SETTINGS}
             row = {"task": name, "title": TASKS[name].title, "metric": metric}
-            row["cells"] = len(summary.cells(of_task[name]))
-            rows.append(row | settings | found.as_json())
+            number = {"cells": len(summary.cells(of_task[name]))}
+            rows.append(row | number | settings | found.as_json())
     return {"tasks": rows, "averages": [_average(a, means, medians) for a in averages.AVERAGES]}
 
 

@@ -94,6 +94,8 @@ def test_degenerate_runs():
     assert scores.degenerate(LABELS, zeros) == "every prediction is 0"
     assert scores.degenerate(LABELS * 1.0, np.full(6, 2.5)) == "every prediction is 2.5"
     assert scores.degenerate(zeros, zeros) is False  # one label: the constant is right
+    undefined = scores.figures(("matthews", "accuracy"), zeros, PREDICTED)
+    assert scores.degenerate(zeros, PREDICTED, figures=undefined) == "matthews undefined"
     assert scores.degenerate(LABELS, PREDICTED, math.nan) == "the training loss is nan"
     assert scores.degenerate(LABELS, np.array([1.0, math.inf] * 3)) == "a prediction is not finite"
 
