@@ -129,6 +129,7 @@ def degenerate(
     train_loss: float | None = None,
     choices: int | None = None,
     label_names: Sequence[str] = (),
+    figures: Mapping[str, float] | None = None,
 ) -> str | bool:
     """Why a run learned nothing, or False.
 
@@ -139,6 +140,7 @@ def degenerate(
       labels, predictions: `[N]`, as `figures` takes them.
       train_loss: at the end of training, in nats.
       choices: classes, or options of a question; None for regression and spans.
+      figures: those that decide which run is best; one that is undefined is a reason too.
     """
     if not np.isfinite(predictions).all():
         return "a prediction is not finite"
@@ -146,6 +148,9 @@ def degenerate(
         value = predictions[0]
         named = isinstance(value, np.integer) and 0 <= value < len(label_names)
         return f"every prediction is {label_names[value] if named else f'{value:.4g}'}"
+    undefined = [name for name, figure in (figures or {}).items() if math.isnan(figure)]
+    if undefined:
+        return f"{', '.join(undefined)} undefined"
     return at_chance(train_loss, choices)
 
 
@@ -161,9 +166,17 @@ def at_chance(train_loss: float | None, choices: int | None) -> str | bool:
 
 
 def value(figures: Mapping[str, float | None], metric: str) -> float:
-    """A figure as it counts in means and comparisons: 0 where it is undefined."""
-    figure = figures.get(metric)
-    return 0.0 if figure is None or not math.isfinite(figure) else float(figure)
+    """A figure as it counts in means and comparisons.
+
+    An undefined one counts 0 or, of a metric that is better when it is lower, infinity.
+
+    Raises:
+      KeyError: there is no such figure.
+    """
+    figure = figures[metric]
+    if figure is None or math.isnan(figure):
+        return 0.0 if METRICS[metric] else math.inf
+    return float(figure)
 
 
 def better(metric: str, new: float, old: float) -> bool:

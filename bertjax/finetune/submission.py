@@ -97,7 +97,8 @@ def _value(file: File, index: str, predicted: str | float) -> str:
     number = float(predicted)
     if not math.isfinite(number):
         raise DataError(f"{file.name}: index {index}: {number} is no number from 0 to 5")
-    return f"{min(max(number, 0.0), 5.0):.3f}"
+    # In this order -0.0 becomes 0.0.
+    return f"{min(max(0.0, number), 5.0):.3f}"
 
 
 def write_glue(path: Path, predictions: Mapping[str, Predictions]) -> list[str]:

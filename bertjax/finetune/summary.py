@@ -20,7 +20,7 @@ class Summary(NamedTuple):
     """Of one metric over the runs of a cell.
 
     Attributes:
-      mean, median: over all runs, an undefined figure counting 0.
+      mean, median: over all runs; `scores.value` says what an undefined figure counts.
       std: of a sample (n - 1); NaN for one run.
       best: of a degenerate run only where all are.
       degenerate: the number of degenerate runs.
@@ -40,10 +40,11 @@ class Summary(NamedTuple):
 def summarize(runs: Sequence[Run], metric: str) -> Summary:
     """The summary of at least one run."""
     values = [scores.value(run["figures"], metric) for run in runs]
+    spread = len(values) > 1 and all(map(math.isfinite, values))
     return Summary(
         runs=len(values),
         mean=statistics.fmean(values),
-        std=statistics.stdev(values) if len(values) > 1 else math.nan,
+        std=statistics.stdev(values) if spread else math.nan,
         median=statistics.median(values),
         best=scores.value(scores.best(runs, metric)["figures"], metric),
         degenerate=sum(bool(run["degenerate"]) for run in runs),

@@ -32,9 +32,9 @@ def glue(runs: Sequence[Run]) -> dict[str, Any]:
     Where a task has several cells (a grid), its cell with the best mean counts, as in BERT.
 
     Returns:
-      `tasks`: for each task and metric at hand an object with task, title, metric, the cell's
-      settings and the fields of `Summary`; `averages`: for each paper an object with name, mean,
-      median, parts (those at hand) and of (all).
+      `tasks`: for each task and metric at hand an object with task, title, metric, the number of
+      cells, the chosen cell's settings and the fields of `Summary`; `averages`: for each paper an
+      object with name, mean, median, parts (those at hand) and of (all).
     """
     of_task = summary.by_task(runs)
     rows, means, medians = [], {}, {}
@@ -43,13 +43,14 @@ def glue(runs: Sequence[Run]) -> dict[str, Any]:
             continue
         cell = summary.best_cell(of_task[name])
         for metric in TASKS[name].shown:
-            if not any(metric in run["figures"] for run in cell):
+            if not all(metric in run["figures"] for run in cell):
                 continue
             found = summary.summarize(cell, metric)
             means[name, metric], medians[name, metric] = found.mean, found.median
             settings = {key: cell[0][key] for key in summary.SETTINGS}
             row = {"task": name, "title": TASKS[name].title, "metric": metric}
-            rows.append(row | settings | found.as_json())
+            number = {"cells": len(summary.cells(of_task[name]))}
+            rows.append(row | number | settings | found.as_json())
     return {"tasks": rows, "averages": [_average(a, means, medians) for a in averages.AVERAGES]}
 
 
@@ -64,7 +65,7 @@ def glue_table(runs: Sequence[Run]) -> str:
     """GLUE's results in the order of BERT's Table 1, and the average of each paper, named.
 
     An average over fewer tasks than its paper has is marked with their number. A task without a
-    run has no row.
+    run has no row. A line names the cell of each task that had several.
     """
     content = glue(runs)
     rows = [
@@ -90,7 +91,19 @@ def glue_table(runs: Sequence[Run]) -> str:
     tables = [_columns([head, *rows], left=2)]
     if lines:
         tables.append(_columns([["average", "of means", "of medians"], *lines], left=1))
+    tables.extend(_chosen(content["tasks"]))
     return "\n\n".join(tables)
+
+
+def _chosen(rows: Sequence[dict]) -> list[str]:
+    """A paragraph with a line for each task that had a grid: the cell that counts; [] for none."""
+    lines = {
+        row["title"]: f"{row['title']}: rate {row['learning_rate']:g}, batch {row['batch_size']}, "
+        f"epochs {row['epochs']:g}: the best mean of {row['cells']} cells"
+        for row in rows
+        if row["cells"] > 1
+    }
+    return ["\n".join(lines.values())] if lines else []
 
 
 def grid(runs: Sequence[Run]) -> list[dict[str, Any]]:
