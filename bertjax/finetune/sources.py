@@ -20,8 +20,6 @@ from bertjax.finetune import (
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.tasks import KINDS, TASKS, Task
 
-_SQUAD = {"text_column": "context", "pair_column": "question", "id_column": "id"}
-
 
 def kind_of(config: Config) -> str:
     """The kind (of `tasks.KINDS`) of the task that a config names.
@@ -124,7 +122,9 @@ def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     if task and task.name == "swag":
         return Dataset({split: choices.swag_rows(rows, split) for split, rows in tables.items()})
     if task and kind == "span":
-        columns = dataclasses.replace(config.task, **_SQUAD)
+        columns = dataclasses.replace(
+            config.task, text_column="context", pair_column="question", id_column="id"
+        )
         return table.read(dataclasses.replace(config, task=columns), kind, tables)
     if task or kind == "token":
         raise UsageError(

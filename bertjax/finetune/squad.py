@@ -77,7 +77,7 @@ def parse_answers(value: Any, where: str) -> tuple[Answer, ...]:
         texts, starts = value.get("text"), value.get("answer_start")
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
             raise DataError(f"{where}: 'text' and 'answer_start' are no lists of one length")
-        value = [dict(text=t, answer_start=s) for t, s in zip(texts, starts, strict=True)]
+        value = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{where}: the answers are {type(value).__name__}, expected a list")
     answers = []
