@@ -111,6 +111,11 @@ def _exported_imdb(tables: dict[str, list[records.Table]], task: Task) -> Datase
 
 def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     """A dataset of TFDS: of a task of the papers by its known columns, or by those of config.task."""
+    if kind == "token" or config.task.name == "race":
+        raise UsageError(
+            f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
+            "config.data.source=files and config.data.files"
+        )
     tables: dict[str, list[records.Table]] = {}
     for name, rows in records.tfds(config.data).items():
         if name in exports.SPLITS:
@@ -126,9 +131,4 @@ def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
             config.task, text_column="context", pair_column="question", id_column="id"
         )
         return table.read(dataclasses.replace(config, task=columns), kind, tables)
-    if task or kind == "token":
-        raise UsageError(
-            f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
-            "config.data.files"
-        )
     return table.read(config, kind, tables)
