@@ -18,17 +18,18 @@ def written(value: Any) -> str | None:
 
 
 def of_number(value: Any, names: Sequence[str], where: str) -> str | None:
-    """The name of a class's number; -1 is no label, and a name stays itself.
+    """The name of a class's number; -1 is no label. A text is a name already.
 
     Raises:
-      DataError: a number without a name.
+      DataError: a number without a name, or a text that is none of `names`.
     """
     text = written(value)
-    if text is None or text == "-1" or text in names:
-        return None if text == "-1" else text
-    if isinstance(value, int | float) and text.isdecimal() and int(text) < len(names):
-        return names[int(text)]
-    raise unknown(text, names, where)
+    if text is None or value == -1:
+        return None
+    known = names if isinstance(value, str) else [str(number) for number in range(len(names))]
+    if text not in known:
+        raise unknown(value, names, where)
+    return names[known.index(text)]
 
 
 def unknown(

@@ -81,16 +81,25 @@ def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
         return _read_imdb(config, task)
     if task and kind == "multiple_choice":
         return choices.read_swag(config) if task.name == "swag" else choices.read_race(config)
-    if task:
-        return squad.read(config)
     if kind == "token":
         return conll.read(config)
-    if kind == "span" and (config.data.files or "").endswith(".json"):
-        return squad.read(config)
+    if kind == "span":
+        paths = files.named(config.data)
+        if any(path.endswith(".json") or files.inside(path, ".json") for path in paths):
+            return squad.read(config)
+        config = _with_squad_columns(config) if task else config
     found, notes = splits.assign(files.named(config.data), records.SUFFIXES)
     tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
     dataset = table.read(config, kind, tables)
     return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+
+
+def _with_squad_columns(config: Config) -> Config:
+    """The columns of SQuAD in Hugging Face's parquet export and in TFDS."""
+    columns = dataclasses.replace(
+        config.task, text_column="context", pair_column="question", id_column="id"
+    )
+    return dataclasses.replace(config, task=columns)
 
 
 def _read_imdb(config: Config, task: Task) -> Dataset:
@@ -127,8 +136,5 @@ def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     if task and task.name == "swag":
         return Dataset({split: choices.swag_rows(rows, split) for split, rows in tables.items()})
     if task and kind == "span":
-        columns = dataclasses.replace(
-            config.task, text_column="context", pair_column="question", id_column="id"
-        )
-        return table.read(dataclasses.replace(config, task=columns), kind, tables)
+        return table.read(_with_squad_columns(config), kind, tables)
     return table.read(config, kind, tables)

@@ -105,7 +105,7 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
     if "dev" in dataset.splits or not train:
         return dataset
     if not fraction:
-        note = "no dev split: no file's name says dev, and config.data.heldout_fraction is 0"
+        note = "there is no dev split, and config.data.heldout_fraction is 0"
         return Dataset(dataset.splits, dataset.labels, (*dataset.notes, note))
     kept: list = []
     held: list = []
@@ -118,7 +118,7 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
             "says dev to config.data.files"
         )
     note = (
-        f"no file's name says dev: {len(held)} of {len(train)} training examples, chosen by a hash "
+        f"there is no dev split: {len(held)} of {len(train)} training examples, chosen by a hash "
         f"of their text (config.data.heldout_fraction={fraction}), are dev"
     )
     splits = {**dataset.splits, "train": kept, "dev": held}

@@ -103,9 +103,7 @@ def test_nothing_is_held_out_where_there_is_dev_or_no_train():
         assert splits.hold_out(dataset, 0.5) is dataset
     none = splits.hold_out(Dataset({"train": texts(9)}), 0.0)
     assert set(none.splits) == {"train"}
-    assert none.notes == (
-        "no dev split: no file's name says dev, and config.data.heldout_fraction is 0",
-    )
+    assert none.notes == ("there is no dev split, and config.data.heldout_fraction is 0",)
 
 
 def test_an_empty_side_is_refused(tmp_path):

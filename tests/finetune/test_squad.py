@@ -134,6 +134,10 @@ def test_a_context_of_100000_words(tmp_path):
             r"train.json, question x: answer 'a' starts at '0'",
         ),
         (
+            '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "x", "question": "b"}]}]}]}',
+            r"train.json, question x: no 'answers'; only a test file may leave them out",
+        ),
+        (
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "x", "question": "b", '
             '"answers": [], "is_impossible": false}]}]}]}',
             r"question x: is_impossible is false and 'answers' is empty",
@@ -182,11 +186,13 @@ def test_rows_of_ones_own_with_answers_as_hugging_face_has_them(tmp_path):
         Question("x", "When?", "It was May.", (Answer("May", 7),), True),
         Question("y", "Who?", "It was June.", (), False),
     ]
+    assert read(tmp_path, "squad2") == from_rows  # Hugging Face's export of SQuAD
     official = [entry("x", "When?", [("May", 7)], is_impossible=False)]
     impossible = [entry("y", "Who?", is_impossible=True)]
     path = tmp_path / "train.json"
     write_squad(path, (rows["context"][0], official), (rows["context"][1], impossible))
-    assert read(path, kind="span").splits == from_rows.splits
+    assert read(tmp_path, kind="span").splits == from_rows.splits
+    path.unlink()
     lines = [{name: rows[name][k] for name in rows} for k in range(2)]
     lines[0]["answers"] = {"text": ["May"], "answer_start": [7, 8]}
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -111,6 +111,14 @@ def test_numbers_are_labels_however_they_are_written(tmp_path):
     assert [example.label for example in found.splits["dev"]] == ["1", "0"]
 
 
+def test_numbers_are_places_among_class_names_that_are_numbers_too(tmp_path):
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, 2]}
+    path = write_parquet(tmp_path / "train.parquet", rows, ["1", "2", "3"])
+    found = read(path, kind="single")
+    assert [example.label for example in found.splits["train"]] == ["2", "1", "3"]
+    assert found.labels == ("1", "2", "3")
+
+
 def test_class_names_of_parquet_are_the_labels_in_their_order(tmp_path):
     rows = {"text": ["a", "b", "c"], "label": [2, 0, 2]}
     path = write_parquet(tmp_path / "train.parquet", rows, ["world", "sports", "arts"])
@@ -119,7 +127,7 @@ def test_class_names_of_parquet_are_the_labels_in_their_order(tmp_path):
     assert [example.label for example in found.splits["train"]] == ["arts", "world", "arts"]
     write_parquet(path, {**rows, "label": [2, 0, 3]}, ["world", "sports", "arts"])
     with pytest.raises(
-        DataError, match=r"train.parquet, row 2: unknown label '3', known are 'world'"
+        DataError, match=r"train.parquet, row 2: unknown label 3, known are 'world'"
     ):
         read(path, kind="single")
     write_parquet(path, {**rows, "label": [2, 0, -1]}, ["world", "sports", "arts"])
@@ -183,6 +191,7 @@ def test_bad_options(tmp_path):
         ("train.tsv", "text\tgold\na\tyes\n", r"it has text, gold; set config.task.label_column"),
         ("train.tsv", "text\tlabel\n", r"train.tsv: no rows"),
         ("train.tsv", "text\tlabel\na\tyes\nb\tyes\n", r"train.tsv: all labels are 'yes'"),
+        ("train.tsv", "text\ttext\na\tb\n", r"train.tsv: two columns are called 'text'"),
         ("train.csv", "text,label\n", r"train.csv: no rows"),
         ("train.jsonl", "", r"train.jsonl: an empty file"),
         ("train.jsonl", "\n{\n", r"train.jsonl:2: not JSON"),
