@@ -11,7 +11,8 @@ from bertjax.errors import DataError, UsageError
 from bertjax.finetune import files, labels, splits
 from bertjax.finetune.examples import Dataset, Words
 
-SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio", ".conll.gz")
+SUFFIXES = (".conll", ".conll.gz", ".txt", ".tsv", ".iob", ".iob2", ".bio")
+SUFFIXES += (".train", ".dev", ".test", ".testa", ".testb")  # eng.train, eng.testa of CoNLL-2003
 _DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
 

@@ -66,8 +66,11 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def require_trained(labels: Sequence[str], found: Iterable[str | None]) -> None:
+def require_trained(labels: Sequence[str], found: Iterable[Any], fix: str) -> None:
     """Refuses a label without a training example.
+
+    Args:
+      fix: what to do, for the message.
 
     Raises:
       DataError: a label of `labels` is not among those of the training examples, `found`.
@@ -77,5 +80,5 @@ def require_trained(labels: Sequence[str], found: Iterable[str | None]) -> None:
     if missing:
         raise DataError(
             f"no training example has the label {', '.join(map(repr, missing))} (the labels: "
-            f"{', '.join(labels)}); add examples, or leave it out of config.model.label_names"
+            f"{', '.join(labels)}); {fix}"
         )

@@ -1,4 +1,4 @@
-"""The labelled examples that a config names, by the reader of their layout."""
+"""The labeled examples that a config names, by the reader of their layout."""
 
 import dataclasses
 
@@ -62,16 +62,25 @@ def read(config: Config) -> Dataset:
         dataset = _read_files(config, kind, task)
     else:
         raise UsageError(
-            f"config.data.source={config.data.source}: fine-tuning reads labelled data: files or tfds"
+            f"config.data.source={config.data.source}: fine-tuning reads labeled data: files or tfds"
         )
     for split, examples in dataset.splits.items():
         if not examples:
             raise DataError(f"config.data: the split {split} is empty")
+    _require_labels(dataset, "add examples, or leave it out of config.model.label_names")
     dataset = splits.hold_out(dataset, config.data.heldout_fraction)
+    _require_labels(
+        dataset,
+        "all its examples are held out: change config.data.heldout_fraction, or name a dev file",
+    )
+    return dataset
+
+
+def _require_labels(dataset: Dataset, fix: str) -> None:
+    """Refuses a label of texts that no training example has; tags may be of other splits only."""
     train = dataset.splits.get("train", [])
     if train and isinstance(train[0], Text):
-        labels.require_trained(dataset.labels, (example.label for example in train))
-    return dataset
+        labels.require_trained(dataset.labels, (example.label for example in train), fix)
 
 
 def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:

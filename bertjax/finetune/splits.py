@@ -13,6 +13,8 @@ _WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "dev"),
     "test": "test",
+    "testa": "dev",  # of CoNLL-2003: eng.testa, eng.testb
+    "testb": "test",
 }
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from labelled import read, write, write_parquet
+from labeled import read, write, write_parquet
 
 from bertjax.errors import DataError
 from bertjax.finetune.examples import Choices

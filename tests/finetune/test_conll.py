@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from labelled import read, real_data, write
+from labeled import read, real_data, write
 
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Words
@@ -30,16 +30,15 @@ def test_tabs(tmp_path):
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_spaces_documents_and_another_column(tmp_path, end):
     write(tmp_path, eng_train=CONLL.replace("\n", end))
-    (tmp_path / "eng.train").rename(tmp_path / "train.txt")
-    found = read(tmp_path / "train.txt", kind="token")
+    found = read(tmp_path / "eng.train", kind="token")
     assert found.splits["train"] == [
         Words("0", ("EU", "rejects"), ("B-ORG", "O")),
         Words("1", ("Peter",), ("B-PER",)),
     ]
-    assert found.notes[0] == f"{tmp_path}/train.txt: 1 -DOCSTART- lines are skipped"
-    chunks = read(tmp_path / "train.txt", kind="token", label_column="2")
+    assert found.notes[0] == f"{tmp_path}/eng.train: 1 -DOCSTART- lines are skipped"
+    chunks = read(tmp_path / "eng.train", kind="token", label_column="2")
     assert chunks.labels == ("I-NP", "I-VP")
-    same = read(tmp_path / "train.txt", kind="token", label_column="-2")
+    same = read(tmp_path / "eng.train", kind="token", label_column="-2")
     assert same.splits == chunks.splits
 
 

@@ -1,7 +1,7 @@
 """GLUE's official files, as they are, become examples with labels by name."""
 
 import pytest
-from labelled import read, real_data, write, write_parquet
+from labeled import read, real_data, write, write_parquet
 
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Text

@@ -1,7 +1,7 @@
 """aclImdb's folders: a review a file, and the test set is dev."""
 
 import pytest
-from labelled import read, write, write_parquet
+from labeled import read, write, write_parquet
 
 from bertjax.errors import DataError
 from bertjax.finetune import imdb

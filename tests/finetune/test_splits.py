@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from labelled import read, write
+from labeled import read, write
 
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune import splits
@@ -21,6 +21,8 @@ from bertjax.finetune.examples import Choices, Dataset, Text, Words
         ("emerging.dev.conll", "dev"),
         ("half-dev-v2.0.json", "dev"),
         ("val.csv", "dev"),
+        ("eng.testa", "dev"),
+        ("eng.testb", "test"),
         ("validation-00000-of-00001.parquet", "dev"),
         ("my valid.jsonl.gz", "dev"),
         ("eval.jsonl", "dev"),
@@ -104,6 +106,17 @@ def test_nothing_is_held_out_where_there_is_dev_or_no_train():
     none = splits.hold_out(Dataset({"train": texts(9)}), 0.0)
     assert set(none.splits) == {"train"}
     assert none.notes == ("there is no dev split, and config.data.heldout_fraction is 0",)
+
+
+def test_a_label_whose_examples_are_all_held_out_is_refused(tmp_path):
+    held = splits.hold_out(Dataset({"train": texts(99)}), 0.3).splits["dev"][0].texts[0]
+    rows = [(f"Text {k}", "rare" if f"Text {k}" == held else "ab"[k % 2]) for k in range(99)]
+    lines = [f"{text}\tand another\t{label}" for text, label in rows]
+    write(tmp_path, a_tsv="\n".join(["text\tpair\tlabel", *lines]))
+    with pytest.raises(
+        DataError, match=r"the label 'rare' .*; all its examples are held out: chan"
+    ):
+        read(tmp_path, kind="pair", pair_column="pair", heldout=0.3)
 
 
 def test_an_empty_side_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from labelled import read, real_data, write_parquet
+from labeled import read, real_data, write_parquet
 
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Answer, Question

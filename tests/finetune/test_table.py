@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from labelled import read, write, write_parquet
+from labeled import read, write, write_parquet
 
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Choices, Text

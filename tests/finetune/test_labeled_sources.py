@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from labelled import read, write
+from labeled import read, write
 
 from bertjax.config import Config, Data
 from bertjax.config.finetune_fields import Task
@@ -132,7 +132,7 @@ def test_paths_that_are_not_there(tmp_path):
 
 def test_sample_text_has_no_labels():
     whole = Config(data=Data(source="sample"), task=Task(name="cola"))
-    with pytest.raises(UsageError, match=r"data.source=sample: fine-tuning reads labelled data"):
+    with pytest.raises(UsageError, match=r"data.source=sample: fine-tuning reads labeled data"):
         sources.read(whole)
 
 

@@ -1,4 +1,4 @@
-"""Configs of fine-tuning for tests of its readers, and where real labelled data is."""
+"""Configs of fine-tuning for tests of its readers, and where real labeled data is."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ def read(*args, **fields):
 def real_data(*names):
     """A folder of published data; the test is skipped where there is none."""
     if "BERTJAX_TEST_DATA" not in os.environ:
-        pytest.skip("BERTJAX_TEST_DATA is unset: no published labelled data here")
+        pytest.skip("BERTJAX_TEST_DATA is unset: no published labeled data here")
     return Path(os.environ["BERTJAX_TEST_DATA"]).joinpath(*names)
 
 
