@@ -94,13 +94,18 @@ def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
         return conll.read(config)
     if kind == "span":
         paths = files.named(config.data)
-        if any(path.endswith(".json") or files.inside(path, ".json") for path in paths):
+        if _holds(paths, ".json") or (task and not _holds(paths, ".parquet")):
             return squad.read(config)
         config = _with_squad_columns(config) if task else config
     found, notes = splits.assign(files.named(config.data), records.SUFFIXES)
     tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
     dataset = table.read(config, kind, tables)
     return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+
+
+def _holds(paths: list[str], suffix: str) -> bool:
+    """Whether there are files with a suffix among files and folders."""
+    return any(path.endswith(suffix) or files.inside(path, suffix) for path in paths)
 
 
 def _with_squad_columns(config: Config) -> Config:

@@ -151,6 +151,12 @@ def test_bad_files(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_without_its_files(tmp_path):
+    (tmp_path / "train.tsv").touch()
+    with pytest.raises(DataError, match=r"no .json in the folder"):
+        read(tmp_path, "squad")
+
+
 def test_an_id_twice_is_refused(tmp_path):
     path = write_squad(tmp_path / "dev.json", ("It is.", [entry("a", answers=[("It", 0)])] * 2))
     with pytest.raises(DataError, match=r"dev.json: question a occurs twice"):
