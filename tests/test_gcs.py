@@ -11,6 +11,7 @@ import textwrap
 
 import fake_gcs
 import jax
+import labeled
 import numpy as np
 import pyarrow
 import pytest
@@ -614,6 +615,25 @@ def run(*arguments):
     out, err = process.communicate(timeout=300)
     assert process.returncode == errors.DONE, err
     return out
+
+
+def test_labeled_files_on_gs_are_read_as_local_ones(server, tmp_path):
+    tsv = "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tentailment\n1\tC\tD\tnot_entailment\n"
+    labeled.write(tmp_path / "RTE", train_tsv=tsv, dev_tsv=tsv)
+    rows = {"sentence1": ["A", "C"], "sentence2": ["B", "D"], "label": [0, 1]}
+    labeled.write_parquet(tmp_path / "hf/rte/train.parquet", rows)
+    labeled.write(tmp_path / "aclImdb/train/pos", **{"0_9_txt": "Good."})
+    labeled.write(tmp_path / "aclImdb/train/neg", **{"0_3_txt": "Bad."})
+    labeled.write(tmp_path / "aclImdb/test/pos", **{"0_8_txt": "Good."})
+    labeled.write(tmp_path / "aclImdb/test/neg", **{"0_1_txt": "Bad."})
+    upload(server, tmp_path, "labeled")
+    for name, place in (("rte", ""), ("rte", "/RTE"), ("rte", "/hf"), ("imdb", "/aclImdb")):
+        there = labeled.read(f"gs://bucket/labeled{place}", name)
+        assert there == labeled.read(f"{tmp_path}{place}", name)
+    there = labeled.read("gs://bucket/labeled/*/dev.tsv", "rte")
+    assert there.splits == labeled.read(tmp_path / "RTE/dev.tsv", "rte").splits
+    with pytest.raises(DataError, match=r"gs://bucket/none.tsv'?: no file or folder matches"):
+        labeled.read("gs://bucket/none.tsv", "rte")
 
 
 @pytest.mark.slow

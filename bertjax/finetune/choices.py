@@ -106,8 +106,11 @@ def _passage(path: str, split: str) -> list[Choices]:
     """The questions of one file."""
     found = files.parse_json(files.read_text(path), path)
     article = _flat(found.get("article"), path, "article")
-    questions, options = found.get("questions"), found.get("options")
-    answers = found.get("answers", [None] * len(questions or ()) if split == "test" else None)
+    questions: Any = found.get("questions")
+    options: Any = found.get("options")
+    answers: Any = found.get("answers")
+    if answers is None and split == "test" and isinstance(questions, list):
+        answers = [None] * len(questions)
     if not all(isinstance(part, list) for part in (questions, options, answers)):
         raise DataError(f"{path}: 'questions', 'options' and 'answers' are not all lists")
     if not len(questions) == len(options) == len(answers):
@@ -120,7 +123,7 @@ def _passage(path: str, split: str) -> list[Choices]:
         zip(questions, options, answers, strict=True)
     ):
         where = f"{path}, question {number}"
-        if answer is not None and (answer not in tuple(_LETTERS)):
+        if answer not in (*_LETTERS, *([None] if split == "test" else [])):
             raise labels.unknown(answer, _LETTERS, where)
         label = None if answer is None else str(_LETTERS.index(answer))
         if not isinstance(texts, list):

@@ -34,8 +34,8 @@ def read(config: Config, kind: str, tables: dict[str, list[Table]]) -> Dataset:
     _require_columns(columns, kind)
     if kind in ("single", "pair"):
         return _classified(config, tables)
-    make = {"regression": _regression, "multiple_choice": _choices, "span": _question}[kind]
-    parts = {
+    make: Any = {"regression": _regression, "multiple_choice": _choices, "span": _question}[kind]
+    parts: dict[str, list] = {
         split: [make(row, name, columns, split) for row, name, _ in _rows(members, columns)]
         for split, members in tables.items()
     }
@@ -92,29 +92,39 @@ def _value(row: Row, columns: Columns, split: str) -> Any:
         raise DataError(f"{row.where}: the label is a {type(value).__name__}, expected one value")
     if labels.written(value) is None:
         if split != "test":
-            raise DataError(f"{row.where}: no label in {column!r}; only a test split may have none")
+            raise _no_label(row, columns)
         return None
     return value
+
+
+def _no_label(row: Row, columns: Columns) -> DataError:
+    return DataError(
+        f"{row.where}: no label in {columns.label_column!r}; only a test split may have none"
+    )
 
 
 def _classified(config: Config, tables: dict[str, list[Table]]) -> Dataset:
     """Texts with a label by name. Training is read first: labels of other splits must be its."""
     columns, known = config.task, config.model.label_names
     parts: dict[str, list] = {}
-    for split in sorted(tables, key=("train", "dev", "test").index):
+    for split in sorted(tables, key=lambda name: name != "train"):
         examples = parts.setdefault(split, [])
         order: tuple[str, ...] = ()
         for row, name, table in _rows(tables[split], columns):
             value, order = _value(row, columns, split), table.classes.get(columns.label_column, ())
             label = labels.of_number(value, order, row.where) if order else labels.written(value)
+            if label is None and split != "test":
+                raise _no_label(row, columns)
             if known and label is not None and label not in known:
                 fix = "correct it, or name all labels in config.model.label_names"
                 raise labels.unknown(label, known, row.where, fix)
             examples.append(Text(name, _texts(row, columns), label))
-        if not known:
+        if not known and split == "train":
             found = {example.label for example in examples if example.label is not None}
             known = tuple(n for n in order if n in found) or labels.ordered(found)
             _require_two(known, tables[split])
+    if not known:
+        known = labels.ordered(e.label for some in parts.values() for e in some if e.label)
     return Dataset({split: parts[split] for split in tables}, known)
 
 

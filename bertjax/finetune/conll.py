@@ -11,7 +11,8 @@ from bertjax.errors import DataError, UsageError
 from bertjax.finetune import files, labels, splits
 from bertjax.finetune.examples import Dataset, Words
 
-SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio", ".conll.gz")
+SUFFIXES = (".conll", ".conll.gz", ".txt", ".tsv", ".iob", ".iob2", ".bio")
+SUFFIXES += (".train", ".dev", ".test", ".testa", ".testb")  # eng.train, eng.testa of CoNLL-2003
 _DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
 
@@ -95,8 +96,8 @@ def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], 
             width = width or _width(fields, column, is_test, where)
             if len(fields) != width or not all(fields):
                 raise DataError(
-                    f"{where}: {sum(map(bool, fields))} columns, the lines before have {width}: "
-                    f"{line!r}"
+                    f"{where}: {line!r} has {sum(map(bool, fields))} columns, and the first line "
+                    f"of the file {width}"
                 )
             words.append(files.as_text(fields[0], where, "word"))
             tags.append(fields[column] if width > 1 else "")
@@ -109,7 +110,7 @@ def _fields(line: str) -> list[str]:
     """The columns of a line, [] of a blank one; a word may hold spaces where tabs part columns."""
     if not line.strip(" \t"):
         return []
-    return line.split("\t") if "\t" in line else line.strip(" ").split()
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _width(fields: list[str], column: int, is_test: bool, where: str) -> int:

@@ -56,7 +56,7 @@ def read_text(path: str) -> str:
     """The text of a UTF-8 file, without a byte-order mark; `.gz` is unpacked.
 
     Raises:
-      DataError: no such file, not UTF-8 (the line is named), or a damaged gzip.
+      DataError: a file that cannot be read, is not UTF-8 (the line is named), or a damaged gzip.
     """
     try:
         data = storage.read(path)
@@ -68,8 +68,8 @@ def read_text(path: str) -> str:
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def read_lines(path: str) -> list[str]:
@@ -96,7 +96,7 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from None
     if not isinstance(found, dict):
         raise DataError(f"{where}: a JSON {type(found).__name__}, expected an object")

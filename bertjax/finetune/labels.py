@@ -18,17 +18,18 @@ def written(value: Any) -> str | None:
 
 
 def of_number(value: Any, names: Sequence[str], where: str) -> str | None:
-    """The name of a class's number; -1 is no label, and a name stays itself.
+    """The name of a class's number; -1 is no label. A text is a name already.
 
     Raises:
-      DataError: a number without a name.
+      DataError: a number without a name, or a text that is none of `names`.
     """
     text = written(value)
-    if text is None or text == "-1" or text in names:
-        return None if text == "-1" else text
-    if isinstance(value, int | float) and text.isdecimal() and int(text) < len(names):
-        return names[int(text)]
-    raise unknown(text, names, where)
+    if text is None or value == -1:
+        return None
+    known = names if isinstance(value, str) else [str(number) for number in range(len(names))]
+    if text not in known:
+        raise unknown(value, names, where)
+    return names[known.index(text)]
 
 
 def unknown(
@@ -65,8 +66,11 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def require_trained(labels: Sequence[str], found: Iterable[str | None]) -> None:
+def require_trained(labels: Sequence[str], found: Iterable[Any], fix: str) -> None:
     """Refuses a label without a training example.
+
+    Args:
+      fix: what to do, for the message.
 
     Raises:
       DataError: a label of `labels` is not among those of the training examples, `found`.
@@ -76,5 +80,5 @@ def require_trained(labels: Sequence[str], found: Iterable[str | None]) -> None:
     if missing:
         raise DataError(
             f"no training example has the label {', '.join(map(repr, missing))} (the labels: "
-            f"{', '.join(labels)}); add examples, or leave it out of config.model.label_names"
+            f"{', '.join(labels)}); {fix}"
         )

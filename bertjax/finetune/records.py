@@ -95,7 +95,7 @@ def tsv(path: str, header: Sequence[str] = (), broken: list[str] | None = None) 
       DataError: a row with a wrong number of columns, where `broken` is None.
     """
     lines = files.read_lines(path)
-    names = tuple(header) or tuple(lines[0].split("\t"))
+    names = tuple(header) or _distinct(lines[0].split("\t"), path)
     start = 0 if header else 1
     for number, line in enumerate(lines[start:]):
         values = line.split("\t")
@@ -111,6 +111,14 @@ def tsv(path: str, header: Sequence[str] = (), broken: list[str] | None = None) 
             )
 
 
+def _distinct(names: list[str], path: str) -> tuple[str, ...]:
+    """The names of a header's columns."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are called {twice[0]!r}")
+    return tuple(names)
+
+
 def csv_rows(path: str) -> Iterator[Row]:
     """The rows of a CSV file with a header; a quoted text may hold commas and line breaks.
 
@@ -121,12 +129,12 @@ def csv_rows(path: str) -> Iterator[Row]:
     # The module's own limit, of 131,072 characters, is less than a long context.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names: list[str] = []
+    names: tuple[str, ...] = ()
     number, line = 0, 1
     try:
         for values in reader:
             if values and not names:
-                names = values
+                names = _distinct(values, path)
             elif values:
                 if len(values) != len(names):
                     raise DataError(
@@ -197,8 +205,9 @@ def tfds(data: Data) -> dict[str, Table]:
         import tensorflow_datasets  # optional, and slow to import
 
         builder = tensorflow_datasets.builder(data.tfds_name, data_dir=data.tfds_data_dir)
-        names = {split: split for split in builder.info.splits if split != "train"}
-        names = {"train": data.tfds_split, **names}
+        names = {split: split for split in builder.info.splits}
+        if "train" in names or data.tfds_split != "train":
+            names["train"] = data.tfds_split
         sources = {split: builder.as_data_source(split=names[split]) for split in names}
         features = builder.info.features
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The labelled examples that a config names, by the reader of their layout."""
+"""The labeled examples that a config names, by the reader of their layout."""
 
 import dataclasses
 
@@ -6,7 +6,6 @@ from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune import (
     choices,
-    columns,
     conll,
     exports,
     files,
@@ -16,11 +15,10 @@ from bertjax.finetune import (
     records,
     splits,
     squad,
+    columns,
 )
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.tasks import KINDS, TASKS, Task
-
-_SQUAD = {"text_column": "context", "pair_column": "question", "id_column": "id"}
 
 
 def kind_of(config: Config) -> str:
@@ -64,16 +62,25 @@ def read(config: Config) -> Dataset:
         dataset = _read_files(config, kind, task)
     else:
         raise UsageError(
-            f"config.data.source={config.data.source}: fine-tuning reads labelled data: files or tfds"
+            f"config.data.source={config.data.source}: fine-tuning reads labeled data: files or tfds"
         )
     for split, examples in dataset.splits.items():
         if not examples:
             raise DataError(f"config.data: the split {split} is empty")
+    _require_labels(dataset, "add examples, or leave it out of config.model.label_names")
     dataset = splits.hold_out(dataset, config.data.heldout_fraction)
+    _require_labels(
+        dataset,
+        "all its examples are held out: change config.data.heldout_fraction, or name a dev file",
+    )
+    return dataset
+
+
+def _require_labels(dataset: Dataset, fix: str) -> None:
+    """Refuses a label of texts that no training example has; tags may be of other splits only."""
     train = dataset.splits.get("train", [])
     if train and isinstance(train[0], Text):
-        labels.require_trained(dataset.labels, (example.label for example in train))
-    return dataset
+        labels.require_trained(dataset.labels, (example.label for example in train), fix)
 
 
 def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
@@ -83,16 +90,30 @@ def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
         return _read_imdb(config, task)
     if task and kind == "multiple_choice":
         return choices.read_swag(config) if task.name == "swag" else choices.read_race(config)
-    if task:
-        return squad.read(config)
     if kind == "token":
         return conll.read(config)
-    if kind == "span" and (config.data.files or "").endswith(".json"):
-        return squad.read(config)
+    if kind == "span":
+        paths = files.named(config.data)
+        if _holds(paths, ".json") or (task and not _holds(paths, ".parquet")):
+            return squad.read(config)
+        config = _with_squad_columns(config) if task else config
     found, notes = splits.assign(files.named(config.data), records.SUFFIXES)
     tables = {split: [records.read(path) for path in paths] for split, paths in found.items()}
     dataset = columns.read(config, kind, tables)
     return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+
+
+def _holds(paths: list[str], suffix: str) -> bool:
+    """Whether there are files with a suffix among files and folders."""
+    return any(path.endswith(suffix) or files.inside(path, suffix) for path in paths)
+
+
+def _with_squad_columns(config: Config) -> Config:
+    """The columns of SQuAD in Hugging Face's parquet export and in TFDS."""
+    named = dataclasses.replace(
+        config.task, text_column="context", pair_column="question", id_column="id"
+    )
+    return dataclasses.replace(config, task=named)
 
 
 def _read_imdb(config: Config, task: Task) -> Dataset:
@@ -113,6 +134,11 @@ def _exported_imdb(tables: dict[str, list[records.Table]], task: Task) -> Datase
 
 def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     """A dataset of TFDS: of a task of the papers by its known columns, or by those of config.task."""
+    if kind == "token" or config.task.name == "race":
+        raise UsageError(
+            f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
+            "config.data.source=files and config.data.files"
+        )
     tables: dict[str, list[records.Table]] = {}
     for name, rows in records.tfds(config.data).items():
         if name in exports.SPLITS:
@@ -124,11 +150,5 @@ def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
     if task and task.name == "swag":
         return Dataset({split: choices.swag_rows(rows, split) for split, rows in tables.items()})
     if task and kind == "span":
-        named = dataclasses.replace(config.task, **_SQUAD)
-        return columns.read(dataclasses.replace(config, task=named), kind, tables)
-    if task or kind == "token":
-        raise UsageError(
-            f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "
-            "config.data.files"
-        )
+        return columns.read(_with_squad_columns(config), kind, tables)
     return columns.read(config, kind, tables)

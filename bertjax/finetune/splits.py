@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from bertjax import storage
-from bertjax.errors import UsageError
+from bertjax.errors import DataError, UsageError
 from bertjax.finetune import files
 from bertjax.finetune.examples import Choices, Dataset, Example, Question, Text
 
@@ -13,6 +13,8 @@ _WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "dev"),
     "test": "test",
+    "testa": "dev",  # of CoNLL-2003: eng.testa, eng.testb
+    "testb": "test",
 }
 
 
@@ -44,29 +46,33 @@ def assign(paths: Sequence[str], suffixes: tuple[str, ...]) -> tuple[dict[str, l
       paths: folders, of which the files with one of `suffixes` are taken, and files.
 
     Raises:
-      UsageError: a file has none of `suffixes`, a folder has no such file, or a file that is
-        named itself, beside one for training, tells no split.
+      UsageError: a file has none of `suffixes`, or a file that is named itself, beside one for
+        training, tells no split.
+      DataError: a folder has no file with one of `suffixes`.
     """
-    members = [(path, ours) for path in paths if (ours := not storage.is_directory(path))]
-    for folder in (path for path in paths if storage.is_directory(path)):
-        found = files.inside(folder, *suffixes)
+    members = []  # (path, whether it is named itself)
+    for path in paths:
+        if not storage.is_directory(path):
+            members.append((path, True))
+            continue
+        found = files.inside(path, *suffixes)
         if not found:
-            raise UsageError(f"config.data.files: no {' '.join(suffixes)} in the folder {folder}")
-        members += [(path, False) for path in found]
+            raise DataError(f"config.data.files: no {' '.join(suffixes)} in the folder {path}")
+        members += [(inner, False) for inner in found]
     splits: dict[str, list] = {}
     unknown = []
-    for path, ours in members:
+    for path, itself in members:
         if not path.endswith(suffixes):
             raise UsageError(f"config.data.files: {path} is none of {' '.join(suffixes)}")
         split = told(path)
         if split:
             splits.setdefault(split, []).append(path)
         else:
-            unknown.append((path, ours))
+            unknown.append((path, itself))
     if "train" not in splits and unknown:
         return {"train": [path for path, _ in unknown], **splits}, []
-    for path, ours in unknown:
-        if ours:
+    for path, itself in unknown:
+        if itself:
             raise UsageError(
                 f"config.data.files: the name of {path} says neither train, dev nor test, and "
                 f"{splits['train'][0]} is for training; rename it or leave it out"
@@ -81,7 +87,7 @@ def _share(example: Example) -> float:
     """
     if isinstance(example, Text):
         parts: tuple[str, ...] = example.texts
-    elif isinstance(example, Question) or isinstance(example, Choices):
+    elif isinstance(example, Question | Choices):
         parts = (example.context,)
     else:
         parts = example.words
@@ -101,7 +107,7 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
     if "dev" in dataset.splits or not train:
         return dataset
     if not fraction:
-        note = "no dev split: no file's name says dev, and config.data.heldout_fraction is 0"
+        note = "there is no dev split, and config.data.heldout_fraction is 0"
         return Dataset(dataset.splits, dataset.labels, (*dataset.notes, note))
     kept: list = []
     held: list = []
@@ -114,7 +120,7 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
             "says dev to config.data.files"
         )
     note = (
-        f"no file's name says dev: {len(held)} of {len(train)} training examples, chosen by a hash "
+        f"there is no dev split: {len(held)} of {len(train)} training examples, chosen by a hash "
         f"of their text (config.data.heldout_fraction={fraction}), are dev"
     )
     splits = {**dataset.splits, "train": kept, "dev": held}

@@ -24,14 +24,14 @@ def read(config: Config) -> Dataset:
     found, notes = splits.assign(files.named(config.data), (".json",))
     parts = {}
     for split, paths in found.items():
-        questions = [question for path in paths for question in _read_file(path)]
+        questions = [question for path in paths for question in _read_file(path, split)]
         require_distinct(questions, ", ".join(paths))
         parts[split], said = align(questions, split, ", ".join(paths))
         notes += said
     return Dataset(parts, (), tuple(notes))
 
 
-def _read_file(path: str) -> list[Question]:
+def _read_file(path: str, split: str) -> list[Question]:
     found = files.parse_json(files.read_text(path), path)
     questions: list[Question] = []
     for article in _items(found, "data", path):
@@ -39,7 +39,8 @@ def _read_file(path: str) -> list[Question]:
             where = f"{path}, after {len(questions)} questions"
             context = files.as_text(paragraph.get("context"), where, "context")
             for entry in _items(paragraph, "qas", where):
-                questions.append(_question(entry, context, path, len(questions)))
+                where = f"{path}, question {entry.get('id', len(questions))}"
+                questions.append(_question(entry, context, split, where))
     if not questions:
         raise DataError(f"{path}: no questions")
     return questions
@@ -53,18 +54,21 @@ def _items(node: Any, name: str, where: str) -> Iterator[dict]:
     yield from items
 
 
-def _question(entry: dict, context: str, path: str, number: int) -> Question:
-    name = str(entry.get("id", ""))
-    where = f"{path}, question {name or number}"
-    if not name:
+def _question(entry: dict, context: str, split: str, where: str) -> Question:
+    """A question; a test file may leave out its answers, and an empty list of them says nothing."""
+    if "id" not in entry:
         raise DataError(f"{where}: no 'id'")
-    text = files.as_text(entry.get("question"), where, "question")
     impossible = entry.get("is_impossible")
+    if split != "test" and "answers" not in entry and not impossible:
+        raise DataError(f"{where}: no 'answers'; only a test file may leave them out")
     answers = () if impossible else parse_answers(entry.get("answers", []), where)
-    answerable = True if answers else (None if impossible is None else not impossible)
-    if impossible is False and not answers and "answers" in entry:
+    if split != "test" and impossible is False and not answers:
         raise DataError(f"{where}: is_impossible is false and 'answers' is empty")
-    return Question(name, text, context, answers, answerable)
+    answerable: bool | None = bool(answers)
+    if split == "test" and not answers:
+        answerable = None if impossible is None else not impossible
+    text = files.as_text(entry.get("question"), where, "question")
+    return Question(str(entry["id"]), text, context, answers, answerable)
 
 
 def parse_answers(value: Any, where: str) -> tuple[Answer, ...]:
@@ -77,7 +81,7 @@ def parse_answers(value: Any, where: str) -> tuple[Answer, ...]:
         texts, starts = value.get("text"), value.get("answer_start")
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
             raise DataError(f"{where}: 'text' and 'answer_start' are no lists of one length")
-        value = [dict(text=t, answer_start=s) for t, s in zip(texts, starts, strict=True)]
+        value = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{where}: the answers are {type(value).__name__}, expected a list")
     answers = []
