@@ -14,8 +14,9 @@ from bertjax.config.stages import Stage
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import NothingHeldOut
-from bertjax.finetune import batches, evaluation, predictions, scores, starts
+from bertjax.finetune import batches, starts
 from bertjax.finetune.rows import Rows
+from bertjax.finetune.scoring import evaluation, predictions, scores
 from bertjax.finetune.tasks import Task
 from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops

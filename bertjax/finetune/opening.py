@@ -13,9 +13,10 @@ from bertjax.convert.pretrained import Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import encoding, resolve, sources
+from bertjax.finetune import encoding, resolve
 from bertjax.finetune.examples import Dataset
 from bertjax.finetune.job import Finetuning, Split
+from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
 from bertjax.metrics.progress import say
 

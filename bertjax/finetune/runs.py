@@ -20,8 +20,9 @@ import jax
 from bertjax import config as config_lib
 from bertjax import loop, storage, workdir
 from bertjax.errors import StorageError
-from bertjax.finetune import opening, picture, resolve, scores, table
+from bertjax.finetune import opening, resolve
 from bertjax.finetune.job import Finetuning
+from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
 from bertjax.processes import distributed

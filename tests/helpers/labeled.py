@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bertjax.config import Config
-from bertjax.finetune import sources
+from bertjax.finetune.readers import sources
 
 
 def config(files=None, name=None, *, label_names=(), heldout=0.0, tfds=None, tfds_dir=None, **task):

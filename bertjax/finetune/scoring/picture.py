@@ -7,8 +7,8 @@ from typing import Any
 
 from bertjax import storage
 from bertjax.errors import StorageError
-from bertjax.finetune import scores, summary
-from bertjax.finetune.summary import Run
+from bertjax.finetune.scoring import scores, summary
+from bertjax.finetune.scoring.summary import Run
 
 RUN, MEAN, DEGENERATE = "#3b6ea8", "#111827", "#d1495b"
 _WIDTH = 0.5  # over which the points of a cell are spread

@@ -6,8 +6,8 @@ import pytest
 from labeled import read, write
 
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import splits
 from bertjax.finetune.examples import Choices, Dataset, Text, Words
+from bertjax.finetune.readers import splits
 
 
 @pytest.mark.parametrize(

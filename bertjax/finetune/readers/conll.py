@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import files, labels, splits
 from bertjax.finetune.examples import Dataset, Words
+from bertjax.finetune.readers import files, labels, splits
 
 SUFFIXES = (".conll", ".conll.gz", ".txt", ".tsv", ".iob", ".iob2", ".bio")
 SUFFIXES += (".train", ".dev", ".test", ".testa", ".testb")  # eng.train, eng.testa of CoNLL-2003

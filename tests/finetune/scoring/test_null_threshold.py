@@ -1,4 +1,4 @@
-"""Laws of bertjax.finetune.null_threshold: the official sweep, ties, and an honest figure."""
+"""Laws of bertjax.finetune.scoring.null_threshold: the official sweep, ties, and an honest figure."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax.finetune import null_threshold, squad_scores
+from bertjax.finetune.scoring import null_threshold, squad_scores
 
 GOLDS = {"a": ["x"], "b": ["x"], "c": [], "d": []}
 BEST = {"a": "x", "b": "y", "c": "z", "d": "z"}

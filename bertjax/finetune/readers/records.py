@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bertjax import storage
 from bertjax.config import Data
 from bertjax.errors import DataError, UsageError, one_line
-from bertjax.finetune import files
+from bertjax.finetune.readers import files
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
 _BATCH = 1024  # rows that are taken out of a parquet file or TFDS at once

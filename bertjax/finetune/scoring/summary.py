@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bertjax.finetune import scores
+from bertjax.finetune.scoring import scores
 from bertjax.finetune.tasks import TASKS
 
 Run = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Laws of bertjax.finetune.submission: what GLUE's and SQuAD's scripts read."""
+"""Laws of bertjax.finetune.scoring.submission: what GLUE's and SQuAD's scripts read."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bertjax.errors import DataError
-from bertjax.finetune import null_threshold, submission
+from bertjax.finetune.scoring import null_threshold, submission
 from bertjax.finetune.tasks import TASKS
 
 NAMES = (

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bertjax.finetune import averages
+from bertjax.finetune.scoring import averages
 
 
 def row(**values):

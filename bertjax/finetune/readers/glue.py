@@ -11,8 +11,8 @@ from typing import NamedTuple
 from bertjax import storage
 from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import exports, files, labels, records, splits
 from bertjax.finetune.examples import Dataset, Text
+from bertjax.finetune.readers import exports, files, labels, records, splits
 from bertjax.finetune.tasks import Task
 
 _STEMS = {

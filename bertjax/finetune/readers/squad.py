@@ -8,8 +8,8 @@ from typing import Any
 
 from bertjax.config import Config
 from bertjax.errors import DataError
-from bertjax.finetune import files, splits
 from bertjax.finetune.examples import Answer, Dataset, Question
+from bertjax.finetune.readers import files, splits
 
 MOST_WRONG = 0.01  # share of the answers of a split that may not stand where they say
 

@@ -1,4 +1,4 @@
-"""Laws of bertjax.finetune.decode: spans by hand, a plain search in Python, and its time."""
+"""Laws of bertjax.finetune.scoring.decode: spans by hand, a plain search in Python, and its time."""
 
 import math
 import time
@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from bertjax.finetune import decode
+from bertjax.finetune.scoring import decode
 
 CONTEXT = "Ångström lived in  Uppsala, the town."
 #          0        9     15  19      26 28

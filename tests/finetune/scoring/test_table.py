@@ -6,7 +6,7 @@ import math
 import pytest
 
 from bertjax.errors import StorageError
-from bertjax.finetune import picture, summary, table
+from bertjax.finetune.scoring import picture, summary, table
 from bertjax.finetune.tasks import TASKS
 
 

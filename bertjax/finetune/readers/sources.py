@@ -4,8 +4,10 @@ import dataclasses
 
 from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import (
+from bertjax.finetune.examples import Dataset, Text
+from bertjax.finetune.readers import (
     choices,
+    columns,
     conll,
     exports,
     files,
@@ -15,9 +17,7 @@ from bertjax.finetune import (
     records,
     splits,
     squad,
-    columns,
 )
-from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.tasks import KINDS, TASKS, Task
 
 

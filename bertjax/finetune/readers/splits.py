@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bertjax import storage
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import files
 from bertjax.finetune.examples import Choices, Dataset, Example, Question, Text
+from bertjax.finetune.readers import files
 
 _WORDS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bertjax import storage
 from bertjax.errors import DataError
-from bertjax.finetune import null_threshold
+from bertjax.finetune.scoring import null_threshold
 
 _EPOCH = (
     1980,

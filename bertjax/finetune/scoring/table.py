@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bertjax.finetune import averages, scores, summary
-from bertjax.finetune.summary import Run
+from bertjax.finetune.scoring import averages, scores, summary
+from bertjax.finetune.scoring.summary import Run
 from bertjax.finetune.tasks import TASKS
 
 # BERT's Table 1, then WNLI, which it leaves out.

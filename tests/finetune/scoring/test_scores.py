@@ -1,4 +1,4 @@
-"""Laws of bertjax.finetune.scores: known figures, what is undefined, what learned nothing."""
+"""Laws of bertjax.finetune.scoring.scores: known figures, what is undefined, what learned nothing."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bertjax.finetune import scores
+from bertjax.finetune.scoring import scores
 
 LABELS = np.array([1, 1, 1, 0, 0, 0])
 PREDICTED = np.array([1, 1, 0, 1, 0, 0])  # tp 2, fn 1, fp 1, tn 2

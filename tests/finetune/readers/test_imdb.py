@@ -4,8 +4,8 @@ import pytest
 from labeled import read, write, write_parquet
 
 from bertjax.errors import DataError
-from bertjax.finetune import imdb
 from bertjax.finetune.examples import Text
+from bertjax.finetune.readers import imdb
 
 
 def write_reviews(home):

@@ -3,8 +3,8 @@
 from bertjax import storage
 from bertjax.config import Config
 from bertjax.errors import DataError
-from bertjax.finetune import files
 from bertjax.finetune.examples import Dataset, Text
+from bertjax.finetune.readers import files
 from bertjax.finetune.tasks import Task
 
 NOTE = "IMDb has no dev set: dev is its test set, of which the papers report the accuracy"

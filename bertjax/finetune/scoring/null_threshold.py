@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bertjax.finetune import squad_scores
-from bertjax.finetune.squad_scores import Answers, Golds, Scores
+from bertjax.finetune.scoring import squad_scores
+from bertjax.finetune.scoring.squad_scores import Answers, Golds, Scores
 
 Differences = Mapping[str, float]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bertjax.config.finetune_fields import Task as Settings
-from bertjax.finetune import decode
 from bertjax.finetune.rows import Rows
+from bertjax.finetune.scoring import decode
 
 
 @dataclasses.dataclass(frozen=True)

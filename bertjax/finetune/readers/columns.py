@@ -6,9 +6,9 @@ from typing import Any
 from bertjax.config import Config
 from bertjax.config.finetune_fields import Task as Columns
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import labels, squad
 from bertjax.finetune.examples import Answer, Choices, Dataset, Question, Text
-from bertjax.finetune.records import Row, Table
+from bertjax.finetune.readers import labels, squad
+from bertjax.finetune.readers.records import Row, Table
 
 _TEXT, _PAIR = "config.task.text_column", "config.task.pair_column"
 _LABEL, _ID, _OPTIONS = (

@@ -1,4 +1,4 @@
-"""Laws of bertjax.finetune.tag_scores: hand-made sentences, and the package it must agree with."""
+"""Laws of bertjax.finetune.scoring.tag_scores: hand-made sentences, and the package it must agree with."""
 
 import math
 import warnings
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax.finetune import tag_scores
-from bertjax.finetune.tag_scores import Counts, Entity, entities, strict_entities
+from bertjax.finetune.scoring import tag_scores
+from bertjax.finetune.scoring.tag_scores import Counts, Entity, entities, strict_entities
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
-"""Laws of bertjax.finetune.squad_scores: the official rules by hand."""
+"""Laws of bertjax.finetune.scoring.squad_scores: the official rules by hand."""
 
 import math
 
 import pytest
 
 from bertjax.errors import DataError
-from bertjax.finetune import squad_scores
 from bertjax.finetune.examples import Answer, Question
+from bertjax.finetune.scoring import squad_scores
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertjax.finetune import null_threshold, scores, squad_scores, tag_scores
-from bertjax.finetune.predictions import Predictions
+from bertjax.finetune.scoring import null_threshold, scores, squad_scores, tag_scores
+from bertjax.finetune.scoring.predictions import Predictions
 from bertjax.finetune.tasks import Task
 
 

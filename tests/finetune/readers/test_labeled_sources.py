@@ -10,8 +10,8 @@ from labeled import read, write
 from bertjax.config import Config, Data
 from bertjax.config.finetune_fields import Task
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import sources
 from bertjax.finetune.examples import Answer, Question, Text
+from bertjax.finetune.readers import sources
 
 
 def build(tfds, folder, name, features, **splits):
@@ -138,7 +138,7 @@ def test_sample_text_has_no_labels():
 
 def test_reading_starts_without_jax():
     code = (
-        "import sys, bertjax.finetune.sources; "
+        "import sys, bertjax.finetune.readers.sources; "
         "sys.exit(sorted({'jax', 'pyarrow', 'tensorflow_datasets'} & set(sys.modules)) or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

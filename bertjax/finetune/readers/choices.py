@@ -6,8 +6,8 @@ from typing import Any
 from bertjax import storage
 from bertjax.config import Config
 from bertjax.errors import DataError
-from bertjax.finetune import files, labels, records, splits
 from bertjax.finetune.examples import Choices, Dataset
+from bertjax.finetune.readers import files, labels, records, splits
 
 OPTIONS = 4  # of both
 _ENDINGS = tuple(f"ending{number}" for number in range(OPTIONS))

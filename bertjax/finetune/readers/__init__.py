@@ -1,0 +1,1 @@
+"""Labeled files of every layout to examples."""

@@ -1,0 +1,1 @@
+"""From the outputs of a model to figures, tables, pictures and submissions."""
