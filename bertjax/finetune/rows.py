@@ -4,7 +4,8 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,9 @@ class Rows:
         return slice(int(self.starts[row]), int(self.starts[row + 1]))
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class Part(NamedTuple):
     """One text of each of S sequences: `source[starts[s] : starts[s] + lengths[s]]`.
 
@@ -112,9 +116,14 @@ class Part(NamedTuple):
         return self._replace(starts=self.starts[which], lengths=self.lengths[which])
 
 
+def readable(texts: Iterable[str]) -> list[str]:
+    """The texts with lone surrogates, which JSON may have and tokenizers refuse, as U+FFFD."""
+    return [_SURROGATE.sub("\ufffd", text) for text in texts]
+
+
 def part_of(texts: Sequence[str], tokenizer: Tokenizer) -> Part:
     """The ids of texts."""
-    ids, lengths = tokenizer.encode_flat(list(texts))
+    ids, lengths = tokenizer.encode_flat(readable(texts))
     return Part(ids, np.cumsum(lengths) - lengths, lengths)
 
 

@@ -169,6 +169,12 @@ def test_answers_in_hard_text():
         assert context[rows.offsets[first, 0] : rows.offsets[last, 1]] == text
 
 
+def test_lone_surrogates_move_nothing():
+    example = ASK._replace(context="a \ud83d b", question="\udc00?", answers=(Answer("b", 4),))
+    rows = encode([example], TOKENIZER, SMALL)
+    assert rows.notes == ("1 of 1 answers (100.00%) found again at their tokens",)
+
+
 def test_answers_that_are_not_found_again_stop_the_run():
     wrong = ASK._replace(id="w", answers=(Answer("f g", 8),))
     rows = encode([ASK] * 99 + [wrong], TOKENIZER, SMALL)
