@@ -79,21 +79,20 @@ def _write(path: Path, made: Rows) -> None:
     }
     file = io.BytesIO()
     np.savez(file, **arrays)
-    data = file.getvalue()
+    file.write(hashlib.sha256(file.getbuffer()).digest())
     try:
         if not storage.is_remote(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        storage.write(path, data + hashlib.sha256(data).digest())
+        storage.write(path, file.getvalue())
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
 
 
 def _loaded(raw: bytes) -> Rows | None:
     """The rows that a file holds; None where it is not what was written."""
-    data, digest = raw[:-_DIGEST], raw[-_DIGEST:]
-    if hashlib.sha256(data).digest() != digest:
+    if hashlib.sha256(memoryview(raw)[:-_DIGEST]).digest() != raw[-_DIGEST:]:
         return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         fields: dict = dict(file)
     fields |= {
         "kind": str(fields["kind"]),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bertjax.data import byte_bpe
 from bertjax.data import encode as texts_at_hand
 from bertjax.errors import DataError, UsageError
+from bertjax.finetune import rows as rows_module
 from bertjax.finetune.encoding import encode, longest_first
 from bertjax.finetune.examples import Choices, Text, Words
 from bertjax.finetune.rows import Settings
@@ -222,6 +223,20 @@ def test_choices_as_transformers(both):
     second = [f"{e.question} {o}" for e in examples for o in e.options]
     assert_same(rows, theirs(first, second, truncation="only_first", max_length=80))
     assert "cut to 80" in rows.notes[0]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_texts_are_copied_whole_in_blocks(monkeypatch, block):
+    monkeypatch.setattr(rows_module, "_BLOCK", block)
+    rng = np.random.default_rng(0)
+    lengths, starts = rng.integers(0, 9, 50), rng.integers(0, 90, 50)
+    at = np.cumsum(lengths + 1) - lengths
+    source, target = rng.integers(1, 1000, 100), np.zeros(600, int)
+    expected = target.copy()
+    rows_module.copy_ragged(target, at, rows_module.Part(source, starts, lengths))
+    for place, start, length in zip(at, starts, lengths, strict=True):
+        expected[place : place + length] = source[start : start + length]
+    np.testing.assert_array_equal(target, expected)
 
 
 def test_encoding_does_without_jax():
