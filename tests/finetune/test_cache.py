@@ -1,6 +1,7 @@
 """Rows are encoded once for the same data, tokenizer and settings, and never served for others."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,9 @@ def test_every_setting_changes_the_key():
         wordpiece.WordPiece([*vocabulary, "new"], True),
         wordpiece.WordPiece(vocabulary, True, ruleset="google"),
     ):
+        keys.append(cache.key([QUESTION], other, start))
+    for sha256, rules in (("1", {"kind": "a"}), ("1", {"kind": "b"}), ("2", {"kind": "a"})):
+        other = SimpleNamespace(sha256=sha256, rules=rules)
         keys.append(cache.key([QUESTION], other, start))
     assert len(set(keys)) == len(keys)
 

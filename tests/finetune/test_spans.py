@@ -169,6 +169,13 @@ def test_answers_in_hard_text():
         assert context[rows.offsets[first, 0] : rows.offsets[last, 1]] == text
 
 
+def test_an_answer_between_its_neighbors():
+    """No space before or after it: the tokens that only touch it are no part of it."""
+    example = ASK._replace(context="a.b,c", answers=(Answer("b", 2),))
+    rows = encode([example], TOKENIZER, SMALL)
+    assert (rows.start_positions.tolist(), rows.end_positions.tolist()) == ([7], [7])
+
+
 def test_lone_surrogates_move_nothing():
     example = ASK._replace(context="a \ud83d b", question="\udc00?", answers=(Answer("b", 4),))
     rows = encode([example], TOKENIZER, SMALL)

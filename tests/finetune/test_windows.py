@@ -73,6 +73,10 @@ def test_a_long_sentence_goes_on_in_windows():
     assert rows.notes == ("1 sentences longer than 8 tokens go on in windows",)
 
 
+def test_each_window_decides_the_nearer_half_of_what_two_share():
+    assert word_windows(np.ones(20, int), 8) == [(0, 8, 0, 7), (6, 14, 7, 13), (12, 20, 13, 20)]
+
+
 def test_a_word_longer_than_a_row_keeps_its_label():
     rows = encode([sentence("a abcdefghij b", "O B-x O")], TOKENIZER, SETTINGS)
     assert spelled(rows) == [
