@@ -175,9 +175,8 @@ def _answers(
     """The first and last token [E, 2] of each first answer, in its context; what was counted."""
     found = np.full((len(examples), 2), _NO_LABEL)
     right, wrong = 0, []
-    left_out = 0
     for number, example in enumerate(examples):
-        if example.answers:
+        if example.answers and example.answerable is not False:
             found[number] = _tokens_of(example, contexts.offsets_of(number))
             text = _text_at(example, contexts.offsets_of(number), found[number])
             if _normalized(text) == _normalized(example.answers[0].text):
@@ -186,13 +185,13 @@ def _answers(
                 wrong.append((example, text))
         elif example.answerable is False and settings.null_answers:
             found[number] = _NO_ANSWER
-        else:
-            left_out += 1
-    notes = []
+    notes, left_out = [], int((found[:, 0] == _NO_LABEL).sum())
     if settings.training and right + len(wrong):
         notes.append(_shares(right, wrong))
     if settings.training and left_out:
-        notes.append(f"{left_out:,} questions without an answer left out of training")
+        notes.append(
+            f"{left_out:,} questions without an answer in their context left out of training"
+        )
     return found, notes
 
 

@@ -137,11 +137,13 @@ def test_questions_without_an_answer():
     nothing = ASK._replace(id="n", answers=(), answerable=False)
     unknown = ASK._replace(id="u", answers=(), answerable=None)
     two = dataclasses.replace(SMALL, null_answers=True)
+    plausible = ASK._replace(answerable=False)  # its answer does not count
+    assert encode([plausible], TOKENIZER, two).start_positions.tolist() == [0, 0, 0]
     rows = encode([nothing, ASK], TOKENIZER, two)
     assert rows.start_positions.tolist() == [0, 0, 0, 0, 7, 0]
     rows = encode([nothing, ASK], TOKENIZER, SMALL)
     assert rows.example.tolist() == [1, 1, 1]
-    assert "1 questions without an answer left out of training" in rows.notes
+    assert "1 questions without an answer in their context left out of training" in rows.notes
     rows = encode([nothing, unknown, ASK], TOKENIZER, decoding(two))
     assert rows.start_positions.tolist() == [0] * 3 + [-1] * 3 + [0, 7, 0]
     with pytest.raises(DataError, match="no question has an answer to train on"):
@@ -198,6 +200,7 @@ def test_an_answer_beyond_its_context_is_left_out():
     rows = encode([ASK] * 199 + [beyond], TOKENIZER, SMALL)
     assert len(rows) == 199 * 3
     assert "at character 500, where the tokens give ''" in rows.notes[0]
+    assert "1 questions without an answer in their context left out of training" in rows.notes
 
 
 def test_a_context_of_100_000_words():
