@@ -19,6 +19,19 @@ def num_steps(rows: int, batch_size: int, epochs: float) -> int:
     return max(1, int(rows * epochs / batch_size))
 
 
+def batch_shapes(
+    kind: str, batch_size: int, length: int, choices: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a batch with sequences of `length`, as `Batches.batch` says."""
+    row: tuple[int, ...] = (batch_size,)
+    tokens = (*row, choices, length) if kind == "multiple_choice" else (*row, length)
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    shapes = dict.fromkeys(names, tokens) | {"example_ids": row}
+    if kind == "span":
+        return shapes | {"start_positions": row, "end_positions": row}
+    return shapes | {"labels": tokens if kind == "token" else row}
+
+
 class Batches:
     """The training batches. Safe to use from several threads.
 

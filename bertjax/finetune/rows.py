@@ -4,11 +4,13 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer
 
 
@@ -42,7 +44,7 @@ class Rows:
     Attributes:
       kind: of `tasks.KINDS`.
       choices: C.
-      ids: int32 [T], special tokens included, no padding.
+      ids: uint16 [T] (uint32 beyond 65,536 tokens), special tokens included, no padding.
       token_types: uint8 [T].
       starts: int64 [R * C + 1]: sequence s is `ids[starts[s] : starts[s + 1]]`.
       example: int32 [R], the number of the example in the list that was encoded.
@@ -91,6 +93,10 @@ class Rows:
         return slice(int(self.starts[row]), int(self.starts[row + 1]))
 
 
+_BLOCK = 1 << 20  # tokens
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class Part(NamedTuple):
     """One text of each of S sequences: `source[starts[s] : starts[s] + lengths[s]]`.
 
@@ -112,9 +118,14 @@ class Part(NamedTuple):
         return self._replace(starts=self.starts[which], lengths=self.lengths[which])
 
 
+def readable(texts: Iterable[str]) -> list[str]:
+    """The texts with lone surrogates, which JSON may have and tokenizers refuse, as U+FFFD."""
+    return [_SURROGATE.sub("\ufffd", text) for text in texts]
+
+
 def part_of(texts: Sequence[str], tokenizer: Tokenizer) -> Part:
     """The ids of texts."""
-    ids, lengths = tokenizer.encode_flat(list(texts))
+    ids, lengths = tokenizer.encode_flat(readable(texts))
     return Part(ids, np.cumsum(lengths) - lengths, lengths)
 
 
@@ -152,7 +163,7 @@ def join(parts: Sequence[Part], tokenizer: Tokenizer, type_vocab_size: int) -> S
     between = separators(tokenizer)
     total = 2 + sum(part.lengths for part in parts) + between * (len(parts) - 1)
     starts = np.concatenate([[0], np.cumsum(total)]).astype(np.int64)
-    ids = np.full(starts[-1], tokenizer.sep_id, np.int32)
+    ids = np.full(starts[-1], tokenizer.sep_id, token_dtype(tokenizer.vocab_size))
     types = np.zeros(starts[-1], np.uint8)
     ids[starts[:-1]] = tokenizer.cls_id
     begins = [starts[:-1] + 1]
@@ -168,9 +179,16 @@ def join(parts: Sequence[Part], tokenizer: Tokenizer, type_vocab_size: int) -> S
 def copy_ragged(target: np.ndarray, at: np.ndarray, part: Part) -> None:
     """Writes each text of a part to `target[at[s] :]`; a source of one element is repeated."""
     ends = np.cumsum(part.lengths)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - part.lengths, part.lengths)
-    places = np.repeat(at, part.lengths) + within
-    if len(part.source) == 1:
-        target[places] = part.source[0]
-    else:
-        target[places] = part.source[np.repeat(part.starts, part.lengths) + within]
+    first, count = 0, len(ends)
+    while first < count:  # a block at a time: an index takes four times the memory of its tokens
+        before = int(ends[first] - part.lengths[first])
+        last = max(first + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
+        lengths, block = part.lengths[first:last], slice(first, last)
+        within = np.arange(ends[last - 1] - before)
+        within -= np.repeat(ends[block] - lengths - before, lengths)
+        places = np.repeat(at[block], lengths) + within
+        if len(part.source) == 1:
+            target[places] = part.source[0]
+        else:
+            target[places] = part.source[np.repeat(part.starts[block], lengths) + within]
+        first = last

@@ -1,5 +1,6 @@
 """Questions about contexts -> rows: windows of the context, and the gold answer in each of them."""
 
+import dataclasses
 import re
 import string
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Question
-from bertjax.finetune.rows import Part, Rows, Settings, join, part_of, room
+from bertjax.finetune.rows import Part, Rows, Settings, join, part_of, readable, room
 
 FOUND_AGAIN = 0.99  # share of the training answers that their tokens must give back
 
@@ -30,44 +31,37 @@ def encode(examples: Sequence[Question], tokenizer: Tokenizer, settings: Setting
     _require_room(tokenizer, settings)
     contexts = _Contexts(examples, tokenizer)
     answers, notes = _answers(examples, contexts, settings)
-    kept = np.flatnonzero(answers[:, 0] != _NO_LABEL) if settings.training else None
-    if kept is None:
-        kept = np.arange(len(examples))
-    if not len(kept):
-        raise DataError("no question has an answer to train on")
+    kept = _kept(answers, settings)
     questions = part_of([examples[i].question for i in kept.tolist()], tokenizer)
-    cut = int((questions.lengths > settings.question_length).sum())
-    if cut:
-        notes.append(f"{cut:,} questions cut to {settings.question_length} tokens")
+    cut = questions.lengths > settings.question_length
     questions = questions.cut(np.minimum(questions.lengths, settings.question_length))
     rooms = room(tokenizer, settings.longest, 2) - questions.lengths
     lengths = contexts.part.lengths[contexts.of[kept]]
     owner, starts, sizes = windows(lengths, rooms, settings.stride)
-    example = kept[owner].astype(np.int32)
-    if len(example) > len(kept):
-        notes.append(f"{len(example):,} windows of {len(kept):,} questions")
+    example = kept[owner]
     window = Part(contexts.part.source, contexts.part.starts[contexts.of[example]] + starts, sizes)
     joined = join([questions.pick(owner), window], tokenizer, settings.type_vocab_size)
     context_starts = (joined.begins[1] - joined.starts[:-1]).astype(np.int32)
     begin, end = _in_windows(answers[example], starts, sizes, context_starts)
-    offsets = best = None
-    if not settings.training:
-        offsets = joined.aligned(1, window, contexts.offsets, -1)
-        shown = Part(best_windows(owner, starts, sizes, lengths), np.cumsum(sizes) - sizes, sizes)
-        best = joined.aligned(1, shown, shown.source, False)
-    return Rows(
+    rows = Rows(
         "span",
         1,
         joined.ids,
         joined.token_types,
         joined.starts,
-        example,
+        example.astype(np.int32),
         start_positions=begin,
         end_positions=end,
         context_starts=context_starts,
-        offsets=offsets,
-        best=best,
-        notes=tuple(notes),
+        notes=(*notes, *_counts(cut, owner, settings)),
+    )
+    if settings.training:
+        return rows
+    best = Part(best_windows(owner, starts, sizes, lengths), np.cumsum(sizes) - sizes, sizes)
+    return dataclasses.replace(
+        rows,
+        offsets=joined.aligned(1, window, contexts.offsets, -1),
+        best=joined.aligned(1, best, best.source, False),
     )
 
 
@@ -85,6 +79,24 @@ def _require_room(tokenizer: Tokenizer, settings: Settings) -> None:
         )
 
 
+def _kept(answers: np.ndarray, settings: Settings) -> np.ndarray:
+    """The examples that become rows: all of them, or those with a label."""
+    kept = np.flatnonzero((answers[:, 0] != _NO_LABEL) | (not settings.training))
+    if not len(kept):
+        raise DataError("no question has an answer to train on")
+    return kept
+
+
+def _counts(cut: np.ndarray, owner: np.ndarray, settings: Settings) -> list[str]:
+    """Notes on the questions that were cut [Q], and on the windows of them [W]."""
+    notes = []
+    if cut.any():
+        notes.append(f"{int(cut.sum()):,} questions cut to {settings.question_length} tokens")
+    if len(owner) > len(cut):
+        notes.append(f"{len(owner):,} windows of {len(cut):,} questions")
+    return notes
+
+
 class _Contexts:
     """The contexts of all questions, each encoded once.
 
@@ -97,7 +109,7 @@ class _Contexts:
     def __init__(self, examples: Sequence[Question], tokenizer: Tokenizer) -> None:
         numbers: dict[str, int] = {}
         self.of = np.array([numbers.setdefault(e.context, len(numbers)) for e in examples])
-        encoded = tokenizer.encode_with_offsets(list(numbers))
+        encoded = tokenizer.encode_with_offsets(readable(numbers))
         lengths = np.array([len(ids) for ids, _ in encoded], np.int64)
         flat = np.concatenate([np.array(ids, np.int32) for ids, _ in encoded])
         self.part = Part(flat, np.cumsum(lengths) - lengths, lengths)
@@ -163,9 +175,8 @@ def _answers(
     """The first and last token [E, 2] of each first answer, in its context; what was counted."""
     found = np.full((len(examples), 2), _NO_LABEL)
     right, wrong = 0, []
-    left_out = 0
     for number, example in enumerate(examples):
-        if example.answers:
+        if example.answers and example.answerable is not False:
             found[number] = _tokens_of(example, contexts.offsets_of(number))
             text = _text_at(example, contexts.offsets_of(number), found[number])
             if _normalized(text) == _normalized(example.answers[0].text):
@@ -174,13 +185,13 @@ def _answers(
                 wrong.append((example, text))
         elif example.answerable is False and settings.null_answers:
             found[number] = _NO_ANSWER
-        else:
-            left_out += 1
-    notes = []
+    notes, left_out = [], int((found[:, 0] == _NO_LABEL).sum())
     if settings.training and right + len(wrong):
         notes.append(_shares(right, wrong))
     if settings.training and left_out:
-        notes.append(f"{left_out:,} questions without an answer left out of training")
+        notes.append(
+            f"{left_out:,} questions without an answer in their context left out of training"
+        )
     return found, notes
 
 

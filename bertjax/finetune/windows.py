@@ -64,7 +64,7 @@ def _pieces(examples: Sequence[Words], tokenizer: Tokenizer, most: int) -> tuple
     none, long = found.lengths == 0, found.lengths > most
     unknown = len(found.source)  # where [UNK] is put
     kept = Part(
-        np.append(found.source, tokenizer.unk_id).astype(np.int32),
+        np.append(found.source, tokenizer.unk_id),
         np.where(none, unknown, found.starts),
         np.where(none, 1, np.minimum(found.lengths, most)),
     )

@@ -98,7 +98,7 @@ def test_where_pieces_are(published, kind):
 
 def test_bytes_of_a_character_and_spaces(published):
     text = "a  日 b"
-    ((ids, offsets),) = published["byte_bpe"].encode_with_offsets([text])
+    ((_, offsets),) = published["byte_bpe"].encode_with_offsets([text])
     parts = [text[a:b] for a, b in offsets]
     assert parts == ["a", "", "日", "日", "日", "b"]
     ((_, offsets),) = published["sentencepiece"].encode_with_offsets(["Ünder  the sea"])
