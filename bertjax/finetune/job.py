@@ -112,13 +112,11 @@ class Finetuning:
         return HeldoutBatches(self, stage)
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
-        B, L = stage.phase.batch_size, stage.phase.sequence_length
         choices = self.train.rows.choices if self.train else 1
-        row = (B, L) if choices == 1 else (B, choices, L)
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_TOKENS, row) | {"example_ids": (B,)}
-        if self.task.kind == "span":
-            return shapes | {"start_positions": (B,), "end_positions": (B,)}
-        return shapes | {"labels": row if self.task.kind == "token" else (B,)}
+        phase = stage.phase
+        return batches.batch_shapes(
+            self.task.kind, phase.batch_size, phase.sequence_length, choices
+        )
 
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
         return lambda batch: batch

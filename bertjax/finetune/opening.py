@@ -13,7 +13,7 @@ from bertjax.convert.pretrained import Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import encoding, resolve
+from bertjax.finetune import resolve
 from bertjax.finetune.examples import Dataset
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.readers import sources
@@ -116,15 +116,16 @@ def _tokenizer(
     return tokenizer, source.config.model
 
 
-def _encoded(dataset: Dataset, tokenizer: Tokenizer, settings: Settings) -> dict[str, Split]:
-    """The rows of `train` and of every dev split."""
+def _encoded(
+    dataset: Dataset, tokenizer: Tokenizer, settings: Settings, kept: Path
+) -> dict[str, Split]:
+    """The rows of `train` and of every dev split, kept in W/encoded."""
     found = {}
     for name, examples in dataset.splits.items():
         if name != "train" and not name.startswith("dev"):
             continue
-        rows = encoding.encode(
-            examples, tokenizer, dataclasses.replace(settings, training=name == "train")
-        )
+        own = dataclasses.replace(settings, training=name == "train")
+        rows = cache.rows(kept, examples, tokenizer, own, writes=jax.process_index() == 0)
         for note in rows.notes:
             say(f"{name}: {note}")
         found[name] = Split(examples, rows)

@@ -77,16 +77,15 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
     """
     [(phase_name, phase)] = config.phases.items()
     asked, how, opt = config.grid, config.finetune, config.optimizer
-    axes = {
-        "lr": asked.learning_rate or (opt.learning_rate,),
-        "batch": asked.batch_size or (phase.batch_size,),
-        "epochs": asked.epochs or (how.epochs,),
-        "seed": range(config.seed, config.seed + config.seeds),
-    }
+    rates = asked.learning_rate or (opt.learning_rate,)
+    sizes = asked.batch_size or (phase.batch_size,)
+    epochs = asked.epochs or (how.epochs,)
+    seeds = range(config.seed, config.seed + config.seeds)
     result = {}
-    for rate, size, passes, seed in itertools.product(*axes.values()):
-        parts = zip(axes.items(), (rate, size, passes, seed), strict=True)
-        name = "_".join(f"{axis}{value:g}" for (axis, values), value in parts if len(values) > 1)
+    for rate, size, passes, seed in itertools.product(rates, sizes, epochs, seeds):
+        parts = {f"lr{rate:g}": rates, f"batch{size}": sizes, f"epochs{passes:g}": epochs}
+        parts[f"seed{seed}"] = seeds
+        name = "_".join(part for part, values in parts.items() if len(values) > 1)
         result[name] = dataclasses.replace(
             config,
             seed=seed,

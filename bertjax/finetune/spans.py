@@ -11,6 +11,7 @@ from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Question
 from bertjax.finetune.rows import Part, Rows, Settings, join, part_of, readable, room
+from bertjax.finetune.scoring import squad_scores
 
 FOUND_AGAIN = 0.99  # share of the training answers that their tokens must give back
 
@@ -179,7 +180,9 @@ def _answers(
         if example.answers and example.answerable is not False:
             found[number] = _tokens_of(example, contexts.offsets_of(number))
             text = _text_at(example, contexts.offsets_of(number), found[number])
-            if _normalized(text) == _normalized(example.answers[0].text):
+            if squad_scores.normalize_answer(text) == squad_scores.normalize_answer(
+                example.answers[0].text
+            ):
                 right += 1
             else:
                 wrong.append((example, text))
@@ -242,8 +245,3 @@ def _in_windows(
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def _normalized(text: str) -> str:
-    """As the official SQuAD evaluators compare answers (`normalize_answer`)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())

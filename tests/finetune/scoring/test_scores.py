@@ -173,9 +173,7 @@ def test_mnli_as_two_classes():
 
 
 def test_scores_start_without_jax_or_the_heavy_libraries():
-    names = (
-        "decode label_order null_threshold picture scores squad_scores submission table tag_scores"
-    )
-    code = "import sys; from bertjax.finetune import " + ", ".join(names.split())
+    names = "decode null_threshold picture scores squad_scores submission table tag_scores"
+    code = "import sys; from bertjax.finetune.scoring import " + ", ".join(names.split())
     code += "; sys.exit(sorted({'jax','sklearn','scipy','matplotlib'} & set(sys.modules)) or 0)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
