@@ -13,7 +13,7 @@ from bertjax.convert.pretrained import Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import resolve
+from bertjax.finetune import cache, resolve
 from bertjax.finetune.examples import Dataset
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.readers import sources
@@ -54,7 +54,7 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
         config.task.question_length,
         nulls,
     )
-    splits = _encoded(dataset, tokenizer, settings)
+    splits = _encoded(dataset, tokenizer, settings, storage.path(directory) / "encoded")
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")
     train = splits.pop("train")

@@ -83,9 +83,9 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
     seeds = range(config.seed, config.seed + config.seeds)
     result = {}
     for rate, size, passes, seed in itertools.product(rates, sizes, epochs, seeds):
-        parts = {f"lr{rate:g}": rates, f"batch{size}": sizes, f"epochs{passes:g}": epochs}
-        parts[f"seed{seed}"] = seeds
-        name = "_".join(part for part, values in parts.items() if len(values) > 1)
+        parts = {f"lr{rate:g}": len(rates), f"batch{size}": len(sizes)}
+        parts |= {f"epochs{passes:g}": len(epochs), f"seed{seed}": len(seeds)}
+        name = "_".join(part for part, values in parts.items() if values > 1)
         result[name] = dataclasses.replace(
             config,
             seed=seed,
