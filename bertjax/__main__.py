@@ -192,6 +192,12 @@ _SOURCE = (  # what a source of weights does not say itself
 )
 _TOP_K = Flag("top_k", 5, int, least=1)
 _PLAN = (Flag("topology"), Flag("json", False, bool), Flag("table", False, bool))
+_GLUE = (
+    Flag("init_from"),
+    Flag("files"),
+    Flag("recipe", "bert", choices=("bert", "roberta", "distilbert")),
+    Flag("tasks"),
+)
 
 COMMANDS = {
     command.name: command
@@ -201,6 +207,7 @@ COMMANDS = {
         ),
         Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
         Command("finetune", finetuning.finetune, reads_config=True, outlives_reader=True),
+        Command("glue", finetuning.glue, (), _GLUE, True, makes_config=True, outlives_reader=True),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
         Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),

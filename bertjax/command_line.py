@@ -120,7 +120,9 @@ def parse(name: str, argv: list[str], commands: dict[str, Command]) -> tuple[Val
     return values, args
 
 
-def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | None:
+def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | dict | None:
+    if command.makes_config:
+        return overrides
     tree = None
     if values.config:
         tree = config_file.load(values.config)
@@ -132,11 +134,12 @@ def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | N
     elif overrides:
         raise UsageError(f"{next(iter(overrides))}: --config is missing; name a config file")
     for flag, value in overrides.items():
-        _set(tree, flag, value)
+        override(tree, flag, value)
     return tree
 
 
-def _set(tree: ConfigDict, flag: str, value: Any) -> None:
+def override(tree: ConfigDict, flag: str, value: Any) -> None:
+    """Sets the field that `--config.FIELD` names; raises UsageError where the tree has none."""
     *groups, name = flag.removeprefix("--config.").split(".")
     node = tree
     for depth, group in enumerate(groups):

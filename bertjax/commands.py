@@ -42,6 +42,7 @@ class Command:
       flags: those that only some commands have.
       reads_config: has --config, --config.FIELD and --workdir, and no arguments but after `--`.
       finds_config: without --config, it takes that of the run in --workdir.
+      makes_config: has no --config; the values set by --config.FIELD are the value of `config`.
       outlives_reader: goes on when nobody reads its output any more.
     """
 
@@ -51,6 +52,7 @@ class Command:
     flags: tuple[Flag, ...] = ()
     reads_config: bool = False
     finds_config: bool = False
+    makes_config: bool = False
     outlives_reader: bool = False
 
     @property

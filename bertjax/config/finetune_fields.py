@@ -73,8 +73,8 @@ class Finetune:
     group_lengths: bool = field(
         True, "put rows of like length into a batch: a pool of 50 batches is sorted, then shuffled"
     )
-    buckets: bool = field(
-        True, "pad a batch to the next of 16, 24, 32, 48, 64, 96...; False pads to sequence_length"
+    buckets: Count = field(
+        4, "most lengths to which batches are padded, a compilation each; 0 pads to sequence_length"
     )
 
 

@@ -19,6 +19,38 @@ def num_steps(rows: int, batch_size: int, epochs: float) -> int:
     return max(1, int(rows * epochs / batch_size))
 
 
+def bucket_lengths(lengths: np.ndarray, longest: int, most: int) -> list[int]:
+    """The at most `most` of `LENGTHS` that pad rows least, ascending; the last one takes all rows.
+
+    Every length is a program to compile, so a few are chosen by the lengths of all rows, exactly:
+    by dynamic programming over the candidates.
+
+    Args:
+      lengths: [R], of the rows.
+      longest: takes the place of the candidates that are larger; with `most=0` the only length.
+    """
+    if not most:
+        return [longest]
+    top = min((n for n in LENGTHS if n >= lengths.max(initial=1)), default=longest)
+    candidates = [n for n in LENGTHS if n < min(top, longest)] + [min(top, longest)]
+    up_to = np.searchsorted(np.sort(lengths), candidates, side="right")
+    # The cheapest way to take the rows up to candidate i, by the number of lengths used.
+    ways = {i: (n * int(up_to[i]), [n]) for i, n in enumerate(candidates)}
+    best = ways[len(candidates) - 1]
+    for _ in range(most - 1):
+        ways = {
+            i: min(
+                (cost + n * int(up_to[i] - up_to[j]), [*chosen, n])
+                for j, (cost, chosen) in ways.items()
+                if j < i
+            )
+            for i, n in enumerate(candidates)
+            if any(j < i for j in ways)
+        }
+        best = min([best, *(way for i, way in ways.items() if i == len(candidates) - 1)])
+    return best[1]
+
+
 def batch_shapes(
     kind: str, batch_size: int, length: int, choices: int = 1
 ) -> dict[str, tuple[int, ...]]:
@@ -54,14 +86,14 @@ class Batches:
         seed: int,
         shuffle: bool = True,
         group_lengths: bool = True,
-        buckets: bool = True,
+        buckets: int = 4,
     ) -> None:
         """Args:
         batch_size: B, of the global batch.
         longest: most tokens L of a sequence.
         shuffle: False keeps the file's order in every epoch, and so does not group lengths.
-        buckets: L of a step is that of its longest row, made up to one of `LENGTHS`; False pads
-          every batch to `longest`.
+        buckets: L of a step is that of its longest row, made up to one of so many lengths
+          (`bucket_lengths`); 0 pads every batch to `longest`.
         """
         self.batch_size = batch_size
         self._rows, self._padding = rows, _Padding(rows, longest, pad_id, buckets)
@@ -148,7 +180,7 @@ class HeldoutBatches:
     """
 
     def __init__(
-        self, rows: Rows, *, batch_size: int, longest: int, pad_id: int, buckets: bool = True
+        self, rows: Rows, *, batch_size: int, longest: int, pad_id: int, buckets: int = 4
     ) -> None:
         """As `Batches`."""
         self.batch_size = batch_size
@@ -186,13 +218,12 @@ class HeldoutBatches:
 class _Padding:
     """Makes arrays of rows."""
 
-    def __init__(self, rows: Rows, longest: int, pad_id: int, buckets: bool) -> None:
+    def __init__(self, rows: Rows, longest: int, pad_id: int, buckets: int) -> None:
         self.lengths = rows.lengths
         self._rows, self._longest, self._pad_id = rows, longest, pad_id
         self._sequence_lengths = np.diff(rows.starts)
         self._ones = np.ones(len(rows.ids), np.uint8)
-        buckets_up = [length for length in LENGTHS if length < longest] if buckets else []
-        self._steps_of_length = np.array([*buckets_up, longest])
+        self._steps_of_length = np.array(bucket_lengths(self.lengths, longest, buckets))
         assert self.lengths.max(initial=0) <= longest, "rows were encoded for longer sequences"
 
     def length(self, order: np.ndarray) -> int:

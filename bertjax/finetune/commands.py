@@ -32,3 +32,35 @@ def finetune(values: Values, args: list[str]) -> list[str]:
     with distributed.processes():
         runs.finetune(config, storage.path(values.workdir), _STARTED)
     return [f"bertjax predict {values.workdir} --input=FILE"]
+
+
+def glue(values: Values, args: list[str]) -> None:
+    """glue --init_from=URI --files=GLUE --workdir=W [--recipe=bert] [--tasks=rte,mrpc]
+        [--config.FIELD=VALUE ...]
+
+    Fine-tunes on every task of GLUE whose folder is in the directory GLUE, one after the other, by
+    the recipe of bert, roberta or distilbert; prints one table in the papers' order with each
+    paper's average, and writes W/results.json, W/results.png and W/submission.zip for the
+    leaderboard. --config.seeds=5 runs five seeds of each. What was interrupted goes on.
+    """
+    from bertjax.command_line import override
+    from bertjax.finetune import glue, recipes
+    from bertjax.processes import distributed
+
+    for flag in ("init_from", "files", "workdir"):
+        if not values[flag].value:
+            raise UsageError(f"--{flag}: missing; see bertjax glue --help")
+    recipe = {"bert": recipes.bert, "roberta": recipes.roberta, "distilbert": recipes.distilbert}
+
+    def make(task: str) -> config_lib.Config:
+        tree = recipe[values.recipe](task)
+        tree.init_from, tree.data.files = values.init_from, values.files
+        for name, value in values.config.items():
+            override(tree, name, value)
+        return config_lib.from_config_dict(tree)
+
+    asked = values.tasks.split(",") if values.tasks else []
+    with distributed.processes():
+        tasks = glue.at_hand(storage.path(values.files), asked)
+        from_mnli = values.recipe == "roberta"
+        glue.run(make, tasks, storage.path(values.workdir), from_mnli=from_mnli)

@@ -1,7 +1,7 @@
 """Fine-tuning as a job: encoded examples, a head's logits, the loss of the task."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -177,8 +177,7 @@ class Finetuning:
     def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
         """The mean loss, and what `evaluation.figures` gives of every split."""
         result = {"loss": float(objectives.means(totals)["task_loss"])}
-        for number, (name, split) in enumerate(self.heldout_splits.items()):
-            found = self.predicted(split, _of_split(rows, number))
+        for name, split, found in self.predicted(rows):
             labels = self.config.model.label_names
             own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
             own |= self._constant(split, found)
@@ -186,9 +185,14 @@ class Finetuning:
             result |= {f"{prefix}_{k}" if prefix else k: v for k, v in own.items()}
         return result
 
-    def predicted(self, split: Split, rows: dict[str, list[np.ndarray]]) -> predictions.Predictions:
-        """The predictions for a split, of what `rows` gave for its batches."""
-        return predictions.of(split.rows, split.examples, rows, self.config.task, self.null_answers)
+    def predicted(
+        self, rows: dict[str, list[np.ndarray]]
+    ) -> Iterator[tuple[str, Split, predictions.Predictions]]:
+        """The predictions for every held-out split, of what `rows` gave for all batches."""
+        for number, (name, split) in enumerate(self.heldout_splits.items()):
+            own = _of_split(rows, number)
+            task, nulls = self.config.task, self.null_answers
+            yield name, split, predictions.of(split.rows, split.examples, own, task, nulls)
 
     def _constant(self, split: Split, found: predictions.Predictions) -> dict[str, float]:
         """Whether all predictions are the same; says so where the labels' order looks wrong."""

@@ -14,7 +14,6 @@ from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune import cache, resolve
-from bertjax.finetune.examples import Dataset
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
@@ -44,29 +43,41 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
         config, tokenizer=tokenizer_lib.resolved(config.tokenizer, tokenizer)
     )
     model = resolve.model_of(config, base, kind, labels)
-    nulls = resolve.null_answers(config)
-    settings = Settings(
-        kind,
-        _longest(config),
-        labels,
-        model.type_vocab_size,
-        config.task.stride,
-        config.task.question_length,
-        nulls,
-    )
-    splits = _encoded(dataset, tokenizer, settings, storage.path(directory) / "encoded")
+    config = dataclasses.replace(config, model=model)
+    settings = settings_of(config, kind)
+    wanted = {name: e for name, e in dataset.splits.items() if name.split("_")[0] in _READ}
+    splits = encoded(wanted, tokenizer, settings, directory)
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")
     train = splits.pop("train")
     config = resolve.config_of(config, model, len(train.rows))
     if jax.process_index() == 0 and started is None:
         tokenizer.save(storage.path(directory) / "tokenizer")
-    return Finetuning(config, task, tokenizer, train, splits, nulls, read)
+    return Finetuning(config, task, tokenizer, train, splits, settings.null_answers, read)
 
 
-def _longest(config: config_lib.Config) -> int:
-    [phase, *_] = config.phases.values()
-    return phase.sequence_length
+_READ = ("train", "dev")
+
+
+def test_splits(job: Finetuning, directory: Path) -> dict[str, Split]:
+    """The rows of the test splits of a job's files, and of MNLI's diagnostic."""
+    found = sources.read(job.config).splits
+    wanted = {name: e for name, e in found.items() if name.split("_")[0] not in _READ}
+    return encoded(wanted, job.tokenizer, settings_of(job.config, job.task.kind), directory)
+
+
+def settings_of(config: config_lib.Config, kind: str) -> Settings:
+    """How the examples of a config become rows; its model and labels are resolved."""
+    [phase] = config.phases.values()
+    return Settings(
+        kind,
+        phase.sequence_length,
+        config.model.label_names,
+        config.model.type_vocab_size,
+        config.task.stride,
+        config.task.question_length,
+        resolve.null_answers(config),
+    )
 
 
 def _started(config: config_lib.Config, directory: Path) -> tuple[Tokenizer, Model] | None:
@@ -116,16 +127,15 @@ def _tokenizer(
     return tokenizer, source.config.model
 
 
-def _encoded(
-    dataset: Dataset, tokenizer: Tokenizer, settings: Settings, kept: Path
+def encoded(
+    splits: dict[str, list], tokenizer: Tokenizer, settings: Settings, directory: Path
 ) -> dict[str, Split]:
-    """The rows of `train` and of every dev split, kept in W/encoded."""
+    """The examples of each split with their rows, which are kept in W/encoded."""
     found = {}
-    for name, examples in dataset.splits.items():
-        if name != "train" and not name.startswith("dev"):
-            continue
+    for name, examples in splits.items():
         own = dataclasses.replace(settings, training=name == "train")
-        rows = cache.rows(kept, examples, tokenizer, own, writes=jax.process_index() == 0)
+        kept, writes = storage.path(directory) / "encoded", jax.process_index() == 0
+        rows = cache.rows(kept, examples, tokenizer, own, writes=writes)
         for note in rows.notes:
             say(f"{name}: {note}")
         found[name] = Split(examples, rows)

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from bertjax import config as config_lib
-from bertjax import loop, storage, workdir
+from bertjax import loop, sharding, storage, workdir
+from bertjax.checkpoints import manager
 from bertjax.errors import StorageError
 from bertjax.finetune import opening, resolve
-from bertjax.finetune.job import Finetuning
+from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
@@ -110,7 +112,7 @@ def _run(job: Finetuning, place: Path, programs: dict, started: float | None) ->
     loop.run(job, storage.path(place), started, programs)
     result = scored(job, place) | {"seconds": round(time.monotonic() - began, 1)}
     if jax.process_index() == 0:
-        _write_json(path, result)
+        write_json(path, result)
     distributed.wait_for_all("scores")
     return result
 
@@ -150,7 +152,7 @@ def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
 
 def _write_results(results: list[dict], directory: Path, metric: str) -> None:
     best = scores.best(results, metric)
-    _write_json(
+    write_json(
         storage.path(directory) / RESULTS,
         {"best": best["run"], "runs": results, "cells": table.grid(results)},
     )
@@ -158,8 +160,40 @@ def _write_results(results: list[dict], directory: Path, metric: str) -> None:
     print(picture.draw(storage.path(directory) / "results.png", results))
 
 
-def _write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
+    """A JSON file, whole or not at all; raises StorageError where the disk refuses."""
     try:
         storage.write(path, (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
+
+
+def best_place(directory: Path) -> Path:
+    """The directory of the run that counts: of a grid the best one, else W itself."""
+    place = storage.path(directory)
+    if not storage.exists(place / RESULTS):
+        return place
+    return place / "runs" / json.loads(storage.read(place / RESULTS))["best"]
+
+
+def best_params(job: Finetuning, mesh: Mesh, directory: Path) -> dict:
+    """The weights that count of the run that counts.
+
+    Raises:
+      DataError: there is no whole checkpoint, or no scores.
+    """
+    place = best_place(directory)
+    step = json.loads(storage.read(place / SCORES))["step"]
+    params = jax.eval_shape(job.init, jax.random.key(0))
+    abstract = sharding.abstract(mesh, {"params": params})
+    return manager.read_newest(place / "checkpoints", abstract, wanted=step)[1]["params"]
+
+
+def with_heldout(job: Finetuning, splits: dict[str, Split]) -> Finetuning:
+    """The job with other splits to evaluate on."""
+    return dataclasses.replace(job, heldout_splits=splits)
+
+
+def starting_from(config: config_lib.Config, directory: Path) -> config_lib.Config:
+    """The config with the run of `directory` that counts as its start."""
+    return dataclasses.replace(config, init_from=str(best_place(directory)))

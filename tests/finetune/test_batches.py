@@ -1,5 +1,6 @@
 """The order of the rows, where batches are cut, and how they are padded."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,14 @@ from finetune_examples import EXAMPLES, SETTINGS, TOKENIZER, rows_of_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjax.finetune.batches import LENGTHS, Batches, HeldoutBatches, batch_shapes, num_steps
+from bertjax.finetune.batches import (
+    LENGTHS,
+    Batches,
+    HeldoutBatches,
+    batch_shapes,
+    bucket_lengths,
+    num_steps,
+)
 from bertjax.finetune.encoding import encode
 from bertjax.finetune.rows import Rows
 
@@ -127,12 +135,12 @@ def test_grouping_saves_padding():
     share = {
         name: batches(lengths, 32, **options).padding_share(90)
         for name, options in {
-            "plain": {"buckets": False},
+            "plain": {"buckets": 0},
             "buckets": {"group_lengths": False},
             "grouped": {},
         }.items()
     }
-    assert share["grouped"] < 0.3 < 0.5 < share["buckets"] <= share["plain"]
+    assert share["grouped"] < 0.32 < 0.5 < share["buckets"] <= share["plain"]
 
 
 def test_padding_is_counted():
@@ -155,8 +163,29 @@ def test_lengths_of_buckets(longest, length, expected):
     assert expected in (*LENGTHS, longest)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 512), min_size=1, max_size=60),
+    st.sampled_from([64, 100, 128, 512]),
+    st.integers(1, 5),
+)
+def test_buckets_pad_least(lengths, longest, most):
+    """Against every choice of lengths that takes all rows."""
+    lengths = np.minimum(lengths, longest)
+    candidates = sorted({min(n, longest) for n in LENGTHS if n <= longest} | {longest})
+
+    def tokens(chosen):
+        return sum(min(n for n in chosen if n >= length) for length in lengths)
+
+    found = bucket_lengths(lengths, longest, most)
+    choices = (c for k in range(1, most + 1) for c in itertools.combinations(candidates, k))
+    assert tokens(found) == min(tokens(c) for c in choices if c[-1] >= lengths.max())
+    assert len(found) <= most
+    assert found == sorted(found)
+
+
 def test_without_buckets_every_batch_is_as_long_as_can_be():
-    assert batches([3] * 5, longest=48, buckets=False).batch(1)["input_ids"].shape == (4, 48)
+    assert batches([3] * 5, longest=48, buckets=0).batch(1)["input_ids"].shape == (4, 48)
 
 
 @pytest.mark.parametrize("part", [slice(2, 4), np.array([3, 0]), slice(0, 1)])
@@ -185,13 +214,13 @@ def test_labels_of_tokens_and_numbers():
     batch = batches(tags, batch_size=2, shuffle=False, longest=4).batch(0)
     assert batch["labels"].tolist() == [[-1, 7, -1, -1], [8, 9, -1, -1]]
     numbers = rows_of_lengths([3, 2], "regression", labels=np.array([0.5, 2], np.float32))
-    batch = heldout(numbers, batch_size=4, longest=4, buckets=False).batch(0)
+    batch = heldout(numbers, batch_size=4, longest=4, buckets=0).batch(0)
     assert batch["labels"].dtype == np.float32
     assert batch["labels"].tolist() == [0.5, 2.0, 0.0, 0.0]
     assert batch["example_ids"].tolist() == [0, 1, -1, -1]
 
 
-@pytest.mark.parametrize("buckets", [True, False])
+@pytest.mark.parametrize("buckets", [4, 0])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=90), st.integers(1, 20))
 def test_held_out_rows_come_once(buckets, lengths, batch_size):
@@ -220,7 +249,7 @@ def test_held_out_padding_counts_the_rows_that_fill_up():
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_shapes_are_those_of_batches(kind):
     rows = encode(EXAMPLES[kind], TOKENIZER, SETTINGS[kind])
-    batch = batches(rows, batch_size=3, longest=16, buckets=False).batch(0)
+    batch = batches(rows, batch_size=3, longest=16, buckets=0).batch(0)
     shapes = {name: array.shape for name, array in batch.items()}
     assert shapes == batch_shapes(kind, 3, 16, rows.choices)
     assert heldout(rows, batch_size=3, longest=16).batch(0).keys() == shapes.keys()

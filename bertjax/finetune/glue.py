@@ -1,0 +1,120 @@
+"""All of GLUE that is at hand: a fine-tuning for each task, one table, the leaderboard's zip.
+
+W/TASK/            of each task, as `runs` makes it
+W/results.json     of all of them; W/results.png their picture
+W/submission.zip   what the best run of each task says of the test rows
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from bertjax import config as config_lib
+from bertjax import sharding, storage
+from bertjax.config import stages
+from bertjax.errors import DataError
+from bertjax.evaluate import Evaluation
+from bertjax.finetune import opening, runs
+from bertjax.finetune.job import Finetuning
+from bertjax.finetune.scoring import picture, submission, table
+from bertjax.finetune.scoring.predictions import Predictions
+from bertjax.finetune.tasks import TASKS
+from bertjax.metrics.progress import say
+from bertjax.processes import distributed
+
+# MNLI first, as other tasks may start from it; then in the order of the papers' tables.
+ORDER = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte", "wnli")
+_FROM_MNLI = ("rte", "mrpc", "stsb")  # of RoBERTa's recipe (Liu et al. 2019, section 5.1)
+
+
+def at_hand(files: Path, asked: Sequence[str] = ()) -> list[str]:
+    """The tasks whose folders are in a GLUE directory; of `asked`, where some are.
+
+    Raises:
+      DataError: there is none, or one that was asked for is missing; the folders are named.
+    """
+    folders = {name: TASKS[name].folder for name in ORDER}
+    missing = [n for n in asked if not storage.is_directory(files / folders.get(n, n))]
+    found = [n for n in ORDER if storage.is_directory(files / folders[n])]
+    if missing or not found:
+        wanted = ", ".join(folders.get(n, n) for n in missing or ORDER)
+        raise DataError(f"{files}: has no folder {wanted}; give GLUE's directory with --files")
+    trained = [n for n in found if n in asked or not asked]
+    return [n for n in trained if _has_training(files / folders[n])]
+
+
+def _has_training(folder: Path) -> bool:
+    found = bool(storage.find(f"{folder}/*train*"))
+    if not found:
+        say(f"{folder}: no training file; the task is left out")
+    return found
+
+
+def run(
+    make: Callable[[str], config_lib.Config],
+    tasks: Sequence[str],
+    directory: Path,
+    *,
+    from_mnli: bool,
+) -> None:
+    """Fine-tunes on every task that is not finished, and writes the table and the zip.
+
+    Args:
+      make: the config of a task.
+      from_mnli: RTE, MRPC and STS-B start from the best MNLI run, where there is one.
+
+    Raises:
+      As `runs.finetune`.
+    """
+    programs: dict = {}
+    results, predicted = [], {}
+    with distributed.alone(directory, "glue"):
+        for number, task in enumerate(tasks, start=1):
+            place, config = directory / task, make(task)
+            if from_mnli and task in _FROM_MNLI and "mnli" in tasks:
+                config = runs.starting_from(config, directory / "mnli")
+            say(f"task {number} of {len(tasks)}: {TASKS[task].title}")
+            job = opening.open(config, place)
+            results += runs.run_all(job, config, place, programs)
+            predicted |= _test_predictions(job, place, programs)
+    if jax.process_index() == 0:
+        _write(directory, results, predicted)
+
+
+def _write(directory: Path, results: list[dict], predicted: dict) -> None:
+    report = {"runs": results, **table.glue(results)}
+    runs.write_json(storage.path(directory) / runs.RESULTS, report)
+    print(table.glue_table(results))
+    picture.draw(storage.path(directory) / "results.png", results, "GLUE, dev")
+    zip_file = storage.path(directory) / "submission.zip"
+    for note in submission.write_glue(zip_file, predicted):
+        say(note)
+    print(f"{directory}/results.json, results.png, submission.zip")
+
+
+def _test_predictions(job: Finetuning, place: Path, programs: dict) -> dict[str, list]:
+    """What the best run says of the test rows, by a key of `submission.GLUE`."""
+    splits = opening.test_splits(job, place)
+    if not splits:
+        say(f"{TASKS[job.task.name].title}: no test file; nothing to hand in")
+        return {}
+    job = runs.with_heldout(job, splits)
+    mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)
+    params = runs.best_params(job, mesh, place)
+    totals_and_rows = Evaluation(job, mesh, stage, programs).measure(params)
+    found = {}
+    for name, split, predictions in job.predicted(totals_and_rows[1]):
+        key = {"test": job.task.name, "test_mismatched": "mnli_mismatched"}.get(name, name)
+        values = labels_of(job, predictions)
+        found[key] = [(e.id, v) for e, v in zip(split.examples, values, strict=True)]
+    return found
+
+
+def labels_of(job: Finetuning, predictions: Predictions) -> list[str | float]:
+    """The label, or the number, that is predicted for each example."""
+    if predictions.values is not None:
+        return [float(value) for value in predictions.values]
+    assert predictions.probabilities is not None
+    names = job.config.model.label_names
+    return [names[number] for number in predictions.probabilities.argmax(-1)]
