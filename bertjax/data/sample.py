@@ -7,6 +7,7 @@ is not prose (examples, signatures, tables) is left out, and no paragraph comes 
 
 import ast
 import inspect
+import itertools
 import re
 import sysconfig
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from pydoc_data import topics
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST_BYTES = 8 << 20
 FEWEST_PARAGRAPHS = 3  # of a document
@@ -31,32 +32,65 @@ _LABELS = {"Args:", "Arguments:", "Parameters", "Returns:", "Returns", "Raises:"
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*[,.;:!?)\"']*$")
 
 
+class Source(NamedTuple):
+    """Text of one module, or one topic of the language reference."""
+
+    package: str
+    module: str
+    text: str
+
+
 @cache
 def documents() -> list[str]:
     """Documents of paragraphs, a blank line between them, in an order that only the installed
     packages decide; at most `MOST_BYTES` bytes in all."""
-    seen, found, size = set(), [], 0
-    for text in _texts():
-        paragraphs = [p for p in map(_prose, re.split(r"\n\s*\n", text)) if p and p not in seen]
-        paragraphs = list(dict.fromkeys(paragraphs))
+    return ["\n\n".join(paragraphs) for _, paragraphs in _documents()]
+
+
+def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
+    """`(package, module, paragraph)` of the same documents: which package is a docstring of?
+
+    Args:
+      classes: packages that are kept, those with most paragraphs.
+      most: paragraphs of each: one of every module, then another one.
+    """
+    found: dict[str, list[list[tuple[str, str, str]]]] = {}
+    for source, paragraphs in _documents():
+        rows = [(source.package, source.module, paragraph) for paragraph in paragraphs]
+        found.setdefault(source.package, []).append(rows)
+    counts = {package: sum(map(len, modules)) for package, modules in found.items()}
+    largest = sorted(counts, key=lambda package: (-counts[package], package))[:classes]
+    result = []
+    for package in largest:
+        in_turn = itertools.chain.from_iterable(itertools.zip_longest(*found[package]))
+        result += list(itertools.islice(filter(None, in_turn), most))
+    return result
+
+
+def _documents() -> Iterator[tuple[Source, list[str]]]:
+    """Sources with their paragraphs, none of which comes twice."""
+    seen, size = set(), 0
+    for source in _sources():
+        parts = map(_prose, re.split(r"\n\s*\n", source.text))
+        paragraphs = list(dict.fromkeys(p for p in parts if p and p not in seen))
         seen.update(paragraphs)
         if len(paragraphs) < FEWEST_PARAGRAPHS:
             continue
-        found.append("\n\n".join(paragraphs))
-        size += len(found[-1].encode())
+        yield source, paragraphs
+        size += len("\n\n".join(paragraphs).encode())
         if size > MOST_BYTES:
             break
-    return found
 
 
-def _texts() -> Iterator[str]:
+def _sources() -> Iterator[Source]:
     """Topics of the language reference, then the docstrings of each module as one text."""
     for topic in sorted(topics.topics):
-        yield topics.topics[topic]
+        yield Source("pydoc_data", topic, topics.topics[topic])
     paths = sysconfig.get_paths()
     for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
         for path in _modules(Path(root)):
-            yield _docstrings(path)
+            inside = path.relative_to(root)
+            yield Source(Path(inside.parts[0]).stem, str(inside), _docstrings(path))
 
 
 def _modules(directory: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.readers import (
+    builtin,
     choices,
     columns,
     conll,
@@ -60,9 +61,12 @@ def read(config: Config) -> Dataset:
         dataset = _read_tfds(config, kind, task)
     elif config.data.source == "files":
         dataset = _read_files(config, kind, task)
+    elif kind == "single" and task is None:
+        dataset = builtin.read()
     else:
         raise UsageError(
-            f"config.data.source={config.data.source}: fine-tuning reads labeled data: files or tfds"
+            f"config.data.source=sample: has text for config.task.kind=single; {config.task.name or kind} needs "
+            "config.data.source=files and config.data.files"
         )
     for split, examples in dataset.splits.items():
         if not examples:

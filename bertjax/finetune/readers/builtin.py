@@ -1,0 +1,30 @@
+"""A task without files: which package is a docstring of? (`data.source=sample`)"""
+
+from bertjax.data import sample
+from bertjax.errors import DataError
+from bertjax.finetune.examples import Dataset, Text
+
+CLASSES, MOST = 6, 500  # packages, and docstrings of each
+_EVERY = 5  # of so many modules, one is held out
+
+
+def read() -> Dataset:
+    """Docstrings of the largest packages that are installed; every fifth module is `dev`.
+
+    Which packages there are depends on the machine: figures of two machines are not comparable.
+
+    Raises:
+      DataError: there are fewer than two packages with docstrings.
+    """
+    rows = sample.labeled(CLASSES, MOST)
+    labels = tuple(sorted({package for package, _, _ in rows}))
+    if len(labels) < 2:
+        raise DataError("config.data.source=sample: fewer than two packages have docstrings here")
+    parts: dict[str, list] = {"train": [], "dev": []}
+    modules: dict[str, dict[str, int]] = {package: {} for package in labels}
+    for number, (package, module, text) in enumerate(rows):
+        place = modules[package].setdefault(module, len(modules[package]))
+        split = "dev" if place % _EVERY == _EVERY - 1 else "train"
+        parts[split].append(Text(str(number), (text,), package))
+    note = f"docstrings of {', '.join(labels)}: {len(parts['train'])} to train on, "
+    return Dataset(parts, labels, (f"{note}{len(parts['dev'])} of other modules to score",))
