@@ -39,6 +39,7 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
         say(note)
     labels = dataset.labels
     task = resolve.task_of(config, kind, labels)
+    resolve.require_metric(config, task)
     config = dataclasses.replace(
         config, tokenizer=tokenizer_lib.resolved(config.tokenizer, tokenizer)
     )

@@ -24,6 +24,16 @@ def task_of(config: config_lib.Config, kind: str, labels: tuple[str, ...]) -> Ta
     return Task(kind, kind, kind, labels, KINDS[kind].metrics, KINDS[kind].metrics)
 
 
+def require_metric(config: config_lib.Config, task: Task) -> None:
+    """Raises UsageError where `finetune.metric` is no figure of the task."""
+    known, asked = (*task.metrics, "loss"), config.finetune.metric
+    if asked not in (None, *known):
+        raise UsageError(
+            f"config.finetune.metric={asked!r}: {config.task.name or task.kind} has "
+            f"{', '.join(known)}"
+        )
+
+
 def null_answers(config: config_lib.Config) -> bool:
     """Whether a question may have no answer."""
     asked = config.task.null_answers
@@ -53,7 +63,8 @@ def model_of(
     for field in dataclasses.fields(Model) if source else ():
         asked, theirs = getattr(config.model, field.name), getattr(source, field.name)
         is_own = field.name in (*_OWN, "head", "num_labels", "label_names", "problem_type")
-        if not is_own and asked not in (field.default, theirs):
+        is_open = field.name == "vocab_size" and not asked  # takes the tokenizer's
+        if not (is_own or is_open) and asked not in (field.default, theirs):
             raise UsageError(
                 f"config.model.{field.name}={asked!r}: config.init_from={config.init_from} has "
                 f"{theirs!r}; leave it out"

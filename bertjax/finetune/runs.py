@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, workdir
 from bertjax.checkpoints import manager
-from bertjax.errors import StorageError
+from bertjax.errors import StorageError, UsageError
 from bertjax.finetune import opening, resolve
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.scoring import picture, scores, table
@@ -31,6 +31,7 @@ from bertjax.processes import distributed
 
 SCORES, RESULTS = "scores.json", "results.json"
 _LAST = 10  # logged steps whose mean is the training loss at the end
+_DECIDING = ("seed", "model", "phases", "optimizer", "task", "finetune")  # what a run reaches
 
 
 def finetune(
@@ -40,7 +41,8 @@ def finetune(
 
     Raises:
       Preempted, NonFiniteError: as `loop.run`; the same call goes on.
-      UsageError, DataError, StorageError: as `opening.open` and `loop.run`.
+      UsageError, DataError, StorageError: as `opening.open` and `loop.run`; UsageError also where
+        `directory` holds a run of another rate, number of steps, seed...
     """
     with distributed.alone(directory, "finetune"):
         job = opening.open(config, directory)
@@ -79,9 +81,9 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
     """
     [(phase_name, phase)] = config.phases.items()
     asked, how, opt = config.grid, config.finetune, config.optimizer
-    rates = asked.learning_rate or (opt.learning_rate,)
-    sizes = asked.batch_size or (phase.batch_size,)
-    epochs = asked.epochs or (how.epochs,)
+    rates = tuple(dict.fromkeys(asked.learning_rate)) or (opt.learning_rate,)
+    sizes = tuple(dict.fromkeys(asked.batch_size)) or (phase.batch_size,)
+    epochs = tuple(dict.fromkeys(asked.epochs)) or (how.epochs,)
     seeds = range(config.seed, config.seed + config.seeds)
     result = {}
     for rate, size, passes, seed in itertools.product(rates, sizes, epochs, seeds):
@@ -103,6 +105,7 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
 def _run(job: Finetuning, place: Path, programs: dict, started: float | None) -> dict:
     """Trains one run to its end, or finds it finished; its scores."""
     path = storage.path(place) / SCORES
+    _require_same(job.config, place)
     if distributed.first_decides(storage.exists(path)):
         say(f"{place}: finished already")
         return json.loads(storage.read(path))
@@ -115,6 +118,19 @@ def _run(job: Finetuning, place: Path, programs: dict, started: float | None) ->
         write_json(path, result)
     distributed.wait_for_all("scores")
     return result
+
+
+def _require_same(config: config_lib.Config, place: Path) -> None:
+    """Refuses a directory whose run, finished or not, is of a config that reaches something else."""
+    if not storage.exists(storage.path(place) / "config.json"):
+        return
+    held, asked = config_lib.leaves(workdir.read_config(place)), config_lib.leaves(config)
+    for field in sorted(held.keys() | asked.keys()):
+        theirs, ours = held.get(field), asked.get(field)
+        if field.split(".")[1] in _DECIDING and theirs != ours:
+            raise UsageError(
+                f"{field}={ours!r}: {place} holds a run with {theirs!r}; take another --workdir"
+            )
 
 
 def scored(job: Finetuning, place: Path) -> dict[str, Any]:
@@ -151,6 +167,9 @@ def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
 
 
 def _write_results(results: list[dict], directory: Path, metric: str) -> None:
+    if not any(result["figures"] for result in results):
+        write_json(storage.path(directory) / RESULTS, {"best": None, "runs": results, "cells": []})
+        return
     best = scores.best(results, metric)
     write_json(
         storage.path(directory) / RESULTS,
