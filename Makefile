@@ -27,6 +27,9 @@ quickstart: $(READY)
 	$(BIN)/bertjax evaluate --workdir=$(W)
 	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
 	$(BIN)/bertjax plot $(W)
+	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py --workdir=$(W)/task --config.init_from=$(W)
+	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py:random --workdir=$(W)/task_random --config.init_from=$(W)
+	echo "Return the eigenvalues of a symmetric matrix." | $(BIN)/bertjax predict $(W)/task --input=-
 
 test: $(READY_TEST)
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not tpu_compiler"

@@ -13,7 +13,7 @@ TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
 setup(
     name="bertjax",
     version="0.1.0",
-    description="Pretrain BERT, RoBERTa and DistilBERT in JAX, TPU first",
+    description="Pretrain and fine-tune BERT, RoBERTa and DistilBERT in JAX, TPU first",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

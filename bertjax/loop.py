@@ -17,7 +17,7 @@ from bertjax.config.stages import Stage
 from bertjax.data import pipeline
 from bertjax.errors import NonFiniteError, Preempted
 from bertjax.evaluate import Evaluations
-from bertjax.job import Job
+from bertjax.job import Batch, Job
 from bertjax.metrics import flops, profile, writer
 from bertjax.metrics.goodput import Goodput
 from bertjax.metrics.progress import Progress, say
@@ -169,7 +169,7 @@ class Trainer:
                 profile.follow(self.config.logging, self.directory, step)
                 state, values = programs[key](state, self.job.frozen, batch)
                 self._report(pending, stage, speed)
-                pending = step + 1, values
+                pending = step + 1, values, math.prod(_largest(batch))
                 self.stopping = self.signals.should_stop()
                 if self._must_pause(step + 1):
                     self._report(pending, stage, speed)
@@ -202,8 +202,8 @@ class Trainer:
         with self._compiling():
             compiled = jitted.lower(*arguments).compile()
             distributed.wait_for_all("compiled")  # hosts differ in speed
-        shape = max((x.shape for x in arguments[-1].values()), key=math.prod)
-        say(f"{' x '.join(map(str, shape))}: compiled in {time.monotonic() - started:.0f} s")
+        form = " x ".join(map(str, _largest(arguments[-1])))
+        say(f"{form}: compiled in {time.monotonic() - started:.0f} s")
         return compiled
 
     def _poll(self, step: int, state: dict) -> None:
@@ -215,13 +215,14 @@ class Trainer:
     def _speed(self, stage: Stage, step: int) -> flops.Speed:
         tokens = stage.phase.batch_size * stage.phase.sequence_length
         peak = self.config.logging.peak_flops_per_device or flops.peak_flops(jax.devices()[0])
-        return flops.Speed(step, tokens, self.job.flops(stage), peak and peak * self.mesh.size)
+        return flops.Speed(step, self.job.flops(stage) / tokens, peak and peak * self.mesh.size)
 
-    def _report(self, pending: tuple[int, dict] | None, stage: Stage, speed: flops.Speed) -> None:
-        """Logs the metrics of a step that has run: `pending` is `(step, metrics)` or None."""
+    def _report(self, pending: tuple | None, stage: Stage, speed: flops.Speed) -> None:
+        """Logs a step that has run: `pending` is `(step, metrics, tokens)` or None."""
         if pending is None:
             return
-        step, values = pending
+        step, values, tokens = pending
+        speed.add(tokens)
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         self.watchdog.beat()
         if step % self.config.logging.every_steps == 0 or step == self.config.num_steps:
@@ -291,3 +292,8 @@ class Trainer:
         self.decided = bool(distributed.first_decides(verdict.stop))
         if self.decided and step < self.config.num_steps:
             say(f"no better than at step {verdict.best:,}: ends at step {step:,}")
+
+
+def _largest(batch: Batch) -> tuple[int, ...]:
+    """The shape of a batch's largest array: B x L of its tokens."""
+    return max((x.shape for x in batch.values()), key=math.prod)

@@ -204,7 +204,7 @@ class Finetuning:
         if found.kind in ("single", "pair"):
             line = scores.below_chance(golds, guesses, self.config.model.label_names)
             say(line) if line else None
-        return {"constant": float(bool(scores.degenerate(golds, guesses)))}
+        return {"constant": 1.0} if scores.degenerate(golds, guesses) else {}
 
     def degenerate(self, figures: dict[str, float], train_loss: float | None) -> str | bool:
         """Why a run with these figures at its end learned nothing, or False."""

@@ -101,8 +101,8 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
     [(name, phase)] = config.phases.items()
     how = config.finetune
     steps = phase.steps or batches.num_steps(num_rows, phase.batch_size, how.epochs)
-    per_epoch = max(1, num_rows // phase.batch_size)
-    every = config.evaluation.every_steps or max(1, per_epoch // how.evaluations_per_epoch)
+    each = phase.batch_size * how.evaluations_per_epoch
+    every = config.evaluation.every_steps or -(-num_rows // each)
     saves = config.checkpoints
     if how.select == "best" or how.patience:  # the weights of every evaluation may be the best
         saves = dataclasses.replace(saves, every_steps=every)

@@ -56,26 +56,28 @@ class Speed:
 
     Args:
       step: the step the clock starts at.
-      tokens_per_step: B * L, padding included.
-      flops_per_step: as from `model_flops_per_step`.
+      flops_per_token: of the largest batch, B * L tokens.
       peak: FLOP/s of all devices together; None or 0 reports no utilization.
     """
 
-    def __init__(
-        self, step: int, tokens_per_step: int, flops_per_step: int, peak: float | None
-    ) -> None:
-        self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
+    def __init__(self, step: int, flops_per_token: float, peak: float | None) -> None:
+        self._flops, self._peak = flops_per_token, peak
         self.restart(step)
 
     def restart(self, step: int) -> None:
         """Leaves out the time since the last call: an evaluation, a compilation."""
-        self._step, self._time = step, time.perf_counter()
+        self._step, self._time, self._tokens = step, time.perf_counter(), 0
+
+    def add(self, tokens: int) -> None:
+        """Counts the tokens of a step that has run, padding included."""
+        self._tokens += tokens
 
     def rates(self, step: int) -> dict[str, float]:
         """`seconds_per_step`, `tokens_per_second` and, where the peak is known, `mfu` in [0, 1]."""
-        seconds = (time.perf_counter() - self._time) / max(step - self._step, 1)
+        seconds = time.perf_counter() - self._time
+        per_second, steps = self._tokens / seconds, max(step - self._step, 1)
         self.restart(step)
-        rates = {"seconds_per_step": seconds, "tokens_per_second": self._tokens / seconds}
+        rates = {"seconds_per_step": seconds / steps, "tokens_per_second": per_second}
         if self._peak:
-            rates["mfu"] = self._flops / seconds / self._peak
+            rates["mfu"] = self._flops * per_second / self._peak
         return rates

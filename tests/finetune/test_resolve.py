@@ -64,7 +64,7 @@ def test_evaluations_come_so_many_times_an_epoch(tmp_path):
     every = {
         n: resolved(tmp_path, 1600, **{EACH: n}).evaluation.every_steps for n in (1, 2, 3, 100, 999)
     }
-    assert every == {1: 100, 2: 50, 3: 33, 100: 1, 999: 1}
+    assert every == {1: 100, 2: 50, 3: 34, 100: 1, 999: 1}
     assert resolved(tmp_path, 5).evaluation.every_steps == 1
 
 

@@ -66,7 +66,9 @@ def test_a_grid_compiles_a_program_once_and_each_run_is_as_if_alone(sst2, capsys
 def test_buckets_and_batch_sizes_have_a_program_each(sst2, capsys):
     programs = {}
     run(sst2, "sst2", sst2 / "w", programs, grid__batch_size=(8, 12), seeds=2)
-    shapes = {dict((n, s) for n, s, _ in key[-1])["input_ids"] for key in programs if "train" in key}
+    shapes = {
+        dict((n, s) for n, s, _ in key[-1])["input_ids"] for key in programs if "train" in key
+    }
     assert {size for size, _ in shapes} == {8, 12}
     assert sum("train" in key for key in programs) == len(shapes)
     assert capsys.readouterr().out.count("compiled in") == len(shapes)

@@ -80,14 +80,20 @@ def test_peak_flops(kind, peak):
 def test_speed(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(metrics_flops.time, "perf_counter", lambda: now[0])
-    speed = metrics_flops.Speed(step=0, tokens_per_step=1000, flops_per_step=10**12, peak=4e12)
+    speed = metrics_flops.Speed(step=0, flops_per_token=10**9, peak=4e12)
+    for tokens in [1000] * 9 + [500, 500, 1000]:  # two short batches
+        speed.add(tokens)
     now[0] += 5
-    assert speed.rates(10) == {"seconds_per_step": 0.5, "tokens_per_second": 2000.0, "mfu": 0.5}
+    assert speed.rates(12) == {
+        "seconds_per_step": 5 / 12,
+        "tokens_per_second": 2200.0,
+        "mfu": 0.55,
+    }
     now[0] += 60  # an evaluation
-    speed.restart(10)
+    speed.restart(12)
     now[0] += 1
-    assert speed.rates(12)["seconds_per_step"] == 0.5
-    unknown = metrics_flops.Speed(0, 1, 1, None)
+    assert speed.rates(14)["seconds_per_step"] == 0.5
+    unknown = metrics_flops.Speed(0, 1, None)
     now[0] += 1
     assert "mfu" not in unknown.rates(1)
 
