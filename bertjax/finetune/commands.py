@@ -54,13 +54,14 @@ def glue(values: Values, args: list[str]) -> None:
 
     def make(task: str) -> config_lib.Config:
         tree = recipe[values.recipe](task)
-        tree.init_from, tree.data.files = values.init_from, values.files
+        tree.init_from, tree.data.files = values.init_from, str(tasks[task])
         for name, value in values.config.items():
             override(tree, name, value)
         return config_lib.from_config_dict(tree)
 
-    asked = values.tasks.split(",") if values.tasks else []
+    tasks = glue.at_hand(
+        storage.path(values.files), [t for t in (values.tasks or "").split(",") if t]
+    )
     with distributed.processes():
-        tasks = glue.at_hand(storage.path(values.files), asked)
         from_mnli = values.recipe == "roberta"
         glue.run(make, tasks, storage.path(values.workdir), from_mnli=from_mnli)

@@ -5,7 +5,7 @@ W/results.json     of all of them; W/results.png their picture
 W/submission.zip   what the best run of each task says of the test rows
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ import jax
 from bertjax import config as config_lib
 from bertjax import sharding, storage
 from bertjax.config import stages
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 from bertjax.evaluate import Evaluation
 from bertjax.finetune import opening, runs
 from bertjax.finetune.job import Finetuning
@@ -28,32 +28,35 @@ ORDER = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte", "wnli")
 _FROM_MNLI = ("rte", "mrpc", "stsb")  # of RoBERTa's recipe (Liu et al. 2019, section 5.1)
 
 
-def at_hand(files: Path, asked: Sequence[str] = ()) -> list[str]:
-    """The tasks whose folders are in a GLUE directory; of `asked`, where some are.
+def at_hand(files: Path, asked: Sequence[str] = ()) -> dict[str, Path]:
+    """The folders of the tasks in a GLUE directory (MRPC or mrpc); of `asked`, where some are.
 
     Raises:
+      UsageError: a task that is none of GLUE's.
       DataError: there is none, or one that was asked for is missing; the folders are named.
     """
-    folders = {name: TASKS[name].folder for name in ORDER}
-    missing = [n for n in asked if not storage.is_directory(files / folders.get(n, n))]
-    found = [n for n in ORDER if storage.is_directory(files / folders[n])]
-    if missing or not found:
-        wanted = ", ".join(folders.get(n, n) for n in missing or ORDER)
-        raise DataError(f"{files}: has no folder {wanted}; give GLUE's directory with --files")
-    trained = [n for n in found if n in asked or not asked]
-    return [n for n in trained if _has_training(files / folders[n])]
-
-
-def _has_training(folder: Path) -> bool:
-    found = bool(storage.find(f"{folder}/*train*"))
+    unknown = [name for name in asked if name not in ORDER]
+    if unknown:
+        raise UsageError(f"--tasks={','.join(unknown)}: GLUE has {' '.join(sorted(ORDER))}")
+    found = {}
+    for name in (n for n in ORDER if n in asked or not asked):
+        places = [files / TASKS[name].folder, files / name]
+        folder = next((place for place in places if storage.is_directory(place)), None)
+        if folder is None and asked:
+            raise DataError(f"{places[0]}: no such folder; give GLUE's directory with --files")
+        if folder is not None and storage.find(f"{folder}/*train*"):
+            found[name] = folder
+        elif folder is not None:
+            say(f"{folder}: no training file; the task is left out")
     if not found:
-        say(f"{folder}: no training file; the task is left out")
+        wanted = ", ".join(TASKS[name].folder for name in ORDER)
+        raise DataError(f"{files}: has none of the folders {wanted}; give GLUE's with --files")
     return found
 
 
 def run(
     make: Callable[[str], config_lib.Config],
-    tasks: Sequence[str],
+    tasks: Collection[str],
     directory: Path,
     *,
     from_mnli: bool,
