@@ -47,7 +47,7 @@ def glue(values: Values, args: list[str]) -> None:
     from bertjax.finetune import glue, recipes
     from bertjax.processes import distributed
 
-    for flag in ("init_from", "files", "workdir"):
+    for flag in ("files", "workdir"):
         if not values[flag].value:
             raise UsageError(f"--{flag}: missing; see bertjax glue --help")
     recipe = {"bert": recipes.bert, "roberta": recipes.roberta, "distilbert": recipes.distilbert}
