@@ -114,3 +114,132 @@ def test_a_grid_without_anything_held_out_ends_well(sst2, capsys):
     assert [each["value"] for each in results] == [None, None]
     assert json.loads((sst2 / "w/results.json").read_text())["best"] is None
     assert "no evaluation" in capsys.readouterr().out
+
+
+def start(root, workdir, *, devices=1, module=("-m", "bertjax"), variables=None, **more):
+    """The command in a process of its own."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {CHEAP}",
+    }
+    return subprocess.Popen(
+        [sys.executable, *module, *flags(root, "sst2", workdir, **more)],
+        env=environment | (variables or {}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out
+
+
+def wait_for_lines(process, place, count):
+    """Waits until the run that `place` holds has logged `count` lines of training."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (place / "metrics.jsonl").exists() and len(losses(place)) >= count:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"{count} lines not reached: {process.communicate()}")
+
+
+def reached(workdir):
+    """All that a grid leaves, without what the clock says."""
+    scores = {
+        path.parent.name: untimed(json.loads(path.read_text()))
+        for path in workdir.glob("runs/*/scores.json")
+    }
+    curves = {path.parent.name: losses(path.parent) for path in workdir.glob("runs/*/metrics.jsonl")}
+    return untimed(json.loads((workdir / "results.json").read_text())), scores, curves
+
+
+def table_of(out):
+    """The table on stdout: from its header on."""
+    return out[out.index("learning rate") :] if "learning rate" in out else out[-2000:]
+
+
+INTERRUPTED = {
+    "grid__learning_rate": (1e-3, 3e-3),
+    "seeds": 2,
+    "finetune__epochs": 20.0,
+    "finetune__buckets": False,
+    "finetune__select": "best",
+    "checkpoints__keep": 2,
+    "model__hidden_dropout_prob": 0.1,
+}
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_twice_and_stopped_once_ends_as_if_it_never_was(sst2):
+    whole = finish(start(sst2, sst2 / "whole", **INTERRUPTED))
+    steps = len(losses(sst2 / "whole/runs/lr0.001_seed0"))
+    assert steps == 45
+    rng = random.Random(time.time_ns())
+    for run_name in ("lr0.001_seed0", "lr0.003_seed0"):
+        at = rng.randrange(1, steps + 1)
+        process = start(sst2, sst2 / "killed", **INTERRUPTED)
+        wait_for_lines(process, sst2 / "killed/runs" / run_name, at)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(sst2, sst2 / "killed", **INTERRUPTED)
+    wait_for_lines(process, sst2 / "killed/runs/lr0.003_seed1", 2)
+    process.send_signal(signal.SIGTERM)
+    finish(process, RESTART)
+    out = finish(start(sst2, sst2 / "killed", **INTERRUPTED))
+    assert out.count("finished already") >= 3
+    assert reached(sst2 / "killed") == reached(sst2 / "whole")
+    assert table_of(out).replace("killed", "whole") == table_of(whole)
+
+
+def close(ours, theirs, tolerance):
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=tolerance), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sst2", "squad", "token"])
+def test_eight_devices_give_the_scores_of_one(task, tmp_path, monkeypatch):
+    """21 dev examples divide by neither the devices nor the batch of 16."""
+    import functools
+
+    import jax
+
+    from bertjax import sharding
+
+    write_task(tmp_path, task, 40, 21)
+    how = {"finetune__epochs": 8.0, "finetune__evaluations_per_epoch": 1}
+    (eight,) = run(tmp_path, task, tmp_path / "eight", **how)
+    make = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", make)
+    (one,) = run(tmp_path, task, tmp_path / "one", **how)
+    close(losses_by_step(tmp_path / "eight"), losses_by_step(tmp_path / "one"), 1e-3)
+    loss = "loss"
+    assert eight["figures"].pop(loss) == pytest.approx(one["figures"].pop(loss), abs=1e-3)
+    assert eight["figures"] == one["figures"]
+
+
+def losses_by_step(workdir):
+    return dict(enumerate(losses(workdir)))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(sst2):
+    how = {"finetune__epochs": 8.0, "seeds": 2}
+    finish(start(sst2, sst2 / "one", **how))
+    both = [start(sst2, sst2 / "two", variables=member, **how) for member in cluster(2)]
+    for process in both:
+        finish(process)
+    results, scores, curves = reached(sst2 / "one")
+    theirs, their_scores, their_curves = reached(sst2 / "two")
+    assert scores.keys() == their_scores.keys() == {"seed0", "seed1"}
+    for name in scores:
+        close(dict(enumerate(their_curves[name])), dict(enumerate(curves[name])), 1e-3)
+        ours, other = scores[name]["figures"], their_scores[name]["figures"]
+        assert ours.pop("loss") == pytest.approx(other.pop("loss"), abs=1e-3)
+        assert ours == other
+    assert results["best"] == theirs["best"]
