@@ -164,7 +164,7 @@ def test_the_workdir_of_something_else(root, capsys):
 
 def test_line_ends_and_quotes_are_as_they_are(root, capsys):
     """CRLF files train as LF ones do; a lone quote in a TSV is a character."""
-    rte(root, *RTE, '2\tann "was\tit\tentailment', "3\tbob\tnot 5\" cold\tnot_entailment")
+    rte(root, *RTE, '2\tann "was\tit\tentailment', '3\tbob\tnot 5" cold\tnot_entailment')
     assert finetune(root, "rte", **SHORT) == DONE
     for path in (root / "rte").iterdir():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -172,7 +172,9 @@ def test_line_ends_and_quotes_are_as_they_are(root, capsys):
     one, other = (json.loads((root / w / "scores.json").read_text()) for w in ("w", "crlf"))
     assert one["figures"] == other["figures"]
     assert one["train_loss"] == other["train_loss"]
-    (encoded,) = {tuple(sorted(p.name for p in (root / w / "encoded").iterdir())) for w in ("w", "crlf")}
+    (encoded,) = {
+        tuple(sorted(p.name for p in (root / w / "encoded").iterdir())) for w in ("w", "crlf")
+    }
     assert len(encoded) == 2
 
 
@@ -186,7 +188,11 @@ def test_a_context_of_100_000_words(root):
     qa = {"id": "long", "question": "who is there ?", "answers": [answer]}
     data = {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": [qa]}]}]}
     (root / "squad/dev.json").write_text(json.dumps(data))
-    more = {"phases__phase1__sequence_length": 64, "task__stride": 48, "evaluation__batch_size": 512}
+    more = {
+        "phases__phase1__sequence_length": 64,
+        "task__stride": 48,
+        "evaluation__batch_size": 512,
+    }
     assert finetune(root, "squad", **more, **SHORT) == DONE
     found = json.loads((root / "w/scores.json").read_text())["figures"]
     assert np.isfinite(found["f1"])

@@ -87,9 +87,7 @@ def test_padding_rows_weigh_nothing_and_targets_are_scaled():
 
 
 def test_words_count_at_their_first_piece_in_rows_that_are_there():
-    job = Finetuning(
-        config_lib.Config(), Task("token", "token", "token"), TOKENIZER, None, {}
-    )
+    job = Finetuning(config_lib.Config(), Task("token", "token", "token"), TOKENIZER, None, {})
     batch = {
         "example_ids": np.array([0, -1]),
         "labels": np.array([[-1, 1, -1, 0], [-1, 1, 1, 1]], np.int32),

@@ -25,8 +25,8 @@ def resolved(folder, rows, **fields):
 
 
 def test_the_layout_laws_of_tasks_and_kinds():
-    assert finetune_fields.TASKS == tuple(tasks.TASKS)
-    assert finetune_fields.KINDS == tuple(tasks.KINDS)
+    assert tuple(tasks.TASKS) == finetune_fields.TASKS
+    assert tuple(tasks.KINDS) == finetune_fields.KINDS
     assert {task.kind for task in tasks.TASKS.values()} <= set(tasks.KINDS)
 
 

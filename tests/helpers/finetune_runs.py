@@ -70,7 +70,9 @@ def _rte(path: Path, rng: random.Random, count: int) -> None:
 
 
 def _stsb(path: Path, rng: random.Random, count: int) -> None:
-    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+    header = (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+    )
     lines = []
     for i in range(count):
         score = i % 4
@@ -80,7 +82,9 @@ def _stsb(path: Path, rng: random.Random, count: int) -> None:
 
 
 def _swag(path: Path, rng: random.Random, count: int) -> None:
-    header = ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3"
+    header = (
+        ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3"
+    )
     lines = []
     for i in range(count):
         endings = [sentence(rng, GOOD if n == i % 4 else BAD, 4) for n in range(4)]
@@ -128,7 +132,9 @@ _WRITERS = {
 ONE_OF_EACH_KIND = ("sst2", "rte", "stsb", "swag", "squad", "token")
 
 
-def write_task(root: Path, task: str, train: int = 32, dev: int = 32, *, same: bool = False) -> Path:
+def write_task(
+    root: Path, task: str, train: int = 32, dev: int = 32, *, same: bool = False
+) -> Path:
     """The folder of a task's files, of so many examples; `same`: dev is what is trained on."""
     folder = root / task
     folder.mkdir(parents=True)
