@@ -152,7 +152,8 @@ def test_the_workdir_of_something_else(root, capsys):
         write_task(root, task, 8, 8)
     (root / "p/tokenizer").mkdir(parents=True)
     workdir.write_config(config_lib.from_config_dict(config_lib.default()), root / "p")
-    refused(capsys, USAGE, finetune(root, "sst2", "p"), "holds a", "take another --workdir")
+    said = ("holds a pretraining; take another --workdir", f"config.init_from={root}/p")
+    refused(capsys, USAGE, finetune(root, "sst2", "p"), *said)
     assert finetune(root, "sst2", "v", **SHORT) == DONE
     capsys.readouterr()
     said = ("holds a fine-tuning on sst2, not on rte", "take another --workdir")

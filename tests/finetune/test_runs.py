@@ -94,8 +94,20 @@ def test_a_finished_run_is_not_trained_again(sst2, capsys):
     first = run(sst2, "sst2", sst2 / "w", **how)
     assert run(sst2, "sst2", sst2 / "w", **how) == first
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(UsageError, match=r"learning_rate.*take another --workdir"):
+    other = pytest.raises(
+        UsageError, match=r"learning_rate=0.0001: .* holds a run with 0.003; take"
+    )
+    with other:
         run(sst2, "sst2", sst2 / "w", optimizer__learning_rate=1e-4, **how)
+    (sst2 / "w/scores.json").unlink()  # nor is one that is half-way trained
+    with other:
+        run(sst2, "sst2", sst2 / "w", optimizer__learning_rate=1e-4, **how)
+
+
+def test_a_batch_that_the_devices_cannot_split_is_refused_before_anything_is_trained(sst2):
+    with pytest.raises(UsageError, match="batch_size=12"):
+        run(sst2, "sst2", sst2 / "w", grid__batch_size=(16, 12))
+    assert not (sst2 / "w/runs").exists()
 
 
 @pytest.mark.usefixtures("one_device")
@@ -163,8 +175,8 @@ def reached(workdir):
 
 
 def table_of(out):
-    """The table on stdout: from its header on."""
-    return out[out.index("learning rate") :] if "learning rate" in out else out[-2000:]
+    """The last table on stdout, that of the cells of a grid, and the picture's path."""
+    return out[out.rindex("\ntask ") :]
 
 
 INTERRUPTED = {
