@@ -74,6 +74,7 @@ def run(
         progress = stack.enter_context(Progress(config.num_steps, step))
         watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, distributed.restart))
         before = {at: f for at, f in writer.evaluations(logged).items() if at < step}
+        checkpoints.spared = job.judge(before).best  # from the first save of this process on
         evaluations = Evaluations(job, mesh, before, shared)
         outputs = signals, checkpoints, metrics, progress, watchdog, spent, evaluations
         Trainer(job, config, mesh, directory, *outputs, programs).run(step, state)

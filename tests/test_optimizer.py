@@ -1,6 +1,7 @@
 """Schedules, AdamW and LAMB against plain NumPy, and the references' known values."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -249,3 +250,30 @@ def test_clip_is_exact_below_and_lands_on_the_norm_above():
     assert (optimizer.clip(grads, 5.0, 5.0)["a"] == grads["a"]).all()
     assert (optimizer.clip(grads, 5.0, 0.0)["a"] == grads["a"]).all()
     np.testing.assert_allclose(optimizer.clip(grads, 5.0, 1.0)["a"], [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.5])
+def test_layer_decay_is_a_power_of_the_depth(decay):
+    """Clark et al. 2020: with N blocks the top one has decay, the lowest decay^N, the tables one more.
+
+    So each parameter of each block moves as with a rate of its own.
+    """
+    opt = {"name": "adamw", "learning_rate": 0.1, "warmup_steps": 0, "weight_decay": 0.1}
+    params = jax.tree.map(
+        np.array, jax.jit(models.init, static_argnums=0)(SMALL, jax.random.key(0))
+    )
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def moved(layer_decay, grads, params):
+        transform = optimizer.make(make_config(10, layer_decay=layer_decay, **opt))
+        return transform.update(grads, transform.init(params), params)[0]
+
+    alike, ours = (unstacked(moved(d, grads, params)) for d in (1.0, decay))
+    power = {"embeddings": SMALL.num_hidden_layers + 1, "blocks/0": 2, "blocks/1": 1}
+    for path, update in ours.items():
+        above = [p for start, p in power.items() if path.startswith(start)]
+        factor = decay ** (above[0] if above else 0)
+        np.testing.assert_allclose(update, factor * alike[path], rtol=1e-5, err_msg=path)
+    assert {p for path in ours for s, p in power.items() if path.startswith(s)} == {1, 2, 3}

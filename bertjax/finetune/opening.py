@@ -87,9 +87,14 @@ def _started(config: config_lib.Config, directory: Path) -> tuple[Tokenizer, Mod
     if not (storage.exists(place / "config.json") and storage.is_directory(place / "tokenizer")):
         return None
     held = workdir.read_config(directory)
+    if not held.is_finetuning:
+        raise UsageError(
+            f"{directory}: holds a pretraining; take another --workdir, with "
+            f"config.init_from={directory} to start from it"
+        )
     if (held.task.name, held.task.kind) != (config.task.name, config.task.kind):
         raise UsageError(
-            f"{directory}: holds a fine-tuning on {held.task.name or held.task.kind or 'nothing'}, "
+            f"{directory}: holds a fine-tuning on {held.task.name or held.task.kind}, "
             f"not on {config.task.name or config.task.kind}; take another --workdir"
         )
     if config.init_from not in (None, held.init_from):

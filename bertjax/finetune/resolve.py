@@ -3,7 +3,7 @@
 import dataclasses
 
 from bertjax import config as config_lib
-from bertjax.config import checks
+from bertjax.config import checks, tree
 from bertjax.config.fields import Model
 from bertjax.errors import UsageError
 from bertjax.finetune import batches
@@ -96,6 +96,7 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
     Raises:
       UsageError: as `checks.check`; or there are several phases.
     """
+    checks.check_fields(tree.walk(config))  # of a point of a grid, which nobody has seen yet
     if len(config.phases) != 1:
         raise UsageError(f"config.phases={tuple(config.phases)}: fine-tuning has one phase")
     [(name, phase)] = config.phases.items()

@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from bertjax import config as config_lib
-from bertjax import loop, sharding, storage, workdir
+from bertjax import loop, sharding, storage, train, workdir
 from bertjax.checkpoints import manager
 from bertjax.errors import StorageError, UsageError
 from bertjax.finetune import opening, resolve
@@ -58,6 +58,9 @@ def run_all(
 ) -> list[dict]:
     """As `finetune`, of the job that was opened of `config`; programs as of `loop.run`."""
     points = {name: resolve.job_of(job, point) for name, point in grid(config).items()}
+    mesh = sharding.make_mesh(config.mesh)
+    for one in points.values():  # before the first is trained
+        train.check(one.config, mesh)
     if len(points) == 1:
         return [_run(points[""], directory, programs, started)]
     if jax.process_index() == 0:

@@ -15,7 +15,7 @@ from bertjax import __main__ as command_line
 from bertjax import command_line as flags_of
 from bertjax import commands, models, storage
 from bertjax import config as config_lib
-from bertjax.config import Config, aliases, stages
+from bertjax.config import Config, Objective, aliases, finetune_fields, stages
 from bertjax.config import help as config_help
 from bertjax.config import tree as config_tree
 from bertjax.errors import USAGE, UsageError
@@ -36,6 +36,23 @@ def test_config_files_are_valid_and_survive_json(name):
     config = config_lib.from_config_dict(load(name))
     again = json.loads(json.dumps(config_lib.to_dict(config)))
     assert config_lib.from_config_dict(again) == config
+
+
+@pytest.mark.parametrize("task", [*finetune_fields.TASKS, *finetune_fields.KINDS])
+@pytest.mark.parametrize("name", [p.stem for p in sorted(CONFIGS.glob("finetune*.py"))])
+def test_config_files_of_fine_tuning_take_every_task_and_kind(name, task):
+    config = config_lib.from_config_dict(load(name, task))
+    named = task in finetune_fields.TASKS
+    assert (config.task.name, config.task.kind) == ((task, None) if named else (None, task))
+    assert config.is_finetuning
+    assert config.objective == Objective(mlm=0.0, nsp=0.0)
+
+
+def test_the_papers_grid_and_the_published_optimizer():
+    config = config_lib.from_config_dict(load("finetune", "rte,grid=True,published=True"))
+    assert len(config.grid.batch_size + config.grid.learning_rate + config.grid.epochs) == 8
+    assert config.optimizer.name == "bert_adamw"
+    assert config_lib.from_config_dict(load("finetune", "rte")).optimizer.name == "adamw"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +335,23 @@ def test_no_number_is_nan_infinite_or_below_its_range(value):
             "phases.phase1.micro_batch_size (the rows computed at once",
         ),
         ("optimizer.adam_beta1", "optimizer.b1"),
-        ("warmup_ratio", "optimizer.warmup_steps (in steps)"),
+        ("warmup_ratio", "optimizer.warmup_steps (in steps; fine-tuning: config.finetune.warmup_"),
+        ("num_train_epochs", "phases.phase1.steps (in steps; fine-tuning: config.finetune.epochs)"),
+        ("layerwise_learning_rate_decay", "optimizer.layer_decay"),
+        ("llrd", "optimizer.layer_decay"),
+        ("early_stopping_patience", "finetune.patience"),
+        ("load_best_model_at_end", "finetune.select (last or best)"),
+        ("metric_for_best_model", "finetune.metric"),
+        ("task_name", "task.name"),
+        ("doc_stride", "task.stride"),
+        ("max_query_length", "task.question_length"),
+        ("max_answer_length", "task.answer_length"),
+        ("n_best_size", "task.n_best"),
+        ("version_2_with_negative", "task.null_answers (squad2 sets it)"),
+        ("pad_to_max_length", "finetune.buckets (False pads to sequence_length)"),
+        ("finetune.epcohs", "finetune.epochs"),
+        ("grid.lr", "grid.learning_rate"),
+        ("grid.bsz", "grid.batch_size"),
         ("do_lower_case", "tokenizer.lowercase"),
         ("model.n_layers", "model.num_hidden_layers"),
         ("bf16", "model.dtype (float32 or bfloat16)"),
@@ -556,7 +589,8 @@ def test_help_explains_every_command_and_field(command, capsys):
         for field, _, meaning in config_help.describe():
             assert f"--{field}=" in text
             assert meaning in text
-        assert text.count("--config.mixture.") == 1 + text.count("--config.data.")
+        usage = "".join(command_line.COMMANDS[command].usage).count("--config.data.")
+        assert text.count("--config.mixture.") == 1 + text.count("--config.data.") - usage
 
 
 def test_one_declaration_makes_a_command(monkeypatch, capsys):

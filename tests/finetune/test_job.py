@@ -1,7 +1,17 @@
 """Fine-tuning as a job: every head learns, losses by hand, parts of a batch, several devices."""
 
+import jax
+import numpy as np
 import pytest
-from finetune_runs import ONE_OF_EACH_KIND, run, write_task
+from finetune_examples import TOKENIZER
+from finetune_runs import ONE_OF_EACH_KIND, config, run, write_task
+
+from bertjax import config as config_lib
+from bertjax import models, sharding, train
+from bertjax.finetune import opening
+from bertjax.finetune.job import Finetuning
+from bertjax.finetune.tasks import TASKS, Task
+from bertjax.metrics import writer
 
 # What must be reached on the examples that were trained on.
 LEARNED = {
@@ -24,3 +34,106 @@ def test_every_head_overfits_32_examples(task, tmp_path):
     assert result["degenerate"] is False
     for name, least in LEARNED[task].items():
         assert result["figures"][name] >= least, result
+
+
+def log_softmax(x, axis=-1):
+    x = np.asarray(x, np.float64)
+    return x - np.log(np.exp(x).sum(axis, keepdims=True))
+
+
+def job_of(task, **fields):
+    asked = config_lib.Config(task=config_lib.Task(name=task, **fields))
+    return Finetuning(asked, TASKS[task], TOKENIZER, None, {})
+
+
+# The third row fills up a batch: it has no example.
+SPANS = {
+    "attention_mask": np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]),
+    "start_positions": np.array([1, 0, -1]),
+    "end_positions": np.array([2, 0, -1]),
+    "example_ids": np.array([5, 0, -1]),
+}
+
+
+@pytest.mark.parametrize("softmax", ["published", "own"])
+def test_the_loss_of_spans_is_over_the_row_or_over_its_own_tokens(softmax):
+    job, rng = job_of("squad", span_loss=softmax), np.random.default_rng(0)
+    logits = rng.normal(size=(3, 4, 2)).astype(np.float32) * 3
+    expected = 0.0
+    for row in range(2):
+        length = 3 if (row, softmax) == (0, "own") else 4
+        for i, name in enumerate(("start_positions", "end_positions")):
+            expected -= log_softmax(logits[row, :length, i])[SPANS[name][row]] / 2
+    found = job.sums({"logits": logits}, SPANS)
+    np.testing.assert_allclose(found["task_loss"], expected, rtol=1e-5)
+    assert job.weights(SPANS) == {"task_loss": 2.0}
+
+
+def test_padding_rows_weigh_nothing_and_targets_are_scaled():
+    ids, logits = np.array([3, -1, 0, -1]), np.array([[0.5], [9.0], [2.0], [7.0]], np.float32)
+    batch = {"example_ids": ids, "labels": np.array([1.0, 0.0, 4.0, 0.0], np.float32)}
+    job = job_of("stsb", target_scale=5.0)
+    found = job.sums({"logits": logits}, batch)["task_loss"]
+    np.testing.assert_allclose(found, (0.5 - 0.2) ** 2 + (2.0 - 0.8) ** 2, rtol=1e-6)
+    assert job.weights(batch) == {"task_loss": 2.0}
+    job, batch["labels"] = job_of("mnli"), np.array([2, -1, 0, -1], np.int32)
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = job.sums({"logits": logits}, batch)
+    expected = -log_softmax(logits)[0, 2] - log_softmax(logits)[2, 0]
+    np.testing.assert_allclose(found["task_loss"], expected, rtol=1e-5)
+    right = int(logits[0].argmax() == 2) + int(logits[2].argmax() == 0)
+    assert found["task_accuracy"] == right
+    assert job.weights(batch) == {"task_loss": 2.0, "task_accuracy": 2.0}
+
+
+def test_words_count_at_their_first_piece_in_rows_that_are_there():
+    job = Finetuning(config_lib.Config(), Task("token", "token", "token"), TOKENIZER, None, {})
+    batch = {
+        "example_ids": np.array([0, -1]),
+        "labels": np.array([[-1, 1, -1, 0], [-1, 1, 1, 1]], np.int32),
+    }
+    logits = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
+    expected = -log_softmax(logits)[0, 1, 1] - log_softmax(logits)[0, 3, 0]
+    found = job.sums({"logits": logits}, batch)
+    np.testing.assert_allclose(found["task_loss"], expected, rtol=1e-5)
+    assert job.weights(batch) == {"task_loss": 2.0, "task_accuracy": 2.0}
+
+
+@pytest.mark.parametrize("task", ONE_OF_EACH_KIND)
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(task, tmp_path):
+    """Where the parts weigh differently: rows that fill up are all in one, words are never equal."""
+    write_task(tmp_path, task, 16, 4)
+    job = opening.open(config(tmp_path, task, phases__phase1__batch_size=8), tmp_path / "w")
+    (stage,) = config_lib.stages.of(job.config)
+    batch = job.batches(stage).batch(0)
+    batch["example_ids"][[0, 2, 4]] = -1
+    mesh = sharding.make_mesh(job.config.mesh, jax.devices()[:1])
+    placement = sharding.Placement(mesh)
+    params = jax.jit(models.init, static_argnums=0)(job.config.model, jax.random.key(0))
+
+    @jax.jit
+    def in_one_and_in_four(params, batch):
+        return [
+            train.reduced_gradients(job, params, job.frozen, batch, None, placement, parts)
+            for parts in (1, 4)
+        ]
+
+    (one, terms), (four, same_terms) = in_one_and_in_four(params, batch)
+    assert np.isfinite(terms["loss"])
+    assert terms["loss"] > 0
+    for name, value in terms.items():
+        np.testing.assert_allclose(same_terms[name], value, rtol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), four, one)
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("task", ["stsb", "squad"])
+def test_bfloat16_trains_and_is_scored(task, tmp_path):
+    write_task(tmp_path, task, 32, 8)
+    how = {"finetune__epochs": 2.0, "finetune__buckets": False, "model__dtype": "bfloat16"}
+    (result,) = run(tmp_path, task, tmp_path / "w", **how)
+    lines = writer.read(tmp_path / "w/metrics.jsonl")
+    curve = [line["loss"] for line in lines if "loss" in line]
+    assert np.isfinite(curve).all()
+    assert curve[-1] < curve[0]
+    assert np.isfinite(result["figures"]["loss"])

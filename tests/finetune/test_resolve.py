@@ -9,7 +9,7 @@ from finetune_runs import config, run, write_task
 
 from bertjax import config as config_lib
 from bertjax import loop, workdir
-from bertjax.checkpoints import steps as steps_of
+from bertjax.checkpoints import manager
 from bertjax.config import finetune_fields
 from bertjax.errors import Preempted, UsageError
 from bertjax.finetune import opening, recipes, resolve, runs, tasks
@@ -25,8 +25,8 @@ def resolved(folder, rows, **fields):
 
 
 def test_the_layout_laws_of_tasks_and_kinds():
-    assert finetune_fields.TASKS == tuple(tasks.TASKS)
-    assert finetune_fields.KINDS == tuple(tasks.KINDS)
+    assert tuple(tasks.TASKS) == finetune_fields.TASKS
+    assert tuple(tasks.KINDS) == finetune_fields.KINDS
     assert {task.kind for task in tasks.TASKS.values()} <= set(tasks.KINDS)
 
 
@@ -150,8 +150,8 @@ def test_a_run_that_resumes_between_evaluations_keeps_its_best_checkpoint(
     reported = loop.Trainer._must_pause
 
     def stop_at_9(self, step):
-        self.stopping = step == 9
-        self.signals.requested = "SIGTERM"
+        if step == 9:
+            self.stopping, self.signals.requested = True, "SIGTERM"
         return reported(self, step)
 
     with monkeypatch.context() as patch:
@@ -159,7 +159,14 @@ def test_a_run_that_resumes_between_evaluations_keeps_its_best_checkpoint(
         with pytest.raises(Preempted):
             run(tmp_path, "sst2", tmp_path / "w", **how)
     assert saved(tmp_path / "w") == [4, 8, 9]
+    spared, save = [], manager.Checkpoints.save
+    monkeypatch.setattr(
+        manager.Checkpoints,
+        "save",
+        lambda self, step, state: (spared.append((step, self.spared)), save(self, step, state)),
+    )
     (result,) = run(tmp_path, "sst2", tmp_path / "w", **how)
+    assert spared[0] == (9, 4)  # the next save may remove it before an evaluation speaks for it
     assert (result["step"], result["value"]) == (4, 0.9)
     assert saved(tmp_path / "w") == [4, 14, 16]
 

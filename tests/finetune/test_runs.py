@@ -1,6 +1,6 @@
 """Runs and grids: one compiled program a shape, each run as if alone, interrupted anywhere."""
 
-import dataclasses
+import functools
 import json
 import os
 import random
@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
-from finetune_runs import config, fields, flags, run, write_task
+from finetune_runs import config, flags, run, write_task
 from runs import cluster
 from xla_flags import CHEAP
 
+from bertjax import sharding
 from bertjax.errors import RESTART, UsageError
 from bertjax.finetune import runs
 from bertjax.metrics import writer
@@ -66,19 +68,17 @@ def test_a_grid_compiles_a_program_once_and_each_run_is_as_if_alone(sst2, capsys
 def test_buckets_and_batch_sizes_have_a_program_each(sst2, capsys):
     programs = {}
     run(sst2, "sst2", sst2 / "w", programs, grid__batch_size=(8, 12), seeds=2)
-    shapes = {
-        dict((n, s) for n, s, _ in key[-1])["input_ids"] for key in programs if "train" in key
-    }
+    forms = [key[-1] for key in programs if key[0] == "train"]
+    shapes = {shape for form in forms for name, shape, _ in form if name == "input_ids"}
     assert {size for size, _ in shapes} == {8, 12}
-    assert sum("train" in key for key in programs) == len(shapes)
+    assert len(forms) == len(shapes)
     assert capsys.readouterr().out.count("compiled in") == len(shapes)
 
 
 def test_a_grid_names_its_runs_and_takes_a_value_once(tmp_path):
     names = runs.grid(config(tmp_path, "sst2", **GRID))
-    assert list(names)[:3] == ["lr0.001_epochs2_seed0", "lr0.001_epochs2_seed1"] + [
-        "lr0.001_epochs3_seed0"
-    ]
+    first = ["lr0.001_epochs2_seed0", "lr0.001_epochs2_seed1", "lr0.001_epochs3_seed0"]
+    assert list(names)[:3] == first
     one = names["lr0.003_epochs3_seed1"]
     assert (one.seed, one.seeds, one.grid) == (1, 1, type(one.grid)())
     assert (one.optimizer.learning_rate, one.finetune.epochs) == (3e-3, 3.0)
@@ -94,8 +94,20 @@ def test_a_finished_run_is_not_trained_again(sst2, capsys):
     first = run(sst2, "sst2", sst2 / "w", **how)
     assert run(sst2, "sst2", sst2 / "w", **how) == first
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(UsageError, match=r"learning_rate.*take another --workdir"):
+    other = pytest.raises(
+        UsageError, match=r"learning_rate=0.0001: .* holds a run with 0.003; take"
+    )
+    with other:
         run(sst2, "sst2", sst2 / "w", optimizer__learning_rate=1e-4, **how)
+    (sst2 / "w/scores.json").unlink()  # nor is one that is half-way trained
+    with other:
+        run(sst2, "sst2", sst2 / "w", optimizer__learning_rate=1e-4, **how)
+
+
+def test_a_batch_that_the_devices_cannot_split_is_refused_before_anything_is_trained(sst2):
+    with pytest.raises(UsageError, match="batch_size=12"):
+        run(sst2, "sst2", sst2 / "w", grid__batch_size=(16, 12))
+    assert not (sst2 / "w/runs").exists()
 
 
 @pytest.mark.usefixtures("one_device")
@@ -116,3 +128,128 @@ def test_a_grid_without_anything_held_out_ends_well(sst2, capsys):
     assert [each["value"] for each in results] == [None, None]
     assert json.loads((sst2 / "w/results.json").read_text())["best"] is None
     assert "no evaluation" in capsys.readouterr().out
+
+
+def start(root, workdir, *, variables=None, **more):
+    """The command in a process of its own, on one device."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {CHEAP}",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "bertjax", *flags(root, "sst2", workdir, **more)],
+        env=environment | (variables or {}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out
+
+
+def wait_for_lines(process, place, count):
+    """Waits until the run that `place` holds has logged `count` lines of training."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (place / "metrics.jsonl").exists() and len(losses(place)) >= count:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"{count} lines not reached: {process.communicate()}")
+
+
+def reached(workdir):
+    """All that a grid leaves, without what the clock says."""
+    scores = {
+        path.parent.name: untimed(json.loads(path.read_text()))
+        for path in workdir.glob("runs/*/scores.json")
+    }
+    curves = {
+        path.parent.name: losses(path.parent) for path in workdir.glob("runs/*/metrics.jsonl")
+    }
+    return untimed(json.loads((workdir / "results.json").read_text())), scores, curves
+
+
+def table_of(out):
+    """The last table on stdout, that of the cells of a grid, and the picture's path."""
+    return out[out.rindex("\ntask ") :]
+
+
+INTERRUPTED = {
+    "grid__learning_rate": (1e-3, 3e-3),
+    "seeds": 2,
+    "finetune__epochs": 20.0,
+    "finetune__buckets": False,
+    "finetune__select": "best",
+    "checkpoints__keep": 2,
+    "model__hidden_dropout_prob": 0.1,
+}
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_twice_and_stopped_once_ends_as_if_it_never_was(sst2):
+    whole = finish(start(sst2, sst2 / "whole", **INTERRUPTED))
+    steps = len(losses(sst2 / "whole/runs/lr0.001_seed0"))
+    assert steps == 45
+    rng = random.Random(time.time_ns())
+    for run_name in ("lr0.001_seed0", "lr0.003_seed0"):
+        at = rng.randrange(1, steps + 1)
+        process = start(sst2, sst2 / "killed", **INTERRUPTED)
+        wait_for_lines(process, sst2 / "killed/runs" / run_name, at)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(sst2, sst2 / "killed", **INTERRUPTED)
+    wait_for_lines(process, sst2 / "killed/runs/lr0.003_seed1", 2)
+    process.send_signal(signal.SIGTERM)
+    finish(process, RESTART)
+    out = finish(start(sst2, sst2 / "killed", **INTERRUPTED))
+    assert out.count("finished already") >= 3
+    assert reached(sst2 / "killed") == reached(sst2 / "whole")
+    assert table_of(out).replace("killed", "whole") == table_of(whole)
+
+
+def close(ours, theirs, tolerance):
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=tolerance), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sst2", "squad", "token"])
+def test_eight_devices_give_the_scores_of_one(task, tmp_path, monkeypatch):
+    """21 dev examples divide by neither the devices nor the batch of 16."""
+    write_task(tmp_path, task, 40, 21)
+    how = {"finetune__epochs": 8.0, "finetune__evaluations_per_epoch": 1}
+    (eight,) = run(tmp_path, task, tmp_path / "eight", **how)
+    make = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", make)
+    (one,) = run(tmp_path, task, tmp_path / "one", **how)
+    close(losses_by_step(tmp_path / "eight"), losses_by_step(tmp_path / "one"), 1e-3)
+    loss = "loss"
+    assert eight["figures"].pop(loss) == pytest.approx(one["figures"].pop(loss), abs=1e-3)
+    assert eight["figures"] == one["figures"]
+
+
+def losses_by_step(workdir):
+    return dict(enumerate(losses(workdir)))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(sst2):
+    how = {"finetune__epochs": 8.0, "seeds": 2}
+    finish(start(sst2, sst2 / "one", **how))
+    both = [start(sst2, sst2 / "two", variables=member, **how) for member in cluster(2)]
+    for process in both:
+        finish(process)
+    results, scores, curves = reached(sst2 / "one")
+    theirs, their_scores, their_curves = reached(sst2 / "two")
+    assert scores.keys() == their_scores.keys() == {"seed0", "seed1"}
+    for name in scores:
+        close(dict(enumerate(their_curves[name])), dict(enumerate(curves[name])), 1e-3)
+        ours, other = scores[name]["figures"], their_scores[name]["figures"]
+        assert ours.pop("loss") == pytest.approx(other.pop("loss"), abs=1e-3)
+        assert ours == other
+    assert results["best"] == theirs["best"]
