@@ -37,7 +37,7 @@ def prepare(values: Values, args: list[str]) -> None:
     if args and values.runner is None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
-    config, workdir = _config(values), _workdir(values)
+    config, workdir = _pretraining_config(values), _workdir(values)
     if config.init_from is not None:
         from bertjax import initial
 
@@ -55,7 +55,7 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
     from bertjax.processes import distributed
 
     with distributed.processes():
-        pretraining.pretrain(_config(values), _workdir(values), _STARTED)
+        pretraining.pretrain(_pretraining_config(values), _workdir(values), _STARTED)
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
     return commands.after_pretrain(values.workdir, mask_token)
 
@@ -63,8 +63,9 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
 def evaluate(values: Values, args: list[str]) -> None:
     """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
 
-    Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
-    --config, that of the run itself (W/config.json); a machine with other devices may need
+    Held-out masked-LM and next-sentence figures of the newest whole checkpoint; of a fine-tuned
+    run, the task's figures on its dev sets, of the step that counts. Without --config, that of the
+    run itself (W/config.json); a machine with other devices may need
     --config.mesh.fsdp=1 or another --config.evaluation.batch_size.
     """
     import jax
@@ -76,8 +77,11 @@ def evaluate(values: Values, args: list[str]) -> None:
     with distributed.processes():
         # The kernel that trained need not run on the machine that evaluates.
         config = _config(values).with_model(attention="auto")
-        job = pretraining.open(config, directory, build=False)
-        figures = evaluate.newest(job, directory)
+        if config.is_finetuning:
+            figures = finetuning.evaluate(config, directory)
+        else:
+            job = pretraining.open(config, directory, build=False)
+            figures = evaluate.newest(job, directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 
@@ -180,7 +184,7 @@ def plan(values: Values, args: list[str]) -> None:
 
     workdir = None if values.workdir is None else _workdir(values)
     plan_report.run(
-        _config(values), values.topology, workdir, as_json=values.json, as_table=values.table
+        _pretraining_config(values), values.topology, workdir, as_json=values.json, as_table=values.table
     )
 
 
@@ -201,6 +205,7 @@ COMMANDS = {
         ),
         Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
         Command("finetune", finetuning.finetune, reads_config=True, outlives_reader=True),
+        Command("predict", finetuning.predict, ("SRC",), (*_SOURCE, Flag("input"), Flag("output"))),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
         Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),
@@ -245,6 +250,17 @@ def _config(values: Values) -> "Config":
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/bert_base.py")
     return config.from_config_dict(values.config)
+
+
+def _pretraining_config(values: Values) -> "Config":
+    config = _config(values)
+    if config.is_finetuning:
+        name = config.task.name or config.task.kind
+        raise UsageError(
+            f"--config: fine-tunes on {name}, which has no stage of its own for this command; "
+            "run bertjax finetune with it"
+        )
+    return config
 
 
 def run(argv: list[str]) -> int:

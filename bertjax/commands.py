@@ -86,6 +86,14 @@ def after_pretrain(workdir: str, mask_token: str) -> list[str]:
     ]
 
 
+def after_finetune(workdir: str) -> list[str]:
+    """The commands that read a fine-tuned run, or the best one of a grid."""
+    return [
+        shlex.join(["bertjax", "predict", workdir, "--input=FILE"]),
+        shlex.join(["bertjax", "convert", workdir, "hf:DIR"]),
+    ]
+
+
 def after_convert(destination: str, pretrained: Any) -> list[str]:
     """The commands that read `destination` and fit its head; none for a form that is only written.
 

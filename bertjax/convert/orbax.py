@@ -20,7 +20,7 @@ from bertjax.errors import DataError
 
 
 def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
-    """The newest whole checkpoint of a run.
+    """The newest whole checkpoint of a run; of a finished fine-tuning, the one that counts.
 
     Args:
       moments: also read Adam's moments, where the checkpoint has them.
@@ -46,7 +46,10 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     abstract = {"params": models.abstract_params(config.model)}
     if moments and manager.holds(path / "checkpoints", "opt_state"):
         abstract = _abstract_state(config)
-    step, state = manager.read_newest(path / "checkpoints", abstract, on_host=True)
+    wanted = workdir.selected_step(path)
+    step, state = manager.read_newest(
+        path / "checkpoints", abstract, on_host=True, wanted=wanted
+    )
     return Pretrained(
         config,
         tokenizer,

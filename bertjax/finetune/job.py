@@ -178,7 +178,7 @@ class Finetuning:
         """The mean loss, and what `evaluation.figures` gives of every split."""
         result = {"loss": float(objectives.means(totals)["task_loss"])}
         for number, (name, split) in enumerate(self.heldout_splits.items()):
-            found = self.predicted(split, _of_split(rows, number))
+            found = self.predicted(split.examples, split.rows, _of_split(rows, number))
             labels = self.config.model.label_names
             own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
             own |= self._constant(split, found)
@@ -186,9 +186,11 @@ class Finetuning:
             result |= {f"{prefix}_{k}" if prefix else k: v for k, v in own.items()}
         return result
 
-    def predicted(self, split: Split, rows: dict[str, list[np.ndarray]]) -> predictions.Predictions:
-        """The predictions for a split, of what `rows` gave for its batches."""
-        return predictions.of(split.rows, split.examples, rows, self.config.task, self.null_answers)
+    def predicted(
+        self, examples: list, encoded: Rows, rows: dict[str, list[np.ndarray]]
+    ) -> predictions.Predictions:
+        """The predictions for examples, of what `rows` gave for the batches of their rows."""
+        return predictions.of(encoded, examples, rows, self.config.task, self.null_answers)
 
     def _constant(self, split: Split, found: predictions.Predictions) -> dict[str, float]:
         """Whether all predictions are the same; says so where the labels' order looks wrong."""

@@ -27,7 +27,6 @@ from bertjax.metrics import writer
 from bertjax.metrics.progress import say
 from bertjax.processes import distributed
 
-SCORES, RESULTS = "scores.json", "results.json"
 _LAST = 10  # logged steps whose mean is the training loss at the end
 
 
@@ -100,7 +99,7 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
 
 def _run(job: Finetuning, place: Path, programs: dict, started: float | None) -> dict:
     """Trains one run to its end, or finds it finished; its scores."""
-    path = storage.path(place) / SCORES
+    path = storage.path(place) / workdir.SCORES
     if distributed.first_decides(storage.exists(path)):
         say(f"{place}: finished already")
         return json.loads(storage.read(path))
@@ -151,7 +150,7 @@ def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
 def _write_results(results: list[dict], directory: Path, metric: str) -> None:
     best = scores.best(results, metric)
     _write_json(
-        storage.path(directory) / RESULTS,
+        storage.path(directory) / workdir.RESULTS,
         {"best": best["run"], "runs": results, "cells": table.grid(results)},
     )
     print(table.grid_table(results))
