@@ -44,10 +44,15 @@ def best_run(workdir: Path) -> Path:
     return place / "runs" / str(_object(place / RESULTS, "best"))
 
 
-def selected_step(workdir: Path) -> int | None:
-    """The step whose weights count in a finished fine-tuning; None of any other run."""
+def selected(workdir: Path) -> tuple[int, str] | None:
+    """The step whose weights count in a finished fine-tuning, and the metric that it goes by.
+
+    None of any other run.
+    """
     path = storage.path(workdir) / SCORES
-    return int(_object(path, "step")) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    return int(_object(path, "step")), str(_object(path, "metric"))
 
 
 def _object(path: Path, name: str) -> Any:

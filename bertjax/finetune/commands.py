@@ -71,5 +71,6 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float | No
         run = workdir.read_config(place)
         run = dataclasses.replace(run, mesh=config.mesh, evaluation=config.evaluation)
         job = resolve.job_of(job, run)
-    figures = evaluate.newest(job, place, workdir.selected_step(place))
+    step, _ = workdir.selected(place) or (None, "")
+    figures = evaluate.newest(job, place, step)
     return scores.as_json(figures)

@@ -130,6 +130,8 @@ class Figures:
         if not self._golds:
             return said
         figures = scores.as_json(self.values)
+        first = [metric for metric in self._task.metrics if metric in figures]
+        figures = {metric: figures[metric] for metric in first} | figures
         shown = [f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in figures.items()]
         of = f"{len(self._golds):,} with a label" if self._without else "all labels"
         return [*said, f"figures ({of}): {', '.join(shown)}"]

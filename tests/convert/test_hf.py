@@ -90,6 +90,8 @@ def differences(model, pretrained, batch):
         "logits": lambda: (
             ours["masked_lm_logits"][mask][:, :size]
             if "masked_lm_logits" in ours
+            else ours["token_logits"][mask]
+            if "token_logits" in ours
             else ours["classification_logits"].reshape(theirs.logits.shape)
         ),
     }
@@ -121,7 +123,7 @@ def test_outputs_equal_and_the_way_back_is_exact(architecture, head, tmp_path):
     auto = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert auto.model_type == architecture
     assert auto.architectures == [type(model).__name__]
-    assert auto.num_labels == (3 if head == "classification" else 2)
+    assert auto.num_labels == (3 if head in ("classification", "token") else 2)
 
 
 def rewrite(directory, change):
