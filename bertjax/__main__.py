@@ -257,8 +257,7 @@ def _pretraining_config(values: Values) -> "Config":
     if config.is_finetuning:
         name = config.task.name or config.task.kind
         raise UsageError(
-            f"--config: fine-tunes on {name}, which has no stage of its own for this command; "
-            "run bertjax finetune with it"
+            f"--config: a fine-tuning on {name}; run bertjax finetune with it"
         )
     return config
 

@@ -31,6 +31,7 @@ AUTO = {
     "classification": transformers.AutoModelForSequenceClassification,
     "multiple_choice": transformers.AutoModelForMultipleChoice,
     "span": transformers.AutoModelForQuestionAnswering,
+    "token": transformers.AutoModelForTokenClassification,
     "pooler": transformers.AutoModel,
     "none": transformers.AutoModel,
 }
@@ -44,7 +45,7 @@ def save(model, directory):
 
 def tiny(architecture, head, **fields):
     """A tiny model of the class for this head; `none` is a base model without a pooler."""
-    labels = 3 if head == "classification" else 2
+    labels = 3 if head in ("classification", "token") else 2
     config = reference.config(architecture, reference.TINY, num_labels=labels, **fields)
     name = hf_names.class_of(architecture, head)
     if head == "none" and architecture != "distilbert":
