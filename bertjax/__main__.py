@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
@@ -37,7 +36,7 @@ def prepare(values: Values, args: list[str]) -> None:
     if args and values.runner is None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
-    config, workdir = _pretraining_config(values), _workdir(values)
+    config, workdir = commands.require_pretraining(_config(values)), commands.workdir_of(values)
     if config.init_from is not None:
         from bertjax import initial
 
@@ -55,7 +54,9 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
     from bertjax.processes import distributed
 
     with distributed.processes():
-        pretraining.pretrain(_pretraining_config(values), _workdir(values), _STARTED)
+        pretraining.pretrain(
+            commands.require_pretraining(_config(values)), commands.workdir_of(values), _STARTED
+        )
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
     return commands.after_pretrain(values.workdir, mask_token)
 
@@ -64,24 +65,20 @@ def evaluate(values: Values, args: list[str]) -> None:
     """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
 
     Held-out masked-LM and next-sentence figures of the newest whole checkpoint; of a fine-tuned
-    run, the task's figures on its dev sets, of the step that counts. Without --config, that of the
-    run itself (W/config.json); a machine with other devices may need
-    --config.mesh.fsdp=1 or another --config.evaluation.batch_size.
+    run, those of its dev sets, of the step that counts. Without --config, that of the run itself
+    (W/config.json); other devices may need --config.mesh.fsdp=1 or --config.evaluation.batch_size.
     """
     import jax
 
-    from bertjax import evaluate, pretraining
+    from bertjax import pretraining
     from bertjax.processes import distributed
 
-    directory = _workdir(values)
+    directory = commands.workdir_of(values)
     with distributed.processes():
         # The kernel that trained need not run on the machine that evaluates.
         config = _config(values).with_model(attention="auto")
-        if config.is_finetuning:
-            figures = finetuning.evaluate(config, directory)
-        else:
-            job = pretraining.open(config, directory, build=False)
-            figures = evaluate.newest(job, directory)
+        evaluated = finetuning.evaluate if config.is_finetuning else pretraining.evaluate
+        figures = evaluated(config, directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 
@@ -182,9 +179,13 @@ def plan(values: Values, args: list[str]) -> None:
     """
     from bertjax.plan import report as plan_report
 
-    workdir = None if values.workdir is None else _workdir(values)
+    workdir = None if values.workdir is None else commands.workdir_of(values)
     plan_report.run(
-        _pretraining_config(values), values.topology, workdir, as_json=values.json, as_table=values.table
+        commands.require_pretraining(_config(values)),
+        values.topology,
+        workdir,
+        as_json=values.json,
+        as_table=values.table,
     )
 
 
@@ -237,29 +238,12 @@ def _print_notes(notes: Iterable[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _workdir(values: Values) -> Path:
-    if not values.workdir:
-        raise UsageError("--workdir: missing; name the directory for what this run writes")
-    commands.require_directory(values.workdir)
-    return storage.path(values.workdir)
-
-
 def _config(values: Values) -> "Config":
     from bertjax import config
 
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/bert_base.py")
     return config.from_config_dict(values.config)
-
-
-def _pretraining_config(values: Values) -> "Config":
-    config = _config(values)
-    if config.is_finetuning:
-        name = config.task.name or config.task.kind
-        raise UsageError(
-            f"--config: a fine-tuning on {name}; run bertjax finetune with it"
-        )
-    return config
 
 
 def run(argv: list[str]) -> int:

@@ -36,5 +36,5 @@ def notes(pretrained: Pretrained) -> list[str]:
     return [
         *said,
         "sentence encoder: the file gives the vectors of the tokens; what makes one vector of them "
-        f"is in its metadata: {sentence_encoder.describe(embedding)}"
+        f"is in its metadata: {sentence_encoder.describe(embedding)}",
     ]

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from bertjax import commands, storage, workdir
+from bertjax import commands, workdir
 from bertjax import config as config_lib
 from bertjax.commands import Values
 from bertjax.errors import UsageError
@@ -29,11 +29,10 @@ def finetune(values: Values, args: list[str]) -> list[str]:
 
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/finetune.py:mrpc")
-    if not values.workdir:
-        raise UsageError("--workdir: missing; name the directory for what this run writes")
+    directory = commands.workdir_of(values)
     config = config_lib.from_config_dict(values.config)
     with distributed.processes():
-        runs.finetune(config, storage.path(values.workdir), _STARTED)
+        runs.finetune(config, directory, _STARTED)
     return commands.after_finetune(values.workdir)
 
 

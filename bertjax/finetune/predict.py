@@ -1,6 +1,5 @@
 """Predictions of a fine-tuned model for a file of any size, in its order, a chunk at a time."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -20,15 +19,15 @@ from bertjax import convert, storage
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.finetune import batches, encoding, predicted, resolve
-from bertjax.finetune.examples import Choices, Question, Text, Words
+from bertjax.finetune.examples import Question, Words
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.predicted import Figures
 from bertjax.finetune.readers import inputs, lines
-from bertjax.finetune.readers.inputs import Reading
 from bertjax.finetune.readers.lines import Bad
+from bertjax.finetune.readers.row_examples import Reading
 from bertjax.finetune.rows import Rows, Settings
 from bertjax.finetune.scoring.predictions import Predictions
-from bertjax.finetune.tasks import TASKS, Task
+from bertjax.finetune.tasks import TASKS
 from bertjax.models.placement import Unplaced
 
 CHUNK, BATCH = 512, 32  # examples that are read, and rows that are computed, at once
@@ -112,9 +111,7 @@ def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]: 
     config = pretrained.config.with_model(attention="auto")  # whatever kernel trained it
     kind = _kind(pretrained, source)
     if pretrained.tokenizer is None:
-        raise DataError(
-            f"{source}: has no tokenizer; name its file or folder: --tokenizer=PATH"
-        )
+        raise DataError(f"{source}: has no tokenizer; name its file or folder: --tokenizer=PATH")
     model = config.model
     names = model.label_names
     if model.head_record.has_labels and not names:

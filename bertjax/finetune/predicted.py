@@ -6,16 +6,14 @@ from typing import Any
 import numpy as np
 
 from bertjax.finetune.examples import Question, Words
-from bertjax.finetune.readers.inputs import Reading
+from bertjax.finetune.readers.row_examples import Reading
 from bertjax.finetune.scoring import evaluation, scores
 from bertjax.finetune.scoring.decode import Candidate, Decoded
 from bertjax.finetune.scoring.predictions import Predictions
 from bertjax.finetune.tasks import Task
 
 
-def records(
-    examples: Sequence, predictions: Predictions, how: Reading
-) -> Iterator[dict[str, Any]]:
+def records(examples: Sequence, predictions: Predictions, how: Reading) -> Iterator[dict[str, Any]]:
     """What is written of each example, in their order.
 
     `{"id", "label", "probabilities"}` by the model's names of labels; of regression `{"id",

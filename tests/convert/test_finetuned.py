@@ -13,8 +13,8 @@ import transformers
 from random_models import equal
 
 from bertjax import __main__ as program
-from bertjax import convert, workdir
 from bertjax import config as config_lib
+from bertjax import convert, workdir
 from bertjax.checkpoints import manager, steps
 from bertjax.convert import hf
 from bertjax.finetune import opening, resolve, starts
@@ -163,7 +163,8 @@ MNLI = ("entailment", "neutral", "contradiction")
 
 
 @pytest.mark.parametrize(
-    "names", [("contradiction", "ENTAILMENT", "neutral"), ("neutral", "contradiction", "entailment")]
+    "names",
+    [("contradiction", "ENTAILMENT", "neutral"), ("neutral", "contradiction", "entailment")],
 )
 def test_mnlis_rows_go_by_name_into_the_order_of_the_task(names, tmp_path):
     """transformers #10401: 4.3% instead of 90.6%, of a checkpoint with another order of labels."""

@@ -110,7 +110,7 @@ def test_predict_scores_the_dev_file_as_the_evaluation_does(name, tmp_path):
     hf.write(Pretrained(job.config, job.tokenizer, params), tmp_path / "m")
     model, _ = predict.open(f"hf:{tmp_path}/m")
     assert model.job.config.task == job.config.task
-    examples = [e for e in predict.inputs.read(str(dev), model.reading)]
+    examples = list(predict.inputs.read(str(dev), model.reading))
     found = predict.Figures(model.job.task, model.reading, model.job.null_answers)
     for start in range(0, len(examples), 5):
         some = examples[start : start + 5]

@@ -53,8 +53,13 @@ PAIRS = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_is_the_same_in_every_layout(name, models, tmp_path):
     columns = {"in.tsv": ("sentence1", "sentence2"), "in.csv": ("premise", "hypothesis")}
-    fields = dict(zip(("text_column", "pair_column"), columns.get(name, ("question1", "question2")),
-                      strict=True))
+    fields = dict(
+        zip(
+            ("text_column", "pair_column"),
+            columns.get(name, ("question1", "question2")),
+            strict=True,
+        )
+    )
     import dataclasses
 
     model = models["pair"]
@@ -175,7 +180,11 @@ def test_figures_are_said_where_there_are_labels(models, tmp_path, capsys):
     golds = [*guesses[:3], other[guesses[3]]]
     rows = [{"text": t, "label": g} for t, g in zip(("a", "b c", "d", "e"), golds, strict=True)]
     capsys.readouterr()
-    of(models["single"], tmp_path / "in.jsonl", jsonl(*rows, {"text": "f"}, {"text": "g", "label": "x"}))
+    of(
+        models["single"],
+        tmp_path / "in.jsonl",
+        jsonl(*rows, {"text": "f"}, {"text": "g", "label": "x"}),
+    )
     said = capsys.readouterr().err
     assert "figures (4 with a label): accuracy 0.7500" in said
     assert "labels that the model has not, and that are not scored: 'x' (1)" in said
@@ -319,7 +328,10 @@ def test_labels_are_the_sources_own_names_whatever_their_order(tmp_path, capsys)
     capsys.readouterr()
     for labeled in (
         [row | {"label": line["label"].lower()} for row, line in zip(rows, first, strict=True)],
-        [row | {"label": numbers[line["label"].lower()]} for row, line in zip(rows, first, strict=True)],
+        [
+            row | {"label": numbers[line["label"].lower()]}
+            for row, line in zip(rows, first, strict=True)
+        ],
     ):
         of(model, tmp_path / "b.jsonl", jsonl(*labeled))
         assert "figures (all labels): accuracy 1.0000" in capsys.readouterr().err

@@ -53,7 +53,8 @@ def lines(path: str) -> Iterator[Line]:
             file: Any = sys.stdin.buffer
             if path != STDIN:
                 file = stack.enter_context(storage.open_file(path))
-                file = gzip.open(file) if path.endswith(".gz") else file
+                if path.endswith(".gz"):
+                    file = stack.enter_context(gzip.open(file))
             for number, line in enumerate(file, 1):
                 line = line.removesuffix(b"\n").removesuffix(b"\r")
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -157,9 +158,7 @@ def _parsed(text: str, where: str, number: int) -> Row | Bad | tuple[str, int, l
     texts = value if isinstance(value, list) else [value]
     if texts and all(isinstance(each, str) for each in texts):
         return where, number, texts
-    return Bad(
-        str(number), f"{where}: a JSON {type(value).__name__}, expected an object or a text"
-    )
+    return Bad(str(number), f"{where}: a JSON {type(value).__name__}, expected an object or a text")
 
 
 def peeked(found: Iterator[Line]) -> tuple[Line, Iterator[Line]]:
