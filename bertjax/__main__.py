@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
@@ -37,7 +36,7 @@ def prepare(values: Values, args: list[str]) -> None:
     if args and values.runner is None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
-    config, workdir = _config(values), _workdir(values)
+    config, workdir = commands.require_pretraining(_config(values)), commands.workdir_of(values)
     if config.init_from is not None:
         from bertjax import initial
 
@@ -55,7 +54,9 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
     from bertjax.processes import distributed
 
     with distributed.processes():
-        pretraining.pretrain(_config(values), _workdir(values), _STARTED)
+        pretraining.pretrain(
+            commands.require_pretraining(_config(values)), commands.workdir_of(values), _STARTED
+        )
     mask_token = "<mask>" if values.config.tokenizer.kind == "byte_bpe" else "[MASK]"
     return commands.after_pretrain(values.workdir, mask_token)
 
@@ -63,21 +64,21 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
 def evaluate(values: Values, args: list[str]) -> None:
     """evaluate --workdir=W [--config=FILE] [--config.FIELD=VALUE ...]
 
-    Held-out masked-LM and next-sentence figures of the newest whole checkpoint. Without
-    --config, that of the run itself (W/config.json); a machine with other devices may need
-    --config.mesh.fsdp=1 or another --config.evaluation.batch_size.
+    Held-out masked-LM and next-sentence figures of the newest whole checkpoint; of a fine-tuned
+    run, those of its dev sets, of the step that counts. Without --config, that of the run itself
+    (W/config.json); other devices may need --config.mesh.fsdp=1 or --config.evaluation.batch_size.
     """
     import jax
 
-    from bertjax import evaluate, pretraining
+    from bertjax import pretraining
     from bertjax.processes import distributed
 
-    directory = _workdir(values)
+    directory = commands.workdir_of(values)
     with distributed.processes():
         # The kernel that trained need not run on the machine that evaluates.
         config = _config(values).with_model(attention="auto")
-        job = pretraining.open(config, directory, build=False)
-        figures = evaluate.newest(job, directory)
+        evaluated = finetuning.evaluate if config.is_finetuning else pretraining.evaluate
+        figures = evaluated(config, directory)
         if jax.process_index() == 0:
             print(json.dumps(figures))
 
@@ -178,9 +179,13 @@ def plan(values: Values, args: list[str]) -> None:
     """
     from bertjax.plan import report as plan_report
 
-    workdir = None if values.workdir is None else _workdir(values)
+    workdir = None if values.workdir is None else commands.workdir_of(values)
     plan_report.run(
-        _config(values), values.topology, workdir, as_json=values.json, as_table=values.table
+        commands.require_pretraining(_config(values)),
+        values.topology,
+        workdir,
+        as_json=values.json,
+        as_table=values.table,
     )
 
 
@@ -208,6 +213,7 @@ COMMANDS = {
         Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
         Command("finetune", finetuning.finetune, reads_config=True, outlives_reader=True),
         Command("glue", finetuning.glue, (), _GLUE, True, makes_config=True, outlives_reader=True),
+        Command("predict", finetuning.predict, ("SRC",), (*_SOURCE, Flag("input"), Flag("output"))),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
         Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),
@@ -237,13 +243,6 @@ def _read(source: str, values: Values) -> "Pretrained":
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
-
-
-def _workdir(values: Values) -> Path:
-    if not values.workdir:
-        raise UsageError("--workdir: missing; name the directory for what this run writes")
-    commands.require_directory(values.workdir)
-    return storage.path(values.workdir)
 
 
 def _config(values: Values) -> "Config":

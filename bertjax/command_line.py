@@ -237,7 +237,7 @@ _OTHER_COMMANDS = {
     "tokenize": "prepare",
     "preprocess": "prepare",
     "check": "verify",
-    "predict": "fill-mask",
+    "classify": "predict",
     "encode": "embed",
 }
 

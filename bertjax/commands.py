@@ -5,6 +5,7 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bertjax import storage
@@ -88,6 +89,14 @@ def after_pretrain(workdir: str, mask_token: str) -> list[str]:
     ]
 
 
+def after_finetune(workdir: str) -> list[str]:
+    """The commands that read a fine-tuned run, or the best one of a grid."""
+    return [
+        shlex.join(["bertjax", "predict", workdir, "--input=FILE"]),
+        shlex.join(["bertjax", "convert", workdir, "hf:DIR"]),
+    ]
+
+
 def after_convert(destination: str, pretrained: Any) -> list[str]:
     """The commands that read `destination` and fit its head; none for a form that is only written.
 
@@ -107,6 +116,26 @@ def after_convert(destination: str, pretrained: Any) -> list[str]:
 def _fill_mask(source: str, mask_token: str) -> str:
     text = f"The capital of France is {mask_token}."
     return shlex.join(["bertjax", "fill-mask", source]) + f' "{text}"'
+
+
+def workdir_of(values: Values) -> Path:
+    """The directory that --workdir names.
+
+    Raises:
+      UsageError: it is missing, or names none.
+    """
+    if not values.workdir:
+        raise UsageError("--workdir: missing; name the directory for what this run writes")
+    require_directory(values.workdir)
+    return storage.path(values.workdir)
+
+
+def require_pretraining(config: Any) -> Any:
+    """The config; raises UsageError where it is of a fine-tuning, which has a command of its own."""
+    if config.is_finetuning:
+        name = config.task.name or config.task.kind
+        raise UsageError(f"--config: a fine-tuning on {name}; run bertjax finetune with it")
+    return config
 
 
 def require_directory(workdir: str | None) -> None:

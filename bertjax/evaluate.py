@@ -126,8 +126,11 @@ def _add(total: jax.Array, term: jax.Array) -> jax.Array:
     return total + term
 
 
-def newest(job: Job, directory: Path) -> dict[str, float]:
+def newest(job: Job, directory: Path, wanted: int | None = None) -> dict[str, float]:
     """The figures of the newest whole checkpoint of `directory`, for the phase that it ended in.
+
+    Args:
+      wanted: the step to read where it is whole, however old.
 
     Raises:
       NothingHeldOut: no held-out examples.
@@ -137,7 +140,7 @@ def newest(job: Job, directory: Path) -> dict[str, float]:
     sharding.check(job.config, mesh, training=False)
     params = jax.eval_shape(job.init, jax.random.key(0))
     abstract = sharding.abstract(mesh, {"params": params})
-    step, state = manager.read_newest(directory / "checkpoints", abstract)
+    step, state = manager.read_newest(directory / "checkpoints", abstract, wanted=wanted)
     assert step is not None  # nothing saved raises
     stage = stages.at(job.config, max(step - 1, 0))
     run = Evaluation(job, mesh, stage)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
+from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
 from bertjax.data import corpus, identity, masking, pipeline, prepare, store
@@ -163,6 +164,11 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
         if jax.process_index() == 0 and not storage.is_directory(store_path):
             initial.check(config, directory)
         loop.run(open(config, directory, build=True), directory, started)
+
+
+def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
+    """As `evaluate.newest`, of a run in `directory`; raises as `open`."""
+    return evaluation.newest(open(config, directory, build=False), directory)
 
 
 def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretraining:

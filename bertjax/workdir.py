@@ -1,12 +1,15 @@
-"""What W holds beside its families of files: the resolved config of a run, as JSON."""
+"""What W holds beside its families of files: the resolved config of a run, and what it reached."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from bertjax import config as config_lib
 from bertjax import storage
 from bertjax.errors import DataError, StorageError, UsageError
+
+SCORES, RESULTS = "scores.json", "results.json"  # of a fine-tuned run, of all runs of a grid
 
 
 def read_config(workdir: Path) -> config_lib.Config:
@@ -22,6 +25,44 @@ def read_config(workdir: Path) -> config_lib.Config:
         raise DataError(f"{path}: missing; is {workdir} the --workdir of a bertjax run?") from None
     except (ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: not a config of this version ({error})") from None
+
+
+def best_run(workdir: Path) -> Path:
+    """The directory of the best run of a grid; of a run alone, `workdir` itself.
+
+    Raises:
+      DataError: W holds a grid that is not finished, so that no run is the best.
+    """
+    place = storage.path(workdir)
+    if storage.is_directory(place / "checkpoints") or not storage.is_directory(place / "runs"):
+        return place
+    if not storage.exists(place / RESULTS):
+        raise DataError(
+            f"{place}: a grid that is not finished: run the same bertjax finetune again, or name "
+            f"one run: {place}/runs/NAME"
+        )
+    return place / "runs" / str(_object(place / RESULTS, "best"))
+
+
+def selected(workdir: Path) -> tuple[int, str] | None:
+    """The step whose weights count in a finished fine-tuning, and the metric that it goes by.
+
+    None of any other run.
+    """
+    path = storage.path(workdir) / SCORES
+    if not storage.exists(path):
+        return None
+    return int(_object(path, "step")), str(_object(path, "metric"))
+
+
+def _object(path: Path, name: str) -> Any:
+    """A field of a JSON object."""
+    try:
+        return json.loads(storage.read(path))[name]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DataError(
+            f"{path}: damaged: no {name!r}; remove it and run the same bertjax finetune again"
+        ) from None
 
 
 def resumed(config: config_lib.Config, workdir: Path) -> config_lib.Config:

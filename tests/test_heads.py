@@ -92,25 +92,24 @@ def test_outputs_are_those_of_the_record(head):
     assert all(output.of in made for output in record.outputs)
 
 
-# A head of ours: a label for every token, as BertForTokenClassification.
+# A head that nobody has: a label for every token, under a name of its own.
 RECORD = """
 
-HEADS["token_classification"] = Head(
+HEADS["relation"] = Head(
     (
         Part(
-            "token_classifier",
+            "relation_classifier",
             "hidden",
-            "token_logits",
+            "relation_logits",
             "num_labels",
             drops=True,
-            hf_name="classifier",
-            tf1_scope="token/",
+            hf_name="relations",
+            tf1_scope="relations/",
         ),
     ),
-    (Output("logits", "token_logits"),),
-    "ForTokenClassification",
-    "token-classification",
-    by_name=True,
+    (Output("logits", "relation_logits"),),
+    "ForRelations",
+    "relation-extraction",
 )
 """
 USES = """
@@ -125,7 +124,7 @@ from bertjax.metrics import flops
 from pathlib import Path
 
 root = Path(sys.argv[1])
-model = config_lib.Model(**{TINY}, head="token_classification", label_names=tuple("abcde"))
+model = config_lib.Model(**{TINY}, head="relation", label_names=tuple("abcde"))
 config = config_of(model, config_lib.Tokenizer(), "test")
 params = jax.tree.map(np.asarray, models.init(model, jax.random.key(0)))
 made = shapes.of({"params": params})
@@ -135,13 +134,13 @@ assert {n.removeprefix("params/"): tuple(a["shape"]) for n, a in made.items()} =
 ids = np.ones((2, 16), np.int32)
 batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
 key = jax.random.key(1)
-assert models.apply(model, params, batch, dropout_key=key)["token_logits"].shape == (2, 16, 5)
+assert models.apply(model, params, batch, dropout_key=key)["relation_logits"].shape == (2, 16, 5)
 mesh = sharding.make_mesh(config_lib.Mesh())
 sharding.abstract(mesh, {"params": models.abstract_params(model)})
 plain = config_lib.Model(**{TINY}, head="none")
 more = flops.model_flops_per_step(model, 1, 16, 4) - flops.model_flops_per_step(plain, 1, 16, 4)
 assert more == 3 * 2 * 16 * 32 * 5
-assert shapes._likely_field("params/token_classifier/dense/bias", None, {}) == "model.head"
+assert shapes._likely_field("params/relation_classifier/dense/bias", None, {}) == "model.head"
 
 source = Pretrained(config, None, params, step=3)
 orbax.write(source, root / "run")
@@ -152,7 +151,7 @@ for form in ("hf:m", "tf1:t/model.ckpt"):
     assert again.config.model == model, (form, again.config.model)
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
 card = (root / "m/README.md").read_text()
-assert "BertForTokenClassification" in card and "pipeline_tag: token-classification" in card
+assert "BertForRelations" in card and "pipeline_tag: relation-extraction" in card
 convert.convert(str(root / "run"), f"onnx:{root}/model.onnx")
 convert.convert(str(root / "run"), f"stablehlo:{root}/model.stablehlo")
 """
@@ -165,7 +164,7 @@ def test_a_head_is_added_by_its_record_alone(tmp_path):
     shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "config/heads.py").open("a") as file:
         file.write(RECORD)
-    named = [path for path in copy.rglob("*.py") if "token_classification" in path.read_text()]
+    named = [path for path in copy.rglob("*.py") if "relation_classifier" in path.read_text()]
     assert named == [copy / "config/heads.py"]
     program = USES.replace("{TINY}", repr(TINY))
     run = subprocess.run(

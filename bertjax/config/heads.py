@@ -104,7 +104,15 @@ CLASSIFIER = Part(
     tf1_scope="",
 )
 SPAN = Part("span", "hidden", "span_logits", 2, hf_name="qa_outputs", tf1_scope="cls/squad/")
-TOKENS = Part("token", "hidden", "token_logits", "num_labels", drops=True, hf_name="classifier")
+TOKENS = Part(
+    "token",
+    "hidden",
+    "token_logits",
+    "num_labels",
+    drops=True,
+    hf_name="classifier",
+    tf1_scope="token/",  # google-research/bert has no such head; the name is ours
+)
 
 _HIDDEN = Output("last_hidden_state", "hidden")
 HEADS = {

@@ -4,6 +4,7 @@ import json
 
 from bertjax import config as config_lib
 from bertjax.config.parameters import num_parameters
+from bertjax.convert import use
 from bertjax.convert.pretrained import Pretrained
 
 
@@ -33,6 +34,7 @@ def text(pretrained: Pretrained, class_name: str) -> str:
         f"{model.num_attention_heads} heads, up to {model.max_sequence_length} tokens, "
         f"{model.vocab_size:,} token ids ({casing}), {gelu} form of gelu, float32 weights{updates}.",
         "",
+        *_trained_on(pretrained),
         "## Held-out figures",
         "",
         *_figures(pretrained.figures),
@@ -45,6 +47,30 @@ def text(pretrained: Pretrained, class_name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _trained_on(pretrained: Pretrained) -> list[str]:
+    """What a fine-tuned model was trained on, and what its outputs are."""
+    config, model = pretrained.config, pretrained.config.model
+    if not config.is_finetuning:
+        return []
+    [phase, *_] = config.phases.values()
+    source = config.init_from or "random weights"
+    task = config.task.name or config.task.kind
+    which = "best" if config.finetune.select == "best" else "last"
+    lines = [
+        "## Task",
+        "",
+        f"Fine-tuned on {task} from {source}: batch {phase.batch_size}, rate "
+        f"{config.optimizer.learning_rate:g}, {config.finetune.epochs:g} epochs, seed {config.seed}, "
+        f"up to {phase.sequence_length} tokens. The weights are those of the {which} evaluation.",
+        "",
+    ]
+    if pretrained.figures:
+        lines += [f"Its metric is {next(iter(pretrained.figures))}, on dev.", ""]
+    if model.label_names:
+        lines += [f"Labels, in the order of the logits: {', '.join(model.label_names)}.", ""]
+    return lines + [line for note in use.of_task(pretrained) for line in (note, "")]
 
 
 def _figures(figures: dict[str, float]) -> list[str]:

@@ -20,18 +20,17 @@ from bertjax.convert import (
     hf_files,
     hf_labels,
     hf_names,
+    hf_task,
     hf_tokenizer,
     names,
     sentence_encoder,
     tensor_file,
+    use,
 )
 from bertjax.convert.folder import Folder, listed
 from bertjax.convert.names import Tensor
 from bertjax.convert.pretrained import Hints, Pretrained, config_of
 from bertjax.errors import DataError, UsageError
-
-# Another class whose tensors are those of a head here, which it is not.
-_OTHER_CLASSES = ("TokenClassification",)
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
@@ -49,7 +48,7 @@ def read(path: Path, hints: Hints) -> Pretrained:
     hf_files.refuse_other_folders(folder)
     tree = folder.json(hf_files.CONFIG)
     where = str(folder.root / hf_files.CONFIG)
-    architecture, model, more = hf_config.read(tree, where)
+    architecture, model, more = hf_config.read(hf_task.without(tree), where)
     notes += more
     tied = tree.get("tie_word_embeddings") is not False and tree.get("tie_weights_") is not False
     tensors = _plain_names(hf_files.tensors(folder, hints), architecture, tied, where)
@@ -66,7 +65,8 @@ def read(path: Path, hints: Hints) -> Pretrained:
     notes += more
     if embedding.max_length >= model.max_sequence_length:
         embedding = dataclasses.replace(embedding, max_length=0)
-    config = dataclasses.replace(config_of(model, tokenizer_config, where), embedding=embedding)
+    config = config_of(model, tokenizer_config, where, hf_task.read(tree, model))
+    config = dataclasses.replace(config, embedding=embedding)
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise DataError(
             f"{where}: vocab_size={model.vocab_size}, but the tokenizer has "
@@ -153,18 +153,21 @@ def _another_masked_lm(
 def _of_tensors(
     architecture: str, tensors: Mapping[str, Tensor], claimed: str, *, masked_lm: bool
 ) -> str:
-    """The first head whose parts are all there; of heads with equal tensors the claimed class's."""
+    """The first head whose parts are all there; of heads with equal tensors the claimed class's.
+
+    Before version 4, `BertForTokenClassification` had a pooler, which it did not use: its tensors
+    are those of `BertForSequenceClassification`.
+    """
     by_name = [head for head in heads.HEADS.values() if head.by_name]
     shared = {part.hf_name for head in by_name for part in head.parts} - {None}
-    others = [*(head.hf_class.removeprefix("For") for head in by_name), *_OTHER_CLASSES]
+    alike = [h for h in heads.HEADS.values() if shared & {part.hf_name for part in h.parts}]
+    named = [head for head in alike if head.hf_class in claimed]
     for name, head in heads.telling():
         fits = hf_names.class_of(architecture, name) is not None and (
             names.has_parts(hf_names.table(architecture, name), head, tensors)
         )
-        if head.by_name:
-            fits = fits and head.hf_class.removeprefix("For") in claimed
-        elif shared & {part.hf_name for part in head.parts}:
-            fits = fits and not any(other in claimed for other in others)
+        if head in alike:
+            fits = fits and (head in named if named else not head.by_name)
         if fits and (masked_lm or heads.MASKED_LM not in head.parts):
             return name
     return "none"
@@ -221,7 +224,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
                 f"config.model.position_offset={model.position_offset}: transformers starts "
                 f"RoBERTa's positions at the padding id + 1 = {tokenizer.pad_id + 1}"
             )
-    tree = hf_config.write(model, ids)
+    tree = hf_config.write(model, ids) | hf_task.write(pretrained.config)
     path.mkdir(parents=True)
     (path / hf_files.CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
     rows = hf_names.table(architecture, model.head)
@@ -234,7 +237,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
         {"format": "pt"},
     )
     (path / "README.md").write_text(card.text(pretrained, tree["architectures"][0]))
-    notes = sentence_encoder.write(pretrained, path)
+    notes = sentence_encoder.write(pretrained, path) + use.of_task(pretrained)
     if tokenizer is None:
         return [*notes, "tokenizer: the source has none, so the folder has none"]
     longest = model.max_sequence_length

@@ -157,6 +157,8 @@ _HEAD_DROPOUT = {
     ("bert", "classification"): "classifier_dropout",
     ("bert", "multiple_choice"): "classifier_dropout",
     ("roberta", "classification"): "classifier_dropout",
+    ("bert", "token"): "classifier_dropout",
+    ("roberta", "token"): "classifier_dropout",
     ("distilbert", "classification"): "seq_classif_dropout",
     ("distilbert", "multiple_choice"): "seq_classif_dropout",
     ("distilbert", "span"): "qa_dropout",

@@ -20,7 +20,7 @@ from bertjax.errors import DataError
 
 
 def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
-    """The newest whole checkpoint of a run.
+    """The newest whole checkpoint of a run; of a finished fine-tuning, the one that counts.
 
     Args:
       moments: also read Adam's moments, where the checkpoint has them.
@@ -46,14 +46,18 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     abstract = {"params": models.abstract_params(config.model)}
     if moments and manager.holds(path / "checkpoints", "opt_state"):
         abstract = _abstract_state(config)
-    step, state = manager.read_newest(path / "checkpoints", abstract, on_host=True)
+    wanted, metric = workdir.selected(path) or (None, None)
+    step, state = manager.read_newest(path / "checkpoints", abstract, on_host=True, wanted=wanted)
+    figures = _figures(path, step)
+    if metric in figures:  # first
+        figures = {metric: figures[metric], **figures}
     return Pretrained(
         config,
         tokenizer,
         state["params"],
         step=step,
         moments=_moments(state["opt_state"]) if "opt_state" in state else None,
-        figures=_figures(path, step),
+        figures=figures,
         notes=tuple(notes),
     )
 

@@ -1,6 +1,7 @@
 """What every reader returns and every writer takes: a config, a tokenizer, weights."""
 
 import dataclasses
+from typing import Any
 
 from bertjax import config as config_lib
 from bertjax.data.tokenizer import Tokenizer
@@ -47,9 +48,16 @@ class Hints:
 
 
 def config_of(
-    model: config_lib.Model, tokenizer: config_lib.Tokenizer, where: str
+    model: config_lib.Model,
+    tokenizer: config_lib.Tokenizer,
+    where: str,
+    task: dict[str, Any] | None = None,
 ) -> config_lib.Config:
     """The whole config around a source's model and tokenizer, checked.
+
+    Args:
+      task: what the source says of the task that it was fine-tuned on: fields of `config.task`, and
+        `sequence_length`, the most tokens of a row.
 
     Raises:
       DataError: no model can have these fields.
@@ -59,7 +67,10 @@ def config_of(
     tree["model"] = dataclasses.asdict(model)
     tree["tokenizer"] = dataclasses.asdict(tokenizer)
     tree["objective"] = {name: float(name in model.head_record.losses) for name in ("mlm", "nsp")}
+    task = dict(task or {})
+    longest = task.pop("sequence_length", longest)
     tree["phases"]["phase1"] |= {"sequence_length": longest, "max_predictions_per_seq": 1}
+    tree["task"] |= task
     try:
         return config_lib.from_config_dict(tree)
     except UsageError as error:

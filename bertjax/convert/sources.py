@@ -64,6 +64,10 @@ def _run(path: Path) -> Path:
             if path.parent.name == "checkpoints":
                 raise UsageError(f"{path}: one step; the newest whole one is read: write {run}")
             return run
+    if storage.is_directory(path / "runs") and storage.is_file(path / "config.json"):
+        from bertjax import workdir
+
+        return workdir.best_run(path)  # a grid of fine-tunings
     if path.name == "config.json" and storage.is_directory(path.parent / "checkpoints"):
         return path.parent
     if storage.is_remote(path):

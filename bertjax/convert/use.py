@@ -20,12 +20,21 @@ def of(pretrained: Pretrained) -> dict[str, str]:
     return result
 
 
-def notes(pretrained: Pretrained) -> list[str]:
-    """What a sentence encoder does beyond the outputs of an exported file."""
-    embedding = pretrained.config.embedding
-    if embedding.pooling is None:
+def of_task(pretrained: Pretrained) -> list[str]:
+    """What whoever takes the outputs of a fine-tuned model has to know."""
+    scale = pretrained.config.task.target_scale
+    if pretrained.config.model.problem_type != "regression" or scale == 1:
         return []
+    return [f"regression: the logit times {scale:g} is the score (config.task.target_scale)"]
+
+
+def notes(pretrained: Pretrained) -> list[str]:
+    """What there is to do beyond the outputs of an exported file."""
+    embedding, said = pretrained.config.embedding, of_task(pretrained)
+    if embedding.pooling is None:
+        return said
     return [
+        *said,
         "sentence encoder: the file gives the vectors of the tokens; what makes one vector of them "
-        f"is in its metadata: {sentence_encoder.describe(embedding)}"
+        f"is in its metadata: {sentence_encoder.describe(embedding)}",
     ]

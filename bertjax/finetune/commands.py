@@ -1,9 +1,12 @@
 """The commands of fine-tuning: `finetune`, `glue`, `predict`."""
 
+import dataclasses
+import sys
 import time
+from pathlib import Path
 
+from bertjax import commands, workdir
 from bertjax import config as config_lib
-from bertjax import storage
 from bertjax.commands import Values
 from bertjax.errors import UsageError
 
@@ -26,12 +29,11 @@ def finetune(values: Values, args: list[str]) -> list[str]:
 
     if values.config is None:
         raise UsageError("--config: missing; for example --config=configs/finetune.py:mrpc")
-    if not values.workdir:
-        raise UsageError("--workdir: missing; name the directory for what this run writes")
+    directory = commands.workdir_of(values)
     config = config_lib.from_config_dict(values.config)
     with distributed.processes():
-        runs.finetune(config, storage.path(values.workdir), _STARTED)
-    return [f"bertjax predict {values.workdir} --input=FILE"]
+        runs.finetune(config, directory, _STARTED)
+    return commands.after_finetune(values.workdir)
 
 
 def glue(values: Values, args: list[str]) -> None:
@@ -65,3 +67,42 @@ def glue(values: Values, args: list[str]) -> None:
     with distributed.processes():
         from_mnli = values.recipe == "roberta"
         glue.run(make, tasks, storage.path(values.workdir), from_mnli=from_mnli)
+
+
+def predict(values: Values, args: list[str]) -> None:
+    """predict SRC --input=FILE [--output=FILE]
+
+    A line of JSON for each row of FILE ("-": stdin), in its order: labels with probabilities,
+    scores, answers, or tags. SRC is a fine-tuned run's workdir (of a grid, its best run counts), or
+    any source of convert with such a head. FILE: .txt (a text a line, a tab between two), .jsonl,
+    .csv, .tsv or .parquet (the columns of config.task, of the task's own files, or sentence1,
+    sentence2, question, context ...), SQuAD's .json, or CoNLL columns. A damaged row is named on
+    stderr, and has its error in the output. Where rows have labels, stderr has the figures.
+    """
+    from bertjax.convert.pretrained import Hints
+    from bertjax.finetune import predict
+
+    if not values.input:
+        raise UsageError("--input: missing; name a file, or - for standard input")
+    hints = Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
+    model, notes = predict.open(args[0], hints)
+    for note in notes:
+        print(note, file=sys.stderr)
+    predict.run(model, values.input, values.output)
+
+
+def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float | None]:
+    """The dev figures of a fine-tuned run: of the step that counts, and of a grid the best run."""
+    from bertjax import evaluate
+    from bertjax.finetune import opening, resolve
+    from bertjax.finetune.scoring import scores
+
+    job, place = opening.open(config, directory), workdir.best_run(directory)
+    if place != directory:
+        print(f"{directory}: the best run is {place}", file=sys.stderr)
+        run = workdir.read_config(place)
+        run = dataclasses.replace(run, mesh=config.mesh, evaluation=config.evaluation)
+        job = resolve.job_of(job, run)
+    step, _ = workdir.selected(place) or (None, "")
+    figures = evaluate.newest(job, place, step)
+    return scores.as_json(figures)

@@ -5,13 +5,15 @@ W/results.json     of all of them; W/results.png their picture
 W/submission.zip   what the best run of each task says of the test rows
 """
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from bertjax import config as config_lib
-from bertjax import sharding, storage
+from bertjax import sharding, storage, workdir
 from bertjax.config import stages
 from bertjax.errors import DataError, UsageError
 from bertjax.evaluate import Evaluation
@@ -76,7 +78,8 @@ def run(
         for number, task in enumerate(tasks, start=1):
             place, config = directory / task, make(task)
             if from_mnli and task in _FROM_MNLI and "mnli" in tasks:
-                config = runs.starting_from(config, directory / "mnli")
+                best = workdir.best_run(directory / "mnli")
+                config = dataclasses.replace(config, init_from=str(best))
             say(f"task {number} of {len(tasks)}: {TASKS[task].title}")
             job = opening.open(config, place)
             results += runs.run_all(job, config, place, programs)
@@ -87,7 +90,7 @@ def run(
 
 def _write(directory: Path, results: list[dict], predicted: dict) -> None:
     report = {"runs": results, **table.glue(results)}
-    runs.write_json(storage.path(directory) / runs.RESULTS, report)
+    runs.write_json(storage.path(directory) / workdir.RESULTS, report)
     print(table.glue_table(results))
     picture.draw(storage.path(directory) / "results.png", results, "GLUE, dev")
     zip_file = storage.path(directory) / "submission.zip"
@@ -102,16 +105,23 @@ def _test_predictions(job: Finetuning, place: Path, programs: dict) -> dict[str,
     if not splits:
         say(f"{TASKS[job.task.name].title}: no test file; nothing to hand in")
         return {}
-    job = runs.with_heldout(job, splits)
+    job = dataclasses.replace(job, heldout_splits=splits)
     mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)
-    params = runs.best_params(job, mesh, place)
-    totals_and_rows = Evaluation(job, mesh, stage, programs).measure(params)
+    _, rows = Evaluation(job, mesh, stage, programs).measure(_params(job, mesh, place))
     found = {}
-    for name, split, predictions in job.predicted(totals_and_rows[1]):
+    for name, split, predictions in job.by_split(rows):
         key = {"test": job.task.name, "test_mismatched": "mnli_mismatched"}.get(name, name)
         values = labels_of(job, predictions)
         found[key] = [(e.id, v) for e, v in zip(split.examples, values, strict=True)]
     return found
+
+
+def _params(job: Finetuning, mesh: Mesh, place: Path) -> dict:
+    """The weights that count of the run that counts."""
+    best = workdir.best_run(place)
+    step, _ = workdir.selected(best) or (None, "")
+    abstract = sharding.abstract(mesh, {"params": jax.eval_shape(job.init, jax.random.key(0))})
+    return manager.read_newest(best / "checkpoints", abstract, wanted=step)[1]["params"]
 
 
 def labels_of(job: Finetuning, predictions: Predictions) -> list[str | float]:

@@ -177,7 +177,7 @@ class Finetuning:
     def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
         """The mean loss, and what `evaluation.figures` gives of every split."""
         result = {"loss": float(objectives.means(totals)["task_loss"])}
-        for name, split, found in self.predicted(rows):
+        for name, split, found in self.by_split(rows):
             labels = self.config.model.label_names
             own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
             own |= self._constant(split, found)
@@ -185,14 +185,18 @@ class Finetuning:
             result |= {f"{prefix}_{k}" if prefix else k: v for k, v in own.items()}
         return result
 
-    def predicted(
+    def by_split(
         self, rows: dict[str, list[np.ndarray]]
     ) -> Iterator[tuple[str, Split, predictions.Predictions]]:
         """The predictions for every held-out split, of what `rows` gave for all batches."""
         for number, (name, split) in enumerate(self.heldout_splits.items()):
-            own = _of_split(rows, number)
-            task, nulls = self.config.task, self.null_answers
-            yield name, split, predictions.of(split.rows, split.examples, own, task, nulls)
+            yield name, split, self.predicted(split.examples, split.rows, _of_split(rows, number))
+
+    def predicted(
+        self, examples: list, encoded: Rows, rows: dict[str, list[np.ndarray]]
+    ) -> predictions.Predictions:
+        """The predictions for examples, of what `rows` gave for the batches of their rows."""
+        return predictions.of(encoded, examples, rows, self.config.task, self.null_answers)
 
     def _constant(self, split: Split, found: predictions.Predictions) -> dict[str, float]:
         """Whether all predictions are the same; says so where the labels' order looks wrong."""

@@ -26,7 +26,7 @@ def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None
             f"classifier: drawn anew: the source's labels are {', '.join(source)}, the task's have "
             "no names"
         )
-    rows = [_find(source, name) for name in task]
+    rows = [find(source, name) for name in task]
     kept = [f"{name} (row {row})" for name, row in zip(task, rows, strict=True) if row is not None]
     new = [name for name, row in zip(task, rows, strict=True) if row is None]
     left = [name for row, name in enumerate(source) if row not in rows]
@@ -50,7 +50,7 @@ def _unnamed(names: Sequence[str]) -> bool:
     return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
 
 
-def _find(names: Sequence[str], name: str) -> int | None:
+def find(names: Sequence[str], name: str) -> int | None:
     """The position of a name as it is written, or of the only one that differs by case alone."""
     if list(names).count(name) == 1:
         return list(names).index(name)

@@ -16,20 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, train, workdir
-from bertjax.checkpoints import manager
 from bertjax.errors import StorageError, UsageError
 from bertjax.finetune import opening, resolve
-from bertjax.finetune.job import Finetuning, Split
+from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
 from bertjax.processes import distributed
 
-SCORES, RESULTS = "scores.json", "results.json"
 _LAST = 10  # logged steps whose mean is the training loss at the end
 _DECIDING = ("seed", "model", "phases", "optimizer", "task", "finetune")  # what a run reaches
 
@@ -107,7 +104,7 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
 
 def _run(job: Finetuning, place: Path, programs: dict, started: float | None) -> dict:
     """Trains one run to its end, or finds it finished; its scores."""
-    path = storage.path(place) / SCORES
+    path = storage.path(place) / workdir.SCORES
     _require_same(job.config, place)
     if distributed.first_decides(storage.exists(path)):
         say(f"{place}: finished already")
@@ -171,11 +168,13 @@ def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
 
 def _write_results(results: list[dict], directory: Path, metric: str) -> None:
     if not any(result["figures"] for result in results):
-        write_json(storage.path(directory) / RESULTS, {"best": None, "runs": results, "cells": []})
+        write_json(
+            storage.path(directory) / workdir.RESULTS, {"best": None, "runs": results, "cells": []}
+        )
         return
     best = scores.best(results, metric)
     write_json(
-        storage.path(directory) / RESULTS,
+        storage.path(directory) / workdir.RESULTS,
         {"best": best["run"], "runs": results, "cells": table.grid(results)},
     )
     print(table.grid_table(results))
@@ -188,34 +187,3 @@ def write_json(path: Path, value: dict) -> None:
         storage.write(path, (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
-
-
-def best_place(directory: Path) -> Path:
-    """The directory of the run that counts: of a grid the best one, else W itself."""
-    place = storage.path(directory)
-    if not storage.exists(place / RESULTS):
-        return place
-    return place / "runs" / json.loads(storage.read(place / RESULTS))["best"]
-
-
-def best_params(job: Finetuning, mesh: Mesh, directory: Path) -> dict:
-    """The weights that count of the run that counts.
-
-    Raises:
-      DataError: there is no whole checkpoint, or no scores.
-    """
-    place = best_place(directory)
-    step = json.loads(storage.read(place / SCORES))["step"]
-    params = jax.eval_shape(job.init, jax.random.key(0))
-    abstract = sharding.abstract(mesh, {"params": params})
-    return manager.read_newest(place / "checkpoints", abstract, wanted=step)[1]["params"]
-
-
-def with_heldout(job: Finetuning, splits: dict[str, Split]) -> Finetuning:
-    """The job with other splits to evaluate on."""
-    return dataclasses.replace(job, heldout_splits=splits)
-
-
-def starting_from(config: config_lib.Config, directory: Path) -> config_lib.Config:
-    """The config with the run of `directory` that counts as its start."""
-    return dataclasses.replace(config, init_from=str(best_place(directory)))

@@ -31,6 +31,7 @@ AUTO = {
     "classification": transformers.AutoModelForSequenceClassification,
     "multiple_choice": transformers.AutoModelForMultipleChoice,
     "span": transformers.AutoModelForQuestionAnswering,
+    "token": transformers.AutoModelForTokenClassification,
     "pooler": transformers.AutoModel,
     "none": transformers.AutoModel,
 }
@@ -44,7 +45,7 @@ def save(model, directory):
 
 def tiny(architecture, head, **fields):
     """A tiny model of the class for this head; `none` is a base model without a pooler."""
-    labels = 3 if head == "classification" else 2
+    labels = 3 if head in ("classification", "token") else 2
     config = reference.config(architecture, reference.TINY, num_labels=labels, **fields)
     name = hf_names.class_of(architecture, head)
     if head == "none" and architecture != "distilbert":
@@ -90,6 +91,8 @@ def differences(model, pretrained, batch):
         "logits": lambda: (
             ours["masked_lm_logits"][mask][:, :size]
             if "masked_lm_logits" in ours
+            else ours["token_logits"][mask]
+            if "token_logits" in ours
             else ours["classification_logits"].reshape(theirs.logits.shape)
         ),
     }
@@ -121,7 +124,7 @@ def test_outputs_equal_and_the_way_back_is_exact(architecture, head, tmp_path):
     auto = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert auto.model_type == architecture
     assert auto.architectures == [type(model).__name__]
-    assert auto.num_labels == (3 if head == "classification" else 2)
+    assert auto.num_labels == (3 if head in ("classification", "token") else 2)
 
 
 def rewrite(directory, change):

@@ -26,20 +26,20 @@ CLASSES = {
     "BertForNextSentencePrediction": ("pooler", {"cls"}),
     "BertForSequenceClassification": ("classification", set()),
     "BertForMultipleChoice": ("multiple_choice", set()),
-    "BertForTokenClassification": ("none", {"classifier"}),
+    "BertForTokenClassification": ("token", set()),
     "BertForQuestionAnswering": ("span", set()),
     "RobertaModel": ("pooler", set()),
     "RobertaForMaskedLM": ("masked_lm", set()),
     "RobertaForCausalLM": ("masked_lm", set()),
     "RobertaForSequenceClassification": ("classification", set()),
     "RobertaForMultipleChoice": ("multiple_choice", set()),
-    "RobertaForTokenClassification": ("none", {"classifier"}),
+    "RobertaForTokenClassification": ("token", set()),
     "RobertaForQuestionAnswering": ("span", set()),
     "DistilBertModel": ("none", set()),
     "DistilBertForMaskedLM": ("masked_lm", set()),
     "DistilBertForSequenceClassification": ("classification", set()),
     "DistilBertForMultipleChoice": ("multiple_choice", set()),
-    "DistilBertForTokenClassification": ("none", {"classifier"}),
+    "DistilBertForTokenClassification": ("token", set()),
     "DistilBertForQuestionAnswering": ("span", set()),
 }
 TIED = hf_names.TIED
@@ -367,7 +367,7 @@ def test_labels_that_make_no_sense_are_named(fields, said, tmp_path):
 
 
 def test_labels_of_a_head_that_is_left_out_are_named(tmp_path):
-    model = tiny("BertForTokenClassification")
+    model = tiny("BertForNextSentencePrediction")
     found = convert.read(write(tmp_path / "m", model, id2label=BY_ID))
     assert "labels: no, yes, or so, Ünklar: of a head that is not read" in found.notes
     assert found.config.model.label_names == ()

@@ -29,6 +29,7 @@ OUTPUTS = {
     "masked_lm": {"logits": [B, L, V]},
     "pretraining": {"prediction_logits": [B, L, V], "seq_relationship_logits": [B, 2]},
     "classification": {"logits": [B, 5]},
+    "token": {"logits": [B, L, 5]},
     "multiple_choice": {"logits": [B, C]},
     "span": {"start_logits": [B, L], "end_logits": [B, L]},
 }

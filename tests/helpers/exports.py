@@ -55,7 +55,7 @@ def expected(of: Pretrained, tokens: dict[str, np.ndarray]) -> dict[str, np.ndar
     batch.setdefault("token_type_ids", np.zeros_like(batch["input_ids"]))
     batch["masked_lm_positions"] = np.arange(width)[None].repeat(len(batch["input_ids"]), 0)
     outputs = {k: np.asarray(x)[:rows] for k, x in _apply(model)(of.params, batch).items()}
-    for name in {"hidden", "masked_lm_logits", "span_logits"} & outputs.keys():
+    for name in {"hidden", "masked_lm_logits", "span_logits", "token_logits"} & outputs.keys():
         outputs[name] = outputs[name][:, :length]
     words = outputs.get("masked_lm_logits", np.zeros(1))[..., : model.vocab_size]
     match model.head:
@@ -73,6 +73,8 @@ def expected(of: Pretrained, tokens: dict[str, np.ndarray]) -> dict[str, np.ndar
             return {"start_logits": start, "end_logits": end}
         case "classification":
             return {"logits": outputs["classification_logits"]}
+        case "token":
+            return {"logits": outputs["token_logits"]}
         case "multiple_choice":
             return {"logits": outputs["classification_logits"].reshape(leading)}
 

@@ -20,7 +20,8 @@ KINDS = {
     "roberta": {"position_offset": 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
     "distilbert": {"type_vocab_size": 0, "pooler_act": "relu"},
 }
-HEADS = ("pretraining", "masked_lm", "classification", "multiple_choice", "span", "pooler", "none")
+HEADS = ("pretraining", "masked_lm", "classification", "token", "multiple_choice", "span")
+HEADS += ("pooler", "none")
 MODELS = [{"kind": kind, "head": head} for kind in KINDS for head in HEADS]
 
 

@@ -93,7 +93,7 @@ def read_race(config: Config) -> Dataset:
                     raise DataError(f"{folder}: no .txt files")
                 examples = parts.setdefault(split, [])
                 for path in passages:
-                    examples += _passage(path, split)
+                    examples += passage(path, split)
     if len(paths) > 1 or not parts:
         raise DataError(
             f"config.data.files={config.data.files!r}: name the folder RACE, which holds "
@@ -102,8 +102,8 @@ def read_race(config: Config) -> Dataset:
     return Dataset(parts)
 
 
-def _passage(path: str, split: str) -> list[Choices]:
-    """The questions of one file."""
+def passage(path: str, split: str) -> list[Choices]:
+    """The questions of one of RACE's files; in `test` they need no answers."""
     found = files.parse_json(files.read_text(path), path)
     article = _flat(found.get("article"), path, "article")
     questions: Any = found.get("questions")

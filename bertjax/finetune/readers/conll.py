@@ -13,7 +13,7 @@ from bertjax.finetune.readers import files, labels, splits
 
 SUFFIXES = (".conll", ".conll.gz", ".txt", ".tsv", ".iob", ".iob2", ".bio")
 SUFFIXES += (".train", ".dev", ".test", ".testa", ".testb")  # eng.train, eng.testa of CoNLL-2003
-_DOCUMENT = "-DOCSTART-"
+DOCUMENT = "-DOCSTART-"
 OUTSIDE = "O"
 
 
@@ -36,7 +36,7 @@ def read(config: Config) -> Dataset:
       DataError: a line with another number of columns than the file's first one, or a tag that
         `config.model.label_names`, where given, does not have.
     """
-    column = _column(config.task.label_column)
+    column = column_of(config.task.label_column)
     found, notes = splits.assign(files.named(config.data), SUFFIXES)
     parts: dict[str, list] = {}
     given = config.model.label_names
@@ -45,7 +45,7 @@ def read(config: Config) -> Dataset:
         for path in paths:
             sentences, documents = _read_file(path, column, split == "test")
             if documents:
-                notes.append(f"{path}: {documents} {_DOCUMENT} lines are skipped")
+                notes.append(f"{path}: {documents} {DOCUMENT} lines are skipped")
             for sentence in sentences:
                 if given:
                     _require_known(sentence, given, path)
@@ -64,7 +64,7 @@ def read(config: Config) -> Dataset:
     return Dataset(parts, outside + names, tuple(notes))
 
 
-def _column(name: str) -> int:
+def column_of(name: str) -> int:
     """The number of the tag's column; -1 is the last."""
     if name == "label":  # the field's default, which suits files with a header
         return -1
@@ -83,13 +83,13 @@ def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], 
     tags: list[str] = []
     documents = width = 0
     for number, line in enumerate([*files.read_lines(path), ""], 1):
-        fields = _fields(line)
+        fields = fields_of(line)
         if not fields:
             if words:
                 found = tuple(tags) if width > 1 else None
                 sentences.append(_Sentence(number - len(words), tuple(words), found))
             words, tags = [], []
-        elif fields[0] == _DOCUMENT:
+        elif fields[0] == DOCUMENT:
             documents += 1
         else:
             where = f"{path}:{number}"
@@ -106,7 +106,7 @@ def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], 
     return sentences, documents
 
 
-def _fields(line: str) -> list[str]:
+def fields_of(line: str) -> list[str]:
     """The columns of a line, [] of a blank one; a word may hold spaces where tabs part columns."""
     if not line.strip(" \t"):
         return []

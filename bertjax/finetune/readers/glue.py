@@ -24,7 +24,7 @@ _STEMS = {
     "test_matched": "test",
     "test_mismatched": "test_mismatched",
 }
-_COLA = ("source", "label", "mark", "sentence")
+COLA = ("source", "label", "mark", "sentence")
 _UNLABELED = ("test", "test_mismatched", "ax")  # GLUE does not publish their labels
 _MOST_BROKEN = 0.01  # share of QQP's training rows; of the official file 0.01% are
 _MSR_TRAIN, _MSR_TEST, _DEV_IDS = (
@@ -129,7 +129,7 @@ def _read_tsv(path: str, split: str, task: Task) -> _Rows:
     broken: list[str] | None = [] if (task.name, split) == ("qqp", "train") else None
     header: tuple[str, ...] = ()
     if task.name == "cola" and "sentence" not in files.read_lines(path)[0].split("\t"):
-        header = _COLA
+        header = COLA
     examples, undecided = [], 0
     for row in records.tsv(path, header, broken):
         if task.name == "mnli" and split not in _UNLABELED and row.get(task.label_column) == "-":

@@ -24,14 +24,15 @@ def read(config: Config) -> Dataset:
     found, notes = splits.assign(files.named(config.data), (".json",))
     parts = {}
     for split, paths in found.items():
-        questions = [question for path in paths for question in _read_file(path, split)]
+        questions = [question for path in paths for question in read_file(path, split)]
         require_distinct(questions, ", ".join(paths))
         parts[split], said = align(questions, split, ", ".join(paths))
         notes += said
     return Dataset(parts, (), tuple(notes))
 
 
-def _read_file(path: str, split: str) -> list[Question]:
+def read_file(path: str, split: str) -> list[Question]:
+    """The questions of one of SQuAD's JSON files; in `test` they need no answers."""
     found = files.parse_json(files.read_text(path), path)
     questions: list[Question] = []
     for article in _items(found, "data", path):

@@ -1,0 +1,179 @@
+"""A row of a file that people have -> an example, by the names of its columns."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from bertjax.config.finetune_fields import Task as Settings
+from bertjax.errors import DataError
+from bertjax.finetune import label_order
+from bertjax.finetune.examples import Choices, Example, Question, Text, Words
+from bertjax.finetune.readers import choices, files, labels, squad
+from bertjax.finetune.readers.lines import Bad
+from bertjax.finetune.readers.records import Row
+from bertjax.finetune.tasks import TASKS, Task
+
+_IDS = ("id", "index", "idx")
+_CONTEXTS = (("context", "question"), ("article", "question"))
+_PAIRS = (("text", "text_pair"), ("text_a", "text_b"))
+_SINGLE = (("text",), ("sentence",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the rows of a file become examples.
+
+    Attributes:
+      kind: of `tasks.KINDS`; `classification` takes one text or two, as the first row has.
+      columns: the fields of `config.task`.
+      task: of the table, where the model is of one.
+      labels: the names of the model's logits.
+      null_answers: a question may have no answer.
+    """
+
+    kind: str
+    columns: Settings = dataclasses.field(default_factory=Settings)
+    task: Task | None = None
+    labels: tuple[str, ...] = ()
+    null_answers: bool = False
+
+
+def of_texts(where: str, name: str, texts: Sequence[str], how: Reading) -> Example | Bad:
+    """An example of texts without names: one or two; question, context; context, options."""
+    most = {"single": 1, "multiple_choice": 99}.get(how.kind, 2)
+    least = {"pair": 2, "span": 2, "multiple_choice": 3}.get(how.kind, 1)
+    if not least <= len(texts) <= most:
+        expected = f"{least}" if least == most else f"{least} to {most}"
+        return Bad(name, f"{where}: {len(texts)} texts, expected {expected}")
+    if how.kind == "span":
+        return Question(name, texts[0], texts[1], (), None)
+    if how.kind == "multiple_choice":
+        return Choices(name, texts[0], "", tuple(texts[1:]), None)
+    return Text(name, tuple(texts), None)
+
+
+def of(row: Row, how: Reading) -> Example:
+    """The example of a row.
+
+    Raises:
+      DataError: a column is missing, or what it holds is not what it should be.
+    """
+    return _MAKERS.get(how.kind, _text)(row, how)
+
+
+def _id(row: Row, how: Reading) -> str:
+    names = (how.columns.id_column,) if how.columns.id_column else _IDS
+    found = next((row.values[name] for name in names if name in row.values), None)
+    return str(row.number if found is None else found)
+
+
+def _named(row: Row, sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The first set of columns that a row has.
+
+    Raises:
+      DataError: it has none whole.
+    """
+    for names in sets:
+        if all(name in row.values for name in names):
+            return names
+    known = " or ".join(dict.fromkeys(", ".join(names) for names in sets[:3]))
+    raise DataError(
+        f"{row.where}: no column {known}; it has {', '.join(map(str, row.values))}; rename them"
+    )
+
+
+def _own(how: Reading) -> tuple[str, ...]:
+    columns = how.columns
+    return (columns.text_column, *((columns.pair_column,) if columns.pair_column else ()))
+
+
+def _text(row: Row, how: Reading) -> Text:
+    sets: list[tuple[str, ...]] = [_own(how)]
+    if how.task is not None:
+        sets = [how.task.columns, how.task.exported, *sets]
+    elif how.columns.kind is None:
+        sets = []
+    if how.task is not None or how.columns.kind is None:
+        others = [names for t in TASKS.values() for names in (t.columns, t.exported)]
+        sets += [*_PAIRS, *sorted(others, key=len, reverse=True), *_SINGLE]
+    count = {"single": 1, "pair": 2}.get(how.kind)
+    names = _named(row, [s for s in sets if s and count in (None, len(s))])
+    texts = tuple(files.as_text(row.values[name], row.where, name) for name in names)
+    return Text(_id(row, how), texts, _gold(row, how))
+
+
+def _gold(row: Row, how: Reading) -> str | float | None:
+    """The label of a row by the model's name for it; as it stands there if it has no such."""
+    names = [how.columns.label_column, "label", *([how.task.label_column] if how.task else [])]
+    value = next((row.values[name] for name in reversed(names) if name in row.values), None)
+    text = labels.written(value)
+    if text is None or (text in ("-", "-1") and text not in how.labels):
+        return None
+    if how.kind == "regression":
+        return labels.number(value, row.where)
+    return label_of(text, how)
+
+
+def label_of(text: str, how: Reading) -> str:
+    """The model's own name for a label of a file: by its name, or what GLUE writes for it."""
+    found = label_order.find(how.labels, text)
+    if found is None and how.task is not None:
+        numbers = [str(number) for number in range(len(how.task.labels))]
+        for written in (how.task.words, numbers):
+            if found is None and text in written:
+                found = label_order.find(how.labels, how.task.labels[written.index(text)])
+    if found is None and f"LABEL_{text}" in how.labels:
+        found = how.labels.index(f"LABEL_{text}")
+    return text if found is None else how.labels[found]
+
+
+def _question(row: Row, how: Reading) -> Question:
+    context, question = _named(row, [_own(how), *_CONTEXTS] if len(_own(how)) > 1 else _CONTEXTS)
+    value, answers = row.values.get("answers"), ()
+    if value is not None:
+        answers = squad.parse_answers(value, row.where)
+    answerable = True if answers else (False if value is not None and how.null_answers else None)
+    texts = {name: files.as_text(row.values[name], row.where, name) for name in (question, context)}
+    return Question(_id(row, how), texts[question], texts[context], answers, answerable)
+
+
+def _choices(row: Row, how: Reading) -> Choices:
+    """Of the columns of `config.task`, of SWAG's, or of a context with a list of options."""
+    own = how.columns.option_columns
+    swag = ("sent1", "sent2", *(f"ending{i}" for i in range(choices.OPTIONS)))
+    listed = [(*names, "options") for names in (*_CONTEXTS, ("context",))]
+    names = _named(row, [(*_own(how), *own) if own else swag, swag, *listed])
+    values = [row.values[name] for name in names]
+    begin = len(names) - (len(own) if own and names[-1] == own[-1] else choices.OPTIONS)
+    if names[-1] == "options":
+        begin = len(names) - 1
+        values = [*values[:-1], *(values[-1] if isinstance(values[-1], list) else [])]
+    texts = [files.as_text(value, row.where, "options") for value in values]
+    if len(texts) - begin < 2:
+        raise DataError(f"{row.where}: {len(texts) - begin} options, expected two at least")
+    label = labels.written(row.values.get(how.columns.label_column, row.values.get("label")))
+    known = [str(number) for number in range(len(texts) - begin)]
+    letters = [chr(ord("A") + number) for number in range(len(known))]
+    at = next((s.index(label) for s in (known, letters, list(own)) if label in s), None)
+    context, *question = texts[:begin]
+    return Choices(_id(row, how), context, "".join(question), tuple(texts[begin:]), at)
+
+
+def _words(row: Row, how: Reading) -> Words:
+    (name,) = _named(row, [("words",), ("tokens",), (how.columns.text_column,)])
+    words = row.values[name]
+    words = words.split() if isinstance(words, str) else words
+    if not (isinstance(words, list) and words and all(isinstance(w, str) and w for w in words)):
+        raise DataError(f"{row.where}: {name!r} is no list of words")
+    tags = row.values.get("tags", row.values.get("ner_tags"))
+    if tags is not None:
+        if not isinstance(tags, list) or len(tags) != len(words):
+            raise DataError(f"{row.where}: not one tag for each of {len(words)} words")
+        tags = tuple(how.labels[t] if isinstance(t, int) else str(t) for t in tags)
+    return Words(_id(row, how), tuple(files.as_text(w, row.where, name) for w in words), tags)
+
+
+_MAKERS: dict[str, Callable[[Row, Reading], Example]] = {
+    "span": _question,
+    "multiple_choice": _choices,
+    "token": _words,
+}
