@@ -6,11 +6,11 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 # What takes a tenth of a second to import is imported in `run`, where a Ctrl-C is caught.
 from bertjax import commands, errors, storage
+from bertjax import source_commands as sources
 from bertjax.commands import Command, Flag, Values
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.finetune import commands as finetuning
@@ -18,7 +18,6 @@ from bertjax.processes import streams
 
 if TYPE_CHECKING:
     from bertjax.config import Config
-    from bertjax.convert.pretrained import Hints, Pretrained
 
 _STARTED = time.monotonic()  # of a run, its imports included
 
@@ -83,63 +82,6 @@ def evaluate(values: Values, args: list[str]) -> None:
             print(json.dumps(figures))
 
 
-def fill_mask(values: Values, args: list[str]) -> None:
-    """fill-mask SRC TEXT [--top_k=5]
-
-    Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or any source
-    of convert.
-    """
-    from bertjax import inference
-
-    source, text = args
-    model = _read(source, values)
-    for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
-        for token, probability in candidates:
-            print(f"{number}  {probability:7.4f}  {token}")
-
-
-def embed(values: Values, args: list[str]) -> None:
-    """embed SRC TEXT [TEXT ...] [--pooling=MODE]
-
-    The vector of each TEXT as a JSON array, one a line; without a TEXT, of each line of stdin.
-    SRC is a run's workdir, or any source of convert. A sentence encoder gives its own vectors, any
-    other model the mean of its tokens'. --pooling takes the encoder's alone: mean, cls, max,
-    pooler, mean_sqrt_len_tokens, weightedmean, lasttoken, or several joined by +.
-    """
-    from bertjax import inference
-    from bertjax.convert import sentence_encoder
-
-    if not args:
-        raise UsageError("expected SRC [TEXT ...]; see --help")
-    texts = args[1:] or [line.rstrip("\n") for line in sys.stdin]
-    model = _read(args[0], values)
-    own = model.config.embedding
-    if values.pooling is not None and (own.pooling is not None or own.left_out):
-        described = sentence_encoder.describe(own)
-        asked = f"--pooling={values.pooling}, and nothing else, as asked"
-        _print_notes([f"{asked}; the model's own vectors: {described}"])
-    for vector in inference.embed(model, texts, pooling=values.pooling):
-        print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
-
-
-def convert(values: Values, args: list[str]) -> list[str]:
-    """convert SRC DST [--hidden_act=...] [--do_lower_case=...] [--tokenizer=...] [--allow_pickle]
-
-    Weights from one form into another. SRC and DST are a run's workdir (orbax:DIR), hf:DIR,
-    hub:OWNER/NAME, tf1:PREFIX; SRC may also be fairseq:FILE, DST onnx:FILE, onnx-int8:FILE or
-    stablehlo:FILE. DST must not exist. What a source does not say itself:
-    --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
-    --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
-    """
-    from bertjax import convert
-
-    source, destination = args
-    written = convert.transfer(source, destination, _hints(values))
-    _print_notes(written.notes)
-    print(f"{source} -> {destination}")
-    return commands.after_convert(destination, written)
-
-
 def verify(values: Values, args: list[str]) -> None:
     """verify W/checkpoints
 
@@ -189,13 +131,6 @@ def plan(values: Values, args: list[str]) -> None:
     )
 
 
-_SOURCE = (  # what a source of weights does not say itself
-    Flag("hidden_act", choices=("gelu", "gelu_new")),
-    Flag("do_lower_case", kind=bool),
-    Flag("tokenizer"),
-    Flag("allow_pickle", False, bool),
-)
-_TOP_K = Flag("top_k", 5, int, least=1)
 _PLAN = (Flag("topology"), Flag("json", False, bool), Flag("table", False, bool))
 _GLUE = (
     Flag("init_from"),
@@ -213,36 +148,21 @@ COMMANDS = {
         Command("pretrain", pretrain, reads_config=True, outlives_reader=True),
         Command("finetune", finetuning.finetune, reads_config=True, outlives_reader=True),
         Command("glue", finetuning.glue, (), _GLUE, True, makes_config=True, outlives_reader=True),
-        Command("predict", finetuning.predict, ("SRC",), (*_SOURCE, Flag("input"), Flag("output"))),
+        Command(
+            "predict",
+            finetuning.predict,
+            ("SRC",),
+            (*sources.SOURCE, Flag("input"), Flag("output")),
+        ),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
-        Command("fill-mask", fill_mask, ("SRC", "TEXT"), (*_SOURCE, _TOP_K)),
-        Command("embed", embed, None, (*_SOURCE, Flag("pooling"))),
-        Command("convert", convert, ("SRC", "DST"), _SOURCE),
+        Command("fill-mask", sources.fill_mask, ("SRC", "TEXT"), (*sources.SOURCE, sources.TOP_K)),
+        Command("embed", sources.embed, None, (*sources.SOURCE, Flag("pooling"))),
+        Command("convert", sources.convert, ("SRC", "DST"), sources.SOURCE),
         Command("verify", verify, ("DIR",)),
         Command("plot", plot, ("W",), (Flag("out"),)),
         Command("plan", plan, (), _PLAN, reads_config=True),
     )
 }
-
-
-def _hints(values: Values) -> "Hints":
-    from bertjax.convert.pretrained import Hints
-
-    return Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
-
-
-def _read(source: str, values: Values) -> "Pretrained":
-    """The model at any URI; what its reader decided goes to stderr."""
-    from bertjax import convert
-
-    pretrained = convert.read(source, _hints(values))
-    _print_notes(pretrained.notes)
-    return pretrained
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(note, file=sys.stderr)
 
 
 def _config(values: Values) -> "Config":

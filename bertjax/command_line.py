@@ -134,24 +134,8 @@ def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | d
     elif overrides:
         raise UsageError(f"{next(iter(overrides))}: --config is missing; name a config file")
     for flag, value in overrides.items():
-        override(tree, flag, value)
+        config_tree.override(tree, flag, value)
     return tree
-
-
-def override(tree: ConfigDict, flag: str, value: Any) -> None:
-    """Sets the field that `--config.FIELD` names; raises UsageError where the tree has none."""
-    *groups, name = flag.removeprefix("--config.").split(".")
-    node = tree
-    for depth, group in enumerate(groups):
-        if not isinstance(node, ConfigDict) or group not in node:
-            where = ".".join(["config", *groups[:depth]])
-            raise UsageError(
-                f"{flag}: {group!r}: no such group in this config; its file may add one; "
-                f"{where} has {', '.join(node) or 'none'}"
-            )
-        node = node[group]
-    with tree.unlocked(), node.ignore_type():
-        node[name] = value
 
 
 def _split(

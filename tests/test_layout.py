@@ -28,7 +28,7 @@ TIERS = (
     ("loop",),
     ("pretraining", "finetune"),
     ("plan",),
-    ("command_line",),
+    ("command_line", "source_commands"),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(TIERS) for name in names}

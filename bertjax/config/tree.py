@@ -110,6 +110,22 @@ def items(kind: type, value: Any, path: str) -> tuple:
     raise UsageError(f"{path}={value!r}: expected {expected}")
 
 
+def override(tree: ConfigDict, flag: str, value: Any) -> None:
+    """Sets the field that `--config.FIELD` names; raises UsageError where the tree has none."""
+    *groups, name = flag.removeprefix("--config.").split(".")
+    node = tree
+    for depth, group in enumerate(groups):
+        if not isinstance(node, ConfigDict) or group not in node:
+            where = ".".join(["config", *groups[:depth]])
+            raise UsageError(
+                f"{flag}: {group!r}: no such group in this config; its file may add one; "
+                f"{where} has {', '.join(node) or 'none'}"
+            )
+        node = node[group]
+    with tree.unlocked(), node.ignore_type():
+        node[name] = value
+
+
 def paths(cls: Any, path: str = "config") -> dict:
     """`{path: type}` of every field, NAME standing for the names that a config file may choose."""
     result = {}

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from bertjax import commands, workdir
+from bertjax import commands, storage, workdir
 from bertjax import config as config_lib
 from bertjax.commands import Values
 from bertjax.errors import UsageError
@@ -45,7 +45,7 @@ def glue(values: Values, args: list[str]) -> None:
     paper's average, and writes W/results.json, W/results.png and W/submission.zip for the
     leaderboard. --config.seeds=5 runs five seeds of each. What was interrupted goes on.
     """
-    from bertjax.command_line import override
+    from bertjax.config.tree import override
     from bertjax.finetune import glue, recipes
     from bertjax.processes import distributed
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from bertjax import config as config_lib
 from bertjax import sharding, storage, workdir
+from bertjax.checkpoints import manager
 from bertjax.config import stages
 from bertjax.errors import DataError, UsageError
 from bertjax.evaluate import Evaluation

@@ -1,0 +1,101 @@
+"""The commands that read weights of any source: `fill-mask`, `embed`, `convert`."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+# What takes a tenth of a second to import is imported in the commands, where a Ctrl-C is caught.
+from bertjax import commands
+from bertjax.commands import Flag, Values
+from bertjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from bertjax.convert.pretrained import Hints, Pretrained
+
+SOURCE = (  # what a source of weights does not say itself
+    Flag("hidden_act", choices=("gelu", "gelu_new")),
+    Flag("do_lower_case", kind=bool),
+    Flag("tokenizer"),
+    Flag("allow_pickle", False, bool),
+)
+TOP_K = Flag("top_k", 5, int, least=1)
+
+
+def fill_mask(values: Values, args: list[str]) -> None:
+    """fill-mask SRC TEXT [--top_k=5]
+
+    Candidates with probabilities for each [MASK] of TEXT. SRC is a run's workdir, or any source
+    of convert.
+    """
+    from bertjax import inference
+
+    source, text = args
+    model = _read(source, values)
+    for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
+        for token, probability in candidates:
+            print(f"{number}  {probability:7.4f}  {token}")
+
+
+def embed(values: Values, args: list[str]) -> None:
+    """embed SRC TEXT [TEXT ...] [--pooling=MODE]
+
+    The vector of each TEXT as a JSON array, one a line; without a TEXT, of each line of stdin.
+    SRC is a run's workdir, or any source of convert. A sentence encoder gives its own vectors, any
+    other model the mean of its tokens'. --pooling takes the encoder's alone: mean, cls, max,
+    pooler, mean_sqrt_len_tokens, weightedmean, lasttoken, or several joined by +.
+    """
+    from bertjax import inference
+    from bertjax.convert import sentence_encoder
+
+    if not args:
+        raise UsageError("expected SRC [TEXT ...]; see --help")
+    texts = args[1:] or [line.rstrip("\n") for line in sys.stdin]
+    model = _read(args[0], values)
+    own = model.config.embedding
+    if values.pooling is not None and (own.pooling is not None or own.left_out):
+        described = sentence_encoder.describe(own)
+        asked = f"--pooling={values.pooling}, and nothing else, as asked"
+        print_notes([f"{asked}; the model's own vectors: {described}"])
+    for vector in inference.embed(model, texts, pooling=values.pooling):
+        print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
+
+
+def convert(values: Values, args: list[str]) -> list[str]:
+    """convert SRC DST [--hidden_act=...] [--do_lower_case=...] [--tokenizer=...] [--allow_pickle]
+
+    Weights from one form into another. SRC and DST are a run's workdir (orbax:DIR), hf:DIR,
+    hub:OWNER/NAME, tf1:PREFIX; SRC may also be fairseq:FILE, DST onnx:FILE, onnx-int8:FILE or
+    stablehlo:FILE. DST must not exist. What a source does not say itself:
+    --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
+    --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
+    """
+    from bertjax import convert
+
+    source, destination = args
+    written = convert.transfer(source, destination, hints(values))
+    print_notes(written.notes)
+    print(f"{source} -> {destination}")
+    return commands.after_convert(destination, written)
+
+
+def hints(values: Values) -> "Hints":
+    """What the flags say that a source may not."""
+    from bertjax.convert.pretrained import Hints
+
+    return Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
+
+
+def _read(source: str, values: Values) -> "Pretrained":
+    """The model at any URI; what its reader decided goes to stderr."""
+    from bertjax import convert
+
+    pretrained = convert.read(source, hints(values))
+    print_notes(pretrained.notes)
+    return pretrained
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Says on stderr what a reader or a writer decided."""
+    for note in notes:
+        print(note, file=sys.stderr)
