@@ -48,7 +48,7 @@ def test_labels_are_read_by_name_word_number_and_position():
     assert row_examples.label_of("x", unnamed) == "x"
 
 
-def test_a_blank_last_line_of_a_table_is_a_bad_row(tmp_path):
-    (tmp_path / "a.tsv").write_text("text\tn\na\t1\n\n")
+def test_a_blank_line_inside_is_a_bad_row_and_at_the_end_is_none(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tn\na\t1\n\nb\t1\n\n\n")
     rows = list(inputs.read(str(tmp_path / "a.tsv"), Reading("single")))
-    assert [isinstance(row, Bad) for row in rows] == [False, True]
+    assert [isinstance(row, Bad) for row in rows] == [False, True, False]
