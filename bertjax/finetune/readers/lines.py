@@ -44,10 +44,12 @@ def suffix(path: str) -> str:
 def lines(path: str) -> Iterator[Line]:
     """The lines of a UTF-8 file (`.gz` is unpacked) or, of "-", of standard input.
 
+    Blank lines at the end are left out.
+
     Raises:
-      DataError: the file cannot be read, or has no line.
+      DataError: the file cannot be read, or has no line that is not blank.
     """
-    name, number = "stdin" if path == STDIN else path, 0
+    name, read, blank = "stdin" if path == STDIN else path, False, []
     try:
         with contextlib.ExitStack() as stack:
             file: Any = sys.stdin.buffer
@@ -58,15 +60,21 @@ def lines(path: str) -> Iterator[Line]:
             for number, line in enumerate(file, 1):
                 line = line.removesuffix(b"\n").removesuffix(b"\r")
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if not line:
+                    blank.append(Line(f"{name}:{number}", ""))
+                    continue
+                yield from blank
+                read, blank = True, []
                 try:
-                    yield Line(f"{name}:{number}", line.decode("utf-8"))
+                    text = line.decode("utf-8")
                 except UnicodeDecodeError:
-                    yield Line(f"{name}:{number}", None)
+                    text = None
+                yield Line(f"{name}:{number}", text)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from None
-    if not number:
+    if not read:
         raise DataError(f"{name}: an empty file")
 
 
