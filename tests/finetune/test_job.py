@@ -103,18 +103,20 @@ def test_words_count_at_their_first_piece_in_rows_that_are_there():
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(task, tmp_path):
     """Where the parts weigh differently: rows that fill up are all in one, words are never equal."""
     write_task(tmp_path, task, 16, 4)
-    job = opening.open(config(tmp_path, task, phases__phase1__batch_size=8), tmp_path / "w")
+    how = {"phases__phase1__batch_size": 8, "model__hidden_dropout_prob": 0.1}
+    job = opening.open(config(tmp_path, task, **how), tmp_path / "w")
     (stage,) = config_lib.stages.of(job.config)
     batch = job.batches(stage).batch(0)
     batch["example_ids"][[0, 2, 4]] = -1
     mesh = sharding.make_mesh(job.config.mesh, jax.devices()[:1])
     placement = sharding.Placement(mesh)
     params = jax.jit(models.init, static_argnums=0)(job.config.model, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 8)  # of the rows: they drop the same in any part
 
     @jax.jit
     def in_one_and_in_four(params, batch):
         return [
-            train.reduced_gradients(job, params, job.frozen, batch, None, placement, parts)
+            train.reduced_gradients(job, params, job.frozen, batch, keys, placement, parts)
             for parts in (1, 4)
         ]
 
@@ -124,6 +126,47 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(task, tmp_path):
     for name, value in terms.items():
         np.testing.assert_allclose(same_terms[name], value, rtol=1e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), four, one)
+
+
+def test_each_split_is_scored_by_its_own_rows(tmp_path):
+    """MNLI's two dev sets, gathered in batches that hold rows of one, then of the other."""
+    folder = tmp_path / "mnli"
+    folder.mkdir()
+    labels = TASKS["mnli"].labels
+    for name, count in (("train", 6), ("dev_matched", 5), ("dev_mismatched", 4)):
+        lines = [f"{i}\tann was\tit\t{labels[i % 3]}" for i in range(count)]
+        text = "\n".join(["index\tsentence1\tsentence2\tgold_label", *lines])
+        (folder / f"{name}.tsv").write_text(text + "\n")
+    job = opening.open(config(tmp_path, "mnli"), tmp_path / "w")
+    assert list(job.heldout_splits) == ["dev", "dev_mismatched"]
+    (stage,) = config_lib.stages.of(job.config)
+    heldout = job.heldout(stage)
+    assert heldout.num_batches == 2
+    gathered = {"split": [], "example_ids": [], "logits": []}
+    for step in range(2):
+        batch = heldout.batch(step)
+        ids, split = batch["example_ids"], batch["split"]
+        assert sorted(ids[ids >= 0]) == list(range(5 - step))
+        right = np.eye(3)[ids % 3]
+        wrong = (split == 1) & (ids == 0)  # one of the four mismatched ones
+        gathered["logits"].append(np.where(wrong[:, None], -right, right).astype(np.float32))
+        gathered["split"].append(split)
+        gathered["example_ids"].append(ids)
+    figures = job.figures({"task_loss": (np.float32(18.0), np.float32(9.0))}, gathered)
+    assert figures["loss"] == 2.0
+    assert figures["accuracy"] == 1.0
+    assert figures["mismatched_accuracy"] == 0.75
+
+
+@pytest.mark.usefixtures("one_device")
+def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path):
+    write_task(tmp_path, "squad2", 16, 8)
+    how = {"finetune__epochs": 1.0, "finetune__buckets": False}
+    (result,) = run(tmp_path, "squad2", tmp_path / "w", **how)
+    names = {"exact", "f1", "tuned_exact", "tuned_f1", "crossed_exact", "crossed_f1", "threshold"}
+    assert names <= result["figures"].keys()
+    assert result["figures"]["tuned_f1"] >= result["figures"]["f1"]
+    assert result["metric"] == "f1"
 
 
 @pytest.mark.usefixtures("one_device")
