@@ -20,7 +20,7 @@ from bertjax.convert import hf
 from bertjax.finetune import opening, resolve, starts
 from bertjax.metrics import writer
 
-PLAIN = {"finetune.buckets": False, "checkpoints.keep": 9, "model.scan_unroll": 1}
+PLAIN = {"finetune.buckets": 0, "checkpoints.keep": 9, "model.scan_unroll": 1}
 
 
 @pytest.fixture(scope="module")

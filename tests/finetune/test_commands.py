@@ -17,7 +17,7 @@ from bertjax.errors import DATA, DONE, USAGE
 
 HEADER = "index\tsentence1\tsentence2\tlabel"
 RTE = [HEADER, "0\tann was\tit was fine\tentailment", "1\tbob\tdull\tnot_entailment"]
-SHORT = {"finetune__epochs": 1.0, "finetune__buckets": False}
+SHORT = {"finetune__epochs": 1.0, "finetune__buckets": 0}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ LEARNED = {
 def test_every_head_overfits_32_examples(task, tmp_path):
     write_task(tmp_path, task, same=True)
     epochs = 80 if task == "stsb" else 40
-    how = {"finetune__epochs": epochs, "finetune__buckets": False, "evaluation__every_steps": 1000}
+    how = {"finetune__epochs": epochs, "finetune__buckets": 0, "evaluation__every_steps": 1000}
     (result,) = run(tmp_path, task, tmp_path / "w", **how)
     assert result["degenerate"] is False
     for name, least in LEARNED[task].items():
@@ -161,7 +161,7 @@ def test_each_split_is_scored_by_its_own_rows(tmp_path):
 @pytest.mark.usefixtures("one_device")
 def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path):
     write_task(tmp_path, "squad2", 16, 8)
-    how = {"finetune__epochs": 1.0, "finetune__buckets": False}
+    how = {"finetune__epochs": 1.0, "finetune__buckets": 0}
     (result,) = run(tmp_path, "squad2", tmp_path / "w", **how)
     names = {"exact", "f1", "tuned_exact", "tuned_f1", "crossed_exact", "crossed_f1", "threshold"}
     assert names <= result["figures"].keys()
@@ -173,7 +173,7 @@ def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path):
 @pytest.mark.parametrize("task", ["stsb", "squad"])
 def test_bfloat16_trains_and_is_scored(task, tmp_path):
     write_task(tmp_path, task, 32, 8)
-    how = {"finetune__epochs": 2.0, "finetune__buckets": False, "model__dtype": "bfloat16"}
+    how = {"finetune__epochs": 2.0, "finetune__buckets": 0, "model__dtype": "bfloat16"}
     (result,) = run(tmp_path, task, tmp_path / "w", **how)
     lines = writer.read(tmp_path / "w/metrics.jsonl")
     curve = [line["loss"] for line in lines if "loss" in line]

@@ -130,7 +130,7 @@ def scripted(monkeypatch):
     return count
 
 
-SHORT = {"finetune__buckets": False, "phases__phase1__batch_size": 16, "finetune__epochs": 8.0}
+SHORT = {"finetune__buckets": 0, "phases__phase1__batch_size": 16, "finetune__epochs": 8.0}
 
 
 @pytest.mark.usefixtures("one_device")
@@ -191,7 +191,7 @@ def test_patience_ends_a_run_and_a_run_that_ended_so_stays_ended(tmp_path, scrip
 @pytest.mark.usefixtures("one_device")
 def test_the_config_that_is_written_reads_back(tmp_path):
     write_task(tmp_path, "rte", 16, 8)
-    asked = config(tmp_path, "rte", finetune__epochs=1.0, finetune__buckets=False)
+    asked = config(tmp_path, "rte", finetune__epochs=1.0, finetune__buckets=0)
     job = opening.open(asked, tmp_path / "w")
     runs.run_all(job, asked, tmp_path / "w", {})
     found = workdir.read_config(tmp_path / "w")

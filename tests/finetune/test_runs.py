@@ -24,7 +24,7 @@ GRID = {
     "grid__learning_rate": (1e-3, 3e-3),
     "grid__epochs": (2.0, 3.0),
     "seeds": 2,
-    "finetune__buckets": False,
+    "finetune__buckets": 0,
 }
 
 
@@ -58,7 +58,7 @@ def test_a_grid_compiles_a_program_once_and_each_run_is_as_if_alone(sst2, capsys
     assert "run 8 of 8: lr0.003_epochs3_seed1" in said
     assert len({tuple(losses(sst2 / "w" / "runs" / each["run"])) for each in results}) == 8
     alone = {"optimizer__learning_rate": 3e-3, "finetune__epochs": 3.0, "seed": 1}
-    (one,) = run(sst2, "sst2", sst2 / "alone", finetune__buckets=False, **alone)
+    (one,) = run(sst2, "sst2", sst2 / "alone", finetune__buckets=0, **alone)
     (same,) = [each for each in results if each["run"] == "lr0.003_epochs3_seed1"]
     assert untimed(one) == {k: v for k, v in untimed(same).items() if k != "run"}
     assert losses(sst2 / "alone") == losses(sst2 / "w/runs/lr0.003_epochs3_seed1")
@@ -90,7 +90,7 @@ def test_a_grid_names_its_runs_and_takes_a_value_once(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_a_finished_run_is_not_trained_again(sst2, capsys):
-    how = {"finetune__epochs": 1, "finetune__buckets": False}
+    how = {"finetune__epochs": 1, "finetune__buckets": 0}
     first = run(sst2, "sst2", sst2 / "w", **how)
     assert run(sst2, "sst2", sst2 / "w", **how) == first
     assert "finished already" in capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_a_batch_that_the_devices_cannot_split_is_refused_before_anything_is_tra
 
 @pytest.mark.usefixtures("one_device")
 def test_a_grid_that_grows_keeps_its_finished_runs(sst2):
-    how = {"finetune__epochs": 1, "finetune__buckets": False}
+    how = {"finetune__epochs": 1, "finetune__buckets": 0}
     two = run(sst2, "sst2", sst2 / "w", seeds=2, **how)
     three = run(sst2, "sst2", sst2 / "w", seeds=3, **how)
     assert three[:2] == two  # their seconds too
@@ -123,7 +123,7 @@ def test_a_grid_that_grows_keeps_its_finished_runs(sst2):
 @pytest.mark.usefixtures("one_device")
 def test_a_grid_without_anything_held_out_ends_well(sst2, capsys):
     (sst2 / "sst2/dev.tsv").unlink()
-    how = {"finetune__epochs": 1, "finetune__buckets": False, "data__heldout_fraction": 0.0}
+    how = {"finetune__epochs": 1, "finetune__buckets": 0, "data__heldout_fraction": 0.0}
     results = run(sst2, "sst2", sst2 / "w", seeds=2, **how)
     assert [each["value"] for each in results] == [None, None]
     assert json.loads((sst2 / "w/results.json").read_text())["best"] is None
@@ -183,7 +183,7 @@ INTERRUPTED = {
     "grid__learning_rate": (1e-3, 3e-3),
     "seeds": 2,
     "finetune__epochs": 20.0,
-    "finetune__buckets": False,
+    "finetune__buckets": 0,
     "finetune__select": "best",
     "checkpoints__keep": 2,
     "model__hidden_dropout_prob": 0.1,
