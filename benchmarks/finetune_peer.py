@@ -108,6 +108,7 @@ class Peer:
       params: the weights that it starts from.
       directory: a new one, for the export of the weights.
       attention: `sdpa` (the default of `transformers`) or `eager`.
+      frozen_pad: leave the embedding of [PAD] as it is, as `transformers` does.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Peer:
         directory: Path,
         dtype: torch.dtype = torch.float32,
         attention: str = "sdpa",
+        frozen_pad: bool = False,
     ) -> None:
         hf.write(Pretrained(job.config, None, params), directory)
         self.job, self.dtype = job, dtype
@@ -125,6 +127,10 @@ class Peer:
         )
         wrong = loaded["missing_keys"] or loaded["unexpected_keys"] or loaded["mismatched_keys"]
         assert not wrong, loaded
+        # `transformers` never trains the row of [PAD], google-research/bert and bertjax do. The softmax
+        # over a span's whole row, padding too, gives that row a gradient.
+        if not frozen_pad:
+            self.model.base_model.embeddings.word_embeddings.padding_idx = None
         torch.manual_seed(job.config.seed)  # of dropout
         self.model.train()
         self._rate = optimizer.learning_rate(job.config)

@@ -16,6 +16,7 @@ def named(settings: dict) -> str:
     limits = (("limit_train", "train"), ("limit_dev", "dev"))
     parts += [f"first {settings[k]:,} of {name}" for k, name in limits if settings[k]]
     parts += [f"{settings['attention']}"] if settings.get("attention", "sdpa") != "sdpa" else []
+    parts += ["[PAD] frozen"] if settings.get("frozen_pad") else []
     return ", ".join(parts)
 
 

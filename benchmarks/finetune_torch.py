@@ -57,6 +57,9 @@ def parse_args():
     parser.add_argument("--block", type=int, default=5, help="speed: steps of a side in a row")
     parser.add_argument("--float64", action="store_true", help="curve: PyTorch in float64 too")
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="PyTorch's")
+    parser.add_argument(
+        "--frozen_pad", action="store_true", help="curve: PyTorch does not train [PAD]'s embedding"
+    )
     parser.add_argument("--results", type=Path, default=Path("finetune_torch.jsonl"))
     return parser.parse_args()
 
@@ -106,6 +109,7 @@ def settings_of(args, **more) -> dict:
 def curve(args, results: Results, directory: Path) -> None:
     """One training without dropout by each side."""
     settings = settings_of(args, steps=args.steps, attention=args.attention)
+    settings |= {"frozen_pad": True} if args.frozen_pad else {}
     if results.has(settings):
         return print("in the results already")
     job, _ = peer.opened(args, directory, dropout=0.0)
@@ -116,7 +120,7 @@ def curve(args, results: Results, directory: Path) -> None:
     dtypes = {"PyTorch": torch.float32} | ({"float64": torch.float64} if args.float64 else {})
     params = jax.device_get(state["params"])
     sides = {
-        name: peer.Peer(job, params, directory / name, dtype, args.attention)
+        name: peer.Peer(job, params, directory / name, dtype, args.attention, args.frozen_pad)
         for name, dtype in dtypes.items()
     }
     batches = [job.batches(stage).batch(step) for step in range(steps)]
