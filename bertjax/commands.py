@@ -33,7 +33,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """All that is to say of one command: help, flags and errors come from here.
+    """The definition of one command: help, flags and errors come from here.
 
     Attributes:
       name: what follows `bertjax` on the command line.

@@ -53,7 +53,8 @@ def _texts(examples: Sequence[Text], tokenizer: Tokenizer, settings: Settings) -
 def longest_first(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Lengths [S] of pairs that sum to at most `most`: the longer loses a token at a time.
 
-    Of equals the second does (google-research/bert, `_truncate_seq_pair` of run_classifier.py).
+    Of two equal texts, the second loses the token (google-research/bert, `_truncate_seq_pair` of
+    run_classifier.py).
     """
     over = a + b > most
     a_short, b_short = a <= most - most // 2, b <= most // 2

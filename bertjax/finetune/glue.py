@@ -22,12 +22,11 @@ from bertjax.finetune import opening, runs
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, submission, table
 from bertjax.finetune.scoring.predictions import Predictions
+from bertjax.finetune.scoring.table import GLUE_ORDER
 from bertjax.finetune.tasks import TASKS
 from bertjax.metrics.progress import say
 from bertjax.processes import distributed
 
-# MNLI first, as other tasks may start from it; then in the order of the papers' tables.
-ORDER = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte", "wnli")
 _FROM_MNLI = ("rte", "mrpc", "stsb")  # of RoBERTa's recipe (Liu et al. 2019, section 5.1)
 
 
@@ -38,11 +37,11 @@ def at_hand(files: Path, asked: Sequence[str] = ()) -> dict[str, Path]:
       UsageError: a task that is none of GLUE's.
       DataError: there is none, or one that was asked for is missing; the folders are named.
     """
-    unknown = [name for name in asked if name not in ORDER]
+    unknown = [name for name in asked if name not in GLUE_ORDER]
     if unknown:
-        raise UsageError(f"--tasks={','.join(unknown)}: GLUE has {' '.join(sorted(ORDER))}")
+        raise UsageError(f"--tasks={','.join(unknown)}: GLUE has {' '.join(sorted(GLUE_ORDER))}")
     found = {}
-    for name in (n for n in ORDER if n in asked or not asked):
+    for name in (n for n in GLUE_ORDER if n in asked or not asked):
         places = [files / TASKS[name].folder, files / name]
         folder = next((place for place in places if storage.is_directory(place)), None)
         if folder is None and asked:
@@ -52,7 +51,7 @@ def at_hand(files: Path, asked: Sequence[str] = ()) -> dict[str, Path]:
         elif folder is not None:
             say(f"{folder}: no training file; the task is left out")
     if not found:
-        wanted = ", ".join(TASKS[name].folder for name in ORDER)
+        wanted = ", ".join(TASKS[name].folder for name in GLUE_ORDER)
         raise DataError(f"{files}: has none of the folders {wanted}; give GLUE's with --files")
     return found
 

@@ -18,10 +18,10 @@ from rich import console, progress
 from bertjax import convert, storage
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import DataError, StorageError, UsageError
-from bertjax.finetune import batches, encoding, predicted, resolve
+from bertjax.finetune import batches, encoding, prediction_records, resolve
 from bertjax.finetune.examples import Question, Words
 from bertjax.finetune.job import Finetuning
-from bertjax.finetune.predicted import Figures
+from bertjax.finetune.prediction_records import Figures
 from bertjax.finetune.readers import inputs, lines
 from bertjax.finetune.readers.lines import Bad
 from bertjax.finetune.readers.row_examples import Reading
@@ -119,7 +119,7 @@ def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]: 
     task = TASKS.get(config.task.name or "")
     if task is None:
         of_kind = "single" if kind == "classification" else kind
-        task = resolve.task_of(dataclasses.replace(config), of_kind, names)
+        task = resolve.task_of(config, of_kind, names)
     longest = model.max_sequence_length
     if config.is_finetuning:
         [phase, *_] = config.phases.values()
@@ -133,19 +133,17 @@ def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]: 
 def _kind(pretrained: Pretrained, source: str) -> str:
     """What the model is for: as its config says, or by its head."""
     config, model = pretrained.config, pretrained.config.model
-    heads = {"span": "span", "token": "token", "multiple_choice": "multiple_choice"}
-    heads["classification"] = "classification"
-    if model.head not in heads:
+    if model.head not in ("classification", "multiple_choice", "span", "token"):
         raise UsageError(
             f"{source}: model.head={model.head}: has no head of a task; fine-tune it first "
             "(bertjax finetune)"
         )
     if model.problem_type == "multi_label_classification":
-        raise UsageError(f"{source}: is of several labels at once, which bertjax does not predict")
+        raise UsageError(f"{source}: predicts several labels at once; bertjax predicts one")
     if config.is_finetuning:
         return TASKS[config.task.name].kind if config.task.name else str(config.task.kind)
     one = model.head == "classification" and model.num_labels == 1
-    return "regression" if one or model.problem_type == "regression" else heads[model.head]
+    return "regression" if one or model.problem_type == "regression" else model.head
 
 
 def _unlabeled(example: Any) -> Any:
@@ -158,12 +156,7 @@ def _unlabeled(example: Any) -> Any:
 
 @dataclasses.dataclass
 class Counts:
-    """What a run of `run` met.
-
-    Attributes:
-      predicted, bad: examples, and rows that are none.
-      notes: what was cut, and how many examples.
-    """
+    """How many examples `run` predicted, and how many rows it could not read."""
 
     predicted: int = 0
     bad: int = 0
@@ -216,7 +209,7 @@ def _predicted(
     if good:
         predictions = model.predict(good)
         figures.add(good, predictions)
-        found = predicted.records(good, predictions, model.reading)
+        found = prediction_records.records(good, predictions, model.reading)
     records = iter(found)
     for each in some:
         if isinstance(each, Bad):
@@ -245,7 +238,8 @@ def _opened(source: str, output: str | None) -> Iterator[IO[str]]:
     if storage.is_remote(output):
         raise UsageError(f"--output={output}: write to a disk, and copy the file from there")
     target = Path(output)
-    if source != lines.STDIN and target.exists() and os.path.samefile(source, target):
+    local = source != lines.STDIN and not storage.is_remote(source)
+    if local and target.exists() and os.path.samefile(source, target):
         raise UsageError(f"--output={output}: is the input; name another file")
     if target.is_dir():
         raise UsageError(f"--output={output}: is a folder; name a file")

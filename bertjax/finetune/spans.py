@@ -1,8 +1,6 @@
 """Questions about contexts -> rows: windows of the context, and the gold answer in each of them."""
 
 import dataclasses
-import re
-import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -241,7 +239,3 @@ def _in_windows(
     begin = np.where(inside, first - starts + context_starts, none)
     end = np.where(inside, last - starts + context_starts, none)
     return begin.astype(np.int32), end.astype(np.int32)
-
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

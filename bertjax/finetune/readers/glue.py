@@ -1,7 +1,7 @@
 """GLUE in its official TSV files (Wang et al. 2018, gluebenchmark.com/tasks), or in parquet.
 
-Quotes are literal. CoLA's train.tsv and dev.tsv have no header. Of QQP's train.tsv a few rows are
-broken. MRPC has no train.tsv of its own: it is made from Microsoft's files. The labels of test
+Quotes are literal. CoLA's train.tsv and dev.tsv have no header. QQP's train.tsv has a few broken
+rows. MRPC has no train.tsv of its own: it is made from Microsoft's files. The labels of test
 files are not read: GLUE keeps them.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bertjax import storage
-from bertjax.errors import DataError
+from bertjax.errors import DataError, StorageError
 from bertjax.finetune.scoring import null_threshold
 
 _EPOCH = (
@@ -129,8 +129,15 @@ def write_glue(path: Path, predictions: Mapping[str, Predictions]) -> list[str]:
                 notes.append(f"{file.name}: {len(rows)} rows; the official test has {file.rows}")
     if missing:
         notes.append(f"not in the zip, and the leaderboard wants all: {', '.join(missing)}")
-    storage.write(path, data.getvalue())
+    _write(path, data.getvalue())
     return notes
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        storage.write(path, content)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from None
 
 
 def write_squad(
@@ -152,6 +159,9 @@ def write_squad(
 
     Returns:
       The files.
+
+    Raises:
+      StorageError: a file cannot be written.
     """
     files: dict[str, Mapping] = {"predictions.json": answers}
     if differences is not None:
@@ -160,5 +170,5 @@ def write_squad(
         files["null_odds.json"] = {q: differences[q] for q in answers}
     for name, content in files.items():
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-        storage.write(directory / name, (text + "\n").encode())
+        _write(directory / name, (text + "\n").encode())
     return [directory / name for name in files]

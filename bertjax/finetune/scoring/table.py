@@ -11,7 +11,7 @@ from bertjax.finetune.scoring import averages, scores, summary
 from bertjax.finetune.scoring.summary import Run
 from bertjax.finetune.tasks import TASKS
 
-# BERT's Table 1, then WNLI, which it leaves out.
+# BERT's Table 1, then WNLI, which it leaves out. MNLI is first, as other tasks may start from it.
 GLUE_ORDER = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte", "wnli")
 _SHOWN = {
     "accuracy": "accuracy",
