@@ -10,7 +10,7 @@ from bertjax.finetune.readers.row_examples import Reading
 from bertjax.finetune.scoring import evaluation, scores
 from bertjax.finetune.scoring.decode import Candidate, Decoded
 from bertjax.finetune.scoring.predictions import Predictions
-from bertjax.finetune.tasks import Task
+from bertjax.finetune.tasks import TASKS, Task
 
 
 def records(examples: Sequence, predictions: Predictions, how: Reading) -> Iterator[dict[str, Any]]:
@@ -60,12 +60,21 @@ def _candidate(each: Candidate) -> dict[str, Any]:
     return {"answer": each.text, "start": each.start, "end": each.end, "probability": share}
 
 
+_HANS = ("entailment", "non-entailment")
+
+
 class Figures:
-    """The figures of the predictions for all examples that have a label."""
+    """The figures of the predictions for all examples that have a label.
+
+    Where a model has MNLI's labels and the examples have HANS' two (McCoy et al. 2019), its neutral
+    and contradiction count as non-entailment.
+    """
 
     def __init__(self, task: Task, how: Reading, null_answers: bool) -> None:
         self._task, self._how, self._nulls = task, how, null_answers
+        self._is_mnli = {name.lower() for name in how.labels} == set(TASKS["mnli"].labels)
         self._golds: list = []
+        self._ids: set[str] = set()
         self._parts: list = []  # of each gold: probabilities, a value, a span or tags
         self._unknown: dict[str, int] = {}
         self._without = 0
@@ -90,21 +99,36 @@ class Figures:
         """The example without its texts; None where it has no label, or one the model has not."""
         if isinstance(example, Question):
             known = example.answers or (self._nulls and example.answerable is False)
-            return example._replace(question="", context="") if known else None
+            return self._distinct(example._replace(question="", context="")) if known else None
         if isinstance(example, Words):
             return None if example.tags is None else example._replace(words=())
-        if self._kind in ("single", "pair") and example.label is not None:
-            if example.label not in self._how.labels:
-                self._unknown[str(example.label)] = self._unknown.get(str(example.label), 0) + 1
-                return None
-            return example._replace(texts=())
-        return None if example.label is None else example
+        if self._kind == "multiple_choice" or example.label is None:
+            return None if example.label is None else example
+        known = example.label in self._how.labels or (self._is_mnli and example.label == _HANS[1])
+        if self._kind == "regression":
+            known = isinstance(example.label, float)
+        if not known:
+            self._leave_out(example.label)
+            return None
+        return example._replace(texts=())
+
+    def _distinct(self, question: Question) -> Question:
+        """The question, of an id of its own: answers are scored by their ids."""
+        if question.id in self._ids:
+            question = question._replace(id=f"{question.id}, gold {len(self._golds)}")
+        self._ids.add(question.id)
+        return question
+
+    def _leave_out(self, label: str) -> None:
+        self._unknown[label] = self._unknown.get(label, 0) + 1
 
     @property
     def values(self) -> dict[str, float]:
         """As `evaluation.figures`; {} where no example has a label."""
         if not self._golds:
             return {}
+        if self._is_hans():
+            return self._merged()
         labels, kind = self._how.labels, self._kind
         parts: Any = self._parts
         if kind in ("span", "token"):
@@ -119,14 +143,40 @@ class Figures:
         found = Predictions(kind, **{field: parts})
         return evaluation.figures(self._task, labels, self._golds, found, self._nulls)
 
+    def _is_hans(self) -> bool:
+        """Whether the labels are HANS' two."""
+        return self._is_mnli and any(gold.label == _HANS[1] for gold in self._golds)
+
+    def _require_hans_alone(self) -> None:
+        """Leaves out the labels of HANS beside neutral and contradiction."""
+        if self._is_hans() and not all(gold.label.lower() in _HANS for gold in self._golds):
+            scored = [i for i, gold in enumerate(self._golds) if gold.label != _HANS[1]]
+            for _ in range(len(self._golds) - len(scored)):
+                self._leave_out(_HANS[1])
+            self._golds = [self._golds[i] for i in scored]
+            self._parts = [self._parts[i] for i in scored]
+
+    def _merged(self) -> dict[str, float]:
+        """The accuracy of HANS' two labels."""
+        golds = np.array([_HANS.index(gold.label.lower()) for gold in self._golds])
+        guesses = np.stack(self._parts).argmax(-1)
+        merged = scores.merge_labels(guesses, self._how.labels)
+        return scores.figures(("accuracy",), golds, merged)
+
     def lines(self) -> list[str]:
         """What is said of them: the figures, and of how many examples."""
         said = []
+        self._require_hans_alone()
         if self._unknown:
             named = ", ".join(f"{name!r} ({n:,})" for name, n in list(self._unknown.items())[:5])
-            said.append(f"labels that the model has not, and that are not scored: {named}")
+            what = "that are no number" if self._kind == "regression" else "that the model has not"
+            said.append(f"labels {what}, and that are not scored: {named}")
         if not self._golds:
             return said
+        if self._is_hans():
+            said.append(
+                f"labels of HANS: the model's neutral and contradiction count as {_HANS[1]}"
+            )
         figures = scores.as_json(self.values)
         first = [metric for metric in self._task.metrics if metric in figures]
         figures = {metric: figures[metric] for metric in first} | figures

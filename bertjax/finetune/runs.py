@@ -20,7 +20,7 @@ import jax
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, train, workdir
 from bertjax.errors import StorageError, UsageError
-from bertjax.finetune import opening, resolve
+from bertjax.finetune import opening, resolve, span_files
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
@@ -114,6 +114,8 @@ def _run(job: Finetuning, place: Path, programs: dict, started: float | None) ->
         job.tokenizer.save(storage.path(place) / "tokenizer")
     loop.run(job, storage.path(place), started, programs)
     result = scored(job, place) | {"seconds": round(time.monotonic() - began, 1)}
+    if job.task.kind == "span":
+        span_files.write(job, place, result["step"], programs)
     if jax.process_index() == 0:
         write_json(path, result)
     distributed.wait_for_all("scores")

@@ -1,5 +1,6 @@
 """What a model is to predict: examples of any file that people have, one by one, in its order."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
@@ -8,18 +9,21 @@ from typing import Any
 from bertjax import storage
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Choices, Example, Text, Words
-from bertjax.finetune.readers import choices, conll, lines, row_examples, squad
+from bertjax.finetune.readers import choices, conll, lines, records, row_examples, squad
 from bertjax.finetune.readers.glue import COLA
 from bertjax.finetune.readers.lines import Bad
 from bertjax.finetune.readers.records import Row
-from bertjax.finetune.readers.row_examples import Reading
+from bertjax.finetune.readers.row_examples import NoColumn, Reading
+
+# Of the header of HANS' heuristics_evaluation_set.txt (McCoy et al. 2019), which is a TSV file.
+_HANS = {"gold_label", "sentence1", "sentence2"}
 
 
 def read(path: str, how: Reading) -> Iterator[Example | Bad]:
     """The examples of a file, or of "-", standard input; a row that is damaged is a `Bad`.
 
     By the file's suffix: .txt, a text a line, a tab between two (of `token`, words with blanks
-    between them; of RACE, a passage); .jsonl, .csv, .tsv, .parquet, rows with the columns of
+    between them; of RACE, a passage; of HANS, a TSV file); .jsonl, .csv, .tsv, .parquet, rows with the columns of
     `config.task`, of the task's own files or of its export; .json, SQuAD's or a passage of RACE;
     others of `token` are CoNLL columns. A label is kept where there is one, and one that the
     model has not is kept as it is written.
@@ -48,7 +52,8 @@ def read(path: str, how: Reading) -> Iterator[Example | Bad]:
 def _examples(path: str, how: Reading) -> Iterator[Example | Bad]:
     suffix = lines.suffix(path)
     if suffix == ".parquet":
-        yield from _of_rows(lines.parquet(path), how)
+        table = records.read(path)
+        yield from _of_rows(table.rows, dataclasses.replace(how, classes=table.classes))
         return
     if suffix == ".json":
         yield from _of_json(path, how)
@@ -62,7 +67,7 @@ def _examples(path: str, how: Reading) -> Iterator[Example | Bad]:
         yield from _conll(found, how)
     elif suffix == ".csv":
         yield from _of_rows(lines.csv_rows(found), how)
-    elif suffix == ".tsv":
+    elif suffix == ".tsv" or set(text.split("\t")) >= _HANS:
         headless = how.task is not None and how.task.name == "cola" and text.count("\t") == 3
         headless = headless and "sentence" not in text.split("\t")
         yield from _of_rows(lines.tsv(found, COLA if headless else ()), how)
@@ -71,7 +76,8 @@ def _examples(path: str, how: Reading) -> Iterator[Example | Bad]:
     elif suffix in ("", ".txt"):
         yield from _of_texts(found, how)
     else:
-        raise UsageError(f"--input={path}: of .txt, .jsonl, .tsv, .csv, .parquet, .json it is none")
+        known = ".txt, .jsonl, .tsv, .csv, .parquet, .json"
+        raise UsageError(f"--input={path}: the suffix is none of {known}")
 
 
 def _of_json(path: str, how: Reading) -> Iterator[Example | Bad]:
@@ -110,7 +116,7 @@ def _of_rows(found: Iterator[Any], how: Reading) -> Iterator[Example | Bad]:
             try:
                 yield row_examples.of(row, how)
             except DataError as error:
-                if number == 0:  # a column that is missing here is missing in all rows
+                if number == 0 and isinstance(error, NoColumn):  # then no row has the column
                     raise
                 yield Bad(str(number), str(error))
 

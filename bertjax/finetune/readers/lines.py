@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from bertjax import storage
 from bertjax.errors import DataError
-from bertjax.finetune.readers import records
 from bertjax.finetune.readers.records import Row
 
 STDIN = "-"
@@ -177,8 +176,3 @@ def peeked(found: Iterator[Line]) -> tuple[Line, Iterator[Line]]:
         if line.text is None or line.text.strip():
             break
     return before[-1], itertools.chain(before, found)
-
-
-def parquet(path: str) -> Iterator[Row]:
-    """As `records.read`, which says what is raised."""
-    return records.read(path).rows

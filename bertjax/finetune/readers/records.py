@@ -185,11 +185,12 @@ def _class_names(path: str) -> dict[str, tuple[str, ...]]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
     features = found.get("info", found).get("features") or {}
-    return {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
-    }
+    names = {}
+    for column, feature in features.items():
+        one = feature.get("feature", feature) if isinstance(feature, dict) else None  # of a list
+        if isinstance(one, dict) and isinstance(one.get("names"), list):
+            names[column] = tuple(one["names"])
+    return names
 
 
 def tfds(data: Data) -> dict[str, Table]:

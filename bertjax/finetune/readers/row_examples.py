@@ -1,7 +1,8 @@
 """A row of a file that people have -> an example, by the names of its columns."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bertjax.config.finetune_fields import Task as Settings
 from bertjax.errors import DataError
@@ -16,6 +17,11 @@ _IDS = ("id", "index", "idx")
 _CONTEXTS = (("context", "question"), ("article", "question"))
 _PAIRS = (("text", "text_pair"), ("text_a", "text_b"))
 _SINGLE = (("text",), ("sentence",))
+_MNLI = "gold_label"  # of MNLI's files, and of HANS'
+
+
+class NoColumn(DataError):
+    """A row without the columns that it is read by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Reading:
       task: of the table, where the model is of one.
       labels: the names of the model's logits.
       null_answers: a question may have no answer.
+      classes: the names of a column's numbers, where the file has them.
     """
 
     kind: str
@@ -35,6 +42,7 @@ class Reading:
     task: Task | None = None
     labels: tuple[str, ...] = ()
     null_answers: bool = False
+    classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def of_texts(where: str, name: str, texts: Sequence[str], how: Reading) -> Example | Bad:
@@ -55,7 +63,8 @@ def of(row: Row, how: Reading) -> Example:
     """The example of a row.
 
     Raises:
-      DataError: a column is missing, or what it holds is not what it should be.
+      NoColumn: a column is missing.
+      DataError: what a column holds is not what it should be.
     """
     return _MAKERS.get(how.kind, _text)(row, how)
 
@@ -70,13 +79,13 @@ def _named(row: Row, sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The first set of columns that a row has.
 
     Raises:
-      DataError: it has none whole.
+      NoColumn: it has none whole.
     """
     for names in sets:
         if all(name in row.values for name in names):
             return names
     known = " or ".join(dict.fromkeys(", ".join(names) for names in sets[:3]))
-    raise DataError(
+    raise NoColumn(
         f"{row.where}: no column {known}; it has {', '.join(map(str, row.values))}; rename them"
     )
 
@@ -102,15 +111,29 @@ def _text(row: Row, how: Reading) -> Text:
 
 
 def _gold(row: Row, how: Reading) -> str | float | None:
-    """The label of a row by the model's name for it; as it stands there if it has no such."""
-    names = [how.columns.label_column, "label", *([how.task.label_column] if how.task else [])]
-    value = next((row.values[name] for name in reversed(names) if name in row.values), None)
-    text = labels.written(value)
+    """The label of a row by the model's name for it; as it stands there if it has no such.
+
+    Of regression, a number, or as it stands there if it is none.
+    """
+    names = [_MNLI, how.columns.label_column, "label"]
+    names += [how.task.label_column] if how.task else []
+    column = next((name for name in reversed(names) if name in row.values), "")
+    value = row.values.get(column)
+    text = labels.written(_class(value, column, how))
     if text is None or (text in ("-", "-1") and text not in how.labels):
         return None
-    if how.kind == "regression":
+    if how.kind != "regression":
+        return label_of(text, how)
+    try:
         return labels.number(value, row.where)
-    return label_of(text, how)
+    except DataError:
+        return text
+
+
+def _class(value: Any, column: str, how: Reading) -> Any:
+    """The file's own name of a class's number; other values as they are."""
+    names = how.classes.get(column, ())
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def label_of(text: str, how: Reading) -> str:
@@ -164,11 +187,18 @@ def _words(row: Row, how: Reading) -> Words:
     words = words.split() if isinstance(words, str) else words
     if not (isinstance(words, list) and words and all(isinstance(w, str) and w for w in words)):
         raise DataError(f"{row.where}: {name!r} is no list of words")
-    tags = row.values.get("tags", row.values.get("ner_tags"))
+    column = "tags" if "tags" in row.values else "ner_tags"
+    tags = row.values.get(column)
     if tags is not None:
         if not isinstance(tags, list) or len(tags) != len(words):
             raise DataError(f"{row.where}: not one tag for each of {len(words)} words")
-        tags = tuple(how.labels[t] if isinstance(t, int) else str(t) for t in tags)
+        tags = tuple(_class(tag, column, how) for tag in tags)
+        nameless = [tag for tag in tags if not isinstance(tag, str)]
+        if nameless:
+            raise DataError(
+                f"{row.where}: {column!r} has {nameless[0]!r}, which the file does not name; write "
+                "the tags by name (B-person, O), or leave them out"
+            )
     return Words(_id(row, how), tuple(files.as_text(w, row.where, name) for w in words), tags)
 
 

@@ -245,19 +245,11 @@ def below_chance(
     )
 
 
-def merge_to_two(probabilities: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """MNLI's probabilities `[N, 3]` as those of entailment and not_entailment, `[N, 2]`.
-
-    The probabilities of neutral and contradiction are added. For HANS, McCoy et al. 2019 merge
-    the predicted labels instead (`merge_labels`), and found little difference.
-    """
-    at = _entailment(label_names)
-    kept = probabilities[:, at]
-    return np.stack([kept, probabilities.sum(axis=1) - kept], axis=1)
-
-
 def merge_labels(predictions: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """MNLI's predictions `[N]` for HANS: 0 entailment, 1 neutral or contradiction."""
+    """MNLI's predictions `[N]` for HANS: 0 entailment, 1 neutral or contradiction.
+
+    As McCoy et al. 2019, who merge the predicted labels and not the probabilities.
+    """
     return (predictions != _entailment(label_names)).astype(np.int64)
 
 

@@ -1,0 +1,62 @@
+"""The answers of a finished run to SQuAD's dev questions, as the official scripts read them."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from bertjax import sharding, storage
+from bertjax.checkpoints import manager
+from bertjax.config import stages
+from bertjax.evaluate import Evaluation
+from bertjax.finetune.job import Finetuning, Split
+from bertjax.finetune.scoring import null_threshold, squad_scores, submission
+from bertjax.finetune.scoring.predictions import Predictions
+from bertjax.metrics.progress import say
+
+
+def write(job: Finetuning, place: Path, step: int, programs: dict) -> None:
+    """Writes predictions.json of the dev split into a run's directory.
+
+    Of SQuAD 2.0 also null_odds.json and best_answers.json (see `submission.write_squad`); questions
+    whose difference is above the threshold that is best for F1 on dev have the answer "". Every
+    process calls this, the first one writes. Does nothing where there is no dev split.
+
+    Args:
+      step: the checkpoint that counts.
+      programs: as of `loop.run`.
+
+    Raises:
+      DataError: no checkpoint is whole.
+      StorageError: a file cannot be written.
+    """
+    if "dev" not in job.heldout_splits:
+        return
+    job = dataclasses.replace(job, heldout_splits={"dev": job.heldout_splits["dev"]})
+    mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)
+    abstract = sharding.abstract(mesh, {"params": jax.eval_shape(job.init, jax.random.key(0))})
+    _, state = manager.read_newest(storage.path(place) / "checkpoints", abstract, wanted=step)
+    _, rows = Evaluation(job, mesh, stage, programs).measure(state["params"])
+    [(_, split, predictions)] = job.by_split(rows)
+    if jax.process_index() == 0:
+        for line in _written(split, predictions, storage.path(place), job.null_answers):
+            say(line)
+
+
+def _written(split: Split, found: Predictions, place: Path, null_answers: bool) -> list[str]:
+    """Writes the files; lines of what they hold, and of ids that are missing or extra."""
+    assert found.spans is not None
+    spans = dict(zip((e.id for e in split.examples), found.spans, strict=True))
+    answers = {name: each.answer for name, each in spans.items()}
+    golds = squad_scores.golds(split.examples, null_answers)
+    if not null_answers:
+        notes = squad_scores.score(golds, answers, null_answers=False).notes
+        [path] = submission.write_squad(place, answers)
+        return [*notes, f"{path}: the answers to {len(answers):,} dev questions"]
+    differences = {name: each.difference or 0.0 for name, each in spans.items()}
+    report = null_threshold.report(golds, answers, differences)
+    threshold = report["tuned"]["threshold"]
+    path, *others = submission.write_squad(place, answers, differences, threshold)
+    beside = ", ".join(other.name for other in others)
+    said = f"{path}: the answers to {len(answers):,} dev questions at threshold {threshold:.4f}"
+    return [*report["notes"], f"{said} (tuned on dev); beside it {beside}"]
