@@ -121,6 +121,8 @@ def parse(name: str, argv: list[str], commands: dict[str, Command]) -> tuple[Val
 
 
 def _config(command: Command, values: Values, overrides: dict) -> ConfigDict | dict | None:
+    if command.makes_config and values.config:
+        raise UsageError(f"--config={values.config}: {command.name} takes no config file")
     if command.makes_config:
         return overrides
     tree = None

@@ -54,7 +54,8 @@ def read(config: config_lib.Config) -> Pretrained:
     assert uri is not None
     try:
         # Casing is not hinted: the source says which one its weights were trained with.
-        return convert.read(uri, Hints(hidden_act=config.model.hidden_act))
+        hidden_act = None if config.is_finetuning else config.model.hidden_act
+        return convert.read(uri, Hints(hidden_act=hidden_act))
     except (UsageError, DataError) as error:
         if "--" not in str(error):
             raise

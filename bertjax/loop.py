@@ -214,7 +214,7 @@ class Trainer:
             self._stop(step, state)
 
     def _speed(self, stage: Stage, step: int) -> flops.Speed:
-        tokens = stage.phase.batch_size * stage.phase.sequence_length
+        tokens = max(map(math.prod, self.job.shapes(stage).values()))
         peak = self.config.logging.peak_flops_per_device or flops.peak_flops(jax.devices()[0])
         return flops.Speed(step, self.job.flops(stage) / tokens, peak and peak * self.mesh.size)
 

@@ -147,8 +147,9 @@ def clip(grads: optax.Updates, norm: jax.Array, max_norm: float) -> optax.Update
 def scale_by_depth(decay: float) -> optax.GradientTransformation:
     """Scales the updates of the block that is d from the top by `decay ** d`, d counted from 1.
 
-    The head is not scaled, the embeddings by one power more than the lowest block (Clark et al. 2020,
-    ELECTRA, section A.2; blocks are stacked, so that each has one row of the factors).
+    The head is not scaled, the embeddings by one power more than the lowest block. ELECTRA's code
+    (Clark et al. 2020, section A.2) has one power more for all of these. Blocks are stacked: each
+    has one row of the factors.
     """
 
     def rescale(

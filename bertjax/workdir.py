@@ -41,7 +41,10 @@ def best_run(workdir: Path) -> Path:
             f"{place}: a grid that is not finished: run the same bertjax finetune again, or name "
             f"one run: {place}/runs/NAME"
         )
-    return place / "runs" / str(_object(place / RESULTS, "best"))
+    best = _object(place / RESULTS, "best")
+    if best is None:
+        raise DataError(f"{place}: no run was evaluated; name one: {place}/runs/NAME")
+    return place / "runs" / str(best)
 
 
 def selected(workdir: Path) -> tuple[int, str] | None:

@@ -1,11 +1,11 @@
 """A task on built-in text, for the model of configs/quickstart.py: which package is a docstring of?
 
-What:     docstrings of the six packages with most of them; modules that are scored are not trained
-          on. `random` starts from random weights: what pretraining brought is the difference.
+What:     docstrings of the six packages of the standard library with most of them; modules that are
+          scored are not trained on. `random` starts from random weights: what pretraining brought is the difference.
 Command:  make quickstart
           (= bertjax finetune --config=configs/quickstart_task.py --workdir=runs/quickstart/task \
               --config.init_from=runs/quickstart)
-Expected: see README.md, "What was measured"; it depends on the packages that are installed.
+Expected: see README.md, "What was measured"; it depends on the version of Python.
 """
 
 from bertjax import config as config_lib

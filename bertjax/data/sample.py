@@ -38,6 +38,7 @@ class Source(NamedTuple):
     package: str
     module: str
     text: str
+    is_standard: bool  # a part of Python itself
 
 
 @cache
@@ -48,17 +49,21 @@ def documents() -> list[str]:
 
 
 def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
-    """`(package, module, paragraph)` of the same documents: which package is a docstring of?
+    """`(package, module, paragraph)` of the standard library: which package is a docstring of?
+
+    What else is installed does not matter, the version of Python does.
 
     Args:
-      classes: packages that are kept, those with most paragraphs.
+      classes: packages that are kept, of at least ten modules: those with most paragraphs.
       most: paragraphs of each: one of every module, then another one.
     """
     found: dict[str, list[list[tuple[str, str, str]]]] = {}
-    for source, paragraphs in _documents():
-        rows = [(source.package, source.module, paragraph) for paragraph in paragraphs]
-        found.setdefault(source.package, []).append(rows)
-    counts = {package: sum(map(len, modules)) for package, modules in found.items()}
+    seen: set[str] = set()
+    for source in itertools.takewhile(lambda source: source.is_standard, _sources()):
+        rows = [(source.package, source.module, p) for p in _paragraphs(source, seen)]
+        if rows:
+            found.setdefault(source.package, []).append(rows)
+    counts = {p: sum(map(len, modules)) for p, modules in found.items() if len(modules) >= 10}
     largest = sorted(counts, key=lambda package: (-counts[package], package))[:classes]
     result = []
     for package in largest:
@@ -71,9 +76,7 @@ def _documents() -> Iterator[tuple[Source, list[str]]]:
     """Sources with their paragraphs, none of which comes twice."""
     seen, size = set(), 0
     for source in _sources():
-        parts = map(_prose, re.split(r"\n\s*\n", source.text))
-        paragraphs = list(dict.fromkeys(p for p in parts if p and p not in seen))
-        seen.update(paragraphs)
+        paragraphs = _paragraphs(source, seen)
         if len(paragraphs) < FEWEST_PARAGRAPHS:
             continue
         yield source, paragraphs
@@ -82,15 +85,25 @@ def _documents() -> Iterator[tuple[Source, list[str]]]:
             break
 
 
+def _paragraphs(source: Source, seen: set[str]) -> list[str]:
+    """The prose of a source that did not come before; `seen` grows by it."""
+    parts = map(_prose, re.split(r"\n\s*\n", source.text))
+    paragraphs = list(dict.fromkeys(p for p in parts if p and p not in seen))
+    seen.update(paragraphs)
+    return paragraphs
+
+
 def _sources() -> Iterator[Source]:
     """Topics of the language reference, then the docstrings of each module as one text."""
     for topic in sorted(topics.topics):
-        yield Source("pydoc_data", topic, topics.topics[topic])
+        yield Source("pydoc_data", topic, topics.topics[topic], True)
     paths = sysconfig.get_paths()
     for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
         for path in _modules(Path(root)):
             inside = path.relative_to(root)
-            yield Source(Path(inside.parts[0]).stem, str(inside), _docstrings(path))
+            yield Source(
+                Path(inside.parts[0]).stem, str(inside), _docstrings(path), root == paths["stdlib"]
+            )
 
 
 def _modules(directory: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from bertjax.errors import DataError, UsageError
 from bertjax.evaluate import Evaluation
 from bertjax.finetune import opening, runs
 from bertjax.finetune.job import Finetuning
+from bertjax.finetune.readers import sources
 from bertjax.finetune.scoring import picture, submission, table
 from bertjax.finetune.scoring.predictions import Predictions
 from bertjax.finetune.scoring.table import GLUE_ORDER
@@ -74,6 +75,8 @@ def run(
     """
     programs: dict = {}
     results, predicted = [], {}
+    for task in tasks:  # what cannot be read is said before hours of training
+        sources.read(make(task))
     with distributed.alone(directory, "glue"):
         for number, task in enumerate(tasks, start=1):
             place, config = directory / task, make(task)
@@ -89,6 +92,7 @@ def run(
 
 
 def _write(directory: Path, results: list[dict], predicted: dict) -> None:
+    results = [result for result in results if "loss" in result["figures"]]
     report = {"runs": results, **table.glue(results)}
     runs.write_json(storage.path(directory) / workdir.RESULTS, report)
     print(table.glue_table(results))

@@ -1,6 +1,7 @@
 """Fine-tuning as a job: encoded examples, a head's logits, the loss of the task."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +17,10 @@ from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import NothingHeldOut
 from bertjax.finetune import batches, starts
 from bertjax.finetune.rows import Rows
-from bertjax.finetune.scoring import evaluation, predictions, scores
+from bertjax.finetune.scoring import degenerate, evaluation, predictions, scores
 from bertjax.finetune.tasks import Task
 from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
-from bertjax.metrics.progress import say
 from bertjax.models.placement import Placement
 
 _TOKENS = ("input_ids", "token_type_ids", "attention_mask")
@@ -66,6 +66,12 @@ class Finetuning:
             "warmup_steps": np.int32(opt.warmup_steps),
             "num_steps": np.int32(steps),
         }
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the rows of every split: what tells other examples from the same."""
+        splits = {"train": self.train, **self.heldout_splits}
+        return {name: split.rows.sha256 for name, split in splits.items() if split is not None}
 
     @property
     def program(self) -> str:
@@ -180,7 +186,7 @@ class Finetuning:
         for name, split, found in self.by_split(rows):
             labels = self.config.model.label_names
             own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
-            own |= self._constant(split, found)
+            own |= degenerate.constant(found, split.examples, labels)
             prefix = name.removeprefix("dev").lstrip("_")
             result |= {f"{prefix}_{k}" if prefix else k: v for k, v in own.items()}
         return result
@@ -198,27 +204,12 @@ class Finetuning:
         """The predictions for examples, of what `rows` gave for the batches of their rows."""
         return predictions.of(encoded, examples, rows, self.config.task, self.null_answers)
 
-    def _constant(self, split: Split, found: predictions.Predictions) -> dict[str, float]:
-        """Whether all predictions are the same; says so where the labels' order looks wrong."""
-        if found.kind in ("span", "token"):
-            return {}
-        golds, guesses = evaluation.golds_and_guesses(
-            self.config.model.label_names, split.examples, found
-        )
-        if found.kind in ("single", "pair"):
-            line = scores.below_chance(golds, guesses, self.config.model.label_names)
-            say(line) if line else None
-        return {"constant": 1.0} if scores.degenerate(golds, guesses) else {}
-
-    def degenerate(self, figures: dict[str, float], train_loss: float | None) -> str | bool:
-        """Why a run with these figures at its end learned nothing, or False."""
-        if figures.get("constant"):
-            return "all predictions are the same"
-        kind = self.task.kind
-        choices = self.config.model.num_labels if kind in ("single", "pair") else None
-        if kind == "multiple_choice" and self.train:
+    def degenerate(self, figures: dict[str, float], last: dict[str, float]) -> str | bool:
+        """Why a run with these figures, and means of its last steps, learned nothing; or False."""
+        choices = self.config.model.num_labels if self.task.kind in ("single", "pair") else None
+        if self.task.kind == "multiple_choice" and self.train:
             choices = self.train.rows.choices
-        return scores.at_chance(train_loss, choices)
+        return degenerate.reason(figures, last, self.task.metrics, choices)
 
     @property
     def metric(self) -> str:
@@ -227,11 +218,11 @@ class Finetuning:
 
     def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
         """The step with the best metric so far, and whether patience is at its end."""
-        how, best = self.config.finetune, None
+        how, best, held = self.config.finetune, None, math.nan
         for step in sorted(evaluations):
             value = evaluations[step].get(self.metric, float("nan"))
-            if best is None or scores.better(self.metric, value, evaluations[best][self.metric]):
-                best = step
+            if best is None or scores.better(self.metric, value, held):
+                best, held = step, value
         since = sum(step > (best or 0) for step in evaluations)
         return Verdict(best, stop=0 < how.patience <= since)
 
@@ -249,6 +240,8 @@ _CLASSIFIED = ("task_loss", "task_accuracy")
 def _weights(batch: Batch, kind: str) -> jax.Array:
     """1 for what counts: an example [B], or of `token` a word's first piece [B, L]."""
     real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
+    if kind == "span":  # of dev questions without a usable answer, none is known
+        return real_B * (batch["start_positions"] >= 0)
     return real_B[:, None] * (batch["labels"] >= 0) if kind == "token" else real_B
 
 

@@ -31,9 +31,15 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
       DataError: files, labels or weights that are missing or damaged; no tokenizer.
     """
     kind = sources.kind_of(config)
-    started = _started(config, directory)
+    held = _held(config, directory)
+    if held is not None:  # what the first start of these runs was told
+        config = dataclasses.replace(config, init_from=held.init_from)
     read = functools.cache(functools.partial(initial.read, config)) if config.init_from else None
-    tokenizer, base = _tokenizer(config, directory, read) if started is None else started
+    if held is None:
+        tokenizer, base = _tokenizer(config, read)
+    else:
+        tokenizer = tokenizer_lib.load(storage.path(directory) / "tokenizer")
+        base = held.model
     dataset = sources.read(config)
     for note in dataset.notes:
         say(note)
@@ -51,8 +57,9 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")
     train = splits.pop("train")
+    resolve.require_split(config, splits)
     config = resolve.config_of(config, model, len(train.rows))
-    if jax.process_index() == 0 and started is None:
+    if jax.process_index() == 0 and held is None:
         tokenizer.save(storage.path(directory) / "tokenizer")
     return Finetuning(config, task, tokenizer, train, splits, settings.null_answers, read)
 
@@ -81,8 +88,8 @@ def settings_of(config: config_lib.Config, kind: str) -> Settings:
     )
 
 
-def _started(config: config_lib.Config, directory: Path) -> tuple[Tokenizer, Model] | None:
-    """The tokenizer and the model of the run that W holds."""
+def _held(config: config_lib.Config, directory: Path) -> config_lib.Config | None:
+    """The config of the runs that W holds; raises UsageError where they are on something else."""
     place = storage.path(directory)
     if not (storage.exists(place / "config.json") and storage.is_directory(place / "tokenizer")):
         return None
@@ -102,11 +109,11 @@ def _started(config: config_lib.Config, directory: Path) -> tuple[Tokenizer, Mod
             f"config.init_from={config.init_from!r}: {directory} holds runs that start from "
             f"{held.init_from or 'random weights'}; take another --workdir"
         )
-    return tokenizer_lib.load(place / "tokenizer"), held.model
+    return held
 
 
 def _tokenizer(
-    config: config_lib.Config, directory: Path, read: "functools._lru_cache_wrapper | None"
+    config: config_lib.Config, read: "functools._lru_cache_wrapper | None"
 ) -> tuple[Tokenizer, Model | None]:
     """The source's tokenizer and model; without a source, the tokenizer that the config names."""
     if read is None:

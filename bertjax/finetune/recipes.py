@@ -40,11 +40,14 @@ def bert(task: str, *, grid: bool = False, published: bool = False) -> ConfigDic
     Args:
       task: of `tasks.TASKS`, or a kind for data of one's own.
       grid: the paper's search: batch 16 and 32, rates 5e-5, 3e-5 and 2e-5, 2 to 4 epochs.
-      published: Adam without bias correction, as google-research/bert ran it. Mosbach et al. 2021
-        found that runs on small tasks fail more often so.
+      published: as google-research/bert ran it: Adam without bias correction (Mosbach et al. 2021:
+        runs on small tasks fail more often so), random batches, all padded to one length.
     """
     config = _base(task, *_BERT.get(task, (128, 32, 3.0, 2e-5)))
     config.optimizer.name = "bert_adamw" if published else "adamw"
+    if published:
+        config.finetune.group_lengths = False
+        config.finetune.buckets = 0
     if grid:
         config.grid.batch_size = (16, 32)
         config.grid.learning_rate = (5e-5, 3e-5, 2e-5)
@@ -64,9 +67,12 @@ def roberta(task: str) -> ConfigDict:
     config.optimizer.b2 = 0.98
     config.optimizer.weight_decay = 0.01 if task in ("squad", "squad2") else 0.1
     config.optimizer.clip_norm = 0.0
+    config.optimizer.decay_all = True  # fairseq spares nothing
     config.optimizer.schedule = "warmup_then_decay"
     config.finetune.warmup_fraction = warmup
     config.finetune.select = "best"
+    if task in ("cola", "mrpc", "qqp"):
+        config.finetune.metric = "accuracy"  # by which fairseq chose the best checkpoint
     if task == "stsb":
         config.task.target_scale = 5.0
         config.finetune.metric = "loss"
@@ -74,14 +80,15 @@ def roberta(task: str) -> ConfigDict:
 
 
 def distilbert(task: str) -> ConfigDict:
-    """Sanh et al. 2019: the paper names no recipe; this is that of the library it came with.
+    """Sanh et al. 2019: the paper names no rates; these are its library's defaults of that time.
 
-    3 epochs of AdamW at 5e-5 without warm-up, batch 32.
+    3 epochs of AdamW at 5e-5, eps 1e-8, no warm-up and no decay. The batch of 32 is ours.
     """
     length, batch, _, _ = _BERT.get(task, (128, 32, 3.0, 5e-5))
     config = _base(task, length, batch, 3.0, 5e-5)
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.0
+    config.optimizer.eps = 1e-8
     config.finetune.warmup_fraction = 0.0
     return config
 

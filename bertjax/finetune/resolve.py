@@ -1,6 +1,7 @@
 """What a fine-tuning config leaves open, filled in: model, labels, steps."""
 
 import dataclasses
+from collections.abc import Collection
 
 from bertjax import config as config_lib
 from bertjax.config import checks, tree
@@ -31,6 +32,14 @@ def require_metric(config: config_lib.Config, task: Task) -> None:
         raise UsageError(
             f"config.finetune.metric={asked!r}: {config.task.name or task.kind} has "
             f"{', '.join(known)}"
+        )
+
+
+def require_split(config: config_lib.Config, splits: Collection[str]) -> None:
+    """Raises UsageError where `finetune.metric` is of a dev split that there is not."""
+    if config.finetune.metric == "mismatched_accuracy" and "dev_mismatched" not in splits:
+        raise UsageError(
+            "config.finetune.metric='mismatched_accuracy': there is no dev_mismatched file; unset it"
         )
 
 
@@ -94,12 +103,24 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
     count. `evaluation.every_steps=0` evaluates `finetune.evaluations_per_epoch` times an epoch.
 
     Raises:
-      UsageError: as `checks.check`; or there are several phases.
+      UsageError: as `checks.check`; or there are several phases, or one with a ramp or a schedule
+        of its own.
     """
     checks.check_fields(tree.walk(config))  # of a point of a grid, which nobody has seen yet
     if len(config.phases) != 1:
         raise UsageError(f"config.phases={tuple(config.phases)}: fine-tuning has one phase")
     [(name, phase)] = config.phases.items()
+    for field in ("learning_rate", "warmup_steps", "ramp_from", "ramp_steps"):
+        if getattr(phase, field):
+            instead = f"config.optimizer.{field}" if "ramp" not in field else "one batch size"
+            raise UsageError(
+                f"config.phases.{name}.{field}={getattr(phase, field)}: fine-tuning takes {instead}"
+            )
+    if phase.steps and config.grid.epochs:
+        raise UsageError(
+            f"config.grid.epochs={config.grid.epochs}: config.phases.{name}.steps={phase.steps} "
+            "decides the steps; set it to 0"
+        )
     how = config.finetune
     steps = phase.steps or batches.num_steps(num_rows, phase.batch_size, how.epochs)
     each = phase.batch_size * how.evaluations_per_epoch

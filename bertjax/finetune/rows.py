@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -87,6 +88,14 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """int64 [R]: tokens of a row, of its longest sequence where it has several."""
         return np.diff(self.starts).reshape(-1, self.choices).max(1, initial=0)
+
+    @property
+    def sha256(self) -> str:
+        """Of the tokens and labels of all rows."""
+        digest = hashlib.sha256()
+        for array in (self.starts, self.ids, self.labels, self.start_positions, self.end_positions):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def tokens(self, row: int) -> slice:
         """Where a row of one sequence is in the arrays [T]."""

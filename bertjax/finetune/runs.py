@@ -11,6 +11,7 @@ A fine-tuning of one run has no W/runs: W is its directory.
 import dataclasses
 import itertools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ import jax
 
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, train, workdir
-from bertjax.errors import StorageError, UsageError
-from bertjax.finetune import opening, resolve, span_files
+from bertjax.errors import NonFiniteError, StorageError, UsageError
+from bertjax.finetune import opening, resolve
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
 from bertjax.processes import distributed
 
+_EXAMPLES = "examples.json"  # hashes of what a run is trained and evaluated on
 _LAST = 10  # logged steps whose mean is the training loss at the end
 _DECIDING = ("seed", "model", "phases", "optimizer", "task", "finetune")  # what a run reaches
 
@@ -58,6 +60,7 @@ def run_all(
     mesh = sharding.make_mesh(config.mesh)
     for one in points.values():  # before the first is trained
         train.check(one.config, mesh)
+    _require_form(storage.path(directory), several=len(points) > 1)
     if len(points) == 1:
         return [_run(points[""], directory, programs, started)]
     if jax.process_index() == 0:
@@ -67,10 +70,11 @@ def run_all(
     for number, (name, one) in enumerate(points.items(), start=1):
         place = storage.path(directory) / "runs" / name
         say(f"run {number} of {len(points)}: {name}")
-        results.append({"run": name, **_run(one, place, programs, started)})
+        results.append({"run": name, **_run(one, place, programs, started, goes_on=True)})
         started = None
     if jax.process_index() == 0:
         _write_results(results, directory, job.metric)
+    distributed.wait_for_all("results")
     return results
 
 
@@ -102,30 +106,70 @@ def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
     return result
 
 
-def _run(job: Finetuning, place: Path, programs: dict, started: float | None) -> dict:
-    """Trains one run to its end, or finds it finished; its scores."""
+def _run(
+    job: Finetuning,
+    place: Path,
+    programs: dict,
+    started: float | None,
+    *,
+    goes_on: bool = False,
+) -> dict:
+    """Trains one run to its end, or finds it finished; its scores.
+
+    Args:
+      goes_on: other runs follow: one that does not stay finite is scored as it is.
+    """
     path = storage.path(place) / workdir.SCORES
-    _require_same(job.config, place)
+    _require_same(job, place)
     if distributed.first_decides(storage.exists(path)):
         say(f"{place}: finished already")
         return json.loads(storage.read(path))
     began = time.monotonic()
     if jax.process_index() == 0:
         job.tokenizer.save(storage.path(place) / "tokenizer")
+<<<<<<< HEAD
     loop.run(job, storage.path(place), started, programs)
     result = scored(job, place) | {"seconds": round(time.monotonic() - began, 1)}
     if job.task.kind == "span":
         span_files.write(job, place, result["step"], programs)
+=======
+        write_json(storage.path(place) / _EXAMPLES, job.digests)
+    try:
+        loop.run(job, storage.path(place), started, programs)
+        result = scored(job, place)
+    except NonFiniteError as error:
+        if not goes_on:
+            raise
+        say(f"{error}; the next run goes on")
+        nothing = {"value": None, "figures": dict.fromkeys(job.task.metrics)}
+        result = scored(job, place) | nothing | {"degenerate": "not finite"}
+    result["seconds"] = round(time.monotonic() - began, 1)
+>>>>>>> main
     if jax.process_index() == 0:
         write_json(path, result)
     distributed.wait_for_all("scores")
     return result
 
 
-def _require_same(config: config_lib.Config, place: Path) -> None:
-    """Refuses a directory whose run, finished or not, is of a config that reaches something else."""
+def _require_form(place: Path, *, several: bool) -> None:
+    """Refuses a grid where one run is held, and one run where a grid is."""
+    other = place / ("checkpoints" if several else "runs")
+    if storage.is_directory(other):
+        held, wanted = ("one run", "a grid") if several else ("a grid", "one run")
+        raise UsageError(f"{place}: holds {held}; take another --workdir for {wanted}")
+
+
+def _require_same(job: Finetuning, place: Path) -> None:
+    """Refuses a directory whose run, finished or not, is of a job that reaches something else."""
     if not storage.exists(storage.path(place) / "config.json"):
         return
+    examples = storage.path(place) / _EXAMPLES
+    if storage.exists(examples) and json.loads(storage.read(examples)) != job.digests:
+        raise UsageError(
+            f"config.data.files={job.config.data.files}: {place} holds a run on other examples; "
+            "take another --workdir"
+        )
+    config = job.config
     held, asked = config_lib.leaves(workdir.read_config(place)), config_lib.leaves(config)
     for field in sorted(held.keys() | asked.keys()):
         theirs, ours = held.get(field), asked.get(field)
@@ -140,9 +184,12 @@ def scored(job: Finetuning, place: Path) -> dict[str, Any]:
     lines = writer.read(storage.path(place) / "metrics.jsonl")
     evaluations = writer.evaluations(lines)
     step = selected(job, evaluations)
-    figures = evaluations.get(step, {})
-    losses = [line["loss"] for line in lines if "loss" in line][-_LAST:]
-    train_loss = sum(losses) / len(losses) if losses else None
+    figures = evaluations.get(step) or dict.fromkeys(job.task.metrics, math.nan)
+    logged = [line for line in lines if "loss" in line][-_LAST:]
+    last = {
+        name: sum(line[name] for line in logged) / len(logged)
+        for name in (("loss", "grad_norm") if logged else ())
+    }
     [phase] = job.config.phases.values()
     return {
         "task": job.task.name,
@@ -155,8 +202,8 @@ def scored(job: Finetuning, place: Path) -> dict[str, Any]:
         "metric": job.metric,
         "value": scores.as_json(figures).get(job.metric),
         "figures": scores.as_json(figures),
-        "train_loss": train_loss,
-        "degenerate": job.degenerate(figures, train_loss),
+        "train_loss": scores.as_json(last).get("loss"),
+        "degenerate": job.degenerate(figures, last),
     }
 
 
@@ -169,7 +216,7 @@ def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
 
 
 def _write_results(results: list[dict], directory: Path, metric: str) -> None:
-    if not any(result["figures"] for result in results):
+    if not any("loss" in result["figures"] for result in results):
         write_json(
             storage.path(directory) / workdir.RESULTS, {"best": None, "runs": results, "cells": []}
         )

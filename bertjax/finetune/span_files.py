@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from bertjax import sharding, storage
 from bertjax.checkpoints import manager
@@ -54,6 +55,8 @@ def _written(split: Split, found: Predictions, place: Path, null_answers: bool) 
         [path] = submission.write_squad(place, answers)
         return [*notes, f"{path}: the answers to {len(answers):,} dev questions"]
     differences = {name: each.difference or 0.0 for name, each in spans.items()}
+    if not np.isfinite(list(differences.values())).all():
+        return ["dev: the model's outputs are not finite; no predictions.json"]
     report = null_threshold.report(golds, answers, differences)
     threshold = report["tuned"]["threshold"]
     path, *others = submission.write_squad(place, answers, differences, threshold)

@@ -9,9 +9,9 @@ _EVERY = 5  # of so many modules, one is held out
 
 
 def read() -> Dataset:
-    """Docstrings of the largest packages that are installed; every fifth module is `dev`.
+    """Docstrings of the largest packages of the standard library; every fifth module is `dev`.
 
-    Which packages there are depends on the machine: figures of two machines are not comparable.
+    Figures of two versions of Python are not comparable.
 
     Raises:
       DataError: there are fewer than two packages with docstrings.

@@ -225,13 +225,17 @@ def below_chance(
       labels, predictions: `[N]`, class numbers.
 
     Returns:
-      None where accuracy is 1 / classes or more, or where no other order fits better.
+      None where accuracy is not four deviations of a guess below 1 / classes, or where no other
+      order fits better.
     """
     from scipy.optimize import linear_sum_assignment
 
     classes, accuracy = len(label_names), np.mean(labels == predictions)
-    if classes < 2 or accuracy >= 1 / classes:
+    if classes < 2:
         return None
+    chance = 1 / classes
+    if chance - accuracy < 4 * math.sqrt(chance * (1 - chance) / len(labels)):
+        return None  # as a guess may do
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (predictions, labels), 1)
     rows, meant = linear_sum_assignment(counts, maximize=True)
