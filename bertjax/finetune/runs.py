@@ -21,7 +21,7 @@ import jax
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, train, workdir
 from bertjax.errors import NonFiniteError, StorageError, UsageError
-from bertjax.finetune import opening, resolve
+from bertjax.finetune import opening, resolve, span_files
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
@@ -127,16 +127,12 @@ def _run(
     began = time.monotonic()
     if jax.process_index() == 0:
         job.tokenizer.save(storage.path(place) / "tokenizer")
-<<<<<<< HEAD
-    loop.run(job, storage.path(place), started, programs)
-    result = scored(job, place) | {"seconds": round(time.monotonic() - began, 1)}
-    if job.task.kind == "span":
-        span_files.write(job, place, result["step"], programs)
-=======
         write_json(storage.path(place) / _EXAMPLES, job.digests)
     try:
         loop.run(job, storage.path(place), started, programs)
         result = scored(job, place)
+        if job.task.kind == "span":
+            span_files.write(job, place, result["step"], programs)
     except NonFiniteError as error:
         if not goes_on:
             raise
@@ -144,7 +140,6 @@ def _run(
         nothing = {"value": None, "figures": dict.fromkeys(job.task.metrics)}
         result = scored(job, place) | nothing | {"degenerate": "not finite"}
     result["seconds"] = round(time.monotonic() - began, 1)
->>>>>>> main
     if jax.process_index() == 0:
         write_json(path, result)
     distributed.wait_for_all("scores")

@@ -1,5 +1,7 @@
 """Fine-tuning as a job: every head learns, losses by hand, parts of a batch, several devices."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from bertjax import config as config_lib
 from bertjax import models, sharding, train
 from bertjax.finetune import opening
 from bertjax.finetune.job import Finetuning
+from bertjax.finetune.scoring import squad_scores
 from bertjax.finetune.tasks import TASKS, Task
 from bertjax.metrics import writer
 
@@ -159,7 +162,7 @@ def test_each_split_is_scored_by_its_own_rows(tmp_path):
 
 
 @pytest.mark.usefixtures("one_device")
-def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path):
+def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path, capsys):
     write_task(tmp_path, "squad2", 16, 8)
     how = {"finetune__epochs": 1.0, "finetune__buckets": 0}
     (result,) = run(tmp_path, "squad2", tmp_path / "w", **how)
@@ -167,6 +170,35 @@ def test_questions_without_an_answer_are_scored_at_three_thresholds(tmp_path):
     assert names <= result["figures"].keys()
     assert result["figures"]["tuned_f1"] >= result["figures"]["f1"]
     assert result["metric"] == "f1"
+    files = ("predictions", "null_odds", "best_answers")
+    answers, odds, best = (json.loads((tmp_path / f"w/{name}.json").read_text()) for name in files)
+    assert answers.keys() == {f"dev{i}" for i in range(8)}
+    threshold = result["figures"]["threshold"]
+    assert answers == {q: "" if odds[q] > threshold else best[q] for q in best}
+    golds = golds_of(tmp_path / "squad2/dev.json")
+    scored = squad_scores.score(golds, answers, null_answers=True)
+    assert np.mean(list(scored.f1.values())) == pytest.approx(result["figures"]["tuned_f1"])
+    assert f"8 dev questions at threshold {threshold:.4f}" in capsys.readouterr().out
+
+
+def golds_of(path):
+    """The texts of the answers by question, as a file of SQuAD has them."""
+    [article] = json.loads(path.read_text())["data"]
+    entries = [qa for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+    return {qa["id"]: [answer["text"] for answer in qa["answers"]] for qa in entries}
+
+
+@pytest.mark.usefixtures("one_device")
+def test_answers_are_handed_in_as_the_weights_that_count_give_them(tmp_path):
+    """Of a run whose best evaluation is not the last: predictions.json has the best one's F1."""
+    write_task(tmp_path, "squad", 16, 8)
+    how = {"finetune__epochs": 4.0, "finetune__buckets": 0, "finetune__select": "best"}
+    (result,) = run(tmp_path, "squad", tmp_path / "w", evaluation__every_steps=1, **how)
+    answers = json.loads((tmp_path / "w/predictions.json").read_text())
+    scored = squad_scores.score(golds_of(tmp_path / "squad/dev.json"), answers, null_answers=False)
+    for name, values in (("f1", scored.f1), ("exact", scored.exact)):
+        assert np.mean(list(values.values())) == pytest.approx(result["figures"][name])
+    assert not (tmp_path / "w/null_odds.json").exists()
 
 
 @pytest.mark.usefixtures("one_device")

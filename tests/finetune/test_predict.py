@@ -14,6 +14,7 @@ from bertjax.convert import hf, orbax
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune import predict
 from bertjax.finetune.examples import Text
+from bertjax.finetune.readers import inputs
 
 KINDS = ("single", "pair", "regression", "multiple_choice", "span", "token")
 
@@ -253,11 +254,100 @@ def test_words_keep_their_tags_in_conll_text_and_json(models, tmp_path, capsys):
     assert all(len(line["tags"]) == len(line["words"]) for line in first)
     assert of(models["token"], tmp_path / "b.txt", conll) == first
     assert of(models["token"], tmp_path / "c.txt", "a b\nc\n") == first
-    rows = [{"tokens": ["a", "b"], "ner_tags": [0, 1]}, {"words": ["c"]}]
+    rows = [{"tokens": ["a", "b"], "ner_tags": ["O", "B-x"]}, {"words": ["c"]}]
     assert of(models["token"], tmp_path / "d.jsonl", jsonl(*rows)) == first
     damaged = of(models["token"], tmp_path / "e.conll", "a O\nb\n\nc O\n")
     assert "e.conll:2: 1 columns, and the first line has 2" in damaged[0]["error"]
     assert damaged[1]["words"] == ["c"]
+
+
+def test_numbers_of_tags_are_those_that_the_file_names(models, tmp_path, capsys):
+    """JSONL names none, so 0 might be any tag; parquet of Hugging Face names them."""
+    rows = [{"words": ["a", "b"], "tags": tags} for tags in ([0, 7], ["O", "B-x"], [None, 1])]
+    first, second, third = of(models["token"], tmp_path / "a.jsonl", jsonl(*rows))
+    assert "a.jsonl:1: 'tags' has 0, which the file does not name" in first["error"]
+    assert "'tags' has None" in third["error"]
+    assert second["words"] == ["a", "b"]
+    assert "figures (all labels)" in capsys.readouterr().err
+    names = {"feature": {"names": ["B-x", "O"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    write_parquet(
+        tmp_path / "a.parquet", {"tokens": [["a", "b"]], "ner_tags": [[1, 0]]}, ner_tags=names
+    )
+    how = models["token"].reading
+    (example,) = inputs.read(str(tmp_path / "a.parquet"), how)
+    assert example.tags == ("O", "B-x")
+    write_parquet(tmp_path / "b.parquet", {"tokens": [["a"]], "ner_tags": [[2]]}, ner_tags=names)
+    (bad,) = inputs.read(str(tmp_path / "b.parquet"), how)
+    assert "has 2, which the file does not name" in bad.reason
+
+
+def write_parquet(path, columns, **features):
+    """A parquet file with the metadata of Hugging Face's `datasets`."""
+    import pyarrow
+    from pyarrow import parquet
+
+    said = json.dumps({"info": {"features": features}})
+    table = pyarrow.table(columns).replace_schema_metadata({"huggingface": said})
+    parquet.write_table(table, path)
+
+
+def test_the_first_row_is_as_bad_as_another(models, tmp_path, capsys):
+    rows = [{"text": None, "label": 1}, {"text": "a", "label": 1}, {"text": None}]
+    found = of(models["single"], tmp_path / "a.jsonl", jsonl(*rows))
+    assert ["error" in line for line in found] == [True, False, True]
+    assert "a.jsonl:1: 'text' is NoneType, expected text" in found[0]["error"]
+
+
+def test_a_number_that_cannot_be_read_is_no_label(models, tmp_path, capsys):
+    rows = [{"text": "a", "label": label} for label in ("n/a", 1.0, "2.5", [3])]
+    found = of(models["regression"], tmp_path / "a.jsonl", jsonl(*rows))
+    assert all(np.isfinite(line["score"]) for line in found)
+    said = capsys.readouterr().err
+    assert "labels that are no number, and that are not scored: 'n/a' (1), '[3]' (1)" in said
+    assert "2 with a label" in said
+
+
+def test_an_id_may_occur_twice_in_a_file_of_ones_own(models, tmp_path, capsys):
+    """Each of the questions is scored against its own answer."""
+    context = "a b c d e f g h"
+    rows = [{"id": "x", "question": "what ?", "context": context} for _ in range(2)]
+    best = of(models["span"], tmp_path / "a.jsonl", jsonl(*rows))[0]
+    right = {"text": [best["answer"]], "answer_start": [best["start"]]}
+    wrong = {"text": ["zzz"], "answer_start": [0]}
+    answered = [row | {"answers": each} for row, each in zip(rows, (right, wrong), strict=True)]
+    found = of(models["span"], tmp_path / "b.jsonl", jsonl(*answered))
+    assert [line["id"] for line in found] == ["x", "x"]
+    assert "exact 0.5000" in capsys.readouterr().err
+
+
+HANS = "gold_label\tsentence1_parse\tsentence1\tsentence2\tpairID\n"
+
+
+def test_labels_of_hans_are_scored_with_neutral_and_contradiction_as_one(tmp_path, capsys):
+    names = ("contradiction", "ENTAILMENT", "neutral")
+    found = finetuned.of_kind("pair", model={"label_names": names, "num_labels": 3})
+    model, _ = predict.open(finetuned.write(found, tmp_path / "m"))
+    rng = np.random.default_rng(0)
+    pairs = [(finetuned.letters(rng, 4), finetuned.letters(rng, 3)) for _ in range(40)]
+    direct = model.predict([Text("", pair, None) for pair in pairs]).probabilities.argmax(-1)
+    entailed = [guess == 1 for guess in direct]
+    assert len(set(direct)) == 3
+    golds = ["entailment" if each else "non-entailment" for each in entailed]
+    golds[0] = {"entailment": "non-entailment", "non-entailment": "entailment"}[golds[0]]
+    lines = [f"{g}\t(x)\t{a}\t{b}\tp{i}" for i, (g, (a, b)) in enumerate(zip(golds, pairs))]
+    capsys.readouterr()
+    of(model, tmp_path / "heuristics_evaluation_set.txt", HANS + "\n".join(lines) + "\n")
+    said = capsys.readouterr().err
+    assert "labels of HANS: the model's neutral and contradiction count as non-entailment" in said
+    assert "figures (all labels): accuracy 0.9750" in said  # 39 of 40
+    lines[1] = "\t".join(["neutral", *lines[1].split("\t")[1:]])  # then it is no file of HANS
+    of(model, tmp_path / "mixed.tsv", HANS + "\n".join(lines) + "\n")
+    said = capsys.readouterr().err
+    assert (
+        f"not scored: 'non-entailment' ({golds.count('non-entailment') - (golds[1] != 'entailment')})"
+        in said
+    )
+    assert "labels of HANS" not in said
 
 
 def test_a_sentence_longer_than_a_row_has_a_tag_for_every_word(models, tmp_path):

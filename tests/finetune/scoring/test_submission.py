@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjax.errors import DataError
+from bertjax.errors import DataError, StorageError
 from bertjax.finetune.scoring import null_threshold, submission
 from bertjax.finetune.tasks import TASKS
 
@@ -111,6 +111,14 @@ def test_counts_are_those_of_the_official_files():
             found += 1
             assert path.read_bytes().rstrip(b"\n").count(b"\n") == file.rows, path
     assert found >= 7
+
+
+def test_a_disk_that_refuses_is_one_line(tmp_path):
+    (tmp_path / "w").write_text("a file, not a folder")
+    with pytest.raises(StorageError, match="w/glue.zip: "):
+        submission.write_glue(tmp_path / "w/glue.zip", {"wnli": rows("wnli", 146)})
+    with pytest.raises(StorageError, match=r"w/predictions\.json: "):
+        submission.write_squad(tmp_path / "w", {"a": "b"})
 
 
 def test_squad_1(tmp_path):
