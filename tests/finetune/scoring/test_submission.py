@@ -115,7 +115,7 @@ def test_counts_are_those_of_the_official_files():
 
 def test_a_disk_that_refuses_is_one_line(tmp_path):
     (tmp_path / "w").write_text("a file, not a folder")
-    with pytest.raises(StorageError, match="w/glue.zip: "):
+    with pytest.raises(StorageError, match=r"w/glue\.zip: "):
         submission.write_glue(tmp_path / "w/glue.zip", {"wnli": rows("wnli", 146)})
     with pytest.raises(StorageError, match=r"w/predictions\.json: "):
         submission.write_squad(tmp_path / "w", {"a": "b"})
