@@ -153,6 +153,7 @@ class Figures:
             scored = [i for i, gold in enumerate(self._golds) if gold.label != _HANS[1]]
             for _ in range(len(self._golds) - len(scored)):
                 self._leave_out(_HANS[1])
+                self._without += 1
             self._golds = [self._golds[i] for i in scored]
             self._parts = [self._parts[i] for i in scored]
 

@@ -321,6 +321,15 @@ def test_an_id_may_occur_twice_in_a_file_of_ones_own(models, tmp_path, capsys):
     assert "exact 0.5000" in capsys.readouterr().err
 
 
+def test_an_object_is_not_taken_for_a_file_that_is_there(models, tmp_path, monkeypatch):
+    """A gs:// input, and an output of the last time."""
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+    monkeypatch.setattr(predict.inputs, "read", lambda *_: iter([Text("0", ("a",), None)]))
+    predict.run(models["single"], "gs://bucket/in.txt", str(out))
+    assert [line["id"] for line in finetuned.read_lines(out)] == ["0"]
+
+
 HANS = "gold_label\tsentence1_parse\tsentence1\tsentence2\tpairID\n"
 
 
