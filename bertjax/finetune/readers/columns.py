@@ -8,7 +8,8 @@ from bertjax.config.finetune_fields import Task as Columns
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Answer, Choices, Dataset, Question, Text
 from bertjax.finetune.readers import labels, squad
-from bertjax.finetune.readers.records import Row, Table
+from bertjax.finetune.readers.lines import Row
+from bertjax.finetune.readers.records import Table
 
 _TEXT, _PAIR = "config.task.text_column", "config.task.pair_column"
 _LABEL, _ID, _OPTIONS = (

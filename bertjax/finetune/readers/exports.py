@@ -7,7 +7,8 @@ Both have the columns of the export (`Task.exported`), `label`, and GLUE's have 
 from bertjax.errors import DataError
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.readers import files, labels
-from bertjax.finetune.readers.records import Row, Table
+from bertjax.finetune.readers.lines import Row
+from bertjax.finetune.readers.records import Table
 from bertjax.finetune.tasks import Task
 
 STSB_RANGE = (0.0, 5.0)

@@ -72,16 +72,18 @@ def read_text(path: str) -> str:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
 
-def read_lines(path: str) -> list[str]:
+def read_lines(path: str, *, ends: bool = False) -> list[str]:
     """The lines of a text file, which end at LF or CRLF; blank ones at the end are left out.
 
-    Other characters that Python takes for ends of lines (U+0085, U+2028) occur inside texts.
+    With `ends`, the CR of a CRLF stays. Other characters that Python takes for ends of lines (U+0085, U+2028) occur inside texts.
 
     Raises:
       DataError: as `read_text`, or a file without text.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    while lines and not lines[-1]:
+    lines = read_text(path).split("\n")
+    if not ends:
+        lines = [line.removesuffix("\r") for line in lines]
+    while lines and lines[-1] in ("", "\r"):
         lines.pop()
     if not lines:
         raise DataError(f"{path}: an empty file")

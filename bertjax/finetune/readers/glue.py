@@ -13,6 +13,7 @@ from bertjax.config import Config
 from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.readers import exports, files, labels, records, splits
+from bertjax.finetune.readers.lines import Row
 from bertjax.finetune.tasks import Task
 
 _STEMS = {
@@ -154,14 +155,14 @@ def _read_tsv(path: str, split: str, task: Task) -> _Rows:
     return _Rows(examples, notes)
 
 
-def _example(row: records.Row, split: str, task: Task) -> Text:
+def _example(row: Row, split: str, task: Task) -> Text:
     name = "id" if task.name == "qqp" and split == "test" else "index"
     texts = tuple(row.text(column) for column in task.columns)
     label = None if split in _UNLABELED else _label(row, task)
     return Text(row.values.get(name, str(row.number)), texts, label)
 
 
-def _label(row: records.Row, task: Task) -> str | float:
+def _label(row: Row, task: Task) -> str | float:
     value = row.get(task.label_column)
     if task.kind == "regression":
         return labels.number(value, row.where, *exports.STSB_RANGE)

@@ -11,8 +11,7 @@ from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Choices, Example, Text, Words
 from bertjax.finetune.readers import choices, conll, lines, records, row_examples, squad
 from bertjax.finetune.readers.glue import COLA
-from bertjax.finetune.readers.lines import Bad
-from bertjax.finetune.readers.records import Row
+from bertjax.finetune.readers.lines import Bad, Row
 from bertjax.finetune.readers.row_examples import NoColumn, Reading
 
 # Of the header of HANS' heuristics_evaluation_set.txt (McCoy et al. 2019), which is a TSV file.

@@ -1,4 +1,4 @@
-"""The rows of a file one by one, however large it is; a damaged one is named and passed over."""
+"""Lines of text as rows, one by one, however large the file is; a damaged one becomes a `Bad`."""
 
 import contextlib
 import csv
@@ -12,9 +12,42 @@ from typing import Any, NamedTuple
 
 from bertjax import storage
 from bertjax.errors import DataError
-from bertjax.finetune.readers.records import Row
+from bertjax.finetune.readers import files
 
 STDIN = "-"
+
+
+class Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+      where: FILE:LINE, or the file's name and the row's number.
+      number: of the row, from 0.
+    """
+
+    where: str
+    number: int
+    values: dict[str, Any]
+
+    def get(self, column: str, field: str = "") -> Any:
+        """The value of a column.
+
+        Args:
+          field: the config field that names the column, for the message.
+
+        Raises:
+          DataError: there is no such column; the message names those that are there.
+        """
+        if column not in self.values:
+            fix = f"; set {field}" if field else ""
+            raise DataError(
+                f"{self.where}: no column {column!r}, it has {', '.join(self.values)}{fix}"
+            )
+        return self.values[column]
+
+    def text(self, column: str, field: str = "") -> str:
+        """The text in a column; raises DataError where it holds none."""
+        return files.as_text(self.get(column, field), self.where, column)
 
 
 class Bad(NamedTuple):
@@ -23,15 +56,32 @@ class Bad(NamedTuple):
     Attributes:
       id: its number in the file, from 0.
       reason: begins with FILE:LINE.
+      where: FILE:LINE of a row with a wrong number of columns.
     """
 
     id: str
     reason: str
+    where: str = ""
 
 
 class Line(NamedTuple):
-    where: str  # FILE:LINE
-    text: str | None  # None where it is not UTF-8
+    """A line of a file.
+
+    Attributes:
+      where: FILE:LINE.
+      text: without its end; None where it is not UTF-8.
+      end: LF or CRLF, which is part of a text in the quotes of a CSV file.
+    """
+
+    where: str
+    text: str | None
+    end: str = "\n"
+
+    @classmethod
+    def of(cls, where: str, whole: str) -> "Line":
+        """Of a line with its CR, where it has one, and without its LF."""
+        text = whole.removesuffix("\r")
+        return cls(where, text, whole[len(text) :] + "\n")
 
 
 def suffix(path: str) -> str:
@@ -57,18 +107,18 @@ def lines(path: str) -> Iterator[Line]:
                 if path.endswith(".gz"):
                     file = stack.enter_context(gzip.open(file))
             for number, line in enumerate(file, 1):
-                line = line.removesuffix(b"\n").removesuffix(b"\r")
+                line = line.removesuffix(b"\n")
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not line:
-                    blank.append(Line(f"{name}:{number}", ""))
+                try:
+                    found = Line.of(f"{name}:{number}", line.decode("utf-8"))
+                except UnicodeDecodeError:
+                    found = Line(f"{name}:{number}", None)
+                if found.text == "":
+                    blank.append(found)
                     continue
                 yield from blank
                 read, blank = True, []
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError:
-                    text = None
-                yield Line(f"{name}:{number}", text)
+                yield found
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
     except OSError as error:
@@ -96,36 +146,43 @@ def tsv(found: Iterator[Line], header: tuple[str, ...] = ()) -> Iterator[Row | B
         if line.text is None:
             yield unreadable(number, line)
         else:
-            yield _row(header, line.text.split("\t"), line.where, number)
+            fix = "no text of a TSV file may hold a tab or a line break"
+            yield _row(header, line.text.split("\t"), line.where, number, fix)
 
 
 def csv_rows(found: Iterator[Line]) -> Iterator[Row | Bad]:
     """The rows of a CSV file with a header; a quoted text may hold commas and line breaks."""
     csv.field_size_limit(sys.maxsize)  # the module's own, of 131,072, is less than a long context
-    at = Line("", "")
+    row: list[Line] = []  # the lines of the row that is read now
 
     def fed() -> Iterator[str]:
-        nonlocal at
-        for at in found:
-            yield "\ufffd" if at.text is None else f"{at.text}\n"
+        for line in found:
+            row.append(line)
+            yield "\ufffd" if line.text is None else line.text + line.end
 
     reader, header, number = csv.reader(fed(), strict=True), (), 0
     while True:
+        row.clear()
         try:
             values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Bad(str(number), f"{at.where}: not CSV ({error})")
+            yield Bad(str(number), f"{row[0].where}: not CSV ({error})")
             number += 1
             continue
         if not values:
             continue
         if not header:
             header = tuple(values)
-            _require_distinct(header, at)
+            _require_distinct(header, row[0])
             continue
-        yield unreadable(number, at) if at.text is None else _row(header, values, at.where, number)
+        unread = next((line for line in row if line.text is None), None)
+        if unread:
+            yield unreadable(number, unread)
+        else:
+            fix = "put a text with a comma in quotes"
+            yield _row(header, values, row[0].where, number, fix)
         number += 1
 
 
@@ -135,11 +192,13 @@ def _require_distinct(header: tuple[str, ...], line: Line) -> None:
         raise DataError(f"{line.where}: two columns are called {twice!r}")
 
 
-def _row(header: tuple[str, ...], values: list[str], where: str, number: int) -> Row | Bad:
+def _row(
+    header: tuple[str, ...], values: list[str], where: str, number: int, fix: str
+) -> Row | Bad:
     if len(values) == len(header):
         return Row(where, number, dict(zip(header, values, strict=True)))
     expected = f"expected {len(header)} ({', '.join(header)})"
-    return Bad(str(number), f"{where}: {len(values)} columns, {expected}")
+    return Bad(str(number), f"{where}: {len(values)} columns, {expected}; {fix}", where)
 
 
 def jsonl(found: Iterator[Line]) -> Iterator[Row | Bad | tuple[str, int, list]]:
@@ -165,7 +224,7 @@ def _parsed(text: str, where: str, number: int) -> Row | Bad | tuple[str, int, l
     texts = value if isinstance(value, list) else [value]
     if texts and all(isinstance(each, str) for each in texts):
         return where, number, texts
-    return Bad(str(number), f"{where}: a JSON {type(value).__name__}, expected an object or a text")
+    return Bad(str(number), f"{where}: a JSON {type(value).__name__}, expected an object")
 
 
 def peeked(found: Iterator[Line]) -> tuple[Line, Iterator[Line]]:

@@ -1,7 +1,5 @@
 """Rows under the names of their columns: of TSV, CSV, JSONL, parquet, and TFDS."""
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -10,43 +8,11 @@ from typing import Any, NamedTuple
 from bertjax import storage
 from bertjax.config import Data
 from bertjax.errors import DataError, UsageError, one_line
-from bertjax.finetune.readers import files
+from bertjax.finetune.readers import files, lines
+from bertjax.finetune.readers.lines import Bad, Line, Row
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
 _BATCH = 1024  # rows that are taken out of a parquet file or TFDS at once
-
-
-class Row(NamedTuple):
-    """A row of a file.
-
-    Attributes:
-      where: FILE:LINE, or the file's name and the row's number.
-      number: of the row, from 0.
-    """
-
-    where: str
-    number: int
-    values: dict[str, Any]
-
-    def get(self, column: str, field: str = "") -> Any:
-        """The value of a column.
-
-        Args:
-          field: the config field that names the column, for the message.
-
-        Raises:
-          DataError: there is no such column; the message names those that are there.
-        """
-        if column not in self.values:
-            fix = f"; set {field}" if field else ""
-            raise DataError(
-                f"{self.where}: no column {column!r}, it has {', '.join(self.values)}{fix}"
-            )
-        return self.values[column]
-
-    def text(self, column: str, field: str = "") -> str:
-        """The text in a column; raises DataError where it holds none."""
-        return files.as_text(self.get(column, field), self.where, column)
 
 
 class Table(NamedTuple):
@@ -94,29 +60,11 @@ def tsv(path: str, header: Sequence[str] = (), broken: list[str] | None = None) 
     Raises:
       DataError: a row with a wrong number of columns, where `broken` is None.
     """
-    lines = files.read_lines(path)
-    names = tuple(header) or _distinct(lines[0].split("\t"), path)
-    start = 0 if header else 1
-    for number, line in enumerate(lines[start:]):
-        values = line.split("\t")
-        where = f"{path}:{number + start + 1}"
-        if len(values) == len(names):
-            yield Row(where, number, dict(zip(names, values, strict=True)))
-        elif broken is not None:
-            broken.append(where)
+    for row in lines.tsv(_lines(path), tuple(header)):
+        if isinstance(row, Bad) and broken is not None:
+            broken.append(row.where)
         else:
-            raise DataError(
-                f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}); no "
-                "text of a TSV file may hold a tab or a line break"
-            )
-
-
-def _distinct(names: list[str], path: str) -> tuple[str, ...]:
-    """The names of a header's columns."""
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}: two columns are called {twice[0]!r}")
-    return tuple(names)
+            yield _sound(row)
 
 
 def csv_rows(path: str) -> Iterator[Row]:
@@ -125,36 +73,26 @@ def csv_rows(path: str) -> Iterator[Row]:
     Raises:
       DataError: a row with a wrong number of columns, or a quote that does not end.
     """
-    text = files.read_text(path)
-    # The module's own limit, of 131,072 characters, is less than a long context.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names: tuple[str, ...] = ()
-    number, line = 0, 1
-    try:
-        for values in reader:
-            if values and not names:
-                names = _distinct(values, path)
-            elif values:
-                if len(values) != len(names):
-                    raise DataError(
-                        f"{path}:{line}: {len(values)} columns, expected {len(names)} "
-                        f"({', '.join(names)}); put a text with a comma in quotes"
-                    )
-                yield Row(f"{path}:{line}", number, dict(zip(names, values, strict=True)))
-                number += 1
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{line}: not CSV ({error})") from None
+    return map(_sound, lines.csv_rows(_lines(path)))
 
 
 def _jsonl(path: str) -> Iterator[Row]:
-    number = 0
-    for line, text in enumerate(files.read_lines(path), 1):
-        if text.strip():
-            where = f"{path}:{line}"
-            yield Row(where, number, files.parse_json(text, where))
-            number += 1
+    for row in lines.jsonl(_lines(path)):
+        if not isinstance(row, Row | Bad):
+            raise DataError(f"{row[0]}: texts without names, expected an object")
+        yield _sound(row)
+
+
+def _lines(path: str) -> Iterator[Line]:
+    """As `lines.lines`; a file that is not all UTF-8 raises DataError."""
+    found = files.read_lines(path, ends=True)
+    return (Line.of(f"{path}:{number}", line) for number, line in enumerate(found, 1))
+
+
+def _sound(row: Row | Bad) -> Row:
+    if isinstance(row, Bad):
+        raise DataError(row.reason)
+    return row
 
 
 def _parquet(path: str) -> Iterator[Row]:

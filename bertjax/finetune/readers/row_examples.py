@@ -9,8 +9,7 @@ from bertjax.errors import DataError
 from bertjax.finetune import label_order
 from bertjax.finetune.examples import Choices, Example, Question, Text, Words
 from bertjax.finetune.readers import choices, files, labels, squad
-from bertjax.finetune.readers.lines import Bad
-from bertjax.finetune.readers.records import Row
+from bertjax.finetune.readers.lines import Bad, Row
 from bertjax.finetune.tasks import TASKS, Task
 
 _IDS = ("id", "index", "idx")

@@ -191,7 +191,7 @@ def test_bad_options(tmp_path):
         ("train.tsv", "text\tgold\na\tyes\n", r"it has text, gold; set config.task.label_column"),
         ("train.tsv", "text\tlabel\n", r"train.tsv: no rows"),
         ("train.tsv", "text\tlabel\na\tyes\nb\tyes\n", r"train.tsv: all labels are 'yes'"),
-        ("train.tsv", "text\ttext\na\tb\n", r"train.tsv: two columns are called 'text'"),
+        ("train.tsv", "text\ttext\na\tb\n", r"train.tsv:1: two columns are called 'text'"),
         ("train.csv", "text,label\n", r"train.csv: no rows"),
         ("train.jsonl", "", r"train.jsonl: an empty file"),
         ("train.jsonl", "\n{\n", r"train.jsonl:2: not JSON"),

@@ -48,6 +48,25 @@ def test_labels_are_read_by_name_word_number_and_position():
     assert row_examples.label_of("x", unnamed) == "x"
 
 
+def test_line_breaks_in_quotes_stay_as_in_training(tmp_path):
+    """Answers are characters of the context, and CRLF is two of them."""
+    (tmp_path / "a.csv").write_bytes(b'text,n\r\n"one\r\ntwo",1\r\n"a\n\nb",2\r\nc\r\n\r\n')
+    *rows, bad = inputs.read(str(tmp_path / "a.csv"), Reading("single"))
+    assert [row.texts for row in rows] == [("one\r\ntwo",), ("a\n\nb",)]
+    assert bad.reason.startswith(f"{tmp_path}/a.csv:7: 1 columns, expected 2 (text, n); put a text")
+
+
+def test_hans_is_read_by_its_header_whatever_the_suffix(tmp_path):
+    """Of a model that names its labels, with or without a task."""
+    head = "gold_label\tsentence1_parse\tsentence1\tsentence2\tpairID\theuristic\n"
+    path = tmp_path / "heuristics_evaluation_set.txt"
+    path.write_text(f"{head}non-entailment\t(a)\ta b .\tc .\tex0\tsubsequence\n")
+    mnli = TASKS["mnli"]
+    for how in (Reading("classification", labels=mnli.labels), Reading("pair", task=mnli)):
+        (row,) = inputs.read(str(path), how)
+        assert (row.texts, row.label) == (("a b .", "c ."), "non-entailment")
+
+
 def test_a_blank_line_inside_is_a_bad_row_and_at_the_end_is_none(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tn\na\t1\n\nb\t1\n\n\n")
     rows = list(inputs.read(str(tmp_path / "a.tsv"), Reading("single")))
