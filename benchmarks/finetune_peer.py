@@ -193,7 +193,7 @@ class Peer:
 def figures(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
     """The figures of the dev split, of gathered rows; None for NaN."""
     split = job.heldout_splits["dev"]
-    found = job.predicted(split, rows)
+    found = job.predicted(split.examples, split.rows, rows)
     labels = job.config.model.label_names
     own = evaluation.figures(job.task, labels, split.examples, found, job.null_answers)
     return scores.as_json(own)

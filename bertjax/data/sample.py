@@ -54,7 +54,7 @@ def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
     What else is installed does not matter, the version of Python does.
 
     Args:
-      classes: packages that are kept, of at least ten modules: those with most paragraphs.
+      classes: packages that are kept, of at least four modules: those with most paragraphs.
       most: paragraphs of each: one of every module, then another one.
     """
     found: dict[str, list[list[tuple[str, str, str]]]] = {}
@@ -63,7 +63,7 @@ def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
         rows = [(source.package, source.module, p) for p in _paragraphs(source, seen)]
         if rows:
             found.setdefault(source.package, []).append(rows)
-    counts = {p: sum(map(len, modules)) for p, modules in found.items() if len(modules) >= 10}
+    counts = {p: sum(map(len, modules)) for p, modules in found.items() if len(modules) >= 4}
     largest = sorted(counts, key=lambda package: (-counts[package], package))[:classes]
     result = []
     for package in largest:

@@ -130,9 +130,20 @@ def test_paths_that_are_not_there(tmp_path):
         read(tmp_path / "train.tsv", kind="single")
 
 
-def test_sample_text_has_no_labels():
+def test_which_package_a_docstring_is_of():
+    found = sources.read(Config(data=Data(source="sample"), task=Task(kind="single")))
+    assert len(found.labels) >= 2
+    assert {e.label for e in found.splits["train"]} == set(found.labels)
+    assert {e.label for e in found.splits["dev"]} == set(found.labels)
+    texts = [e.texts for split in found.splits.values() for e in split]
+    assert len(set(texts)) == len(texts)
+
+
+def test_sample_text_has_no_other_labels():
     whole = Config(data=Data(source="sample"), task=Task(name="cola"))
-    with pytest.raises(UsageError, match=r"data.source=sample: fine-tuning reads labeled data"):
+    with pytest.raises(
+        UsageError, match=r"data.source=sample: .* cola needs config.data.source=files"
+    ):
         sources.read(whole)
 
 

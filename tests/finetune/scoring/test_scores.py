@@ -141,14 +141,16 @@ MNLI = ("entailment", "neutral", "contradiction")
 
 
 def test_below_chance_names_the_permutation_that_fits():
-    labels = np.array([0, 1, 2] * 10)
+    labels = np.array([0, 1, 2] * 100)
     turned = (labels + 1) % 3  # says neutral for entailment, and so on
     line = scores.below_chance(labels, turned, MNLI)
     assert "accuracy 0.000 is below chance (0.333); it would be 1.000" in line
     assert "entailment as contradiction" in line  # 0 is said where 2 is meant
     assert "neutral as entailment" in line
     assert "\n" not in line
-    swapped = scores.below_chance(np.array([0, 1, 1, 0]), np.array([1, 0, 0, 0]), ("no", "yes"))
+    swapped = scores.below_chance(
+        np.array([0, 1, 1, 0] * 100), np.array([1, 0, 0, 0] * 100), ("no", "yes")
+    )
     assert "0.250" in swapped
     assert "no as yes, yes as no" in swapped
 
@@ -158,6 +160,14 @@ def test_at_chance_or_above_nothing_is_said():
     assert scores.below_chance(labels, labels, MNLI) is None
     assert scores.below_chance(labels, np.zeros(30, int), MNLI) is None
     assert scores.below_chance(np.array([0, 1]), np.array([0, 0]), ("no", "yes")) is None
+
+
+def test_within_four_deviations_of_a_guess_nothing_is_said():
+    """On WNLI's 71 dev examples a deviation is 5.9 points: 26.3 and more may be a guess."""
+    labels = np.zeros(71, int)
+    for right, is_said in ((20, False), (18, True)):
+        predictions = np.where(np.arange(71) < right, 0, 1)
+        assert bool(scores.below_chance(labels, predictions, ("no", "yes"))) == is_said
 
 
 def test_mnli_as_two_classes():
