@@ -43,7 +43,9 @@ class Data:
         ("files", "tfds", "sample"),
     )
     files: str | None = field(
-        None, "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet"
+        None,
+        "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet; for fine-tuning the task's "
+        "folder as it is published, or labeled files",
     )
     text_field: str = field(
         "text", "field of a .jsonl, .parquet or TFDS record that holds the text"

@@ -180,7 +180,11 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    every_steps: Count = field(1000, "steps between evaluations on held-out documents; 0 for none")
+    every_steps: Count = field(
+        1000,
+        "steps between evaluations on held-out examples; 0 for none, in fine-tuning for "
+        "finetune.evaluations_per_epoch",
+    )
     num_examples: Positive = field(1024, "most held-out examples read")
     batch_size: Positive = field(64, "sequences in an evaluation batch")
 

@@ -44,8 +44,8 @@ class Task:
     )
     span_loss: str = field(
         "published",
-        "span: the softmax is over the whole row, padding too (published: google-research/bert), or "
-        "over the row's own tokens (own)",
+        "span: the softmax is over the whole row, padding too (published: google-research/bert; with "
+        "finetune.buckets the padding is the bucket's), or over the row's own tokens (own)",
         ("published", "own"),
     )
 
