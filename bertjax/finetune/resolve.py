@@ -145,6 +145,8 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
 def job_of(job: Finetuning, config: config_lib.Config) -> Finetuning:
     """The job with another config than it was opened with: another rate, batch size, seed."""
     assert job.train is not None
-    config = dataclasses.replace(config, tokenizer=job.config.tokenizer)
+    config = dataclasses.replace(
+        config, tokenizer=job.config.tokenizer, init_from=job.config.init_from
+    )
     resolved = config_of(config, job.config.model, len(job.train.rows))
     return dataclasses.replace(job, config=resolved)

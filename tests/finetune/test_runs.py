@@ -254,3 +254,29 @@ def test_two_processes_give_the_scores_of_one(sst2):
         assert ours.pop("loss") == pytest.approx(other.pop("loss"), abs=1e-3)
         assert ours == other
     assert results["best"] == theirs["best"]
+
+
+@pytest.mark.usefixtures("one_device")
+def test_other_examples_and_a_grid_in_the_place_of_a_run_are_refused(sst2):
+    how = {"finetune__epochs": 1.0, "finetune__buckets": 0}
+    run(sst2, "sst2", sst2 / "w", **how)
+    with pytest.raises(UsageError, match="holds one run; take another --workdir for a grid"):
+        run(sst2, "sst2", sst2 / "w", seeds=2, **how)
+    dev = sst2 / "sst2" / "dev.tsv"
+    dev.write_text(dev.read_text().replace("fine", "dull", 1))
+    with pytest.raises(UsageError, match="holds a run on other examples"):
+        run(sst2, "sst2", sst2 / "w", **how)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_what_goes_on_without_init_from_starts_where_its_first_start_did(sst2, capsys):
+    how = {"finetune__epochs": 1.0, "finetune__buckets": 0}
+    run(sst2, "sst2", sst2 / "source", **how)
+    start = {"init_from": str(sst2 / "source")}
+    run(sst2, "sst2", sst2 / "w", seeds=2, **how, **start)
+    (sst2 / "w" / "runs" / "seed1").rename(sst2 / "gone")
+    capsys.readouterr()
+    run(sst2, "sst2", sst2 / "w", seeds=2, **how)
+    said = capsys.readouterr().out
+    assert f"weights of {sst2}/source" in said
+    assert losses(sst2 / "w" / "runs" / "seed1") == losses(sst2 / "gone")
