@@ -150,7 +150,7 @@ COMMANDS = {
         Command("glue", finetuning.glue, (), _GLUE, True, makes_config=True, outlives_reader=True),
         Command(
             "predict",
-            finetuning.predict,
+            sources.predict,
             ("SRC",),
             (*sources.SOURCE, Flag("input"), Flag("output")),
         ),

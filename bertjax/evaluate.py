@@ -126,11 +126,29 @@ def _add(total: jax.Array, term: jax.Array) -> jax.Array:
     return total + term
 
 
+def read_params(
+    job: Job, mesh: Mesh, directory: Path, wanted: int | None = None
+) -> tuple[int, dict]:
+    """The step and the parameters of the newest whole checkpoint of `directory`.
+
+    Args:
+      wanted: the step to read where it is whole, however old.
+
+    Raises:
+      DataError: no whole checkpoint.
+    """
+    params = jax.eval_shape(job.init, jax.random.key(0))
+    abstract = sharding.abstract(mesh, {"params": params})
+    step, state = manager.read_newest(directory / "checkpoints", abstract, wanted=wanted)
+    assert step is not None  # nothing saved raises
+    return step, state["params"]
+
+
 def newest(job: Job, directory: Path, wanted: int | None = None) -> dict[str, float]:
     """The figures of the newest whole checkpoint of `directory`, for the phase that it ended in.
 
     Args:
-      wanted: the step to read where it is whole, however old.
+      wanted: as of `read_params`.
 
     Raises:
       NothingHeldOut: no held-out examples.
@@ -138,12 +156,9 @@ def newest(job: Job, directory: Path, wanted: int | None = None) -> dict[str, fl
     """
     mesh = sharding.make_mesh(job.config.mesh)
     sharding.check(job.config, mesh, training=False)
-    params = jax.eval_shape(job.init, jax.random.key(0))
-    abstract = sharding.abstract(mesh, {"params": params})
-    step, state = manager.read_newest(directory / "checkpoints", abstract, wanted=wanted)
-    assert step is not None  # nothing saved raises
+    step, params = read_params(job, mesh, directory, wanted)
     stage = stages.at(job.config, max(step - 1, 0))
     run = Evaluation(job, mesh, stage)
     with progress.Progress(console=console.Console(stderr=True)) as bar:
         task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
-        return {"step": step, **run(state["params"], lambda: bar.advance(task))}
+        return {"step": step, **run(params, lambda: bar.advance(task))}

@@ -1,6 +1,5 @@
 """W/metrics.jsonl as one picture: losses, accuracies, learning rate, throughput."""
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 
 from bertjax import storage
 from bertjax.data import store
-from bertjax.errors import DataError, StorageError
-from bertjax.metrics import writer
+from bertjax.errors import DataError
+from bertjax.metrics import pictures, writer
 
 TRAIN, HELD_OUT, REFERENCE = "#3b6ea8", "#d1495b", "#6b7280"
 
@@ -37,7 +36,7 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
     columns = 3 if len(panels) <= 6 else 4
     rows = -(-len(panels) // columns)
     out = workdir / "plot.png" if out is None else storage.path(out)
-    with pyplot.rc_context(_STYLE):
+    with pyplot.rc_context(pictures.STYLE):
         figure, axes = pyplot.subplots(
             rows,
             columns,
@@ -48,14 +47,7 @@ def plot(workdir: Path, out: Path | None = None) -> Path:
         _draw(axes.ravel(), panels, entries, _unigram_entropy(workdir), ticker)
         last = max(entry["step"] for entry in entries)
         figure.suptitle(f"{storage.absolute(workdir).name}: {last:,} steps", x=0.01, ha="left")
-        picture = io.BytesIO()
-        try:
-            figure.savefig(picture, dpi=120, format=out.suffix[1:] or "png")
-            storage.write(out, picture.getvalue())
-        except OSError as error:
-            raise StorageError(f"{out}: cannot be written: {error.strerror}") from error
-        finally:
-            pyplot.close(figure)
+        pictures.save(figure, out)
     return out
 
 
@@ -104,24 +96,6 @@ def _draw(
             axis.set_ylim(bottom=0)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-
-
-_STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.edgecolor": "#9ca3af",
-    "figure.titlesize": 13,
-    "figure.titleweight": "bold",
-    "grid.color": "#e5e7eb",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-}
 
 
 def _entries(workdir: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The commands that read weights of any source: `fill-mask`, `embed`, `convert`."""
+"""The commands that read weights of any source: `fill-mask`, `embed`, `predict`, `convert`."""
 
 import json
 import sys
@@ -59,6 +59,25 @@ def embed(values: Values, args: list[str]) -> None:
         print_notes([f"{asked}; the model's own vectors: {described}"])
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
+
+
+def predict(values: Values, args: list[str]) -> None:
+    """predict SRC --input=FILE [--output=FILE]
+
+    A line of JSON for each row of FILE ("-": stdin), in its order: labels with probabilities,
+    scores, answers, or tags. SRC is a fine-tuned run's workdir (of a grid, its best run counts), or
+    any source of convert with such a head. FILE: .txt (a text a line, a tab between two), .jsonl,
+    .csv, .tsv or .parquet (the columns of config.task, of the task's own files, or sentence1,
+    sentence2, question, context ...), SQuAD's .json, or CoNLL columns. A damaged row is named on
+    stderr, and has its error in the output. Where rows have labels, stderr has the figures.
+    """
+    from bertjax.finetune import predict
+
+    if not values.input:
+        raise UsageError("--input: missing; name a file, or - for standard input")
+    model, notes = predict.open(args[0], hints(values))
+    print_notes(notes)
+    predict.run(model, values.input, values.output)
 
 
 def convert(values: Values, args: list[str]) -> list[str]:

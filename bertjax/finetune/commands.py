@@ -1,4 +1,4 @@
-"""The commands of fine-tuning: `finetune`, `glue`, `predict`."""
+"""The commands of fine-tuning: `finetune`, `glue`."""
 
 import dataclasses
 import sys
@@ -67,28 +67,6 @@ def glue(values: Values, args: list[str]) -> None:
     with distributed.processes():
         from_mnli = values.recipe == "roberta"
         glue.run(make, tasks, storage.path(values.workdir), from_mnli=from_mnli)
-
-
-def predict(values: Values, args: list[str]) -> None:
-    """predict SRC --input=FILE [--output=FILE]
-
-    A line of JSON for each row of FILE ("-": stdin), in its order: labels with probabilities,
-    scores, answers, or tags. SRC is a fine-tuned run's workdir (of a grid, its best run counts), or
-    any source of convert with such a head. FILE: .txt (a text a line, a tab between two), .jsonl,
-    .csv, .tsv or .parquet (the columns of config.task, of the task's own files, or sentence1,
-    sentence2, question, context ...), SQuAD's .json, or CoNLL columns. A damaged row is named on
-    stderr, and has its error in the output. Where rows have labels, stderr has the figures.
-    """
-    from bertjax.convert.pretrained import Hints
-    from bertjax.finetune import predict
-
-    if not values.input:
-        raise UsageError("--input: missing; name a file, or - for standard input")
-    hints = Hints(values.hidden_act, values.do_lower_case, values.tokenizer, values.allow_pickle)
-    model, notes = predict.open(args[0], hints)
-    for note in notes:
-        print(note, file=sys.stderr)
-    predict.run(model, values.input, values.output)
 
 
 def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float | None]:

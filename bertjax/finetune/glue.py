@@ -10,15 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from bertjax import config as config_lib
-from bertjax import sharding, storage, workdir
-from bertjax.checkpoints import manager
-from bertjax.config import stages
+from bertjax import storage, workdir
 from bertjax.errors import DataError, UsageError
-from bertjax.evaluate import Evaluation
-from bertjax.finetune import opening, runs
+from bertjax.finetune import opening, runs, saved
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.readers import sources
 from bertjax.finetune.scoring import picture, submission, table
@@ -105,27 +101,18 @@ def _write(directory: Path, results: list[dict], predicted: dict) -> None:
 
 def _test_predictions(job: Finetuning, place: Path, programs: dict) -> dict[str, list]:
     """What the best run says of the test rows, by a key of `submission.GLUE`."""
-    splits = opening.test_splits(job, place)
+    splits = opening.encoded(job.others, job.tokenizer, opening.settings_of(job), place)
     if not splits:
         say(f"{TASKS[job.task.name].title}: no test file; nothing to hand in")
         return {}
-    job = dataclasses.replace(job, heldout_splits=splits)
-    mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)
-    _, rows = Evaluation(job, mesh, stage, programs).measure(_params(job, mesh, place))
+    best = workdir.best_run(place)
+    step, _ = workdir.selected(best) or (None, "")
     found = {}
-    for name, split, predictions in job.by_split(rows):
+    for name, split, predictions in saved.predicted(job, best, step, splits, programs):
         key = {"test": job.task.name, "test_mismatched": "mnli_mismatched"}.get(name, name)
         values = labels_of(job, predictions)
         found[key] = [(e.id, v) for e, v in zip(split.examples, values, strict=True)]
     return found
-
-
-def _params(job: Finetuning, mesh: Mesh, place: Path) -> dict:
-    """The weights that count of the run that counts."""
-    best = workdir.best_run(place)
-    step, _ = workdir.selected(best) or (None, "")
-    abstract = sharding.abstract(mesh, {"params": jax.eval_shape(job.init, jax.random.key(0))})
-    return manager.read_newest(best / "checkpoints", abstract, wanted=step)[1]["params"]
 
 
 def labels_of(job: Finetuning, predictions: Predictions) -> list[str | float]:

@@ -46,6 +46,7 @@ class Finetuning:
       heldout_splits: what is evaluated on, by the name of the split: `dev` first.
       null_answers: a question may have no answer.
       read: reads the weights that training starts from; None starts from random ones.
+      others: examples of the splits that are neither: `test` and MNLI's `ax`, by name.
     """
 
     config: config_lib.Config
@@ -55,6 +56,7 @@ class Finetuning:
     heldout_splits: dict[str, Split]
     null_answers: bool = False
     read: Callable[[], Pretrained] | None = None
+    others: dict[str, list] = dataclasses.field(default_factory=dict)
 
     @property
     def frozen(self) -> dict:

@@ -19,6 +19,8 @@ from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
 from bertjax.metrics.progress import say
 
+_READ = ("train", "dev", "dev_mismatched")  # splits that training and its evaluations read
+
 
 def open(config: config_lib.Config, directory: Path) -> Finetuning:
     """The job of a config whose task, files and weights go together; W/tokenizer is written.
@@ -51,8 +53,10 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     )
     model = resolve.model_of(config, base, kind, labels)
     config = dataclasses.replace(config, model=model)
-    settings = settings_of(config, kind)
-    wanted = {name: e for name, e in dataset.splits.items() if name.split("_")[0] in _READ}
+    [phase, *_] = config.phases.values()  # that there is one only is checked below
+    settings = resolve.settings_of(config, kind, labels, phase.sequence_length)
+    others = dict(dataset.splits)
+    wanted = {name: others.pop(name) for name in _READ if name in others}
     splits = encoded(wanted, tokenizer, settings, directory)
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")
@@ -61,31 +65,15 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     config = resolve.config_of(config, model, len(train.rows))
     if jax.process_index() == 0 and held is None:
         tokenizer.save(storage.path(directory) / "tokenizer")
-    return Finetuning(config, task, tokenizer, train, splits, settings.null_answers, read)
+    nulls = settings.null_answers
+    return Finetuning(config, task, tokenizer, train, splits, nulls, read, others)
 
 
-_READ = ("train", "dev")
-
-
-def test_splits(job: Finetuning, directory: Path) -> dict[str, Split]:
-    """The rows of the test splits of a job's files, and of MNLI's diagnostic."""
-    found = sources.read(job.config).splits
-    wanted = {name: e for name, e in found.items() if name.split("_")[0] not in _READ}
-    return encoded(wanted, job.tokenizer, settings_of(job.config, job.task.kind), directory)
-
-
-def settings_of(config: config_lib.Config, kind: str) -> Settings:
-    """How the examples of a config become rows; its model and labels are resolved."""
-    [phase] = config.phases.values()
-    return Settings(
-        kind,
-        phase.sequence_length,
-        config.model.label_names,
-        config.model.type_vocab_size,
-        config.task.stride,
-        config.task.question_length,
-        resolve.null_answers(config),
-    )
+def settings_of(job: Finetuning) -> Settings:
+    """How the examples of a job become rows."""
+    [phase] = job.config.phases.values()
+    model = job.config.model
+    return resolve.settings_of(job.config, job.task.kind, model.label_names, phase.sequence_length)
 
 
 def _held(config: config_lib.Config, directory: Path) -> config_lib.Config | None:

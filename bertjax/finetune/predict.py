@@ -25,7 +25,7 @@ from bertjax.finetune.prediction_records import Figures
 from bertjax.finetune.readers import inputs, lines
 from bertjax.finetune.readers.lines import Bad
 from bertjax.finetune.readers.row_examples import Reading
-from bertjax.finetune.rows import Rows, Settings
+from bertjax.finetune.rows import Rows
 from bertjax.finetune.scoring.predictions import Predictions
 from bertjax.finetune.tasks import TASKS
 from bertjax.models.placement import Unplaced
@@ -57,17 +57,9 @@ class Model:
           UsageError: the rows have no room, as `encoding.encode`.
           DataError: the model's outputs are not finite.
         """
-        columns, kind = self.job.config.task, self.job.task.kind
-        settings = Settings(
-            kind,
-            self.longest,
-            self.reading.labels,
-            self.job.config.model.type_vocab_size,
-            columns.stride,
-            columns.question_length,
-            self.job.null_answers,
-            training=False,
-        )
+        job = self.job
+        settings = resolve.settings_of(job.config, job.task.kind, self.reading.labels, self.longest)
+        settings = dataclasses.replace(settings, training=False)
         bare = [_unlabeled(example) for example in examples]
         rows = encoding.encode(bare, self.job.tokenizer, settings)
         found = self._outputs(rows)

@@ -9,6 +9,7 @@ from bertjax.config.fields import Model
 from bertjax.errors import UsageError
 from bertjax.finetune import batches
 from bertjax.finetune.job import Finetuning
+from bertjax.finetune.rows import Settings
 from bertjax.finetune.tasks import KINDS, TASKS, Task
 
 # Fields of the model that are the run's, whatever weights it starts from.
@@ -47,6 +48,21 @@ def null_answers(config: config_lib.Config) -> bool:
     """Whether a question may have no answer."""
     asked = config.task.null_answers
     return config.task.name == "squad2" if asked is None else asked
+
+
+def settings_of(
+    config: config_lib.Config, kind: str, labels: tuple[str, ...], longest: int
+) -> Settings:
+    """How examples become rows of at most `longest` tokens; the config's model is resolved."""
+    return Settings(
+        kind,
+        longest,
+        labels,
+        config.model.type_vocab_size,
+        config.task.stride,
+        config.task.question_length,
+        null_answers(config),
+    )
 
 
 def model_of(

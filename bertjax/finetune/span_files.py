@@ -1,15 +1,12 @@
 """The answers of a finished run to SQuAD's dev questions, as the official scripts read them."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from bertjax import sharding, storage
-from bertjax.checkpoints import manager
-from bertjax.config import stages
-from bertjax.evaluate import Evaluation
+from bertjax import storage
+from bertjax.finetune import saved
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.scoring import null_threshold, squad_scores, submission
 from bertjax.finetune.scoring.predictions import Predictions
@@ -33,12 +30,8 @@ def write(job: Finetuning, place: Path, step: int, programs: dict) -> None:
     """
     if "dev" not in job.heldout_splits:
         return
-    job = dataclasses.replace(job, heldout_splits={"dev": job.heldout_splits["dev"]})
-    mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)
-    abstract = sharding.abstract(mesh, {"params": jax.eval_shape(job.init, jax.random.key(0))})
-    _, state = manager.read_newest(storage.path(place) / "checkpoints", abstract, wanted=step)
-    _, rows = Evaluation(job, mesh, stage, programs).measure(state["params"])
-    [(_, split, predictions)] = job.by_split(rows)
+    dev = {"dev": job.heldout_splits["dev"]}
+    [(_, split, predictions)] = saved.predicted(job, place, step, dev, programs)
     if jax.process_index() == 0:
         for line in _written(split, predictions, storage.path(place), job.null_answers):
             say(line)

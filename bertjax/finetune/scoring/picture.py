@@ -1,14 +1,12 @@
 """The runs of a grid, or of all of GLUE, as one picture: a point for every seed."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax import storage
-from bertjax.errors import StorageError
 from bertjax.finetune.scoring import scores, summary
 from bertjax.finetune.scoring.summary import Run
+from bertjax.metrics import pictures
 
 RUN, MEAN, DEGENERATE = "#3b6ea8", "#111827", "#d1495b"
 _WIDTH = 0.5  # over which the points of a cell are spread
@@ -45,14 +43,7 @@ def draw(path: Path, runs: Sequence[Run], title: str = "") -> Path:
             axis.set_axis_off()
         if title:
             figure.suptitle(title, x=0.01, ha="left")
-        data = io.BytesIO()
-        try:
-            figure.savefig(data, dpi=120, format=path.suffix[1:] or "png")
-            storage.write(path, data.getvalue())
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            pyplot.close(figure)
+        pictures.save(figure, path)
     return path
 
 
@@ -82,18 +73,4 @@ def _label(settings: tuple) -> str:
     return f"{rate:g}\n{batch:g} rows\n{epochs:g} ep."
 
 
-_STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.edgecolor": "#9ca3af",
-    "figure.titlesize": 13,
-    "figure.titleweight": "bold",
-    "grid.color": "#e5e7eb",
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-}
+_STYLE = pictures.STYLE | {"axes.grid.axis": "y"}
