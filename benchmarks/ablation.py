@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjax import pretraining, workdir
+from bertjax import workdir
 from bertjax.config import stages
-from bertjax.data import pipeline, store, tokenizer
+from bertjax.data import pipeline, store, stores, tokenizer
 from bertjax.metrics import writer as metrics_writer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "roberta_small.py"
@@ -211,7 +211,7 @@ def what_was_read(directory, config) -> dict[str, float]:
     """Counted on the batches of the run, made once more: `attended` tokens, special ones
     included, and how many times `epochs` the text of the store was read."""
     encoder = tokenizer.load(directory / "tokenizer")
-    corpora = pretraining.open_stores(config, directory, "train")
+    corpora = stores.open_split(config, directory, "train")
     attended = text = 0
     for stage in stages.of(config):
         batches = pipeline.Batches(corpora, encoder, config, stage)

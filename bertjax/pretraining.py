@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,7 @@ from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
-from bertjax.data import corpus, identity, masking, pipeline, prepare, store
-from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data import masking, pipeline, prepare, store, stores
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, Terms, Verdict
@@ -68,12 +66,12 @@ class Pretraining:
         return params, [f"weights of {self.config.init_from}{random}"]
 
     def batches(self, stage: Stage) -> pipeline.Batches:
-        stores = open_stores(self.config, self.directory, "train")
-        return pipeline.Batches(stores, self.tokenizer, self.config, stage)
+        opened = stores.open_split(self.config, self.directory, "train")
+        return pipeline.Batches(opened, self.tokenizer, self.config, stage)
 
     def heldout(self, stage: Stage) -> pipeline.HeldoutBatches:
-        stores = open_stores(self.config, self.directory, "heldout")
-        return pipeline.HeldoutBatches(stores, self.tokenizer, self.config, stage)
+        opened = stores.open_split(self.config, self.directory, "heldout")
+        return pipeline.HeldoutBatches(opened, self.tokenizer, self.config, stage)
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         return pipeline.batch_shapes(self.config, stage.phase)
@@ -190,13 +188,10 @@ def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretrain
         )
     if build:
         _prepare_if_missing(config, directory)
-    places = _store_directories(config, directory)
-    manifests = {name: store.read_manifest(place) for name, place in places.items()}
-    tokenizer = tokenizer_lib.load(storage.path(directory) / "tokenizer")
-    _check_tokenizer(tokenizer, manifests, places, directory)
+    manifests, tokenizer = stores.read(config, directory)
     if jax.process_index() == 0:  # other hosts need not have the text
-        _require_same(config, storage.path(directory) / "store", manifests)
-    return Pretraining(_resolved(config, manifests, tokenizer), tokenizer, directory)
+        stores.require_same(config, directory, manifests)
+    return Pretraining(stores.resolved(config, manifests, tokenizer), tokenizer, directory)
 
 
 def _prepare_if_missing(config: config_lib.Config, directory: Path) -> None:
@@ -210,81 +205,3 @@ def _prepare_if_missing(config: config_lib.Config, directory: Path) -> None:
             f"{place}: not seen by process {jax.process_index()}, though process 0 has it; "
             "with several hosts take a --workdir that all see: gs://..., or a shared disk"
         )
-
-
-def _check_tokenizer(
-    tokenizer: Tokenizer, manifests: dict[str, dict], places: dict[str, Path], directory: Path
-) -> None:
-    for name, manifest in manifests.items():
-        if tokenizer.sha256 != manifest["tokenizer_sha256"]:
-            raise DataError(
-                f"{places[name]}: made with another tokenizer than {directory}/tokenizer holds; "
-                "run bertjax prepare again"
-            )
-
-
-def _require_same(config: config_lib.Config, directory: Path, manifests: dict[str, dict]) -> None:
-    """Raises where a config asks for other stores than there are; says what could not be told."""
-    found = identity.Findings()
-    for part in corpus.of(config):
-        identity.compare(part.place, part.data, manifests[part.name], found)
-    # One tokenizer made all of them.
-    identity.compare_tokenizer(config.tokenizer, next(iter(manifests.values())), found)
-    if found.differences:
-        raise DataError(
-            f"{directory}: not what the config asks for: {'; '.join(found.differences)}; "
-            "run bertjax prepare again with this config, or take another --workdir"
-        )
-    for note in found.notes:
-        print(f"{directory}: {note}", file=sys.stderr, flush=True)
-
-
-def _resolved(
-    config: config_lib.Config, manifests: dict[str, dict], tokenizer: Tokenizer
-) -> config_lib.Config:
-    """The config with what it leaves open, or says and nobody reads, as the stores have it."""
-    size = config.model.vocab_size or tokenizer.vocab_size
-    if size < tokenizer.vocab_size:
-        raise UsageError(
-            f"config.model.vocab_size={size}: the store has token ids up to "
-            f"{tokenizer.vocab_size - 1}; set it to {tokenizer.vocab_size}, or to 0"
-        )
-    cut = tokenizer_lib.resolved(config.tokenizer, tokenizer)
-    config = dataclasses.replace(config.with_model(vocab_size=size), tokenizer=cut)
-    if not config.mixture:
-        return dataclasses.replace(config, data=identity.filled(config.data, manifests[""]))
-    mixture = {
-        name: dataclasses.replace(part, data=identity.filled(part.data, manifests[name]))
-        for name, part in config.mixture.items()
-    }
-    return dataclasses.replace(config, mixture=mixture)
-
-
-def open_stores(config: config_lib.Config, directory: Path, split: str) -> list[store.Store]:
-    """One split ("train" or "heldout") of everything that a run reads.
-
-    Returns:
-      A store for each component of `config.mixture`, in its order (by name); one without a
-      mixture.
-
-    Raises:
-      DataError: a store is missing or damaged, or `W/store` was made for another mixture.
-    """
-    places = _store_directories(config, directory).values()
-    return [store.open_store(place, split) for place in places]
-
-
-def _store_directories(config: config_lib.Config, workdir: Path) -> dict[str, Path]:
-    """Where the store of each component is; refused where W/store was made of others."""
-    directory = storage.path(workdir) / "store"
-    held, wanted = store.components(directory), [part.name for part in corpus.of(config)]
-    if held and not set(wanted) <= set(held):
-        raise DataError(
-            f"{directory}: holds {_named(held)}, the config reads {_named(wanted)}; "
-            "run bertjax prepare again with this config, or take another --workdir"
-        )
-    return {name: directory / name for name in wanted}
-
-
-def _named(components: list[str]) -> str:
-    return "one corpus" if components == [""] else f"a mixture of {', '.join(components)}"

@@ -11,7 +11,7 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
-from bertjax.data import epochs
+from bertjax.data import epochs, stores
 from bertjax.job import Job
 from bertjax.pretraining import Pretraining
 
@@ -51,12 +51,12 @@ def corpus(
         stand_in: Any = AnyTokenizer(size)
         return Pretraining(config.with_model(vocab_size=size), stand_in), None
     job = pretraining.open(config, directory, build=False)
-    stores = pretraining.open_stores(job.config, directory, "train")
+    opened = stores.open_split(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
     rows = [
         sum(
             epochs.Epochs(store, job.config, stage, component=number).num_rows
-            for number, store in enumerate(stores)
+            for number, store in enumerate(opened)
         )
         for stage in first
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from bertjax import config as configs
 from bertjax import pretraining
-from bertjax.data import corpus, prepare, store, tokenizer
+from bertjax.data import corpus, prepare, store, stores, tokenizer
 from bertjax.errors import DataError, UsageError
 
 NOUNS = {"books": ["whale", "ship", "sailor"], "wiki": ["comet", "orbit", "planet"]}
@@ -89,20 +89,20 @@ def test_stores_are_opened_in_order_of_name(config, tmp_path):
     encoder = job.tokenizer
     assert job.config.model.vocab_size == config.model.vocab_size
     for split in store.SPLITS:
-        books, wiki = pretraining.open_stores(config, tmp_path / "w", split)
+        books, wiki = stores.open_split(config, tmp_path / "w", split)
         for opened, mine, other in ((books, "books", "wiki"), (wiki, "wiki", "books")):
             words = set(encoder.decode(np.asarray(opened.tokens)).split())
             assert words & set(NOUNS[mine])
             assert not words & set(NOUNS[other])
-    (books_again,) = pretraining.open_stores(only(config, "books"), tmp_path / "w", "heldout")
-    books, _ = pretraining.open_stores(config, tmp_path / "w", "heldout")
+    (books_again,) = stores.open_split(only(config, "books"), tmp_path / "w", "heldout")
+    books, _ = stores.open_split(config, tmp_path / "w", "heldout")
     np.testing.assert_array_equal(books_again.tokens, books.tokens)
 
 
 def test_without_a_mixture_there_is_one_store(config, tmp_path):
     plain = only(config)
     pretraining.open(plain, tmp_path / "w", build=True)
-    (opened,) = pretraining.open_stores(plain, tmp_path / "w", "train")
+    (opened,) = stores.open_split(plain, tmp_path / "w", "train")
     expected = store.open_store(tmp_path / "w" / "store", "train")
     np.testing.assert_array_equal(opened.tokens, expected.tokens)
 
@@ -121,7 +121,7 @@ def test_the_store_of_another_mixture_is_refused(config, tmp_path, prepared, wan
     before = files_of(tmp_path / "w")
     for call in (
         lambda: pretraining.open(only(config, *wanted), tmp_path / "w", build=build),
-        lambda: pretraining.open_stores(only(config, *wanted), tmp_path / "w", "train"),
+        lambda: stores.open_split(only(config, *wanted), tmp_path / "w", "train"),
     ):
         with pytest.raises(DataError, match=f"store: {said}") as caught:
             call()
