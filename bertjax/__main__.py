@@ -36,10 +36,14 @@ def prepare(values: Values, args: list[str]) -> None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
     config, workdir = commands.require_pretraining(_config(values)), commands.workdir_of(values)
-    if config.init_from is not None:
-        from bertjax import initial
+    from bertjax import initial
 
+    if config.init_from is not None:
         initial.check(config, workdir)
+    if config.teacher.init_from is not None:
+        from bertjax.distill import teacher
+
+        config = teacher.ready(config, initial.read(config, initial.TEACHER))
     prepare.prepare(config, workdir, beam_options=options)
 
 

@@ -112,8 +112,8 @@ def jit_measure(job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch]) -> jax.
     """
 
     def measure(params: dict, frozen: dict, batch: Batch) -> tuple[Terms, dict]:
-        batch = job.targets(frozen, prepare(batch))
         placement = sharding.Placement(mesh)
+        batch = job.targets(frozen, prepare(batch), placement)
         outputs = job.apply(params, batch, dropout_key=None, placement=placement)
         return train.measure(job, outputs, batch), job.rows(outputs, batch)
 

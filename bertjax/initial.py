@@ -1,4 +1,4 @@
-"""The start of a run from somebody's weights: `config.init_from`."""
+"""Somebody's weights in a run: those that it starts from (`config.init_from`), or its teacher's."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
+
+START, TEACHER = "init_from", "teacher.init_from"  # fields that name a source
 
 # Fields of the model that change what weights mean without changing their shapes.
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
@@ -36,22 +38,28 @@ def check(config: config_lib.Config, workdir: Path) -> None:
     elif source.tokenizer is not None:
         raise UsageError(
             f"config.init_from={config.init_from}: a vocabulary newly trained on the corpus cannot "
-            f"be that of these weights; set {_settings(config, source.tokenizer, None)}"
+            f"be that of these weights; set {_settings(config.init_from, config, source.tokenizer, None)}"
         )
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
         config = config.with_model(vocab_size=size)
-    _require_fit(config, source, ours, None)
+    require_fit(config, source, ours, None)
 
 
-def read(config: config_lib.Config) -> Pretrained:
-    """The weights at `config.init_from`.
+def named(config: config_lib.Config, field: str) -> str:
+    """The source that a field (`init_from`, `teacher.init_from`) names, which is set."""
+    uri = config.teacher.init_from if field == TEACHER else config.init_from
+    assert uri is not None
+    return uri
+
+
+def read(config: config_lib.Config, field: str = START) -> Pretrained:
+    """The weights at the source that a field names.
 
     Raises:
       UsageError, DataError: as `convert.read`.
     """
-    uri = config.init_from
-    assert uri is not None
+    uri = named(config, field)
     try:
         # Casing is not hinted: the source says which one its weights were trained with.
         hidden_act = None if config.is_finetuning else config.model.hidden_act
@@ -60,7 +68,7 @@ def read(config: config_lib.Config) -> Pretrained:
         if "--" not in str(error):
             raise
         raise type(error)(
-            f"{error}; bertjax convert {uri} DIR takes such options, then set config.init_from=DIR"
+            f"{error}; bertjax convert {uri} DIR takes such options, then set config.{field}=DIR"
         ) from None
 
 
@@ -70,6 +78,7 @@ def fit(
     params: dict,
     tokenizer: Tokenizer | None = None,
     layers: Sequence[int] | None = None,
+    field: str = START,
 ) -> tuple[dict, list[str]]:
     """`(params, missing)`: `params` with all that the source has, placed as they are.
 
@@ -79,6 +88,7 @@ def fit(
       tokenizer: what cuts the text of this run; None where it is the source's own.
       layers: the source's encoder blocks that become the model's, in order (DistilBERT takes every
         second one of its teacher); all of them, if not given.
+      field: the one that names the source.
 
     Returns:
       `missing`: the paths of the parameters that stay as they were (heads: they start at random).
@@ -90,7 +100,7 @@ def fit(
 
     from bertjax import sharding
 
-    missing = _require_fit(config, source, tokenizer, layers)
+    missing = require_fit(config, source, tokenizer, layers, field)
 
     def take(path: tuple, leaf: "jax.Array") -> "jax.Array":
         name = sharding.leaf_name(path)
@@ -104,16 +114,17 @@ def fit(
     return jax.tree_util.tree_map_with_path(take, params), missing
 
 
-def _require_fit(
+def require_fit(
     config: config_lib.Config,
     source: Pretrained,
     tokenizer: Tokenizer | None,
     layers: Sequence[int] | None,
+    field: str = START,
 ) -> list[str]:
     """The parameters that the source lacks; raises UsageError where it is of another model."""
-    _require_same_meaning(config, source)
-    require_same_tokenizer(config, source, tokenizer)
-    uri, model, their_model = config.init_from, config.model, source.config.model
+    _require_same_meaning(config, source, field)
+    require_same_tokenizer(config, source, tokenizer, field)
+    uri, model, their_model = named(config, field), config.model, source.config.model
     if layers is not None:
         if not all(0 <= layer < their_model.num_hidden_layers for layer in layers):
             raise UsageError(
@@ -125,30 +136,30 @@ def _require_fit(
     for path, shape in names.shapes(model).items():
         if theirs.get(path, shape) != shape:
             raise UsageError(
-                f"config.init_from={uri}: its {path} has shape {list(theirs[path])}, this model's "
+                f"config.{field}={uri}: its {path} has shape {list(theirs[path])}, this model's "
                 f"{list(shape)}; give config.model the sizes of {uri}"
             )
         if path not in theirs:
             missing.append(path)
     if any(path.startswith(("embeddings", "blocks")) for path in missing):
-        raise UsageError(f"config.init_from={uri}: lacks {missing[0]}, which this model has")
+        raise UsageError(f"config.{field}={uri}: lacks {missing[0]}, which this model has")
     return missing
 
 
-def _require_same_meaning(config: config_lib.Config, source: Pretrained) -> None:
+def _require_same_meaning(config: config_lib.Config, source: Pretrained, field: str) -> None:
     """Raises UsageError where the source's weights mean something else in this model."""
     ours, theirs = config.model, source.config.model
-    for field in _MEANING:
-        our, their = getattr(ours, field), getattr(theirs, field)
-        if our != their and not (field == "pooler_act" and not theirs.has_pooler):
+    for name in _MEANING:
+        our, their = getattr(ours, name), getattr(theirs, name)
+        if our != their and not (name == "pooler_act" and not theirs.has_pooler):
             raise UsageError(
-                f"config.model.{field}={our!r}: {config.init_from} has {their!r}; set it so, or "
+                f"config.model.{name}={our!r}: {named(config, field)} has {their!r}; set it so, or "
                 "train anew"
             )
 
 
 def require_same_tokenizer(
-    config: config_lib.Config, source: Pretrained, ours: Tokenizer | None
+    config: config_lib.Config, source: Pretrained, ours: Tokenizer | None, field: str = START
 ) -> None:
     """Raises UsageError where the source's text was cut by another tokenizer than `ours`.
 
@@ -157,17 +168,18 @@ def require_same_tokenizer(
     theirs = source.tokenizer
     if theirs is None or ours is None:
         return
-    uri, fix = config.init_from, f"set {_settings(config, theirs, ours)}, and prepare again"
+    uri = named(config, field)
+    fix = f"set {_settings(uri, config, theirs, ours)}, and prepare again"
     if theirs.vocab_size != ours.vocab_size:
         raise UsageError(
-            f"config.init_from={uri}: its vocabulary of {theirs.vocab_size:,} pieces is not that "
+            f"config.{field}={uri}: its vocabulary of {theirs.vocab_size:,} pieces is not that "
             f"of this corpus ({ours.vocab_size:,}); {fix}"
         )
     pieces = [tokenizer.tokens(range(tokenizer.vocab_size)) for tokenizer in (theirs, ours)]
     for i, (their, our) in enumerate(zip(*pieces, strict=True)):
         if their != our:
             raise UsageError(
-                f"config.init_from={uri}: piece {i} of its vocabulary is {their!r}, here {our!r}; "
+                f"config.{field}={uri}: piece {i} of its vocabulary is {their!r}, here {our!r}; "
                 f"{fix}"
             )
     their_rules, our_rules = theirs.rules, ours.rules
@@ -175,22 +187,28 @@ def require_same_tokenizer(
         their, our = their_rules.get(rule), our_rules.get(rule)
         if their != our:
             raise UsageError(
-                f"config.init_from={uri}: its tokenizer has {rule}={str(their)[:40]}, that of this "
+                f"config.{field}={uri}: its tokenizer has {rule}={str(their)[:40]}, that of this "
                 f"corpus {rule}={str(our)[:40]}; {fix}"
             )
 
 
-def _settings(config: config_lib.Config, theirs: Tokenizer, ours: Tokenizer | None) -> str:
-    """What to set so that text is cut as the source's was."""
-    form, path = convert.parse(config.init_from or "")
-    place = {
+def tokenizer_place(uri: str) -> str | None:
+    """Where the tokenizer's files of a source lie; None where they are a part of other files."""
+    form, path = convert.parse(uri)
+    places = {
         "hf": path,
         "tf1": storage.path(path).parent,
         "fairseq": storage.path(path).parent,
         "orbax": storage.path(path) / "tokenizer",
-    }.get(form)
-    if place is None:
-        place = f"DIR, after bertjax convert {config.init_from} hf:DIR"
+    }
+    return str(places[form]) if form in places else None
+
+
+def _settings(
+    uri: str, config: config_lib.Config, theirs: Tokenizer, ours: Tokenizer | None
+) -> str:
+    """What to set so that text is cut as the source's was."""
+    place = tokenizer_place(uri) or f"DIR, after bertjax convert {uri} hf:DIR"
     asked = dataclasses.asdict(config.tokenizer) if ours is None else ours.rules
     settings = [
         f"config.tokenizer.{name}={theirs.rules[name]}"

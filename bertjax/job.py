@@ -66,6 +66,13 @@ class Job(Protocol):
     def frozen(self) -> dict: ...
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What says, of frozen parameters, that they are the same: a hash by name; {} for none.
+
+        It is kept with every checkpoint, and a run goes on with the same ones only.
+        """
+
+    @property
     def program(self) -> str:
         """All that compiled programs depend on, the mesh and the form of a batch apart."""
 
@@ -93,7 +100,7 @@ class Job(Protocol):
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
         """What happens to a host batch inside the jitted step: masking, or nothing."""
 
-    def targets(self, frozen: dict, batch: Batch) -> Batch:
+    def targets(self, frozen: dict, batch: Batch, placement: Any) -> Batch:
         """The batch with outputs of the frozen parameters added; called for each micro-batch."""
 
     def weights(self, batch: Batch) -> dict[str, Any]:

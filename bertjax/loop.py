@@ -53,7 +53,8 @@ def run(
         # Not before: where there is nothing to save, a signal may just end the process. (With
         # several processes JAX keeps SIGTERM until the first step.)
         signals = stack.enter_context(distributed.StopSignals())
-        checkpoints = manager.Checkpoints(directory / "checkpoints", config.checkpoints.keep)
+        place, kept = directory / "checkpoints", config.checkpoints.keep
+        checkpoints = manager.Checkpoints(place, kept, identity=job.identity)
         stack.enter_context(contextlib.closing(checkpoints))
         abstract = train.abstract_state(job, mesh)
         with spent.spend("restore"):
@@ -65,10 +66,9 @@ def run(
         else:
             (step, state), config = restored, workdir.resumed(config, directory)
             say(stages.resuming(config, step, directory))
-        logged = []
-        if jax.process_index() == 0 and storage.exists(log := directory / "metrics.jsonl"):
-            logged = writer.read(log)
-            spent.go_on(logged, step)
+        is_first, log = jax.process_index() == 0, directory / "metrics.jsonl"
+        logged = writer.read(log) if is_first and storage.exists(log) else []
+        spent.go_on(logged, step)
         metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
         stack.enter_context(contextlib.closing(metrics))
         progress = stack.enter_context(Progress(config.num_steps, step))

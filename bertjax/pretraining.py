@@ -17,6 +17,8 @@ from bertjax import initial, keys, loop, models, objectives, optimizer, sharding
 from bertjax.config.stages import Stage
 from bertjax.data import masking, pipeline, prepare, store, stores
 from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.distill import student, teacher, terms
+from bertjax.distill.teacher import Teacher
 from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
@@ -32,12 +34,21 @@ class Pretraining:
       config: resolved, as `open` returns it.
       tokenizer: None where no batch is masked.
       directory: W; None where no batch is read.
+      teacher: what the model learns from beside the text.
     """
 
     config: config_lib.Config
     tokenizer: Tokenizer = None  # type: ignore[assignment]
     directory: Path = None  # type: ignore[assignment]
-    frozen: dict = dataclasses.field(default_factory=dict)
+    teacher: Teacher | None = None
+
+    @property
+    def frozen(self) -> dict:
+        return {"teacher": self.teacher.params} if self.teacher else {}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"teacher": self.teacher.sha256} if self.teacher else {}
 
     @property
     def program(self) -> str:
@@ -52,12 +63,20 @@ class Pretraining:
     def apply(
         self, params: dict, batch: Batch, *, dropout_key: jax.Array | None, placement: Placement
     ) -> dict:
-        return models.apply(
-            self.config.model, params, batch, dropout_key=dropout_key, placement=placement
+        model = self.config.model
+        outputs: dict = models.apply(
+            model, params, batch, dropout_key=dropout_key, placement=placement
         )
+        if self.teacher:
+            hidden = outputs["hidden"]
+            outputs["decoder"] = terms.decoder(self.config, model, params, hidden, batch, placement)
+        return outputs
 
     def start(self, params: dict) -> tuple[dict, list[str]]:
-        """As `initial.read` and `initial.fit`, which say what is raised."""
+        """As `initial.read` and `initial.fit`, or `student.start`, which say what is raised."""
+        if self.teacher and self.config.teacher.layers:
+            assert self.teacher.source is not None
+            return student.start(self.config, self.teacher.source, params, self.tokenizer)
         if self.config.init_from is None:
             return params, []
         source = initial.read(self.config)
@@ -87,8 +106,11 @@ class Pretraining:
             num_components=len(self.config.weights),
         )
 
-    def targets(self, frozen: dict, batch: Batch) -> Batch:
-        return batch
+    def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:
+        """Of a teacher: as `terms.targets`."""
+        if self.teacher is None:
+            return batch
+        return terms.targets(self.config, self.teacher, frozen["teacher"], batch, placement)
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The predictions, and the examples that have a next-sentence label.
@@ -102,6 +124,8 @@ class Pretraining:
         if "next_sentence_labels" in batch:
             examples = jnp.sum(_is_real(batch))
             weights |= {"nsp_loss": examples, "nsp_accuracy": examples}
+        if self.teacher:
+            weights |= terms.weights(self.config, self.teacher, batch)
         return weights
 
     def sums(self, outputs: dict, batch: Batch) -> dict[str, jax.Array]:
@@ -112,6 +136,8 @@ class Pretraining:
             logits, labels = outputs["next_sentence_logits"], batch["next_sentence_labels"]
             args = logits, labels, _is_real(batch)
             sums |= {"nsp_loss": objectives.loss(*args), "nsp_accuracy": objectives.correct(*args)}
+        if self.teacher:
+            sums |= terms.sums(self.config, self.teacher, outputs, batch)
         return sums
 
     def rows(self, outputs: dict, batch: Batch) -> dict:
@@ -129,12 +155,13 @@ class Pretraining:
 
     def flops(self, stage: Stage) -> int:
         phase = stage.phase
-        return flops.model_flops_per_step(
+        own = flops.model_flops_per_step(
             self.config.model,
             phase.batch_size,
             phase.sequence_length,
             phase.max_predictions_per_seq,
         )
+        return own + terms.model_flops(self.config, self.teacher, phase) if self.teacher else own
 
 
 def _is_real(batch: Batch) -> jax.Array:
@@ -178,20 +205,29 @@ def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretrain
     Raises:
       DataError: no store (and `build` is False), or one that was made of another text, by another
         tokenizer or for another mixture than the config asks for; the message names the fields.
-      UsageError: `model.vocab_size` is smaller than the tokenizer's, or the model has no head to
-        predict masked tokens with.
+      UsageError: `model.vocab_size` is smaller than the tokenizer's, the model has no head to
+        predict masked tokens with, or its teacher does not fit (`teacher.of`).
     """
     if not config.model.has_masked_lm:
         raise UsageError(
             f"config.model.head={config.model.head!r}: predicts no masked tokens; "
             "take pretraining or masked_lm"
         )
+    source = teacher.read(config)
+    if source is not None:
+        config = teacher.ready(config, source)
+        student.check(config, source)
     if build:
         _prepare_if_missing(config, directory)
     manifests, tokenizer = stores.read(config, directory)
     if jax.process_index() == 0:  # other hosts need not have the text
         stores.require_same(config, directory, manifests)
-    return Pretraining(stores.resolved(config, manifests, tokenizer), tokenizer, directory)
+    config = stores.resolved(config, manifests, tokenizer)
+    if source is None:
+        return Pretraining(config, tokenizer, directory)
+    mesh = sharding.make_mesh(config.mesh)
+    taught = teacher.of(config, source, tokenizer, teacher.PRETRAINING, mesh)
+    return Pretraining(config, tokenizer, directory, taught)
 
 
 def _prepare_if_missing(config: config_lib.Config, directory: Path) -> None:

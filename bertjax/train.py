@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from bertjax import config as config_lib
@@ -36,6 +36,12 @@ def init_state(
 def abstract_state(job: Job, mesh: Mesh) -> dict:
     """Shapes, types and shardings of the state, without memory."""
     return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
+
+
+def abstract_frozen(job: Job, mesh: Mesh) -> dict:
+    """As `abstract_state`, of what the job reads and does not train."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), job.frozen)
+    return sharding.abstract(mesh, shapes)
 
 
 def start(job: Job, abstract: dict, programs: dict) -> tuple[dict, list[str]]:
@@ -122,7 +128,7 @@ def gradients(
     With `weights`, those of a larger batch (`{term: weight}`), it is what this part of it adds to
     that batch's gradients and metrics: a mean of means would not be the mean.
     """
-    batch = job.targets(frozen, batch)
+    batch = job.targets(frozen, batch, placement)
 
     def loss_of(params: dict) -> tuple[jax.Array, dict]:
         outputs = job.apply(params, batch, dropout_key=dropout_key, placement=placement)
@@ -254,8 +260,7 @@ def compile_step(
     `B / micro_batches` must divide by the mesh's data x fsdp (`sharding.check` says so).
     """
     state = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
-    everywhere = NamedSharding(mesh, PartitionSpec())  # numbers of the host
-    frozen = jax.tree.map(lambda x: getattr(x, "sharding", everywhere), job.frozen)
+    frozen = jax.tree.map(lambda x: x.sharding, abstract_frozen(job, mesh))
     placement = placement_of(job.config, mesh)
     return jax.jit(
         functools.partial(train_step, job, prepare, placement, micro_batches),

@@ -101,7 +101,7 @@ def test_frozen_parameters_reach_every_part_and_are_not_trained(tmp_path):
     """Targets that a frozen line gives, a part of a batch at a time."""
 
     class Student(toy_job.Line):
-        def targets(self, frozen, batch):
+        def targets(self, frozen, batch, placement):
             return batch | {"targets": self.apply(frozen, batch, **NOTHING)["values"]}
 
     config = toy_job.config()

@@ -25,7 +25,7 @@ TIERS = (
     ("train",),
     ("evaluate", "convert"),
     ("initial", "inference", "plot"),
-    ("loop",),
+    ("loop", "distill"),
     ("pretraining", "finetune"),
     ("plan",),
     ("command_line", "source_commands"),

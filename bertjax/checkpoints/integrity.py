@@ -15,6 +15,7 @@ from pathlib import Path
 import google_crc32c
 
 from bertjax import storage
+from bertjax.errors import UsageError
 
 MANIFEST = "integrity.json"
 
@@ -40,8 +41,12 @@ class StepReport:
         return f"step {self.step}: {self.problems[0]}{more}"
 
 
-def write(step_dir: Path, shapes: dict) -> None:
-    """Hashes every file of a committed step and writes its manifest, last and at once."""
+def write(step_dir: Path, shapes: dict, identity: dict[str, str]) -> None:
+    """Hashes every file of a committed step and writes its manifest, last and at once.
+
+    Args:
+      identity: of the job, as of `Job.identity`.
+    """
     if storage.is_remote(step_dir):
         files = _objects(step_dir)
     else:
@@ -50,6 +55,7 @@ def write(step_dir: Path, shapes: dict) -> None:
             entries = pool.map(lambda name: _entry(step_dir / name, sync=True), names)
         files = dict(zip(names, entries, strict=True))
     manifest = {"format": 1, "step": int(step_dir.name), "arrays": shapes, "files": files}
+    manifest |= {"identity": identity} if identity else {}
     storage.write(step_dir / MANIFEST, _dump(manifest))
     if storage.is_remote(step_dir):
         return
@@ -79,6 +85,18 @@ def load(step_dir: Path) -> dict:
     if not intact:
         raise ValueError(f"{MANIFEST} is damaged (it does not match its own hash)")
     return manifest
+
+
+def require_same(step_dir: Path, identity: dict[str, str]) -> None:
+    """Raises UsageError where a whole step was trained beside other frozen parameters."""
+    held = load(step_dir).get("identity", {})
+    for name in sorted(held.keys() | identity.keys()):
+        before, now = held.get(name, "none"), identity.get(name, "none")
+        if before != now:
+            raise UsageError(
+                f"config.{name}: {step_dir} was trained with another {name} (SHA-256 "
+                f"{before[:12]}, now {now[:12]}); name the same one, or take another --workdir"
+            )
 
 
 def _files(step_dir: Path) -> list[str]:

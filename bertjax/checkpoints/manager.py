@@ -17,9 +17,8 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bertjax import storage
-from bertjax.checkpoints import integrity, shapes, steps
-from bertjax.errors import DataError, one_line
+from bertjax.checkpoints import integrity, refusal, shapes, steps
+from bertjax.errors import DataError
 from bertjax.processes import distributed
 
 _SAVE_SECONDS = 3600  # Orbax gives up then
@@ -53,21 +52,29 @@ class Checkpoints:
     Args:
       directory: usually W/checkpoints; made if missing. What a killed save left is removed.
       keep: newest whole steps kept; the step `spared`, where it is set, stays too.
+      identity: of the job (`Job.identity`): kept with every step, and the same in a restored one.
       in_flight_bytes: memory for writing beside the state's own, more than its largest array; None
         for as much as is fastest.
 
     Every method raises StorageError where the disk refuses; what was saved before stays.
     """
 
-    def __init__(self, directory: Path, keep: int, *, in_flight_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        *,
+        identity: dict[str, str] | None = None,
+        in_flight_bytes: int | None = None,
+    ) -> None:
         _silence_orbax()
         self._directory = storage.absolute(directory)
-        self._keep = keep
+        self._keep, self._identity = keep, identity or {}
         self.spared: int | None = None
         self._sealing: concurrent.futures.Future | None = None
         self._last: int | None = None  # of steps, the last saved or restored here
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        with _storage_errors(self._directory):
+        with refusal.storage_errors(self._directory):
             is_remote = storage.is_remote(self._directory)
             if not is_remote:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -96,15 +103,15 @@ class Checkpoints:
         if step == self._last or step in steps.numbers(self._directory):
             return
         self._last = step
-        with _storage_errors(self._directory):
+        with refusal.storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
         self._sealing = self._background.submit(self._seal, step, shapes.of(state))
 
     def _seal(self, step: int, shapes: dict) -> None:
-        with _storage_errors(self._directory):
+        with refusal.storage_errors(self._directory):
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
-                integrity.write(self._directory / str(step), shapes)
+                integrity.write(self._directory / str(step), shapes, self._identity)
                 steps.prune(self._directory, self._keep, self.spared)
         # Nobody leaves, or reports a step as saved, while process 0 still hashes it.
         distributed.wait_for_all(f"{self._directory}/{step} is whole")
@@ -124,18 +131,22 @@ class Checkpoints:
         Raises:
           DataError: steps exist but none is whole (nothing is moved or removed then), or the
             state saved has other names, shapes or types.
+          UsageError: it was trained beside other frozen parameters.
         """
         self.wait()
         step = self._last = _agreed(self._directory, self._choose)
-        with _storage_errors(self._directory):
+        with refusal.storage_errors(self._directory):
             self._manager.reload()
-        return None if step is None else (step, _read(self._directory / str(step), abstract_state))
+        if step is None:
+            return None
+        integrity.require_same(self._directory / str(step), self._identity)
+        return step, _read(self._directory / str(step), abstract_state)
 
     def _choose(self) -> int | None:
         step, others = steps.newest_whole(self._directory)
         if step is None and any(not self._is_a_start(report.step) for report in others):
             raise steps.no_whole_step(self._directory, others)
-        with _storage_errors(self._directory):
+        with refusal.storage_errors(self._directory):
             for report in reversed(others):
                 leave = steps.remove_unfinished if report.unfinished else steps.set_aside
                 leave(self._directory, report)
@@ -164,7 +175,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            with _storage_errors(self._directory):
+            with refusal.storage_errors(self._directory):
                 self._manager.close()
 
 
@@ -258,33 +269,6 @@ def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
     args = ocp.args.PyTreeRestore(placed, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(step_dir / _ITEM, args=args)
-
-
-@contextlib.contextmanager
-def _storage_errors(directory: Path) -> Iterator[None]:
-    """Turns what the storage refuses into StorageError."""
-    try:
-        yield
-    except Exception as error:
-        reason = storage.refusal(error) or _reason(error)
-        if reason is None:
-            raise
-        raise storage.kind_of(error)(
-            f"{directory}: checkpoint not written: {reason}; earlier checkpoints are intact: "
-            "make room or write access, then run the same command again"
-        ) from error
-
-
-def _reason(error: Exception) -> str | None:
-    """Of a disk or of TensorStore, which says it in a ValueError's text."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if not isinstance(error, ValueError):
-        return None
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(code[1]))
-    is_status = re.match(r"[A-Z_]+: ", str(error))
-    return one_line(error, first=True) if is_status else None
 
 
 def _warn(line: str) -> None:

@@ -29,3 +29,4 @@ from bertjax.config.fields import Phase as Phase
 from bertjax.config.finetune_fields import Finetune as Finetune
 from bertjax.config.finetune_fields import Grid as Grid
 from bertjax.config.finetune_fields import Task as Task
+from bertjax.config.teacher_fields import Teacher as Teacher

@@ -28,6 +28,7 @@ def check(config: Config) -> None:
     _check_model(config.model)
     _check_embedding(config.embedding)
     _check_objective(config)
+    _check_teacher(config)
     _check_masking(config.masking)
     _check_optimizer(config)
     _check_run(config)
@@ -86,7 +87,7 @@ def _check_embedding(e: Embedding) -> None:
 
 
 def _check_objective(c: Config) -> None:
-    mlm, nsp = c.objective.mlm, c.objective.nsp
+    mlm, nsp, soft = c.objective.mlm, c.objective.nsp, c.objective.distill
     for name, weight in (("mlm", mlm), ("nsp", nsp)):
         _require(
             weight == 0 or name in c.model.head_record.losses,
@@ -101,10 +102,31 @@ def _check_objective(c: Config) -> None:
         f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0",
     )
     _require(
-        mlm or nsp or not c.model.has_masked_lm,
+        mlm or nsp or soft or c.objective.cosine or not c.model.has_masked_lm,
         "objective.mlm",
         mlm,
         "with objective.nsp=0 there is no loss; set one of them to 1",
+    )
+
+
+def _check_teacher(c: Config) -> None:
+    _require(
+        not (c.init_from and c.teacher.layers),
+        "teacher.layers",
+        c.teacher.layers,
+        f"the model starts from config.init_from={c.init_from}; unset one of them",
+    )
+    _require(
+        len(c.teacher.layers) in (0, c.model.num_hidden_layers),
+        "teacher.layers",
+        c.teacher.layers,
+        f"must be as many as model.num_hidden_layers={c.model.num_hidden_layers}, or ()",
+    )
+    _require(
+        all(layer >= 0 for layer in c.teacher.layers),
+        "teacher.layers",
+        c.teacher.layers,
+        "must be numbers of blocks, counted from 0",
     )
 
 

@@ -20,6 +20,7 @@ from bertjax.config.rules import (
     PositiveFloat,
     Seed,
 )
+from bertjax.config.teacher_fields import Teacher
 from bertjax.config.tree import field
 
 
@@ -206,6 +207,14 @@ class Logging:
 class Objective:
     mlm: NotNegative = field(1.0, "weight of the masked-LM loss")
     nsp: NotNegative = field(1.0, "weight of the next-sentence loss; 0 for none")
+    task: NotNegative = field(1.0, "weight of the loss of a fine-tuned task's own labels")
+    distill: NotNegative = field(
+        0.0,
+        "weight of the soft-target loss: KL divergence from the teacher's to the model's logits",
+    )
+    cosine: NotNegative = field(
+        0.0, "weight of the cosine loss: last hidden states of model and teacher point one way"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +240,7 @@ class Config:
         metadata={"help": "run one after the other, in order of name"},
     )
     objective: Objective = Objective()
+    teacher: Teacher = Teacher()
     optimizer: Optimizer = Optimizer()
     mesh: Mesh = Mesh()
     checkpoints: Checkpoints = Checkpoints()

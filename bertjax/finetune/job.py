@@ -70,6 +70,10 @@ class Finetuning:
         }
 
     @property
+    def identity(self) -> dict[str, str]:
+        return {}
+
+    @property
     def digests(self) -> dict[str, str]:
         """SHA-256 of the rows of every split: what tells other examples from the same."""
         splits = {"train": self.train, **self.heldout_splits}
@@ -129,7 +133,7 @@ class Finetuning:
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
         return lambda batch: batch
 
-    def targets(self, frozen: dict, batch: Batch) -> Batch:
+    def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:
         return batch
 
     def apply(

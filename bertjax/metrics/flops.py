@@ -33,11 +33,11 @@ def model_flops_per_step(
     block = length * (8 * width**2 + 4 * length * width + 4 * width * model.intermediate_size)
     places = {"hidden": length, "masked": max_predictions, "first": 1}
     parts = model.head_record.parts
-    head = sum(places[model.head_record.place(part)] * _part_flops(model, part) for part in parts)
+    head = sum(places[model.head_record.place(part)] * part_flops(model, part) for part in parts)
     return 3 * batch_size * (model.num_hidden_layers * block + head)
 
 
-def _part_flops(model: config_lib.Model, part: heads.Part) -> int:
+def part_flops(model: config_lib.Model, part: heads.Part) -> int:
     """FLOPs of one part of a head for one vector, forward."""
     shapes = parameters.part_shapes(model, part).items()
     kernels = sum(math.prod(shape) for path, shape in shapes if path.endswith("/kernel"))

@@ -5,6 +5,7 @@ Shape suffixes: B batch, L length, M length (keys), P predictions, D hidden, V v
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,30 @@ def _apply_head(
             read = [dropout(outputs[part.reads], rate, dropout_key)]
         outputs[part.gives] = _bind(config, params, part.name)(*read)
     return outputs
+
+
+class Decoder(NamedTuple):
+    """The factors of masked-LM logits, which are `states @ table.T + bias`, of any tokens.
+
+    Attributes:
+      states: `[B, P, D]`.
+      table: the word embeddings `[V, D]`, with the rows that pad the vocabulary.
+      bias: `[V]`.
+    """
+
+    states: jax.Array
+    table: jax.Array
+    bias: jax.Array
+
+
+def decoder(
+    config: config_lib.Model, params: dict, hidden_BPD: jax.Array, placement: Placement
+) -> Decoder:
+    """The factors of the masked-LM logits of some hidden states, which `apply` gave."""
+    table_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
+    masked_lm: Any = _bind(config, params, "masked_lm")
+    states_BPD = masked_lm.transformed(hidden_BPD)
+    return Decoder(states_BPD, table_VD.astype(config.dtype), params["masked_lm"]["bias"])
 
 
 def _first_tokens(hidden_BLD: jax.Array, batch: Batch) -> jax.Array:

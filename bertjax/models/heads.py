@@ -53,8 +53,7 @@ class MaskedLM(nnx.Module):
         """Logits `[B, P, V]`, float32, -inf in the padding of the vocabulary."""
         c = self.config
         hidden_BPD = jnp.take_along_axis(hidden_BLD, positions_BP[..., None], axis=1)
-        hidden_BPD = encoder.activation(c.hidden_act)(self.transform(hidden_BPD))
-        hidden_BPD = self.layer_norm(hidden_BPD).astype(c.dtype)
+        hidden_BPD = self.transformed(hidden_BPD)
         logits_BPV = jnp.einsum(
             "BPD,VD->BPV",
             hidden_BPD,
@@ -64,6 +63,12 @@ class MaskedLM(nnx.Module):
         logits_BPV += self.bias[...]
         real_V = jnp.arange(logits_BPV.shape[-1]) < c.vocab_size
         return jnp.where(real_V, logits_BPV, -jnp.inf)
+
+    def transformed(self, hidden_XD: jax.Array) -> jax.Array:
+        """What the word table is multiplied with: `[..., D]` -> `[..., D]`."""
+        c = self.config
+        hidden_XD = encoder.activation(c.hidden_act)(self.transform(hidden_XD))
+        return self.layer_norm(hidden_XD).astype(c.dtype)
 
 
 # The parts of `config.heads` that are more than `Logits`, by name.

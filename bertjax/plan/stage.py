@@ -59,7 +59,9 @@ def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compi
         for name, shape in job.shapes(stage).items()
     }
     step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
-    return step.lower(train.abstract_state(job, mesh), job.frozen, batch).compile()
+    return step.lower(
+        train.abstract_state(job, mesh), train.abstract_frozen(job, mesh), batch
+    ).compile()
 
 
 def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
@@ -87,6 +89,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         "attention": kernel,
         "parameter_bytes_per_device": bytes_per_device(state["params"]),
         "optimizer_bytes_per_device": bytes_per_device(state["opt_state"]),
+        "frozen_bytes_per_device": bytes_per_device(train.abstract_frozen(job, mesh)),
         "hbm_limit_bytes": target.hbm_limit,
         "model_flops_per_step_per_device": needed / mesh.size,
         "model_flops_per_token": needed / tokens,

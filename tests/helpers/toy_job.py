@@ -72,6 +72,10 @@ class Line:
     stop_at: int = 0
 
     @property
+    def identity(self):
+        return {}
+
+    @property
     def program(self):
         return repr(self.config)
 
@@ -100,7 +104,7 @@ class Line:
     def prepare(self, stage):
         return lambda batch: batch
 
-    def targets(self, frozen, batch):
+    def targets(self, frozen, batch, placement):
         return batch
 
     def weights(self, batch):

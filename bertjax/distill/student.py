@@ -1,0 +1,69 @@
+"""The start of a student from its teacher's blocks (Sanh et al. 2019, section 3)."""
+
+import dataclasses
+
+import numpy as np
+
+from bertjax import config as config_lib
+from bertjax import initial
+from bertjax.convert.pretrained import Pretrained
+from bertjax.data.tokenizer_base import Tokenizer
+
+
+def check(config: config_lib.Config, source: Pretrained) -> None:
+    """Raises UsageError where a student cannot start from its teacher's blocks as it is told."""
+    if config.teacher.layers:
+        if not config.model.vocab_size:
+            config = config.with_model(vocab_size=source.config.model.vocab_size)
+        initial.require_fit(
+            config, _offered(config, source)[0], None, config.teacher.layers, initial.TEACHER
+        )
+
+
+def start(
+    config: config_lib.Config, source: Pretrained, params: dict, tokenizer: Tokenizer | None
+) -> tuple[dict, list[str]]:
+    """The teacher's embeddings, head and chosen blocks in a student's parameters; lines to say.
+
+    A student without token types loses what the vector of type 0 adds to every token
+    (`teacher.token_types`).
+
+    Args:
+      source: the teacher.
+      params: the student's, fresh, placed as they stay.
+
+    Raises:
+      UsageError: sizes, activations or tokenizers differ, or the teacher has too few blocks.
+    """
+    layers = config.teacher.layers
+    source, lines = _offered(config, source)
+    params, missing = initial.fit(config, source, params, tokenizer, layers, initial.TEACHER)
+    random = [f"at random: {', '.join(missing)}"] if missing else []
+    return params, [
+        f"blocks {', '.join(map(str, layers))} of {config.teacher.init_from}",
+        *lines,
+        *random,
+    ]
+
+
+def _offered(config: config_lib.Config, source: Pretrained) -> tuple[Pretrained, list[str]]:
+    """What of a teacher a student may take, and lines on what was changed in it."""
+    how, theirs, lines = config.teacher, source.config.model, []
+    kept = dict(source.params)
+    head = "masked_lm" if how.copy_head else "none"
+    if theirs.type_vocab_size and not config.model.type_vocab_size:
+        kept["embeddings"], line = _without_types(kept["embeddings"], how.token_types)
+        lines.append(line)
+    model = dataclasses.replace(theirs, head=head)
+    whole = dataclasses.replace(source.config, model=model)
+    return dataclasses.replace(source, params=kept, config=whole), lines
+
+
+def _without_types(embeddings: dict, how: str) -> tuple[dict, str]:
+    """The embeddings of a model whose tokens all are of type 0, without the table of types."""
+    if how == "drop":
+        return embeddings, "token types of the teacher: left out, as published"
+    first = np.asarray(embeddings["token_type"]["embedding"])[0]
+    table = np.asarray(embeddings["position"]["embedding"]) + first
+    folded = embeddings | {"position": {"embedding": table}}
+    return folded, "token type 0 of the teacher: added to every position"

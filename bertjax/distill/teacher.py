@@ -1,0 +1,184 @@
+"""A frozen teacher: read, compared with the student, placed on its devices."""
+
+import dataclasses
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bertjax import config as config_lib
+from bertjax import initial, models, sharding
+from bertjax.config import heads
+from bertjax.convert.pretrained import Pretrained
+from bertjax.data import tokenizer as tokenizer_lib
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import UsageError
+from bertjax.initial import TEACHER
+from bertjax.models.placement import Placement
+
+PRETRAINING = "masked_lm"  # the head that a pretraining learns from
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What a job knows of its teacher.
+
+    Attributes:
+      uri: where it was read.
+      model: its config as it runs: without dropout, in `config.teacher.dtype`.
+      params: on its devices, in that type, split as a student's would be; or their abstract form.
+      sha256: of its weights in float32.
+      source: the weights in float32; None where no student starts from them.
+    """
+
+    uri: str
+    model: config_lib.Model
+    params: dict
+    sha256: str = ""
+    source: Pretrained | None = None
+
+    def outputs(self, params: dict, batch: dict, placement: Placement) -> dict:
+        """As of `models.apply`, without a gradient."""
+        outputs = models.apply(self.model, params, batch, dropout_key=None, placement=placement)
+        return jax.lax.stop_gradient(outputs)
+
+
+def read(config: config_lib.Config) -> Pretrained | None:
+    """The teacher that a config names; None where it names none and needs none.
+
+    Raises:
+      UsageError: the objective needs a teacher; or as `convert.read`.
+      DataError: as `convert.read`.
+    """
+    if config.teacher.init_from is not None:
+        return initial.read(config, TEACHER)
+    for name in ("distill", "cosine"):
+        if weight := getattr(config.objective, name):
+            raise UsageError(
+                f"config.objective.{name}={weight}: needs a teacher; name one: "
+                "config.teacher.init_from=hf:DIR"
+            )
+    if config.teacher.layers:
+        raise UsageError(
+            f"config.teacher.layers={config.teacher.layers}: there is no teacher; name one: "
+            "config.teacher.init_from=hf:DIR"
+        )
+    return None
+
+
+def ready(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
+    """The config of a pretraining beside a teacher, before any text is prepared for it.
+
+    Where it names no tokenizer, that is the teacher's.
+
+    Raises:
+      UsageError: as `of`; or the teacher's tokenizer is not in files of its own.
+      DataError: the tokenizer that the config names cannot be read.
+    """
+    check(config, source, PRETRAINING)
+    if config.tokenizer.path is not None:
+        ours, _ = tokenizer_lib.read(config.tokenizer)
+        initial.require_same_tokenizer(config, source, ours, TEACHER)
+        return config
+    uri = initial.named(config, TEACHER)
+    if source.tokenizer is None:
+        raise UsageError(
+            f"config.teacher.init_from={uri}: has no tokenizer; name its files: "
+            "config.tokenizer.path"
+        )
+    place = initial.tokenizer_place(uri)
+    if place is None:
+        raise UsageError(
+            f"config.teacher.init_from={uri}: its tokenizer has no files of its own; run "
+            f"bertjax convert {uri} hf:DIR, then set config.teacher.init_from=hf:DIR"
+        )
+    tokenizer = dataclasses.replace(config.tokenizer, path=place)
+    return dataclasses.replace(config, tokenizer=tokenizer)
+
+
+def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
+    """Raises UsageError where a teacher does not fit a student; arguments as of `of`."""
+    uri, theirs = initial.named(config, TEACHER), source.config.model
+    wanted = {part.name for part in heads.HEADS[head].parts}
+    if missing := wanted - {part.name for part in theirs.head_record.parts}:
+        raise UsageError(
+            f"config.teacher.init_from={uri}: its head is {theirs.head}, without "
+            f"{', '.join(sorted(missing))}; take a teacher with head={head}"
+        )
+    if config.model.vocab_size not in (0, theirs.vocab_size):
+        raise UsageError(
+            f"config.model.vocab_size={config.model.vocab_size}: the teacher "
+            f"{uri} has {theirs.vocab_size}; set it so, or to 0"
+        )
+    for phase in config.active_phases.values():
+        if phase.sequence_length > theirs.max_sequence_length:
+            raise UsageError(
+                f"config.teacher.init_from={uri}: has positions for {theirs.max_sequence_length} "
+                f"tokens, a phase has {phase.sequence_length}; take shorter sequences"
+            )
+
+
+def of(
+    config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, head: str, mesh: Mesh
+) -> Teacher:
+    """The teacher of a student whose config is resolved, its weights placed.
+
+    Args:
+      tokenizer: that of the student's text.
+      head: what of its outputs is learned from, a value of `config.model.head`.
+
+    Raises:
+      UsageError: it has no such head, another tokenizer or vocabulary, or too few positions.
+    """
+    check(config, source, head)
+    initial.require_same_tokenizer(config, source, tokenizer, TEACHER)
+    model = runs_as(source.config.model, config, head)
+    kept = {part: source.params[part] for part in models.abstract_params(model)}
+    uri = initial.named(config, TEACHER)
+    return Teacher(uri, model, place(kept, model, mesh), digest(kept), source)
+
+
+def runs_as(theirs: config_lib.Model, config: config_lib.Config, head: str) -> config_lib.Model:
+    """A teacher's config as it runs beside a student: its own sizes, the student's kernels."""
+    return dataclasses.replace(
+        theirs,
+        head=head,
+        dtype=config.teacher.dtype,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attention=config.model.attention,
+        scan_unroll=config.model.scan_unroll,
+    )
+
+
+def abstract(model: config_lib.Model, mesh: Mesh) -> dict:
+    """Shapes, types and shardings of a teacher's parameters."""
+    dtype = jnp.dtype(model.dtype)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype), models.abstract_params(model)
+    )
+    return sharding.abstract(mesh, shapes)
+
+
+def place(params: dict, model: config_lib.Model, mesh: Mesh) -> dict:
+    """Host arrays on the devices of a mesh, each process's devices with what they hold."""
+
+    def put(value: np.ndarray, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        value = np.asarray(value).astype(wanted.dtype)
+        return jax.make_array_from_callback(value.shape, wanted.sharding, lambda i: value[i])
+
+    return jax.tree.map(put, params, abstract(model, mesh))
+
+
+def digest(params: dict) -> str:
+    """SHA-256 of names and values of host arrays."""
+    found = hashlib.sha256()
+    for path, value in sorted(
+        (sharding.leaf_name(path), value)
+        for path, value in jax.tree_util.tree_leaves_with_path(params)
+    ):
+        found.update(path.encode())
+        found.update(np.ascontiguousarray(value, np.float32).data)
+    return found.hexdigest()
