@@ -55,11 +55,13 @@ def run(
 
 def show(plan: dict, console: Console) -> None:
     """Prints what `stage.plan` returns."""
+    frozen = plan["frozen_bytes_per_device"]
     console.print(
         f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
         f"({plan['topology']}); a device holds "
         f"{plan['parameter_bytes_per_device'] / 1e9:.2f} GB of them and "
         f"{plan['optimizer_bytes_per_device'] / 1e9:.2f} GB of the optimizer"
+        f"{f', {frozen / 1e9:.2f} GB of the teacher' if frozen else ''}"
     )
     console.print(stages_table(plan["stages"] + plan["alternatives"]))
     if plan["collectives"]:

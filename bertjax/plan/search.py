@@ -60,7 +60,7 @@ def _likely(report: dict, sizes: list[int]) -> list[int]:
     needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
     if needed is None or limit is None:
         return sizes
-    state = report["parameter_bytes_per_device"] + report["optimizer_bytes_per_device"]
+    state = sum(report[f"{part}_bytes_per_device"] for part in ("parameter", "optimizer", "frozen"))
     row = (needed - state) / report["micro_batch_size"]
     return [size for size in sizes if state + size * row < limit]
 
