@@ -55,6 +55,8 @@ def opened(args, directory: Path, dropout: float) -> tuple[Finetuning, config_li
     tree.init_from = f"hf:{MINILM}"
     tree.data.files = str(_files(args.task, directory))
     tree.model.hidden_dropout_prob = tree.model.attention_probs_dropout_prob = dropout
+    if args.learning_rate:
+        tree.optimizer.learning_rate = args.learning_rate
     if args.epochs:
         tree.finetune.epochs = args.epochs
     config = config_lib.from_config_dict(tree)

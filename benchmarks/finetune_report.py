@@ -13,6 +13,7 @@ PAIRS = ((OURS, THEIRS), (GROUPED, DYNAMIC), (GROUPED, THEIRS))
 def named(settings: dict) -> str:
     parts = [settings["task"]]
     parts += [f"{settings['epochs']:g} epochs"] if settings["epochs"] else []
+    parts += [f"rate {settings['learning_rate']:g}"] if settings.get("learning_rate") else []
     limits = (("limit_train", "train"), ("limit_dev", "dev"))
     parts += [f"first {settings[k]:,} of {name}" for k, name in limits if settings[k]]
     parts += [f"{settings['attention']}"] if settings.get("attention", "sdpa") != "sdpa" else []

@@ -52,6 +52,10 @@ def parse_args():
     parser.add_argument("--epochs", type=float, default=0.0, help="0: the recipe's")
     parser.add_argument("--limit_train", type=int, default=0, help="first examples; 0: all")
     parser.add_argument("--limit_dev", type=int, default=0, help="first examples; 0: all")
+    parser.add_argument(
+        "--side", choices=("bertjax", "PyTorch"), help="scores: this side alone; both if not given"
+    )
+    parser.add_argument("--learning_rate", type=float, default=0.0, help="0: the recipe's")
     parser.add_argument("--seeds", type=int, default=3, help="scores: seeds 0, 1, ...")
     parser.add_argument("--steps", type=int, default=0, help="curve, speed: stop here; 0: all, 50")
     parser.add_argument("--block", type=int, default=5, help="speed: steps of a side in a row")
@@ -176,7 +180,8 @@ def scores(args, results: Results, directory: Path) -> None:
     for seed in range(args.seeds):
         for name, run in (("bertjax", ours), ("PyTorch", theirs)):
             settings = settings_of(args, seed=seed, side=name)
-            if results.has(settings):
+            settings |= {"learning_rate": args.learning_rate} if args.learning_rate else {}
+            if results.has(settings) or args.side not in (None, name):
                 continue
             opened = opened or peer.opened(args, directory, dropout=0.1)
             job, config = opened[0], dataclasses.replace(opened[1], seed=seed)

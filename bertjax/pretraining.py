@@ -74,15 +74,18 @@ class Pretraining:
 
     def start(self, params: dict) -> tuple[dict, list[str]]:
         """As `initial.read` and `initial.fit`, or `student.start`, which say what is raised."""
+        lines = terms.notes(self.config, self.teacher) if self.teacher else []
         if self.teacher and self.config.teacher.layers:
             assert self.teacher.source is not None
-            return student.start(self.config, self.teacher.source, params, self.tokenizer)
+            source = self.teacher.source
+            params, said = student.start(self.config, source, params, self.tokenizer)
+            return params, said + lines
         if self.config.init_from is None:
-            return params, []
+            return params, lines
         source = initial.read(self.config)
         params, missing = initial.fit(self.config, source, params, self.tokenizer)
         random = f"; at random: {', '.join(missing)}" if missing else ""
-        return params, [f"weights of {self.config.init_from}{random}"]
+        return params, [f"weights of {self.config.init_from}{random}", *lines]
 
     def batches(self, stage: Stage) -> pipeline.Batches:
         opened = stores.open_split(self.config, self.directory, "train")

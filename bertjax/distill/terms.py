@@ -20,6 +20,21 @@ def has_cosine(config: config_lib.Config, teacher: Teacher) -> bool:
     return teacher.model.hidden_size == config.model.hidden_size
 
 
+def notes(config: config_lib.Config, teacher: Teacher) -> list[str]:
+    """What a teacher is used for, in lines to say."""
+    theirs, ours = teacher.model.hidden_size, config.model.hidden_size
+    lines = [
+        f"teacher: {teacher.uri}, {teacher.model.num_hidden_layers} blocks, {config.teacher.dtype}"
+    ]
+    if not (config.objective.distill or config.objective.cosine):
+        lines.append("the teacher is only compared with: objective.distill and cosine are 0")
+    if config.objective.cosine and not has_cosine(config, teacher):
+        lines.append(
+            f"cosine loss: left out: the teacher's hidden states are {theirs} wide, the model's {ours}"
+        )
+    return lines
+
+
 def targets(
     config: config_lib.Config, teacher: Teacher, params: dict, batch: Batch, placement: Placement
 ) -> Batch:
