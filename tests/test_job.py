@@ -18,7 +18,7 @@ from xla_flags import CHEAP
 from bertjax import evaluate, loop, objectives, sharding, train
 from bertjax.checkpoints import manager
 from bertjax.config import Objective, stages
-from bertjax.errors import NothingHeldOut
+from bertjax.errors import NothingHeldOut, UsageError
 from bertjax.metrics import writer
 from bertjax.processes import distributed
 
@@ -119,6 +119,38 @@ def test_frozen_parameters_reach_every_part_and_are_not_trained(tmp_path):
         .as_text()
     )
     assert "5.000000e-01" not in text  # an argument of the program, not a constant in it
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (
+            "a" * 64,
+            "b" * 64,
+            r"config.teacher: .*/20 was trained .* \(SHA-256 aaaaaaaaaaaa, now bbbb",
+        ),
+        ("a" * 64, "", r"SHA-256 aaaaaaaaaaaa, now none\); name the same one, or take another"),
+        ("", "b" * 64, r"SHA-256 none, now bbbbbbbbbbbb\)"),
+    ],
+)
+def test_a_run_goes_on_beside_the_same_teacher_alone(tmp_path, before, after, said):
+    place = tmp_path / "checkpoints"
+    checkpoints = manager.Checkpoints(place, 2, identity={"teacher": before} if before else {})
+    state = {"params": {"line": {"dense": {"kernel": jnp.ones((10, 1))}}}}
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints.save(20, state)
+    checkpoints.close()
+    same = manager.Checkpoints(place, 2, identity=toy_job.Line(teacher=before).identity)
+    assert same.restore(abstract)[0] == 20
+    same.close()
+    other = manager.Checkpoints(place, 2, identity=toy_job.Line(teacher=after).identity)
+    with pytest.raises(UsageError, match=said):
+        other.restore(abstract)
+    other.close()
+    assert manager.read_newest(place, abstract)[0] == 20  # readers need no teacher
+    assert not manager.verify(place)[0].problems
 
 
 NOTHING = {"dropout_key": None, "placement": None}

@@ -70,10 +70,11 @@ class Line:
     config: config_lib.Config = dataclasses.field(default_factory=config)
     frozen: dict = dataclasses.field(default_factory=dict)
     stop_at: int = 0
+    teacher: str = ""  # the hash of what it learns from
 
     @property
     def identity(self):
-        return {}
+        return {"teacher": self.teacher} if self.teacher else {}
 
     @property
     def program(self):
