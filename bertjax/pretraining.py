@@ -16,7 +16,7 @@ from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
-from bertjax.data import corpus, identity, masking, pipeline, prepare, store
+from bertjax.data import corpus, identity, mask_weights, masking, pipeline, prepare, store
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
@@ -79,7 +79,7 @@ class Pretraining:
         return pipeline.batch_shapes(self.config, stage.phase)
 
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
-        """How a stage masks."""
+        """How a stage masks; raises as `mask_weights.read`."""
         return functools.partial(
             masking.mask_tokens,
             keys.mask(self.config.seed, stage.phase_index),
@@ -87,6 +87,7 @@ class Pretraining:
             masking=self.config.masking,
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
             num_components=len(self.config.weights),
+            weights=mask_weights.read(self.config, self.directory),
         )
 
     def targets(self, frozen: dict, batch: Batch) -> Batch:

@@ -30,7 +30,8 @@ from reference_masks import (
 
 from bertjax.config import Masking
 from bertjax.data import mask_units, masking
-from bertjax.data.masking import largest_counts, mask_tokens
+from bertjax.data.mask_counts import largest_counts
+from bertjax.data.masking import mask_tokens
 from bertjax.errors import UsageError
 
 SIZE = 4000
