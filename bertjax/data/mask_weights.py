@@ -1,9 +1,9 @@
 """How likely each token is to be chosen for prediction: by how often the text has its id.
 
 The published rule of DistilBERT (huggingface/transformers, research_projects/distillation:
-`token_counts.py`, `train.py`, `distiller.py`), after word2vec and XLM: a token weighs its id's count
-to the power of -0.7, an id that was never seen weighs as one seen once, special tokens weigh
-nothing, and tokens are drawn by weight without replacement.
+`token_counts.py`, `train.py`, `distiller.py`), after word2vec and XLM: a token weighs the count of
+its id to the power of -0.7, an id that was never seen weighs as one seen once, special tokens
+weigh nothing, and tokens are drawn by weight without replacement.
 
 Drawing by weight without replacement is a race: a token of weight w arrives after `-log(u) / w`,
 u uniform in (0, 1), and the first to arrive are chosen. The logarithm is made of integers: tokens
@@ -62,9 +62,10 @@ def read(config: Config, directory: Path | None) -> np.ndarray | None:
 def mixed(counts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """Counts [V] of a mixture as it is read: those of its components, each as often as it is read.
 
-    A mixture of T tokens in all reads `T * share` of them from a component that has a `share` of the
-    weights (rows of all components taken to be as full). One component alone keeps its counts, and
-    components weighed by their tokens are summed.
+    The counts of a component of t tokens, which has a share s of the weights, are multiplied by
+    s * T / t, T being the tokens of all components: it gives s of the T tokens (rows of all
+    components taken to be as full). One component alone keeps its counts, and those of components
+    that are weighed by their tokens are summed.
     """
     totals = [max(int(c.sum()), 1) for c in counts]
     read = np.array(weights, np.float64) / sum(weights) * sum(totals)
@@ -97,7 +98,7 @@ def arrivals(draws: jax.Array, ids: jax.Array, weights: np.ndarray) -> jax.Array
 
 
 def _minus_log(draws: jax.Array) -> jax.Array:
-    """`-log2(u)` [N] uint32 in units of 2**-26, for u = 1 - draw / 2**32, a little less; never 0."""
+    """`-log2(u)` [N] uint32 in units of 2**-26, of u = 1 - (draw + 1) / 2**32, but never of 0."""
     u = jnp.maximum(~draws, 1)
     halvings = jax.lax.clz(u)
     mantissa = u << halvings  # 2**31 to 2**32 - 1

@@ -28,17 +28,11 @@ _ROUNDING = np.uint32(0xFFFFFFFF)
 
 
 class _Row(NamedTuple):
-    """What is drawn for a row before anything is chosen.
-
-    Attributes:
-      tokens: see `mask_units.Tokens`.
-      keys: [E], of the examples.
-      replacement: [L] uint32, the draw of what a token becomes.
-    """
+    """What is drawn for a row before anything is chosen."""
 
     tokens: mask_units.Tokens
-    keys: jax.Array
-    replacement: jax.Array
+    keys: jax.Array  # [E], of the examples
+    replacement: jax.Array  # [L] uint32, decides what a token becomes
 
 
 class Vocabulary(Protocol):
@@ -88,12 +82,11 @@ def mask_tokens(
     - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
       be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
 
-    With `budget=batch` the batch as a whole wants `ceil(masked_lm_prob * n)` of its n tokens, and a
-    row gets what falls to it (DistilBERT; see `mask_counts.share`). With `smoothing`, rare tokens are
-    likelier to be chosen (DistilBERT; see `mask_weights`); else all are alike.
+    With `budget=batch`, all rows share one number (DistilBERT, see `mask_counts.share`). With
+    `smoothing`, rare tokens are likelier to be chosen (DistilBERT, see `mask_weights`).
 
     Padding is never chosen; [CLS], [SEP] and special tokens that were added to the vocabulary only
-    with `choose_special`; with either rule of DistilBERT, so is every special token. Each chosen token becomes
+    with `choose_special`, and so is [UNK] with either rule of DistilBERT. Each chosen token becomes
     [MASK], a random id, or stays, on its own draw; with unit=span, adjacent chosen tokens share
     that draw (SpanBERT merges touching spans too) and random ids are drawn token by token. Random
     ids are uniform over the vocabulary; `random_special=False` leaves out all special ids (fairseq
@@ -121,8 +114,7 @@ def mask_tokens(
 
     Raises:
       UsageError: P is more than L.
-      ValueError: `batch` is of a mixture and `num_components` is 1, or `smoothing` has no
-        `weights`; or the other way round.
+      ValueError: `num_components` or `weights` do not fit `batch` and `masking`.
     """
     ids, epochs = batch["input_ids"], _epochs(batch, num_components)
     if max_predictions_per_seq > ids.shape[1]:
@@ -139,8 +131,8 @@ def mask_tokens(
     )
     row = jax.vmap(draw_row)(ids, segments, positions, example_ids, epochs)
     if masking.budget == "batch":
-        prob = masking.masked_lm_prob
-        row = row._replace(tokens=mask_counts.share(row.tokens, example_ids, prob, size))
+        tokens = mask_counts.share(row.tokens, example_ids, masking.masked_lm_prob, size)
+        row = row._replace(tokens=tokens)
     mask_row = functools.partial(_mask_row, tokenizer=tokenizer, masking=masking, size=size)
     return batch | jax.vmap(mask_row)(ids, positions, row)
 
