@@ -1,4 +1,4 @@
-"""How many tokens are predicted: of an example (`masking.budget=example`) or of a whole batch."""
+"""How many tokens are predicted: of an example (`masking.budget=example`) or of a batch."""
 
 from fractions import Fraction
 
@@ -42,8 +42,8 @@ def share(
     `prepare_batch_mlm`): special tokens are counted and not drawn. There a row keeps all that fall
     to it; here at most `size`, those that come first, and the rest is lost.
 
-    Every device counts its own rows: what they tell each other are eight times 15 sums, and the
-    number of rows. The order is that of `mask_units.ordered`, then that of the rows.
+    Every device counts its own rows. Devices exchange counts only: 3 in each of 16 rounds, and one
+    a row. The order is that of `mask_units.ordered`, then that of the rows.
 
     Args:
       tokens: of all rows, [B, L] each.
@@ -75,13 +75,13 @@ def _ceil(prob: float, count: jax.Array) -> jax.Array:
 def _smallest(values: jax.Array, number: jax.Array) -> jax.Array:
     """The value [] that is the `number`-th smallest (from 1) of uint32 `values` [B, L].
 
-    It is the largest v with fewer than `number` values below it, found four bits at a time.
+    It is the largest v with fewer than `number` values below it, found two bits at a time.
     """
 
     def add_digit(step: jax.Array, found: jax.Array) -> jax.Array:
-        shift = (28 - 4 * step).astype(jnp.uint32)
-        tried = found + (jnp.arange(1, 16, dtype=jnp.uint32) << shift)
+        shift = (30 - 2 * step).astype(jnp.uint32)
+        tried = found + (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
         below = (values < tried[:, None, None]).sum((1, 2))
         return found + ((below < number).sum().astype(jnp.uint32) << shift)
 
-    return jax.lax.fori_loop(0, 8, add_digit, jnp.uint32(0))
+    return jax.lax.fori_loop(0, 16, add_digit, jnp.uint32(0))

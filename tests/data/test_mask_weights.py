@@ -418,6 +418,7 @@ def test_the_mesh_does_not_matter(rule, per_row):
             assert "all-reduce" not in text
 
 
+@pytest.mark.slow
 def test_a_step_of_parts_on_a_mesh_is_a_step_of_the_whole(config, tmp_path):
     """The budget is drawn before the batch is split: micro-batches on 8 devices, and one on one."""
     small = {
