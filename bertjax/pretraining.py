@@ -15,7 +15,7 @@ from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
-from bertjax.data import masking, pipeline, prepare, store, stores
+from bertjax.data import mask_weights, masking, pipeline, prepare, store, stores
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.distill import student, teacher, terms
 from bertjax.distill.teacher import Teacher
@@ -99,7 +99,7 @@ class Pretraining:
         return pipeline.batch_shapes(self.config, stage.phase)
 
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
-        """How a stage masks."""
+        """How a stage masks; raises as `mask_weights.read`."""
         return functools.partial(
             masking.mask_tokens,
             keys.mask(self.config.seed, stage.phase_index),
@@ -107,6 +107,7 @@ class Pretraining:
             masking=self.config.masking,
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
             num_components=len(self.config.weights),
+            weights=mask_weights.read(self.config, self.directory),
         )
 
     def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:

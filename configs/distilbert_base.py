@@ -48,7 +48,7 @@ def get_config(arg=""):
         sequence_length=512,
         batch_size=4096,
         micro_batch_size=512,
-        max_predictions_per_seq=128 if published else 77,
+        max_predictions_per_seq=128 if published else 77,  # published: cuts .04% of the choices
     )
     config.optimizer.name = "adamw"
     config.optimizer.schedule = "warmup_then_decay"

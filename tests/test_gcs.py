@@ -193,6 +193,8 @@ def test_a_remote_store_is_written_as_a_local_one(server, bucket, stores, tmp_pa
     there = {n.rpartition("/")[2]: blob.data for n, blob in bucket.items() if "heldout" not in n}
     assert there == {name: local[name] for name in there}
     store.verify("gs://bucket/store")
+    counts = store.read_unigrams(tmp_path / "store")
+    np.testing.assert_array_equal(store.read_unigrams("gs://bucket/store"), counts)
     assert isinstance(stores[1].tokens, remote.Tokens)
     server.put(
         "bucket", "store/train/tokens.bin", bytes(len(bucket["store/train/tokens.bin"].data))

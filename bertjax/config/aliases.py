@@ -45,6 +45,7 @@ _OTHER_NAMES = {
     "masking.masked_lm_prob": "mlm_probability mlm_prob mask_prob masking_prob masking_rate "
     "mlm_rate",
     "masking.random_token_prob": "random_replace_prob",
+    "masking.smoothing": "mlm_smoothing",
     "masking.unit": "whole_word_mask do_whole_word_mask mask_whole_words wwm span_masking",
     "masking.static_patterns": "dupe_factor static_masking dynamic_masking",
     "phases.phase1.steps": "num_train_steps max_steps num_steps total_steps train_steps "

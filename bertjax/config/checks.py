@@ -179,6 +179,35 @@ def _check_masking(m: Masking) -> None:
         m.random_token_prob,
         "mask_token_prob + random_token_prob must not exceed 1",
     )
+    _require(
+        m.unit == "token" or not m.smoothing,
+        "masking.smoothing",
+        m.smoothing,
+        f"chooses single tokens; set masking.unit=token (here: {m.unit}), or this to 0",
+    )
+    _require(
+        not m.choose_special or not m.smoothing,
+        "masking.smoothing",
+        m.smoothing,
+        "the text that is counted has no [CLS] and [SEP], so they would be the rarest tokens; set "
+        "masking.choose_special=False, or this to 0",
+    )
+    if m.budget == "batch":
+        _check_batch_budget(m)
+
+
+def _check_batch_budget(m: Masking) -> None:
+    for field, value, needed, why in (
+        ("unit", m.unit, "token", "draws single tokens"),
+        ("rounding", m.rounding, "nearest", "rounds one number, of the whole batch, up"),
+        ("static_patterns", m.static_patterns, 0, "masks a row by the batch that it comes in"),
+    ):
+        _require(
+            value == needed,
+            "masking.budget",
+            m.budget,
+            f"{why}; set masking.{field}={needed} (here: {value}), or this to example",
+        )
 
 
 def _check_optimizer(c: Config) -> None:

@@ -109,6 +109,18 @@ class Masking:
     random_special: bool = field(
         True, "a random token may be a special one (google-research/bert: True; fairseq: False)"
     )
+    smoothing: Share = field(
+        0.0,
+        "unit=token: choose tokens by count**-smoothing of their id in the training text, so rare "
+        "ones more often (DistilBERT: 0.7); 0 chooses all alike",
+    )
+    budget: str = field(
+        "example",
+        "what has a number of predictions: example (BERT, RoBERTa) or batch (DistilBERT: "
+        "masked_lm_prob * tokens of the whole batch, rounded up, drawn over all its rows; a row "
+        "keeps max_predictions_per_seq)",
+        ("example", "batch"),
+    )
     static_patterns: Count = field(
         0, "0 masks afresh every epoch (dynamic); k repeats k fixed patterns (static)"
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
-from bertjax.data import masking, packing
+from bertjax.data import mask_counts, packing
 from bertjax.data.examples import Index, build_index
 from bertjax.data.store import Store
 from bertjax.errors import DataError, NothingHeldOut
@@ -145,7 +145,7 @@ class Epochs:
         if config.examples.max_per_row == 1:
             return _Epoch(index, order, None)
         lengths, predictions = index.lengths()[order], phase.max_predictions_per_seq
-        most = masking.largest_counts(phase.sequence_length, config.masking, predictions)
+        most = mask_counts.largest_counts(phase.sequence_length, config.masking, predictions)
         members, first = packing.pack(
             order,
             lengths,

@@ -61,7 +61,7 @@ def choose_tokens(tokens: Tokens, size: int) -> jax.Array:
     Returns:
       Places in the row in any order, L where a slot is unused; so do the other choices.
     """
-    return _first_wanted(_order(tokens.draws, tokens.candidates), tokens, size)
+    return _first_wanted(ordered(tokens.draws, tokens.candidates), tokens, size)
 
 
 def choose_words(tokens: Tokens, words: Words, size: int) -> jax.Array:
@@ -127,7 +127,7 @@ def _take_units(
     that depended on the rows would have all devices ask each other at every step.
     """
     length = len(tokens.candidates)
-    order = _order(tokens.draws, tokens.candidates)
+    order = ordered(tokens.draws, tokens.candidates)
 
     def take(step: jax.Array, state: Any) -> Any:
         taken, left = state  # [L]: at which step; what the token's example still wants
@@ -140,7 +140,7 @@ def _take_units(
     left = tokens.wanted[tokens.segments] if len(tokens.wanted) > 1 else tokens.wanted[0]
     state = jnp.full(length, size), jnp.broadcast_to(left, (length,))
     taken, _ = jax.lax.fori_loop(0, size, take, state)
-    by_step = _order(taken.astype(jnp.uint32) << _place_bits(length), taken < size)
+    by_step = ordered(taken.astype(jnp.uint32) << _place_bits(length), taken < size)
     return _first_wanted(by_step, tokens, size)  # cuts the last unit
 
 
@@ -159,7 +159,7 @@ def _first_wanted(order: jax.Array, tokens: Tokens, size: int) -> jax.Array:
     return jnp.where(jnp.arange(length) < last, place, length)
 
 
-def _order(bits: jax.Array, valid: jax.Array) -> jax.Array:
+def ordered(bits: jax.Array, valid: jax.Array) -> jax.Array:
     """[L] uint32: `bits` with each token's place as the low ones; those not `valid` come last."""
     low = np.uint32((1 << _place_bits(len(valid))) - 1)
     packed = (bits & ~low) | jnp.arange(len(valid), dtype=jnp.uint32)
@@ -167,7 +167,7 @@ def _order(bits: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def _place(order: jax.Array, length: int) -> jax.Array:
-    """The places that `_order` packed; L for those that come last."""
+    """The places that `ordered` packed; L for those that come last."""
     low = np.uint32((1 << _place_bits(length)) - 1)
     return jnp.minimum(order & low, length).astype(jnp.int32)
 

@@ -2,27 +2,37 @@
 
 The mask of an example depends on the key, its epoch and its id alone: neither on the batch it
 arrives in, nor on the examples that share its row, nor on the number of hosts, nor on the mesh.
+(With budget=batch, on the batch too.)
 The draws of a token are the two words of one Threefry block, whose counter is the token's
 position within its example: the same wherever the example lies. All shapes are static.
 
-What is chosen is the business of `mask_units`: tokens, whole words or spans.
+What is chosen is the business of `mask_units`: tokens, whole words or spans; how many, that of
+`mask_counts`; how likely, that of `mask_weights`.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bertjax.config import Masking
-from bertjax.data import mask_units
+from bertjax.data import mask_counts, mask_units, mask_weights
 from bertjax.errors import UsageError
 
 # Counters of an example's other draws; those of its tokens are their positions.
 _SPANS = np.uint32(1 << 31)  # + position
 _ROUNDING = np.uint32(0xFFFFFFFF)
+
+
+class _Row(NamedTuple):
+    """What is drawn for a row before anything is chosen."""
+
+    tokens: mask_units.Tokens
+    keys: jax.Array  # [E], of the examples
+    replacement: jax.Array  # [L] uint32, decides what a token becomes
 
 
 class Vocabulary(Protocol):
@@ -60,6 +70,7 @@ def mask_tokens(
     masking: Masking,
     max_predictions_per_seq: int,
     num_components: int = 1,
+    weights: np.ndarray | None = None,
 ) -> dict[str, jax.Array]:
     """Chooses positions to predict and corrupts them.
 
@@ -71,8 +82,11 @@ def mask_tokens(
     - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
       be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
 
+    With `budget=batch`, all rows share one number (DistilBERT, see `mask_counts.share`). With
+    `smoothing`, rare tokens are likelier to be chosen (DistilBERT, see `mask_weights`).
+
     Padding is never chosen; [CLS], [SEP] and special tokens that were added to the vocabulary only
-    with `choose_special`. Each chosen token becomes
+    with `choose_special`, and so is [UNK] with either rule of DistilBERT. Each chosen token becomes
     [MASK], a random id, or stays, on its own draw; with unit=span, adjacent chosen tokens share
     that draw (SpanBERT merges touching spans too) and random ids are drawn token by token. Random
     ids are uniform over the vocabulary; `random_special=False` leaves out all special ids (fairseq
@@ -91,6 +105,7 @@ def mask_tokens(
       masking: unit, probabilities, rounding and the part of special tokens.
       max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
       num_components: of the mixture; an epoch of each has masks of its own.
+      weights: [V] float32 in (0, 1], as of `mask_weights.read`; None without `smoothing`.
 
     Returns:
       `batch` with `input_ids` corrupted, and `masked_lm_positions` [B, P] (ascending places in
@@ -99,7 +114,7 @@ def mask_tokens(
 
     Raises:
       UsageError: P is more than L.
-      ValueError: `batch` is of a mixture and `num_components` is 1, or the other way round.
+      ValueError: `num_components` or `weights` do not fit `batch` and `masking`.
     """
     ids, epochs = batch["input_ids"], _epochs(batch, num_components)
     if max_predictions_per_seq > ids.shape[1]:
@@ -107,10 +122,19 @@ def mask_tokens(
             f"max_predictions_per_seq={max_predictions_per_seq}: a row has {ids.shape[1]} places; "
             f"use at most {ids.shape[1]}"
         )
-    mask_row = functools.partial(
-        _mask_row, key, tokenizer=tokenizer, masking=masking, size=max_predictions_per_seq
+    if (weights is None) != (masking.smoothing == 0):
+        raise ValueError(f"masking.smoothing={masking.smoothing}, weights={weights}")
+    segments, positions, example_ids = _layout(batch)
+    size = max_predictions_per_seq
+    draw_row = functools.partial(
+        _draw_row, key, tokenizer=tokenizer, masking=masking, size=size, weights=weights
     )
-    return batch | jax.vmap(mask_row)(ids, *_layout(batch), epochs)
+    row = jax.vmap(draw_row)(ids, segments, positions, example_ids, epochs)
+    if masking.budget == "batch":
+        tokens = mask_counts.share(row.tokens, example_ids, masking.masked_lm_prob, size)
+        row = row._replace(tokens=tokens)
+    mask_row = functools.partial(_mask_row, tokenizer=tokenizer, masking=masking, size=size)
+    return batch | jax.vmap(mask_row)(ids, positions, row)
 
 
 def _epochs(batch: dict[str, jax.Array], num_components: int) -> jax.Array:
@@ -136,30 +160,7 @@ def _layout(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Arra
     return segments, positions, example_ids[:, None]
 
 
-def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.ndarray:
-    """Most predictions that an example of n tokens may want, for n from 0 to `length`.
-
-    Returns:
-      [length + 1] int32.
-    """
-    least, fraction = _counts(length, masking)
-    return np.minimum(max_predictions, least + (fraction > 0))
-
-
-def _counts(length: int, masking: Masking) -> tuple[np.ndarray, np.ndarray]:
-    """`(least [length + 1] int32, probability of one more [length + 1] float32)`.
-
-    A table, made in Python's float64: float32 on a device would round some halves otherwise.
-    """
-    wanted = [masking.masked_lm_prob * n for n in range(length + 1)]
-    if masking.rounding == "nearest":
-        least = [max(1, round(x)) for x in wanted]
-        return np.array(least, np.int32), np.zeros(length + 1, np.float32)
-    least = np.floor(wanted)
-    return least.astype(np.int32), (wanted - least).astype(np.float32)
-
-
-def _mask_row(
+def _draw_row(
     key: jax.Array,
     ids: jax.Array,
     segments: jax.Array,
@@ -170,34 +171,58 @@ def _mask_row(
     tokenizer: Vocabulary,
     masking: Masking,
     size: int,
-) -> dict[str, jax.Array]:
-    """Masks one row: `ids`, `segments` (-1 for padding), `positions` [L]; `example_ids` [E]."""
+    weights: np.ndarray | None,
+) -> _Row:
+    """Draws for one row: `ids`, `segments` (-1 for padding), `positions` [L]; `example_ids` [E]."""
     fold_in = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold_in(jax.random.fold_in(key, epoch), example_ids)
-    special = (ids == tokenizer.cls_id) | (ids == tokenizer.sep_id)
-    for marker in tokenizer.marker_ids:
-        special |= ids == marker
-    candidates = (segments >= 0) & (masking.choose_special | ~special)
+    candidates = (segments >= 0) & (masking.choose_special | ~_special(ids, tokenizer, masking))
     slots = segments[:, None] == jnp.arange(len(example_ids))
     wanted = _wanted(keys, slots.sum(0), masking, size, len(ids))
     wanted = jnp.minimum(wanted, (slots & candidates[:, None]).sum(0))
     wanted = jnp.where(example_ids >= 0, wanted, 0)
-    counters = positions.astype(jnp.uint32)
-    order, replacement = _draws(keys, segments, counters)
+    order, replacement = _draws(keys, segments, positions.astype(jnp.uint32))
+    if weights is not None:
+        order = mask_weights.arrivals(order, ids, weights)
     tokens = mask_units.Tokens(order, candidates, segments, wanted)
+    return _Row(tokens, keys, replacement)
+
+
+def _special(ids: jax.Array, tokenizer: Vocabulary, masking: Masking) -> jax.Array:
+    """Tokens [L] that are chosen with `choose_special` only."""
+    special = tokenizer.cls_id, tokenizer.sep_id, *tokenizer.marker_ids
+    if masking.smoothing or masking.budget == "batch":  # as published: [UNK] and [MASK] too
+        special = tuple(tokenizer.special_ids)
+    return functools.reduce(jnp.logical_or, (ids == i for i in special))
+
+
+def _mask_row(
+    ids: jax.Array,
+    positions: jax.Array,
+    row: _Row,
+    *,
+    tokenizer: Vocabulary,
+    masking: Masking,
+    size: int,
+) -> dict[str, jax.Array]:
+    """Masks one row, of `ids` and `positions` [L], by its draws."""
+    tokens = row.tokens
     if masking.unit == "token":
         chosen = mask_units.choose_tokens(tokens, size)
     else:
         starts = jnp.asarray(tokenizer.word_starts())[ids]
-        words = mask_units.number_words(starts, special, candidates)
+        words = mask_units.number_words(
+            starts, _special(ids, tokenizer, masking), tokens.candidates
+        )
         if masking.unit == "whole_word":
             chosen = mask_units.choose_words(tokens, words, size)
         else:
-            lengths, _ = _draws(keys, segments, counters + _SPANS)
+            counters = positions.astype(jnp.uint32) + _SPANS
+            lengths, _ = _draws(row.keys, tokens.segments, counters)
             lengths = mask_units.span_lengths(lengths, masking.span_p, masking.span_max_words)
             chosen = mask_units.choose_spans(tokens, words, lengths, size)
     chosen = jax.lax.sort(chosen)[:size]
-    own = _at(chosen, replacement)
+    own = _at(chosen, row.replacement)
     shared = _first_of_run(own, chosen, positions) if masking.unit == "span" else own
     return _replace(ids, chosen, own, shared, tokenizer, masking)
 
@@ -220,7 +245,9 @@ def _wanted(
     keys: jax.Array, lengths: jax.Array, masking: Masking, size: int, longest: int
 ) -> jax.Array:
     """Predictions that examples of `lengths` [E], none over `longest`, want: [E]."""
-    least, fraction = (jnp.asarray(table)[lengths] for table in _counts(longest, masking))
+    least, fraction = (
+        jnp.asarray(table)[lengths] for table in mask_counts.of_lengths(longest, masking)
+    )
     if masking.rounding == "probabilistic":
         examples = jnp.arange(len(keys))
         draw, _ = _draws(keys, examples, jnp.full(len(keys), _ROUNDING))

@@ -4,6 +4,7 @@
     store/{train,heldout}/tokens.bin         uint16 (uint32 beyond 65,536 tokens), no special tokens
     store/{train,heldout}/sentences.bin      int64 [S+1]: sentence s is tokens[sentences[s]:sentences[s+1]]
     store/{train,heldout}/documents.bin      int64 [D+1]: document d has sentences documents[d]:documents[d+1]
+    store/train/unigrams.bin                 int64 [V]: how often train/tokens.bin has each id
 
 All numbers are little-endian. There is no empty sentence and no empty document.
 
@@ -30,6 +31,7 @@ FORMAT = 1
 SPLITS = ("train", "heldout")
 OFFSET = np.dtype("<i8")
 COUNTS = ("tokens", "sentences", "documents")
+UNIGRAMS = "train/unigrams.bin"
 HELD_BYTES = 64 << 20  # a tokens.bin on gs:// of this size is read whole: most held-out splits are
 
 
@@ -98,17 +100,27 @@ def open_store(directory: Path, split: str) -> Store:
     directory = storage.path(directory)
     manifest = read_manifest(directory)
     dtypes = {"tokens": token_dtype(manifest["vocab_size"])}
-    arrays: dict[str, Any] = {}
-    for name in COUNTS:
-        path = directory / split / f"{name}.bin"
-        expected = manifest["files"].get(f"{split}/{name}.bin", {}).get("bytes")
-        found: Any = storage.sizes([path])[0] if storage.is_file(path) else "no"
-        if found != expected:
-            raise DataError(
-                f"{path}: {found} bytes, the manifest says {expected}; run `bertjax prepare` again"
-            )
-        arrays[name] = _open(path, dtypes.get(name, OFFSET), found)
+    arrays: Any = {
+        name: _open(directory, f"{split}/{name}.bin", dtypes.get(name, OFFSET), manifest)
+        for name in COUNTS
+    }
     return Store(**arrays, vocab_size=manifest["vocab_size"])
+
+
+def read_unigrams(directory: Path) -> np.ndarray | None:
+    """How often the training text has each id, [V] int64; None of a store that was made without.
+
+    Counted is the text as stored, every document once: no held-out ones, no special tokens that
+    examples add, no passes over the corpus; a document that the corpus repeats, as often as there.
+
+    Raises:
+      DataError: the store or the file is missing, or the file has another size.
+    """
+    directory = storage.path(directory)
+    manifest = read_manifest(directory)
+    if UNIGRAMS not in manifest["files"]:
+        return None
+    return np.asarray(_open(directory, UNIGRAMS, OFFSET, manifest))
 
 
 def verify(directory: Path) -> None:
@@ -124,7 +136,15 @@ def verify(directory: Path) -> None:
             raise DataError(f"{path}: bytes differ from the manifest; run `bertjax prepare` again")
 
 
-def _open(path: Path, dtype: np.dtype, size: int) -> np.ndarray | remote.Tokens:
+def _open(
+    directory: Path, name: str, dtype: np.dtype, manifest: dict
+) -> np.ndarray | remote.Tokens:
+    path, expected = directory / name, manifest["files"].get(name, {}).get("bytes")
+    size: Any = storage.sizes([path])[0] if storage.is_file(path) else "no"
+    if size != expected:
+        raise DataError(
+            f"{path}: {size} bytes, the manifest says {expected}; run `bertjax prepare` again"
+        )
     if not size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     if not storage.is_remote(path):
@@ -191,7 +211,10 @@ class Writer:
                     stack.callback(column.close)
                     if name != "tokens":
                         column.append([0])
-                    self._columns[split, name] = column
+                    self._columns[f"{split}/{name}.bin"] = column
+            column = _Column(self.directory / UNIGRAMS, OFFSET)
+            stack.callback(column.close)
+            self._columns[UNIGRAMS] = column
             self._stack = stack.pop_all()
         return self
 
@@ -219,8 +242,8 @@ class Writer:
         }
         for name, (length, inner) in lengths.items():
             ends = counts[inner] + np.cumsum(length, dtype=np.int64)
-            self._columns[split, name].append(ends)
-        self._columns[split, "tokens"].append(tokens)
+            self._columns[f"{split}/{name}.bin"].append(ends)
+        self._columns[f"{split}/tokens.bin"].append(tokens)
         for name, values in zip(COUNTS, (tokens, sentence_lengths, document_lengths), strict=True):
             counts[name] += len(values)
         if split == "train":
@@ -228,7 +251,8 @@ class Writer:
 
     def finish(self, **description: Any) -> dict:
         """Closes the files, writes the manifest with `description` added, and returns it."""
-        files = {f"{s}/{n}.bin": column.finish() for (s, n), column in self._columns.items()}
+        self._columns[UNIGRAMS].append(self._unigrams)
+        files = {name: column.finish() for name, column in self._columns.items()}
         manifest = {
             "format": FORMAT,
             "vocab_size": self._vocab_size,

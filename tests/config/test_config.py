@@ -112,6 +112,8 @@ def test_published_sizes(name, count):
         ("masking.span_p", 0.0, "must lie between 0 and 1"),
         ("masking.span_max_words", 0, "must be positive"),
         ("masking.static_patterns", -1, "must be 0 or positive"),
+        ("masking.smoothing", 1.5, "must lie in [0, 1]"),
+        ("masking.budget", "row", "must be one of example, batch"),
         ("model.head", "masked_lm", "config.objective.nsp=1.0: needs model.head=pretraining"),
         ("optimizer.name", "sgd", "bert_lamb"),
         ("optimizer.decay_power", 0.0, "must be positive"),
@@ -147,6 +149,29 @@ def test_a_bad_value_is_named_with_its_fix(field, value, fix):
         (
             {"phases.phase2.steps": 1, "phases.phase2.learning_rate": 0.1},
             "phases.phase1.learning_rate=0.0: all phases have a schedule of their own",
+        ),
+        (
+            {"masking.smoothing": 0.7, "masking.unit": "span"},
+            "config.masking.smoothing=0.7: chooses single tokens; set masking.unit=token "
+            "(here: span), or this to 0",
+        ),
+        (
+            {"masking.smoothing": 0.7, "masking.choose_special": True},
+            "config.masking.smoothing=0.7: the text that is counted has no [CLS] and [SEP], so they "
+            "would be the rarest tokens; set masking.choose_special=False, or this to 0",
+        ),
+        (
+            {"masking.budget": "batch", "masking.unit": "whole_word"},
+            "config.masking.budget='batch': draws single tokens; set masking.unit=token (here: "
+            "whole_word), or this to example",
+        ),
+        (
+            {"masking.budget": "batch", "masking.rounding": "probabilistic"},
+            "set masking.rounding=nearest (here: probabilistic), or this to example",
+        ),
+        (
+            {"masking.budget": "batch", "masking.static_patterns": 10},
+            "masks a row by the batch that it comes in; set masking.static_patterns=0 (here: 10)",
         ),
     ],
 )

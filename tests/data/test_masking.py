@@ -1,3 +1,4 @@
+import hashlib
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,8 @@ from reference_masks import (
 
 from bertjax.config import Masking
 from bertjax.data import mask_units, masking
-from bertjax.data.masking import largest_counts, mask_tokens
+from bertjax.data.mask_counts import largest_counts
+from bertjax.data.masking import mask_tokens
 from bertjax.errors import UsageError
 
 SIZE = 4000
@@ -336,3 +338,26 @@ def test_an_added_special_token_is_not_predicted(unit):
 def test_more_predictions_than_places_are_refused_in_one_line():
     with pytest.raises(UsageError, match=rf"=999: a row has {LENGTH} places; use at most {LENGTH}"):
         mask_tokens(KEY, BATCH, TOKENIZER, Masking(), 999)
+
+
+@pytest.mark.parametrize(
+    ("fields", "alone", "packed"),
+    [
+        ({}, "3eb0d1bf541ade7d", "4841d1c9409f2cbe"),
+        ({"unit": "whole_word"}, "c8764f8a43e104a0", "14664889cd0d8c35"),
+        ({"unit": "span"}, "7cea20d956a79819", "aa53cda822863b5b"),
+        (FAIRSEQ, "4e39b98671f89f83", None),
+    ],
+    ids=["token", "whole_word", "span", "fairseq"],
+)
+def test_masks_of_before(fields, alone, packed):
+    """The bits at 1a94006, before tokens could be drawn by weight or over a batch."""
+    few = make_batch(300)
+    batches = {alone: few}
+    if packed:
+        batches[packed] = pack(few, 80, 4, np.random.default_rng(0))
+    for expected, batch in batches.items():
+        masked, found = run(batch, **fields), hashlib.sha256()
+        for name in ("input_ids", "masked_lm_positions", "masked_lm_ids", "masked_lm_weights"):
+            found.update(np.ascontiguousarray(masked[name]).tobytes())
+        assert found.hexdigest()[:16] == expected

@@ -8,7 +8,7 @@ import pytest
 
 from bertjax import config as configs
 from bertjax import pretraining
-from bertjax.data import corpus, prepare, store, stores, tokenizer
+from bertjax.data import corpus, mask_weights, prepare, store, stores, tokenizer
 from bertjax.errors import DataError, UsageError
 
 NOUNS = {"books": ["whale", "ship", "sailor"], "wiki": ["comet", "orbit", "planet"]}
@@ -97,6 +97,20 @@ def test_stores_are_opened_in_order_of_name(config, tmp_path):
     (books_again,) = stores.open_split(only(config, "books"), tmp_path / "w", "heldout")
     books, _ = stores.open_split(config, tmp_path / "w", "heldout")
     np.testing.assert_array_equal(books_again.tokens, books.tokens)
+
+
+def test_counts_of_a_mixture_are_those_of_what_is_read(config, tmp_path):
+    """Of 4 tokens 3 are of wiki, whatever the sizes: that is how often masking takes an id to be."""
+    smooth = dataclasses.replace(config, masking=configs.Masking(smoothing=0.5))
+    prepare.prepare(smooth, tmp_path / "w", progress=False)
+    books, wiki = (store.read_unigrams(tmp_path / "w" / "store" / n) for n in ("books", "wiki"))
+    total = books.sum() + wiki.sum()
+    assert books.sum() > 1.5 * wiki.sum()
+    read = 0.25 * total * books / books.sum() + 0.75 * total * wiki / wiki.sum()
+    found = mask_weights.read(smooth, tmp_path / "w")
+    np.testing.assert_allclose(found, np.maximum(read, 1) ** -0.5, rtol=1e-6)
+    alone = mask_weights.read(only(smooth, "wiki"), tmp_path / "w")
+    np.testing.assert_allclose(alone, np.maximum(wiki, 1) ** -0.5, rtol=1e-6)
 
 
 def test_without_a_mixture_there_is_one_store(config, tmp_path):

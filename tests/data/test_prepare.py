@@ -70,7 +70,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(config, tmp_path, monkeypa
         run(change(config, data={"num_workers": workers}), workdir)
         found = sorted(path for path in workdir.rglob("*") if path.is_file())
         files.append({str(p.relative_to(workdir)): p.read_bytes() for p in found})
-    assert len(files[0]) == 8  # six arrays, the manifest, the tokenizer
+    assert len(files[0]) == 9  # six arrays, the counts, the manifest, the tokenizer
     assert files[0] == files[1] == files[2]
 
 

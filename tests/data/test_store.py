@@ -78,6 +78,13 @@ def test_manifest_counts_and_entropy(tmp_path):
     assert manifest["unigram_entropy"] == pytest.approx(np.log(8))  # 8 ids, once each
 
 
+def test_the_ids_of_the_training_split_are_counted(tmp_path):
+    write(tmp_path / "s", 12, [*DOCUMENTS, ("train", [[4, 4], [1]])])
+    counts = store.read_unigrams(tmp_path / "s")
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [0, 2, 1, 1, 3, 0, 0, 1, 1, 1, 1, 0]
+
+
 def test_entropy_known_answers():
     assert store.entropy(np.array([3, 1, 0])) == pytest.approx(
         -0.75 * np.log(0.75) - 0.25 * np.log(0.25)

@@ -140,7 +140,7 @@ def test_a_run_on_a_workdir_in_use_ends_in_every_process(project, tmp_path):
     assert all(f"process {os.getpid()}, since" in output for output in outputs)
 
 
-def train_recorded(root, workdir, count, record, stop_after=None):
+def train_recorded(root, workdir, count, record, stop_after=None, overrides=SHORTER):
     """Runs `count` processes of two devices each to their end, or until one is told to stop."""
     record.mkdir(parents=True)
     command = [
@@ -150,7 +150,7 @@ def train_recorded(root, workdir, count, record, stop_after=None):
         f"--config={root}/config.py",
         f"--workdir={workdir}",
         *OVERRIDES,
-        *SHORTER,
+        *overrides,
     ]
     members = cluster(count) if count > 1 else [{}]
     processes = start_all(root, command, members, RECORD=str(record))
@@ -200,6 +200,22 @@ def test_1_2_and_4_processes_and_any_sequence_of_them_train_the_same_run(project
     assert seen(*(tmp_path / "changed").iterdir()) == whole
     for other in ("2", "4", "changing"):
         assert_equal_curves(tmp_path / other, tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_one_number_of_masks_for_a_batch_whatever_holds_it(project, tmp_path):
+    """Two processes and two micro-batches draw the masks of one: other masks, other losses."""
+    common = (
+        "--config.masking.smoothing=0.7",
+        "--config.masking.budget=batch",
+        "--config.phases.phase1.steps=4",
+        "--config.phases.phase2.steps=0",
+    )
+    parts = (*common, "--config.phases.phase1.micro_batch_size=4")
+    train_recorded(project, tmp_path / "one", 1, tmp_path / "seen/one", overrides=common)
+    train_recorded(project, tmp_path / "two", 2, tmp_path / "seen/two", overrides=parts)
+    assert len(curve(tmp_path / "one", "loss")) == 4
+    assert_equal_curves(tmp_path / "two", tmp_path / "one")
 
 
 class Launched:
