@@ -153,13 +153,19 @@ def runs_as(theirs: config_lib.Model, config: config_lib.Config, head: str) -> c
     )
 
 
-def abstract(model: config_lib.Model, mesh: Mesh) -> dict:
-    """Shapes, types and shardings of a teacher's parameters."""
+def planned(config: config_lib.Config, source: Pretrained, head: str) -> Teacher:
+    """A teacher without its weights, for a plan; arguments and errors as of `of`."""
+    check(config, source, head)
+    model = runs_as(source.config.model, config, head)
+    return Teacher(initial.named(config, TEACHER), model, shapes(model))
+
+
+def shapes(model: config_lib.Model) -> dict:
+    """Shapes and types of a teacher's parameters."""
     dtype = jnp.dtype(model.dtype)
-    shapes = jax.tree.map(
+    return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, dtype), models.abstract_params(model)
     )
-    return sharding.abstract(mesh, shapes)
 
 
 def place(params: dict, model: config_lib.Model, mesh: Mesh) -> dict:
@@ -169,7 +175,7 @@ def place(params: dict, model: config_lib.Model, mesh: Mesh) -> dict:
         value = np.asarray(value).astype(wanted.dtype)
         return jax.make_array_from_callback(value.shape, wanted.sharding, lambda i: value[i])
 
-    return jax.tree.map(put, params, abstract(model, mesh))
+    return jax.tree.map(put, params, sharding.abstract(mesh, shapes(model)))
 
 
 def digest(params: dict) -> str:

@@ -12,6 +12,7 @@ from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs, stores
+from bertjax.distill import teacher
 from bertjax.job import Job
 from bertjax.pretraining import Pretraining
 
@@ -49,7 +50,11 @@ def corpus(
     if directory is None or not storage.is_directory(directory / "store"):
         size = config.model.vocab_size or config.tokenizer.vocab_size
         stand_in: Any = AnyTokenizer(size)
-        return Pretraining(config.with_model(vocab_size=size), stand_in), None
+        config, source = config.with_model(vocab_size=size), teacher.read(config)
+        taught = None
+        if source is not None:
+            taught = teacher.planned(config, source, teacher.PRETRAINING)
+        return Pretraining(config, stand_in, teacher=taught), None
     job = pretraining.open(config, directory, build=False)
     opened = stores.open_split(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
