@@ -70,11 +70,16 @@ def glue(values: Values, args: list[str]) -> None:
 
 
 def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float | None]:
-    """The dev figures of a fine-tuned run: of the step that counts, and of a grid the best run."""
+    """The dev figures of a fine-tuned run: of the step that counts, and of a grid the best run.
+
+    They need no teacher: none is read.
+    """
     from bertjax import evaluate
     from bertjax.finetune import opening, resolve
     from bertjax.finetune.scoring import scores
 
+    alone = dataclasses.replace(config.objective, task=1.0, distill=0.0)
+    config = dataclasses.replace(config, objective=alone, teacher=config_lib.Teacher())
     job, place = opening.open(config, directory), workdir.best_run(directory)
     if place != directory:
         print(f"{directory}: the best run is {place}", file=sys.stderr)
