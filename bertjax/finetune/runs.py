@@ -64,7 +64,10 @@ def run_all(
         train.check(one.config, mesh)
     _require_form(storage.path(directory), several=len(points) > 1)
     places = {name: storage.path(directory) / "runs" / name for name in points}
-    places = places if len(points) > 1 else {"": directory}
+    if len(points) == 1:
+        places = {"": directory}
+    for name, one in points.items():
+        _require_same(one, places[name])
     if job.teacher and not all(map(_is_finished, places.values())):
         _say_teacher(job, programs)
     if len(points) == 1:
@@ -125,7 +128,6 @@ def _run(
       goes_on: other runs follow: one that does not stay finite is scored as it is.
     """
     path = storage.path(place) / workdir.SCORES
-    _require_same(job, place)
     if _is_finished(place):
         say(f"{place}: finished already")
         return json.loads(storage.read(path))

@@ -366,5 +366,5 @@ def test_a_teacher_of_classes_and_other_pieces_are_refused(tmp_path):
 
 
 def test_a_teacher_that_the_mesh_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="mesh.tensor=2: must divide the teacher's num_attention"):
+    with pytest.raises(UsageError, match=r"mesh.tensor=2: must divide the teacher's num_attention"):
         opened(tmp_path, "sst2", mesh__tensor=2, given={"num_attention_heads": 1})
