@@ -22,7 +22,8 @@ def finetune(values: Values, args: list[str]) -> list[str]:
     config.task to name columns. PATH is the task's folder as it is published, or files. init_from is
     any source of convert; its own tokenizer is taken. --config.seeds=5 and config.grid run several,
     one after the other, and make a table, W/results.json and W/results.png. What was interrupted
-    goes on where it was.
+    goes on where it was. With --config.teacher.init_from=URI, a model fine-tuned on the same task, and
+    --config.objective.distill=1 the model learns from its logits beside the labels.
     """
     from bertjax.finetune import runs
     from bertjax.processes import distributed
