@@ -165,31 +165,35 @@ def require_same_tokenizer(
 
     Nothing is compared where one of them has no tokenizer.
     """
-    theirs = source.tokenizer
+    theirs, uri = source.tokenizer, named(config, field)
+    difference = tokenizer_difference(theirs, ours)
+    if difference and theirs is not None:
+        fix = f"set {_settings(uri, config, theirs, ours)}, and prepare again"
+        raise UsageError(f"config.{field}={uri}: {difference}; {fix}")
+
+
+def tokenizer_difference(theirs: Tokenizer | None, ours: Tokenizer | None) -> str:
+    """In what another tokenizer differs from the one that cuts this text; "" where in nothing.
+
+    Nothing is compared where one of them is None.
+    """
     if theirs is None or ours is None:
-        return
-    uri = named(config, field)
-    fix = f"set {_settings(uri, config, theirs, ours)}, and prepare again"
+        return ""
     if theirs.vocab_size != ours.vocab_size:
-        raise UsageError(
-            f"config.{field}={uri}: its vocabulary of {theirs.vocab_size:,} pieces is not that "
-            f"of this corpus ({ours.vocab_size:,}); {fix}"
+        return (
+            f"its vocabulary of {theirs.vocab_size:,} pieces is not that of this corpus "
+            f"({ours.vocab_size:,})"
         )
     pieces = [tokenizer.tokens(range(tokenizer.vocab_size)) for tokenizer in (theirs, ours)]
     for i, (their, our) in enumerate(zip(*pieces, strict=True)):
         if their != our:
-            raise UsageError(
-                f"config.{field}={uri}: piece {i} of its vocabulary is {their!r}, here {our!r}; "
-                f"{fix}"
-            )
+            return f"piece {i} of its vocabulary is {their!r}, here {our!r}"
     their_rules, our_rules = theirs.rules, ours.rules
     for rule in sorted(their_rules.keys() | our_rules.keys()):
-        their, our = their_rules.get(rule), our_rules.get(rule)
-        if their != our:
-            raise UsageError(
-                f"config.{field}={uri}: its tokenizer has {rule}={str(their)[:40]}, that of this "
-                f"corpus {rule}={str(our)[:40]}; {fix}"
-            )
+        their, our = (str(rules.get(rule))[:40] for rules in (their_rules, our_rules))
+        if their_rules.get(rule) != our_rules.get(rule):
+            return f"its tokenizer has {rule}={their}, that of this corpus {rule}={our}"
+    return ""
 
 
 def tokenizer_place(uri: str) -> str | None:

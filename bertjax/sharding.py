@@ -124,7 +124,12 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True) -> No
                 f"config.{field}={value}: does not divide by the mesh's data x fsdp = {rows} "
                 f"devices; take {fix}"
             )
-    model, fsdp, tensor = config.model, mesh.shape["fsdp"], mesh.shape["tensor"]
+    check_model(config.model, mesh)
+
+
+def check_model(model: config_lib.Model, mesh: Mesh, whose: str = "config.model.") -> None:
+    """Raises UsageError where a layer does not divide by the mesh; `whose` model goes before a field."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     for field, size, ways, axis in (
         ("num_attention_heads", model.num_attention_heads, tensor, "tensor"),
         ("intermediate_size", model.intermediate_size, tensor, "tensor"),
@@ -132,7 +137,7 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True) -> No
         ("hidden_size", model.hidden_size, fsdp, "fsdp"),
     ):
         if size % ways:
-            raise UsageError(f"config.mesh.{axis}={ways}: must divide config.model.{field}={size}")
+            raise UsageError(f"config.mesh.{axis}={ways}: must divide {whose}{field}={size}")
 
 
 def _batch_sizes(

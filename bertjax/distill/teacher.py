@@ -130,11 +130,13 @@ def of(
       head: what of its outputs is learned from, a value of `config.model.head`.
 
     Raises:
-      UsageError: it has no such head, another tokenizer or vocabulary, or too few positions.
+      UsageError: it has no such head, another tokenizer or vocabulary, or too few positions; or its
+        layers do not divide by the mesh.
     """
     check(config, source, head)
     initial.require_same_tokenizer(config, source, tokenizer, TEACHER)
     model = runs_as(source.config.model, config, head)
+    sharding.check_model(model, mesh, "the teacher's ")
     kept = {part: source.params[part] for part in models.abstract_params(model)}
     uri = initial.named(config, TEACHER)
     return Teacher(uri, model, place(kept, model, mesh), digest(kept), source)

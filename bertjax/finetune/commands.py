@@ -22,7 +22,8 @@ def finetune(values: Values, args: list[str]) -> list[str]:
     config.task to name columns. PATH is the task's folder as it is published, or files. init_from is
     any source of convert; its own tokenizer is taken. --config.seeds=5 and config.grid run several,
     one after the other, and make a table, W/results.json and W/results.png. What was interrupted
-    goes on where it was.
+    goes on where it was. With --config.teacher.init_from=URI, a model fine-tuned on the same task, and
+    --config.objective.distill=1 the model learns from its logits beside the labels.
     """
     from bertjax.finetune import runs
     from bertjax.processes import distributed
@@ -70,11 +71,16 @@ def glue(values: Values, args: list[str]) -> None:
 
 
 def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float | None]:
-    """The dev figures of a fine-tuned run: of the step that counts, and of a grid the best run."""
+    """The dev figures of a fine-tuned run: of the step that counts, and of a grid the best run.
+
+    They need no teacher: none is read.
+    """
     from bertjax import evaluate
     from bertjax.finetune import opening, resolve
     from bertjax.finetune.scoring import scores
 
+    alone = dataclasses.replace(config.objective, task=1.0, distill=0.0)
+    config = dataclasses.replace(config, objective=alone, teacher=config_lib.Teacher())
     job, place = opening.open(config, directory), workdir.best_run(directory)
     if place != directory:
         print(f"{directory}: the best run is {place}", file=sys.stderr)

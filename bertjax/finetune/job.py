@@ -14,16 +14,15 @@ from bertjax import models, objectives, optimizer
 from bertjax.config.stages import Stage
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.distill.teacher import Teacher
 from bertjax.errors import NothingHeldOut
-from bertjax.finetune import batches, starts
+from bertjax.finetune import batches, logits, losses, starts
 from bertjax.finetune.rows import Rows
 from bertjax.finetune.scoring import degenerate, evaluation, predictions, scores
 from bertjax.finetune.tasks import Task
 from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
 from bertjax.models.placement import Placement
-
-_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Finetuning:
       null_answers: a question may have no answer.
       read: reads the weights that training starts from; None starts from random ones.
       others: examples of the splits that are neither: `test` and MNLI's `ax`, by name.
+      teacher: what the model learns from beside the labels, its logits in the order and the units
+        of the model's own (`distillation.fitted`).
     """
 
     config: config_lib.Config
@@ -57,12 +58,14 @@ class Finetuning:
     null_answers: bool = False
     read: Callable[[], Pretrained] | None = None
     others: dict[str, list] = dataclasses.field(default_factory=dict)
+    teacher: Teacher | None = None
 
     @property
     def frozen(self) -> dict:
-        """What differs between the runs of a grid: arguments of one compiled program."""
+        """What differs between the runs of a grid: arguments of one compiled program; a teacher."""
         opt, steps = self.config.optimizer, self.config.num_steps
-        return {
+        teacher = {"teacher": self.teacher.params} if self.teacher else {}
+        return teacher | {
             "seed": np.uint32(self.config.seed),
             "learning_rate": np.float32(opt.learning_rate),
             "warmup_steps": np.int32(opt.warmup_steps),
@@ -71,7 +74,7 @@ class Finetuning:
 
     @property
     def identity(self) -> dict[str, str]:
-        return {}
+        return {"teacher": self.teacher.sha256} if self.teacher else {}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -86,7 +89,8 @@ class Finetuning:
         opt = dataclasses.replace(c.optimizer, learning_rate=0.0, warmup_steps=0)
         model = dataclasses.replace(c.model, label_names=())
         task = self.task.kind, c.task.span_loss, c.task.target_scale, phase.micro_batch_size
-        return repr((model, opt, c.mesh, task))
+        teacher = self.teacher and dataclasses.replace(self.teacher.model, label_names=())
+        return repr((model, opt, c.mesh, task, c.objective, teacher, c.teacher.temperature))
 
     def settings(self, frozen: dict) -> optimizer.Settings:
         schedule = optimizer.warmup_and_decay(
@@ -134,61 +138,51 @@ class Finetuning:
         return lambda batch: batch
 
     def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:
-        return batch
+        """The batch with `teacher_logits`, where there is a teacher: those that it gives alone."""
+        if self.teacher is None:
+            return batch
+        model, params = self.teacher.model, frozen["teacher"]
+        found = logits.of(model, params, batch, dropout_key=None, placement=placement)
+        return batch | {"teacher_logits": jax.lax.stop_gradient(found)}
 
     def apply(
         self, params: dict, batch: Batch, *, dropout_key: jax.Array | None, placement: Placement
     ) -> dict:
-        """`logits`: [B, classes], [B, choices], [B, L, labels] or, of spans, [B, L, 2]."""
-        ids = batch["input_ids"]
-        tokens = {name: batch[name] for name in _TOKENS}
-        if ids.ndim == 3:
-            tokens = {name: x.reshape(-1, x.shape[-1]) for name, x in tokens.items()}
-            if dropout_key is not None and dropout_key.ndim:
-                split = jax.vmap(lambda key: jax.random.split(key, ids.shape[1]))(dropout_key)
-                dropout_key = split.reshape(-1)
-        outputs = models.apply(
-            self.config.model, params, tokens, dropout_key=dropout_key, placement=placement
-        )
-        logits = outputs[self.config.model.head_record.parts[-1].gives]
-        return {"logits": logits.reshape(ids.shape[:2]) if ids.ndim == 3 else logits}
+        """`logits`, as of `logits.of`."""
+        model = self.config.model
+        found = logits.of(model, params, batch, dropout_key=dropout_key, placement=placement)
+        return {"logits": found}
 
     def weights(self, batch: Batch) -> dict[str, Any]:
         """The examples that are no padding; of `token`, the words that are labelled in their row."""
-        weight = jnp.sum(_weights(batch, self.task.kind))
         names = ["task_loss"] if self.task.kind in ("regression", "span") else _CLASSIFIED
-        return dict.fromkeys(names, weight)
+        found = dict.fromkeys(names, jnp.sum(losses.labeled(batch, self.task.kind)))
+        if self.teacher:
+            names = ["distill_loss"] if self.task.kind == "regression" else _TAUGHT
+            found |= dict.fromkeys(names, jnp.sum(losses.compared(batch, self.task.kind)))
+        return found
 
     def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
-        """Cross-entropy in nats and right answers; of regression, squared errors.
-
-        Of spans the loss is the mean of the starts' and the ends' (google-research/bert,
-        run_squad.py), whose softmax is over all L positions, or with `task.span_loss=own` over those
-        that are no padding.
-        """
-        logits, weights = outputs["logits"], _weights(batch, self.task.kind)
-        if self.task.kind == "span":
-            if self.config.task.span_loss == "own":
-                real_BL1 = batch["attention_mask"][..., None] > 0
-                logits = jnp.where(real_BL1, logits, -1e9)
-            losses = [
-                objectives.loss(logits[..., i], jnp.maximum(batch[name], 0), weights)
-                for i, name in enumerate(("start_positions", "end_positions"))
-            ]
-            return {"task_loss": (losses[0] + losses[1]) / 2}
-        if self.task.kind == "regression":
-            targets = batch["labels"].astype(jnp.float32) / self.config.task.target_scale
-            return {"task_loss": jnp.sum(weights * (logits[:, 0] - targets) ** 2)}
-        args = logits, jnp.maximum(batch["labels"], 0), weights
-        return {"task_loss": objectives.loss(*args), "task_accuracy": objectives.correct(*args)}
+        """As `losses.hard`, and with a teacher `losses.soft`."""
+        how, kind, found = self.config.task, self.task.kind, outputs["logits"]
+        sums = losses.hard(how, kind, found, batch)
+        if self.teacher:
+            theirs, temperature = batch["teacher_logits"], self.config.teacher.temperature
+            sums |= losses.soft(how, kind, temperature, found, theirs, batch)
+        return sums
 
     def rows(self, outputs: dict, batch: Batch) -> dict:
         named = {name: batch[name] for name in ("split", "example_ids")}
         return named | {"logits": outputs["logits"]}
 
     def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
-        """The mean loss, and what `evaluation.figures` gives of every split."""
-        result = {"loss": float(objectives.means(totals)["task_loss"])}
+        """The mean loss, and what `evaluation.figures` gives of every split.
+
+        With a teacher also the means of what `losses.soft` sums.
+        """
+        means = {name: float(value) for name, value in objectives.means(totals).items()}
+        result = {"loss": means["task_loss"]}
+        result |= {name: means[name] for name in _TAUGHT if name in means}
         for name, split, found in self.by_split(rows):
             labels = self.config.model.label_names
             own = evaluation.figures(self.task, labels, split.examples, found, self.null_answers)
@@ -235,20 +229,15 @@ class Finetuning:
     def flops(self, stage: Stage) -> int:
         phase = stage.phase
         choices = self.train.rows.choices if self.train else 1
-        return choices * flops.model_flops_per_step(
-            self.config.model, phase.batch_size, phase.sequence_length, 1
-        )
+        size = phase.batch_size, phase.sequence_length, 1
+        needed = flops.model_flops_per_step(self.config.model, *size)
+        if self.teacher:  # forward alone
+            needed += flops.model_flops_per_step(self.teacher.model, *size) // 3
+        return choices * needed
 
 
 _CLASSIFIED = ("task_loss", "task_accuracy")
-
-
-def _weights(batch: Batch, kind: str) -> jax.Array:
-    """1 for what counts: an example [B], or of `token` a word's first piece [B, L]."""
-    real_B = (batch["example_ids"] >= 0).astype(jnp.float32)
-    if kind == "span":  # of dev questions without a usable answer, none is known
-        return real_B * (batch["start_positions"] >= 0)
-    return real_B[:, None] * (batch["labels"] >= 0) if kind == "token" else real_B
+_TAUGHT = ("distill_loss", "agreement")
 
 
 class HeldoutBatches:

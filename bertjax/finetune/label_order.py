@@ -19,9 +19,10 @@ def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None
     Returns:
       For each label of the task, a row of the source, or None for a row that is drawn anew.
     """
-    if _unnamed(source):
+    same_names = set(source) == set(task)  # then ("1", "0") are names, in an order of their own
+    if _unnamed(source) and (not same_names or list(source) == list(task)):
         return _by_position(source, task)
-    if _unnamed(task):
+    if _unnamed(task) and not same_names:
         return [None] * len(task), (
             f"classifier: drawn anew: the source's labels are {', '.join(source)}, the task's have "
             "no names"

@@ -13,7 +13,7 @@ from bertjax.convert.pretrained import Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
-from bertjax.finetune import cache, resolve
+from bertjax.finetune import cache, distillation, resolve
 from bertjax.finetune.job import Finetuning, Split
 from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
@@ -31,8 +31,10 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
       UsageError: no such task, or one that the config's other fields do not fit; or W holds a
         fine-tuning on another task.
       DataError: files, labels or weights that are missing or damaged; no tokenizer.
+      Both also as `distillation.read` and `fitted`, of a teacher.
     """
     kind = sources.kind_of(config)
+    taught_by = distillation.read(config)
     held = _held(config, directory)
     if held is not None:  # what the first start of these runs was told
         config = dataclasses.replace(config, init_from=held.init_from)
@@ -55,6 +57,12 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     config = dataclasses.replace(config, model=model)
     [phase, *_] = config.phases.values()  # that there is one only is checked below
     settings = resolve.settings_of(config, kind, labels, phase.sequence_length)
+    if taught_by is not None:
+        taught_by, lines = distillation.fitted(config, taught_by, tokenizer, kind, labels)
+        for line in lines:
+            say(line)
+        types = max(settings.type_vocab_size, taught_by.config.model.type_vocab_size)
+        settings = dataclasses.replace(settings, type_vocab_size=types)
     others = dict(dataset.splits)
     wanted = {name: others.pop(name) for name in _READ if name in others}
     splits = encoded(wanted, tokenizer, settings, directory)
@@ -65,8 +73,11 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     config = resolve.config_of(config, model, len(train.rows))
     if jax.process_index() == 0 and held is None:
         tokenizer.save(storage.path(directory) / "tokenizer")
+    teacher = None
+    if taught_by is not None:
+        teacher = distillation.placed(config, taught_by, tokenizer, kind)
     nulls = settings.null_answers
-    return Finetuning(config, task, tokenizer, train, splits, nulls, read, others)
+    return Finetuning(config, task, tokenizer, train, splits, nulls, read, others, teacher)
 
 
 def settings_of(job: Finetuning) -> Settings:

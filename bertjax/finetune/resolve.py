@@ -149,7 +149,7 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
         config,
         model=model,
         phases={name: dataclasses.replace(phase, steps=steps, max_predictions_per_seq=1)},
-        objective=config_lib.Objective(mlm=0.0, nsp=0.0),
+        objective=dataclasses.replace(config.objective, mlm=0.0, nsp=0.0),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup),
         evaluation=dataclasses.replace(config.evaluation, every_steps=every),
         checkpoints=saves,

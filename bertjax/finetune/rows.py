@@ -23,7 +23,7 @@ class Settings:
       kind: of `tasks.KINDS`.
       longest: most tokens in a sequence, special tokens included.
       labels: names of the logits, in their order.
-      type_vocab_size: of the model: token types are below it.
+      type_vocab_size: of the model, or of its teacher that has more: token types are below it.
       stride, question_length, null_answers: as in `config.task`; of span alone.
       training: every row must have a label; what only decoding needs is left out.
     """

@@ -21,7 +21,7 @@ import jax
 from bertjax import config as config_lib
 from bertjax import loop, sharding, storage, train, workdir
 from bertjax.errors import NonFiniteError, StorageError, UsageError
-from bertjax.finetune import opening, resolve, span_files
+from bertjax.finetune import distillation, opening, resolve, span_files
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
@@ -30,7 +30,9 @@ from bertjax.processes import distributed
 
 _EXAMPLES = "examples.json"  # hashes of what a run is trained and evaluated on
 _LAST = 10  # logged steps whose mean is the training loss at the end
-_DECIDING = ("seed", "model", "phases", "optimizer", "task", "finetune")  # what a run reaches
+# What a run reaches; a teacher counts by its weights, wherever they lie.
+_DECIDING = ("seed", "model", "phases", "optimizer", "objective", "teacher", "task", "finetune")
+_ANYWHERE = "config.teacher.init_from"
 
 
 def finetune(
@@ -61,6 +63,13 @@ def run_all(
     for one in points.values():  # before the first is trained
         train.check(one.config, mesh)
     _require_form(storage.path(directory), several=len(points) > 1)
+    places = {name: storage.path(directory) / "runs" / name for name in points}
+    if len(points) == 1:
+        places = {"": directory}
+    for name, one in points.items():
+        _require_same(one, places[name])
+    if job.teacher and not all(map(_is_finished, places.values())):
+        _say_teacher(job, programs)
     if len(points) == 1:
         return [_run(points[""], directory, programs, started)]
     if jax.process_index() == 0:
@@ -68,9 +77,8 @@ def run_all(
             say(f"config changed since the last start: {change}")
     results = []
     for number, (name, one) in enumerate(points.items(), start=1):
-        place = storage.path(directory) / "runs" / name
         say(f"run {number} of {len(points)}: {name}")
-        results.append({"run": name, **_run(one, place, programs, started, goes_on=True)})
+        results.append({"run": name, **_run(one, places[name], programs, started, goes_on=True)})
         started = None
     if jax.process_index() == 0:
         _write_results(results, directory, job.metric)
@@ -120,14 +128,13 @@ def _run(
       goes_on: other runs follow: one that does not stay finite is scored as it is.
     """
     path = storage.path(place) / workdir.SCORES
-    _require_same(job, place)
-    if distributed.first_decides(storage.exists(path)):
+    if _is_finished(place):
         say(f"{place}: finished already")
         return json.loads(storage.read(path))
     began = time.monotonic()
     if jax.process_index() == 0:
         job.tokenizer.save(storage.path(place) / "tokenizer")
-        write_json(storage.path(place) / _EXAMPLES, job.digests)
+        write_json(storage.path(place) / _EXAMPLES, job.digests | job.identity)
     try:
         loop.run(job, storage.path(place), started, programs)
         result = scored(job, place)
@@ -146,6 +153,17 @@ def _run(
     return result
 
 
+def _is_finished(place: Path) -> bool:
+    return bool(distributed.first_decides(storage.exists(storage.path(place) / workdir.SCORES)))
+
+
+def _say_teacher(job: Finetuning, programs: dict) -> None:
+    """Says what the teacher reaches on dev: what the runs can be measured by."""
+    if found := distillation.figures(job, programs):
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        say(f"teacher: {figures}, on dev")
+
+
 def _require_form(place: Path, *, several: bool) -> None:
     """Refuses a grid where one run is held, and one run where a grid is."""
     other = place / ("checkpoints" if several else "runs")
@@ -158,15 +176,21 @@ def _require_same(job: Finetuning, place: Path) -> None:
     """Refuses a directory whose run, finished or not, is of a job that reaches something else."""
     if not storage.exists(storage.path(place) / "config.json"):
         return
-    examples = storage.path(place) / _EXAMPLES
-    if storage.exists(examples) and json.loads(storage.read(examples)) != job.digests:
-        raise UsageError(
-            f"config.data.files={job.config.data.files}: {place} holds a run on other examples; "
-            "take another --workdir"
-        )
-    config = job.config
+    config, examples = job.config, storage.path(place) / _EXAMPLES
+    if storage.exists(examples):
+        hashes = json.loads(storage.read(examples))
+        if hashes.pop("teacher", None) != job.identity.get("teacher"):
+            raise UsageError(
+                f"{_ANYWHERE}={config.teacher.init_from}: {place} holds a run with another teacher, "
+                "or none; take another --workdir"
+            )
+        if hashes != job.digests:
+            raise UsageError(
+                f"config.data.files={config.data.files}: {place} holds a run on other examples; "
+                "take another --workdir"
+            )
     held, asked = config_lib.leaves(workdir.read_config(place)), config_lib.leaves(config)
-    for field in sorted(held.keys() | asked.keys()):
+    for field in sorted((held.keys() | asked.keys()) - {_ANYWHERE}):
         theirs, ours = held.get(field), asked.get(field)
         if field.split(".")[1] in _DECIDING and theirs != ours:
             raise UsageError(
@@ -180,10 +204,11 @@ def scored(job: Finetuning, place: Path) -> dict[str, Any]:
     evaluations = writer.evaluations(lines)
     step = selected(job, evaluations)
     figures = evaluations.get(step) or dict.fromkeys(job.task.metrics, math.nan)
-    logged = [line for line in lines if "loss" in line][-_LAST:]
-    last = {
-        name: sum(line[name] for line in logged) / len(logged)
-        for name in (("loss", "grad_norm") if logged else ())
+    logged = [line for line in lines if "task_loss" in line][-_LAST:]
+    last = {  # the labels' own loss, whatever it weighs beside a teacher's
+        name: sum(line[source] for line in logged) / len(logged)
+        for name, source in (("loss", "task_loss"), ("grad_norm", "grad_norm"))
+        if logged
     }
     [phase] = job.config.phases.values()
     return {

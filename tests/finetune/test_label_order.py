@@ -19,6 +19,8 @@ MNLI = ("entailment", "neutral", "contradiction")
         (MNLI, ("not_equivalent", "equivalent"), [None, None]),
         (("LABEL_0", "LABEL_1"), ("negative", "positive"), [0, 1]),
         (("0", "1"), ("negative", "positive"), [0, 1]),
+        (("1", "0"), ("0", "1"), [1, 0]),  # of data of one's own, whose labels are numbers
+        (("0", "1"), ("0", "1"), [0, 1]),
         (("LABEL_0", "LABEL_1", "LABEL_2"), ("negative", "positive"), [None, None]),
         (("LABEL_0",), ("LABEL_0",), [0]),  # regression goes on
         (("a", "b"), ("LABEL_0",), [None]),
