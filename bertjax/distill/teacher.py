@@ -78,6 +78,8 @@ def ready(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
       DataError: the tokenizer that the config names cannot be read.
     """
     check(config, source, PRETRAINING)
+    if not config.model.vocab_size:  # it may have more rows than its tokenizer has pieces
+        config = config.with_model(vocab_size=source.config.model.vocab_size)
     if config.tokenizer.path is not None:
         ours, _ = tokenizer_lib.read(config.tokenizer)
         initial.require_same_tokenizer(config, source, ours, TEACHER)
@@ -110,7 +112,7 @@ def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
     if config.model.vocab_size not in (0, theirs.vocab_size):
         raise UsageError(
             f"config.model.vocab_size={config.model.vocab_size}: the teacher "
-            f"{uri} has {theirs.vocab_size}; set it so, or to 0"
+            f"{uri} has {theirs.vocab_size}; set it so"
         )
     for phase in config.active_phases.values():
         if phase.sequence_length > theirs.max_sequence_length:
@@ -139,7 +141,8 @@ def of(
     sharding.check_model(model, mesh, "the teacher's ")
     kept = {part: source.params[part] for part in models.abstract_params(model)}
     uri = initial.named(config, TEACHER)
-    return Teacher(uri, model, place(kept, model, mesh), digest(kept), source)
+    read_by_student = source if config.teacher.layers else None
+    return Teacher(uri, model, place(kept, model, mesh), digest(kept), read_by_student)
 
 
 def runs_as(theirs: config_lib.Model, config: config_lib.Config, head: str) -> config_lib.Model:
