@@ -19,7 +19,7 @@ from bertjax.device.programs import Batch, Program
 from bertjax.errors import DataError, UsageError
 
 ROWS = 32  # of the batch whose throughput and score are taken
-_ROWS_LENGTH, _ROWS_RUNS = 128, 5
+_ROWS_LENGTH, _ROWS_RUNS = 128, 3
 _STARTS = 3  # processes that load a model, one after the other
 _LEAST = 3  # tokens of a row: [CLS], one, [SEP]
 
@@ -116,8 +116,8 @@ def _open(place: str, threads: int, hints: Hints) -> tuple[Program, Pretrained |
 
 
 def names(places: Sequence[str]) -> list[str]:
-    """Names of files without their folders, or the whole places where two would be alike."""
-    short = [Path(p).name if programs.is_export(p) else f"bertjax {p}" for p in places]
+    """Names without their folders, or the whole places where two would be alike."""
+    short = [("" if programs.is_export(p) else "bertjax ") + Path(p).name for p in places]
     return short if len(set(short)) == len(short) else list(places)
 
 
@@ -216,7 +216,9 @@ def _latencies(
     """Batch 1 of every length with so many threads; bertjax has all cores only."""
     some = [entry for entry in entries if is_all or not entry.program.compiles]
     for length in asked.lengths if some else ():
-        say(f"latency: {threads} threads, {length} tokens, {asked.runs} calls of each")
+        say(
+            f"latency: {threads} thread{'s' * (threads > 1)}, {length} tokens, {asked.runs} calls of each"
+        )
         # A session of this length only, so that its first call is one.
         ready = [
             program if program.compiles else programs.open_export(program.place, threads)
@@ -244,7 +246,11 @@ def _throughput(asked: Asked, entries: Sequence[_Entry], make: _Batches, say: Sa
     runs = min(_ROWS_RUNS, asked.runs)
     say(f"throughput: {ROWS} rows of {length} tokens, {runs} calls of each")
     batch = make(ROWS, length)
-    found = latency.alternate([_call(program, batch) for program, _ in entries], runs, block=1)
+    calls = [_call(program, batch) for program, _ in entries]
+    for (program, _), call in zip(entries, calls, strict=True):
+        if program.compiles:
+            call()
+    found = latency.alternate(calls, runs, block=1, warm=False)
     for (_, row), seconds in zip(entries, found, strict=True):
         rate = ROWS / statistics.median(seconds)
         row["throughput"] = {"rows": ROWS, "tokens": length, "rows_per_second": rate}

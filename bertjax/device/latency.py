@@ -22,13 +22,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 def alternate(
     calls: Sequence[Callable[[], object]],
     runs: int,
+    *,
     block: int = BLOCK,
+    warm: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Seconds of `runs` calls of each: in rounds, in which each has a block of calls.
 
-    Before each block, a call that is not timed brings the program's weights back into the caches,
-    where its own process would find them. Each round begins with the next program, so that none
+    With `warm`, a call before each block that is not timed brings the program's weights back into
+    the caches, where a process of its own would find them. Each round begins with the next program, so that none
     always follows the same other.
     """
     seconds: list[list[float]] = [[] for _ in calls]
@@ -37,7 +39,8 @@ def alternate(
         count = min(block, runs - done)
         for place in range(len(calls)):
             at = (number + place) % len(calls)
-            calls[at]()
+            if warm:
+                calls[at]()
             for _ in range(count):
                 start = clock()
                 calls[at]()
