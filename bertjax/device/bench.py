@@ -1,6 +1,5 @@
 """The measurement of several models beside each other, as JSON takes it."""
 
-import dataclasses
 import itertools
 import statistics
 import time
@@ -12,9 +11,9 @@ import numpy as np
 
 from bertjax.config import parameters
 from bertjax.convert.pretrained import Hints, Pretrained
-from bertjax.data import tokenizer_files
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.device import fresh, latency, machine, programs, texts
+from bertjax.device.asked import Asked
 from bertjax.device.programs import Batch, Program
 from bertjax.errors import DataError, UsageError
 
@@ -26,49 +25,25 @@ _LEAST = 3  # tokens of a row: [CLS], one, [SEP]
 Say = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What is to be measured.
-
-    Attributes:
-      places: .onnx files and sources of `convert`.
-      texts: a file, a text a line.
-      lengths: tokens of a row.
-      runs: timed calls of each number.
-      source: whose tokenizer and task the files have; None: the first of `places` that is one.
-      dev: a labelled file; None: no score.
-      hints: what sources do not say themselves; its tokenizer counts before theirs.
-    """
-
-    places: tuple[str, ...]
-    texts: str
-    lengths: tuple[int, ...] = (32, 128, 384)
-    runs: int = 100
-    source: str | None = None
-    dev: str | None = None
-    hints: Hints = dataclasses.field(default_factory=Hints)
-
-
 def run(asked: Asked, say: Say) -> dict[str, Any]:
     """Measures; `say` takes a line for each thing that takes time or was decided.
 
     Returns:
       `machine` as `machine.describe` has it, with `load_average_after`; `settings`; `files`: of each
-      place `name`, `place`, `runtime`, `size_bytes`, `load_seconds`, `first_call_seconds`,
-      `peak_bytes` and `idle_bytes` (`fresh.Start`), `latency`: for each number of threads and
-      tokens `threads`, `tokens`, `calls`, `first_call_seconds`, `median_seconds`, `p99_seconds`;
+      place `name`, `place`, `runtime`, `size_bytes`; `load_seconds`, `first_call_seconds`,
+      `peak_bytes` and `idle_bytes` (`fresh.Start`, for one row of the longest length); `latency`:
+      for each number of threads and tokens `threads`, `tokens`, `calls`, `first_call_seconds`, `median_seconds`, `p99_seconds`;
       `throughput`: `rows`, `tokens`, `rows_per_second`; and `scores`: the figures by the rows of a
       batch ("1" without padding, "32" with).
 
     Raises:
-      UsageError: no tokenizer or task is known, or a model does not take so many tokens.
+      UsageError: a model has another task, or does not take so many tokens.
       DataError: a file is missing or cannot be read or run.
     """
-    _require_source(asked)
     before = machine.describe()
     threads = sorted({1, before["cores"]})
     opened = [_open(place, threads[-1], asked.hints) for place in asked.places]
-    tokenizer = _tokenizer(asked, [pretrained for _, pretrained in opened], say)
+    tokenizer = asked.tokenizer({p.place: weights for p, weights in opened if weights}, say)
     ids, notes = texts.tokens(asked.texts, tokenizer, ROWS * (max(asked.lengths) - 2))
     for note in notes:
         say(note)
@@ -86,7 +61,7 @@ def run(asked: Asked, say: Say) -> dict[str, Any]:
     _throughput(asked, entries, make, say)
     _starts(asked, threads[-1], entries, make, say)
     settings = {"lengths": asked.lengths, "runs": asked.runs, "texts": asked.texts}
-    settings |= {"source": source_of(asked), "dev": asked.dev, "threads": threads}
+    settings |= {"source": asked.model, "dev": asked.dev, "threads": threads}
     after = {"load_average_after": machine.describe()["load_average"]}
     files = [entry.row for entry in entries]
     return {"machine": before | after, "settings": settings, "files": files}
@@ -132,51 +107,12 @@ def _identity(program: Program, pretrained: Pretrained | None, name: str) -> dic
     return {**row, "latency": []}
 
 
-def source_of(asked: Asked) -> str | None:
-    """The source whose tokenizer and task count."""
-    others = (place for place in asked.places if not programs.is_export(place))
-    return asked.source or next(others, None)
-
-
-def _require_source(asked: Asked) -> None:
-    """Raises UsageError where nothing says the tokenizer, or the task, or a model comes twice."""
-    twice = next((place for place in asked.places if asked.places.count(place) > 1), None)
-    if twice:
-        raise UsageError(f"{twice}: is named twice")
-    if source_of(asked) is None and asked.dev is not None:
-        raise UsageError("--dev: needs --source=SRC, the fine-tuned model whose task it is")
-    if source_of(asked) is None and not asked.hints.tokenizer:
-        raise UsageError(
-            f"{asked.places[0]}: an exported file has no tokenizer; name the model that it comes "
-            "from (--source=hf:DIR or a run's workdir), or --tokenizer=FILE or folder"
-        )
-
-
-def _tokenizer(asked: Asked, read: Sequence[Pretrained | None], say: Say) -> Tokenizer:
-    if asked.hints.tokenizer:
-        found, notes = tokenizer_files.read(asked.hints.tokenizer, asked.hints.tokenizer_wish)
-        for note in notes:
-            say(note)
-        return found
-    if asked.source is None:
-        pretrained = next(each for each in read if each is not None)
-    else:
-        from bertjax import convert
-
-        pretrained = convert.read(asked.source, asked.hints)
-    if pretrained.tokenizer is None:
-        raise DataError(
-            f"{source_of(asked)}: has no tokenizer; name its file or folder: --tokenizer=PATH"
-        )
-    return pretrained.tokenizer
-
-
 def _require_lengths(program: Program, longest: int, make: _Batches) -> None:
     """Refuses a model that does not run `longest` tokens, and says how many it does."""
 
     def failure(length: int) -> str | None:
         try:
-            program.run(make(1, length))
+            program.require(make(1, length))
         except Exception as error:  # of classes that onnxruntime does not publish
             return programs.reason(error)
         return None
@@ -196,10 +132,9 @@ def _require_lengths(program: Program, longest: int, make: _Batches) -> None:
 def _scores(asked: Asked, entries: Sequence[_Entry], say: Say) -> None:
     from bertjax.device import scores
 
-    source, path = source_of(asked), asked.dev
-    assert source is not None
-    assert path is not None
-    dev = scores.read(source, path, asked.hints)
+    assert asked.model is not None
+    assert asked.dev is not None
+    dev = scores.read(asked.model, asked.dev, asked.hints)
     for note in dev.notes:
         say(note)
     for program, _ in entries:
@@ -216,10 +151,9 @@ def _latencies(
     """Batch 1 of every length with so many threads; bertjax has all cores only."""
     some = [entry for entry in entries if is_all or not entry.program.compiles]
     for length in asked.lengths if some else ():
-        say(
-            f"latency: {threads} thread{'s' * (threads > 1)}, {length} tokens, {asked.runs} calls of each"
-        )
-        # A session of this length only, so that its first call is one.
+        what = f"{threads} thread{'s' * (threads > 1)}, {length} tokens"
+        say(f"latency: {what}, {asked.runs} calls of each")
+        # A session for this length only: its first call is one. To JAX every length is new anyway.
         ready = [
             program if program.compiles else programs.open_export(program.place, threads)
             for program, _ in some

@@ -32,12 +32,15 @@ def bench_export(values: Values, args: list[str]) -> None:
     adds the score, at batch 1 without padding and at batch 32 with.
     """
     from bertjax.device import bench, report
+    from bertjax.device.asked import Asked
 
     if not args:
         raise UsageError("expected FILE [FILE ...]; see --help")
     if not values.texts:
         raise UsageError("--texts: missing; name a file, a text a line")
-    asked = bench.Asked(
+    for flag in ("json", "picture"):
+        _require_folder(flag, values[flag].value)
+    asked = Asked(
         places=tuple(re.sub(r"^onnx(-\w+)*:", "", place) for place in args),
         texts=values.texts,
         lengths=_lengths(values.lengths),
@@ -54,6 +57,12 @@ def bench_export(values: Values, args: list[str]) -> None:
         from bertjax.device import picture
 
         picture.draw(storage.path(values.picture), found)
+
+
+def _require_folder(flag: str, path: str | None) -> None:
+    """Refuses before anything is measured what could not be written after it."""
+    if path and not storage.is_remote(path) and not storage.path(path).parent.is_dir():
+        raise UsageError(f"--{flag}={path}: no such folder; make it first")
 
 
 def _lengths(text: str) -> tuple[int, ...]:

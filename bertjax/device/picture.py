@@ -64,10 +64,10 @@ def _sizes(axis: Any, rows: list[dict[str, Any]]) -> None:
 def _scores(axis: Any, rows: list[dict[str, Any]], metric: str) -> None:
     groups: list[list[tuple[float, float] | None]] = []
     for row in rows:
-        found = [row["scores"].get(size) for size in ("1", "32")]
-        groups.append([each and (each[metric], each[metric]) for each in found])
+        found = [row["scores"].get(size, {}).get(metric) for size in ("1", "32")]
+        groups.append([None if value is None else (value, value) for value in found])
     _bars(axis, rows, groups)
-    known = [value for group in groups for pair in group if pair for value in pair]
+    known = [pair[0] for group in groups for pair in group if pair] or [0]
     margin = 0.2 * (max(known) - min(known)) or 0.01
     axis.set_ylim(min(known) - margin, max(known) + margin)
     axis.set_xticks(range(2), ["batch 1", "batch 32, padded"])

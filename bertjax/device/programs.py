@@ -26,6 +26,7 @@ class Program:
       has_choices: inputs are `[B, C, L]`, not `[B, L]`.
       outputs: their names.
       compiles: every shape costs a compilation.
+      require: raises, with any class, where `call` cannot take a batch; compiles nothing.
       labels: the names of its logits, as the file's metadata says; () where it does not.
     """
 
@@ -35,6 +36,7 @@ class Program:
     has_choices: bool
     outputs: tuple[str, ...]
     compiles: bool
+    require: Callable[[Batch], object]
     labels: tuple[str, ...] = ()
 
     def run(self, batch: Batch) -> Batch:
@@ -88,7 +90,8 @@ def open_export(place: str, threads: int) -> Program:
 
     has_choices = len(session.get_inputs()[0].shape) == 3
     labels = _labels(session.get_modelmeta().custom_metadata_map)
-    return Program(place, call, takes, has_choices, outputs, False, labels)
+    program = Program(place, call, takes, has_choices, outputs, False, lambda _: None, labels)
+    return dataclasses.replace(program, require=program.run)
 
 
 def _checked_inputs(place: str, inputs: list[Any]) -> tuple[str, ...]:
@@ -143,16 +146,21 @@ def of_pretrained(place: str, pretrained: Pretrained) -> Program:
     compute = jax.jit(stablehlo.program(model))
     takes = TOKENS if model.type_vocab_size > 1 else TOKENS[:2]
 
-    def call(tokens: Batch) -> Batch:
-        length = tokens["input_ids"].shape[-1]
-        if length > model.max_sequence_length:  # or JAX would read the last position again
+    def require(batch: Batch) -> None:
+        """JAX itself takes what is beyond a table for its last row."""
+        length, most = batch["input_ids"].shape[-1], batch["input_ids"].max()
+        if length > model.max_sequence_length:
             raise ValueError(f"{length} tokens, the model has {model.max_sequence_length}")
+        if most >= model.vocab_size:
+            raise ValueError(f"id {most}, the model has {model.vocab_size:,}")
+
+    def call(tokens: Batch) -> Batch:
         given = [jax.device_put(tokens[name].astype(np.int32), cpu) for name in takes]
         return {name: np.asarray(array) for name, array in compute(weights, *given).items()}
 
     outputs = tuple(output.name for output in model.head_record.outputs)
     has_choices = model.head_record.has_choices
-    return Program(place, call, takes, has_choices, outputs, True, model.label_names)
+    return Program(place, call, takes, has_choices, outputs, True, require, model.label_names)
 
 
 def reason(error: BaseException) -> str:

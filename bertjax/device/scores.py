@@ -17,6 +17,7 @@ from bertjax.finetune import batches, predict
 from bertjax.finetune.prediction_records import Figures
 from bertjax.finetune.readers import inputs
 from bertjax.finetune.readers.lines import Bad
+from bertjax.finetune.scoring import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,8 @@ def require_same_task(program: Program, dev: Dev) -> None:
         )
 
 
-def figures(program: Program, dev: Dev, batch_size: int) -> dict[str, float]:
-    """The figures of the task, the first one the task's own, of rows in the file's order.
+def figures(program: Program, dev: Dev, batch_size: int) -> dict[str, Any]:
+    """The figures of the task, its own first, None where undefined; rows in the file's order.
 
     A batch is padded to its longest row, to the model's longest where every shape costs a
     compilation.
@@ -98,7 +99,8 @@ def figures(program: Program, dev: Dev, batch_size: int) -> dict[str, float]:
     if not values:
         raise DataError(f"{program.place}: no row of --dev has a label that the model knows")
     first = [name for name in job.task.metrics if name in values]
-    return {name: float(values[name]) for name in [*first, *(values.keys() - set(first))]}
+    rest = [name for name in values if name not in first]
+    return scores.as_json({name: values[name] for name in (*first, *rest)})
 
 
 def _logits(program: Program, tokens: Batch) -> np.ndarray:

@@ -215,6 +215,7 @@ CASES = {
     ),
     "no lengths": ([FILE, SOURCE, TEXTS, "--lengths=8,x"], errors.USAGE, "--lengths=8,x: expected"),
     "length of 2": ([FILE, SOURCE, TEXTS, "--lengths=2"], errors.USAGE, "numbers of tokens from 3"),
+    "no folder": ([FILE, SOURCE, TEXTS, "--json={root}/no/b.json"], errors.USAGE, "no such folder"),
     "empty texts": ([FILE, SOURCE, "--texts={root}/empty.txt"], errors.DATA, "an empty file"),
     "dev a folder": (
         [FILE, SOURCE, TEXTS, "--lengths=8", "--dev={root}"],
@@ -241,6 +242,8 @@ def test_positions_of_a_source_are_known_too(root):
     opened, _ = programs.open_source(str(root / "run"), Hints())
     with pytest.raises(UsageError, match="has positions for 64 tokens"):
         bench._require_lengths(opened, 70, bench._Batches(np.arange(5, 25), TOKENIZER))
+    with pytest.raises(DataError, match="id 5000, the model has"):
+        bench._require_lengths(opened, 8, bench._Batches(np.full(9, 5000), TOKENIZER))
 
 
 def test_another_models_tokenizer_is_suspected_where_ids_are_beyond_the_vocabulary(root):

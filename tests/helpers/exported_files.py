@@ -1,12 +1,10 @@
 """Exported files of tiny fine-tuned models, with what `bench-export` takes beside them."""
 
-import dataclasses
-
 import finetuned
 import numpy as np
 
 from bertjax.convert import onnx as onnx_out
-from bertjax.device import bench
+from bertjax.device.asked import Asked
 
 LENGTHS = (8, 16)
 
@@ -23,11 +21,7 @@ def write(root, kind="single", **fields):
     return source
 
 
-def asked(root, *names, **fields) -> bench.Asked:
+def asked(root, *names, **fields) -> Asked:
     """What is asked of files in `root`."""
     given = {"lengths": LENGTHS, "runs": 3, "texts": str(root / "texts.txt")} | fields
-    return bench.Asked(tuple(str(root / name) for name in names), **given)
-
-
-def with_hints(asked, **hints):
-    return dataclasses.replace(asked, hints=dataclasses.replace(asked.hints, **hints))
+    return Asked(tuple(str(root / name) for name in names), **given)
