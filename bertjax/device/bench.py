@@ -12,7 +12,7 @@ import numpy as np
 from bertjax.config import parameters
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data.tokenizer_base import Tokenizer
-from bertjax.device import fresh, latency, machine, programs, texts
+from bertjax.device import latency, machine, programs, startup, texts
 from bertjax.device.asked import Asked
 from bertjax.device.programs import Batch, Program
 from bertjax.errors import DataError, UsageError
@@ -31,7 +31,7 @@ def run(asked: Asked, say: Say) -> dict[str, Any]:
     Returns:
       `machine` as `machine.describe` has it, with `load_average_after`; `settings`; `files`: of each
       place `name`, `place`, `runtime`, `size_bytes`; `load_seconds`, `first_call_seconds`,
-      `peak_bytes` and `idle_bytes` (`fresh.Start`, for one row of the longest length); `latency`:
+      `peak_bytes` and `idle_bytes` (`startup.Start`, for one row of the longest length); `latency`:
       for each number of threads and tokens `threads`, `tokens`, `calls`, `first_call_seconds`, `median_seconds`, `p99_seconds`;
       `throughput`: `rows`, `tokens`, `rows_per_second`; and `scores`: the figures by the rows of a
       batch ("1" without padding, "32" with).
@@ -196,11 +196,11 @@ def _starts(
     """What processes measure that have one model each; they alternate too."""
     say(f"load time and memory: {_STARTS} processes of each")
     batch = make(1, max(asked.lengths))
-    found: dict[str, list[fresh.Start]] = {place: [] for place in asked.places}
+    found: dict[str, list[startup.Start]] = {place: [] for place in asked.places}
     for _, place in itertools.product(range(_STARTS), asked.places):
-        found[place].append(fresh.measure(place, asked.hints, batch, threads))
+        found[place].append(startup.measure(place, asked.hints, batch, threads))
     for program, row in entries:
-        row.update(fresh.median(found[program.place])._asdict())
+        row.update(startup.median(found[program.place])._asdict())
 
 
 def _call(program: Program, batch: Batch) -> Callable[[], object]:

@@ -26,7 +26,7 @@ class Program:
       has_choices: inputs are `[B, C, L]`, not `[B, L]`.
       outputs: their names.
       compiles: every shape costs a compilation.
-      require: raises, with any class, where `call` cannot take a batch; compiles nothing.
+      check: raises where `call` cannot take a batch; None: `call` itself does, and costs little.
       labels: the names of its logits, as the file's metadata says; () where it does not.
     """
 
@@ -36,7 +36,7 @@ class Program:
     has_choices: bool
     outputs: tuple[str, ...]
     compiles: bool
-    require: Callable[[Batch], object]
+    check: Callable[[Batch], None] | None = None
     labels: tuple[str, ...] = ()
 
     def run(self, batch: Batch) -> Batch:
@@ -48,6 +48,13 @@ class Program:
         if self.has_choices and tokens["input_ids"].ndim == 2:
             tokens = {name: array[:, None] for name, array in tokens.items()}
         return self.call(tokens)
+
+    def require(self, batch: Batch) -> None:
+        """Raises, with a class of the runtime's own, where a batch cannot be run."""
+        if self.check is None:
+            self.run(batch)
+        else:
+            self.check(batch)
 
 
 def is_export(place: str) -> bool:
@@ -90,8 +97,7 @@ def open_export(place: str, threads: int) -> Program:
 
     has_choices = len(session.get_inputs()[0].shape) == 3
     labels = _labels(session.get_modelmeta().custom_metadata_map)
-    program = Program(place, call, takes, has_choices, outputs, False, lambda _: None, labels)
-    return dataclasses.replace(program, require=program.run)
+    return Program(place, call, takes, has_choices, outputs, compiles=False, labels=labels)
 
 
 def _checked_inputs(place: str, inputs: list[Any]) -> tuple[str, ...]:
@@ -146,7 +152,7 @@ def of_pretrained(place: str, pretrained: Pretrained) -> Program:
     compute = jax.jit(stablehlo.program(model))
     takes = TOKENS if model.type_vocab_size > 1 else TOKENS[:2]
 
-    def require(batch: Batch) -> None:
+    def check(batch: Batch) -> None:
         """JAX itself takes what is beyond a table for its last row."""
         length, most = batch["input_ids"].shape[-1], batch["input_ids"].max()
         if length > model.max_sequence_length:
@@ -160,7 +166,8 @@ def of_pretrained(place: str, pretrained: Pretrained) -> Program:
 
     outputs = tuple(output.name for output in model.head_record.outputs)
     has_choices = model.head_record.has_choices
-    return Program(place, call, takes, has_choices, outputs, True, require, model.label_names)
+    labels = model.label_names
+    return Program(place, call, takes, has_choices, outputs, True, check, labels)
 
 
 def reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 _MB = 1e6
 _WIDTH = 160  # where the output is no terminal
@@ -38,13 +38,13 @@ def _models(found: dict[str, Any]) -> Table:
     rows, metrics = found["files"], metric(found)
     batch = rows[0]["throughput"]
     table = Table(
-        "file",
+        Column("file", no_wrap=True),
         "MB",
         "load ms",
         "first call ms",
-        "peak MB (before it)",
-        f"rows/s, {batch['rows']} x {batch['tokens']}",
-        *([f"{metrics}, batch 1", f"{metrics}, batch 32"] if metrics else []),
+        "peak MB\n(before it)",
+        f"rows/s\n{batch['rows']} x {batch['tokens']}",
+        *([f"{metrics}\nbatch 1", f"{metrics}\nbatch 32"] if metrics else []),
     )
     for row in rows:
         memory = f"{row['peak_bytes'] / _MB:,.0f} ({row['idle_bytes'] / _MB:,.0f})"
@@ -75,9 +75,9 @@ def _latency(found: dict[str, Any]) -> Table:
     """A row a file, a column a number of threads and tokens: median / 99th percentile."""
     settings = found["settings"]
     cells = [(n, length) for n in settings["threads"] for length in settings["lengths"]]
-    heads = (f"{n} thread{'s' * (n > 1)}, {length} tokens" for n, length in cells)
+    heads = (f"{n} thread{'s' * (n > 1)}\n{length} tokens" for n, length in cells)
     title = f"batch 1, median / 99th percentile of {settings['runs']} calls, ms"
-    table = Table("file", *heads, title=title, title_justify="left")
+    table = Table(Column("file", no_wrap=True), *heads, title=title, title_justify="left")
     for row in found["files"]:
         of = {(cell["threads"], cell["tokens"]): cell for cell in row["latency"]}
         table.add_row(row["name"], *(_times(of.get(cell)) for cell in cells))

@@ -14,7 +14,7 @@ from finetune_examples import TOKENIZER
 from bertjax import __main__ as program
 from bertjax import errors
 from bertjax.convert.pretrained import Hints
-from bertjax.device import bench, fresh, picture, programs, report, scores, texts
+from bertjax.device import bench, picture, programs, report, scores, startup, texts
 from bertjax.errors import DataError, UsageError
 
 DEV_ROWS = 45  # more than a batch of 32, and not twice as many
@@ -113,7 +113,7 @@ def test_table_names_every_number(measured, capsys):
     found, _ = measured
     report.show(found)
     text = capsys.readouterr().out
-    for part in ("float32.onnx", "int8.onnx", "bertjax run", "8 tokens", "accuracy, batch 32"):
+    for part in ("float32.onnx", "int8.onnx", "bertjax run", "8 tokens", "batch 32"):
         assert part in text
     assert text.count("load average") == 1
 
@@ -160,13 +160,17 @@ def test_int8_depends_on_what_stands_beside_a_row(root):
 def test_memory_is_of_the_process_that_runs_one_file_only(root):
     """This process has JAX and 8 devices: more than the other, which inherits nothing of it."""
     batch = texts.batch(np.arange(5, 25), TOKENIZER, 1, 8)
-    start = fresh.measure(str(root / "float32.onnx"), Hints(), batch, 1)
-    assert 1_000_000 < start.idle_bytes < start.peak_bytes < fresh.peak_bytes()
+    start = startup.measure(str(root / "float32.onnx"), Hints(), batch, 1)
+    assert 1_000_000 < start.idle_bytes < start.peak_bytes < startup.peak_bytes()
 
 
 def test_medians_of_several_starts():
-    starts = [fresh.Start(1.0, 9.0, 5, 4), fresh.Start(3.0, 7.0, 8, 2), fresh.Start(2.0, 8.0, 6, 3)]
-    assert fresh.median(starts) == fresh.Start(2.0, 8.0, 8, 4)
+    starts = [
+        startup.Start(1.0, 9.0, 5, 4),
+        startup.Start(3.0, 7.0, 8, 2),
+        startup.Start(2.0, 8.0, 6, 3),
+    ]
+    assert startup.median(starts) == startup.Start(2.0, 8.0, 8, 4)
 
 
 def test_names_are_short_where_they_differ():
@@ -284,7 +288,7 @@ def test_absent_package_is_named(root, monkeypatch):
 def test_a_process_that_fails_says_why(root):
     batch = texts.batch(np.arange(5, 25), TOKENIZER, 1, 8)
     with pytest.raises(DataError, match=r"absent.onnx: a process that runs it alone fails"):
-        fresh.measure(str(root / "absent.onnx"), Hints(), batch, 1)
+        startup.measure(str(root / "absent.onnx"), Hints(), batch, 1)
 
 
 def test_a_command_prints_tables_and_writes_json_and_a_picture(root, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,6 @@
 """A process that loads and runs one model only: the time to load it, its first call, its memory.
 
-`python -m bertjax.device.fresh` is that process. It reads a JSON object on stdin and writes one.
+`python -m bertjax.device.startup` is that process. It reads a JSON object on stdin and writes one.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def measure(place: str, hints: Hints, batch: Batch, threads: int) -> Start:
     here = str(Path(__file__).parents[2])  # also where the package is not installed
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     found = subprocess.run(
-        [sys.executable, "-m", "bertjax.device.fresh"],
+        [sys.executable, "-m", "bertjax.device.startup"],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
