@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bertjax import commands, errors, storage
 from bertjax import source_commands as sources
 from bertjax.commands import Command, Flag, Values
+from bertjax.device import commands as device
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.finetune import commands as finetuning
 from bertjax.processes import streams
@@ -162,6 +163,7 @@ COMMANDS = {
         Command("fill-mask", sources.fill_mask, ("SRC", "TEXT"), (*sources.SOURCE, sources.TOP_K)),
         Command("embed", sources.embed, None, (*sources.SOURCE, Flag("pooling"))),
         Command("convert", sources.convert, ("SRC", "DST"), sources.SOURCE),
+        Command("bench-export", device.bench_export, None, (*sources.SOURCE, *device.FLAGS)),
         Command("verify", verify, ("DIR",)),
         Command("plot", plot, ("W",), (Flag("out"),)),
         Command("plan", plan, (), _PLAN, reads_config=True),

@@ -104,7 +104,7 @@ def after_convert(destination: str, pretrained: Any) -> list[str]:
       pretrained: the `Pretrained` that was written there.
     """
     tokenizer, lines = pretrained.tokenizer, []
-    if destination.startswith(("onnx:", "onnx-int8:", "stablehlo:")):
+    if destination.startswith(("onnx:", "onnx-", "stablehlo:")):
         return lines
     if tokenizer is not None and pretrained.config.model.has_masked_lm:
         lines.append(_fill_mask(destination, tokenizer.tokens([tokenizer.mask_id])[0]))

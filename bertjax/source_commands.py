@@ -84,8 +84,9 @@ def convert(values: Values, args: list[str]) -> list[str]:
     """convert SRC DST [--hidden_act=...] [--do_lower_case=...] [--tokenizer=...] [--allow_pickle]
 
     Weights from one form into another. SRC and DST are a run's workdir (orbax:DIR), hf:DIR,
-    hub:OWNER/NAME, tf1:PREFIX; SRC may also be fairseq:FILE, DST onnx:FILE, onnx-int8:FILE or
-    stablehlo:FILE. DST must not exist. What a source does not say itself:
+    hub:OWNER/NAME, tf1:PREFIX; SRC may also be fairseq:FILE, DST stablehlo:FILE, onnx:FILE,
+    onnx-float16:FILE or onnx-int8-weights:FILE (a half or a quarter of the size, computes in
+    float32), or onnx-int8:FILE (computes in int8). DST must not exist. What a source does not say:
     --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
     --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
     """

@@ -18,7 +18,8 @@ from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import StorageError, UsageError
 
-# Form -> (module of this package that reads it, module that writes it, what its path is).
+# Form -> (module of this package that reads it, module that writes it, what its path is). A form
+# MODULE-HOW is written by the function `write_HOW`.
 FORMS = {
     "orbax": ("orbax", "orbax", "DIR"),
     "hf": ("hf", "hf", "DIR"),
@@ -26,7 +27,9 @@ FORMS = {
     "tf1": ("tf1", "tf1", "PREFIX"),
     "fairseq": ("fairseq", None, "FILE"),
     "onnx": (None, "onnx", "FILE"),
+    "onnx-float16": (None, "onnx", "FILE"),
     "onnx-int8": (None, "onnx", "FILE"),
+    "onnx-int8-weights": (None, "onnx", "FILE"),
     "stablehlo": (None, "stablehlo", "FILE"),
 }
 # What a destination without a form is meant to be.
@@ -116,7 +119,8 @@ def parse(uri: str) -> tuple[str, Path | str]:
 
 def _writer(form: str) -> Callable:
     module = importlib.import_module(f"bertjax.convert.{FORMS[form][1]}")
-    return module.write_int8 if form == "onnx-int8" else module.write
+    how = form.partition("-")[2].replace("-", "_")
+    return getattr(module, f"write_{how}" if how else "write")
 
 
 def _target(form: str, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Models out to ONNX, float32 and int8: the graph is written by hand from the parameter tree.
+"""Models out to ONNX, float32 and smaller: the graph is written by hand from the parameter tree.
 
 One function a layer, one node an operation, and every value has the name of what makes it:
 `blocks/0/query` is the result of that layer, `blocks/0/query/kernel` its matrix. Inputs and
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjax.config import parameters
-from bertjax.convert import use
+from bertjax.convert import onnx_weights, use
 from bertjax.convert.onnx_graph import Graph
 from bertjax.convert.pretrained import Pretrained
 from bertjax.errors import UsageError
@@ -43,9 +43,34 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     Raises:
       UsageError: the onnx package is not installed, or the model has 2 GiB or more.
     """
-    graph = Graph(pretrained.config.model, pretrained.params)
-    graph.metadata |= use.of(pretrained)
-    _model(graph)
+    _graph(pretrained).save(path)
+    return use.notes(pretrained)
+
+
+def write_float16(pretrained: Pretrained, path: Path) -> list[str]:
+    """As `write`, with matrices of float16 in the file, half its size; computes in float32.
+
+    Raises:
+      UsageError: as `write`.
+      DataError: a weight is too large for float16.
+    """
+    graph = _graph(pretrained)
+    onnx_weights.store_float16(graph)
+    graph.save(path)
+    return use.notes(pretrained)
+
+
+def write_int8_weights(pretrained: Pretrained, path: Path) -> list[str]:
+    """As `write`, with matrices of int8 in the file, a quarter of its size; computes in float32.
+
+    Unlike the file of `write_int8`, it rounds no activations: a row's results depend on no other
+    row and on no instruction set, and it runs no faster than float32.
+
+    Raises:
+      UsageError: as `write`.
+    """
+    graph = _graph(pretrained)
+    onnx_weights.store_int8(graph)
     graph.save(path)
     return use.notes(pretrained)
 
@@ -65,13 +90,11 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
     Raises:
       UsageError: the onnx or the onnxruntime package is not installed.
     """
-    graph = Graph(pretrained.config.model, pretrained.params)
+    graph = _graph(pretrained)
     try:
         from onnxruntime import quantization
     except ImportError:
         raise UsageError("int8 needs onnxruntime: pip install 'bertjax[onnx]'") from None
-    graph.metadata |= use.of(pretrained)
-    _model(graph)
     _untie_decoder(graph)
     # Says that there is nothing left to fold, or the quantizer advises to do that first.
     graph.metadata["onnx.quant.pre_process"] = "onnxruntime.quant"
@@ -80,6 +103,14 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
         graph.save(float32)
         quantization.quantize_dynamic(float32, path, per_channel=True, reduce_range=True)
     return use.notes(pretrained)
+
+
+def _graph(pretrained: Pretrained) -> Graph:
+    """The float32 graph of a model, with what its file says of how it is used."""
+    graph = Graph(pretrained.config.model, pretrained.params)
+    graph.metadata |= use.of(pretrained)
+    _model(graph)
+    return graph
 
 
 def _model(g: Graph) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from bertjax import config as config_lib
 from bertjax.convert import names
@@ -50,7 +50,7 @@ class Graph:
         """Says of a value what shape inference cannot find out: onnxruntime fuses by it."""
         self.graph.value_info.append(self._info(value, dims, dtype))
 
-    def _info(self, name: str, dims: tuple, dtype: type) -> Any:
+    def _info(self, name: str, dims: tuple, dtype: DTypeLike) -> Any:
         helper = self.onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return helper.make_tensor_value_info(name, kind, dims)
@@ -108,7 +108,8 @@ class Graph:
             file.write(model + _key(7) + varint(size) + graph)  # 7: ModelProto.graph
             for name, array in self.weights.items():
                 file.write(headers[name])
-                file.write(np.ascontiguousarray(array, "<f4").data)
+                little = array.dtype.newbyteorder("<")
+                file.write(np.ascontiguousarray(array, little).data)
 
     def _model(self) -> Any:
         """The ModelProto around a graph."""
@@ -124,12 +125,12 @@ class Graph:
         model = self._model()
         model.graph.CopyFrom(self.graph)
         for name, array in self.weights.items():
-            model.graph.input.append(self._info(name, array.shape, np.float32))
+            model.graph.input.append(self._info(name, array.shape, array.dtype))
         self.onnx.checker.check_model(model, full_check=True)
 
     def _tensor_header(self, name: str, array: np.ndarray) -> bytes:
-        """All of a GraphProto's initializer but the floats at its end."""
-        kind = self.onnx.TensorProto.FLOAT
+        """All of a GraphProto's initializer but the numbers at its end."""
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=kind)
         content = proto.SerializeToString() + _key(9) + varint(array.nbytes)  # 9: raw_data
         return _key(5) + varint(len(content) + array.nbytes) + content  # 5: initializer

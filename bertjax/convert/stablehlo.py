@@ -38,37 +38,41 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     """
     import jax
 
-    model = dataclasses.replace(
-        pretrained.config.model, dtype="float32", attention="xla", remat="none"
-    )
-    weights = dict(_weights(model, pretrained.params))
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in weights.items()}
+    model = float32(pretrained.config.model)
+    arrays = dict(weights(model, pretrained.params))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, np.float32) for name, x in arrays.items()}
     dims = "b, c, l" if model.head_record.has_choices else "b, l"
     limits = [f"l <= {model.max_sequence_length}"]
     ids = jax.ShapeDtypeStruct(jax.export.symbolic_shape(dims, constraints=limits), np.int32)
     inputs = [ids] * (3 if model.type_vocab_size > 1 else 2)
-    export = jax.export.export(jax.jit(_program(model)), platforms=PLATFORMS)
+    export = jax.export.export(jax.jit(program(model)), platforms=PLATFORMS)
     path.write_bytes(export(shapes, *inputs).serialize())
     tensor_file.write(
-        path.with_name(f"{path.name}.safetensors"), weights.items(), use.of(pretrained)
+        path.with_name(f"{path.name}.safetensors"), arrays.items(), use.of(pretrained)
     )
     return use.notes(pretrained)
 
 
-def _weights(model: config_lib.Model, params: dict) -> Iterator[tuple[str, np.ndarray]]:
+def float32(model: config_lib.Model) -> config_lib.Model:
+    """The model as exports compute it: in float32, by plain XLA, for inference."""
+    return dataclasses.replace(model, dtype="float32", attention="xla", remat="none")
+
+
+def weights(model: config_lib.Model, params: dict) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays that `program` takes, by our paths; the vocabulary without its padding."""
     for name in parameters.shapes(model):
         array = np.asarray(names.lookup(params, name))
         yield name, array[: model.vocab_size] if name in parameters.VOCAB_ROWS else array
 
 
-def _program(model: config_lib.Model) -> Callable[..., dict]:
+def program(model: config_lib.Model) -> Callable[..., dict]:
     """The function that is exported: `(weights, *inputs) -> {output: array}`."""
     import jax
     import jax.numpy as jnp
 
     from bertjax import models
 
-    def program(
+    def compute(
         weights: dict[str, jax.Array],
         input_ids: jax.Array,
         attention_mask: jax.Array,
@@ -88,7 +92,7 @@ def _program(model: config_lib.Model) -> Callable[..., dict]:
         }
         return _outputs(model, models.apply(model, params, batch), input_ids.shape[:-1])
 
-    return program
+    return compute
 
 
 def _outputs(model: config_lib.Model, of_model: dict, rows: tuple) -> dict:

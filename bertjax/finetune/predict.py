@@ -57,12 +57,19 @@ class Model:
           UsageError: the rows have no room, as `encoding.encode`.
           DataError: the model's outputs are not finite.
         """
-        job = self.job
-        settings = resolve.settings_of(job.config, job.task.kind, self.reading.labels, self.longest)
+        bare, rows = self.encoded(examples)
+        return self.predicted(bare, rows, self._outputs(rows))
+
+    def encoded(self, examples: list) -> tuple[list, Rows]:
+        """Examples without their labels, and their rows; raises UsageError as `predict`."""
+        config, kind = self.job.config, self.job.task.kind
+        settings = resolve.settings_of(config, kind, self.reading.labels, self.longest)
         settings = dataclasses.replace(settings, training=False)
         bare = [_unlabeled(example) for example in examples]
-        rows = encoding.encode(bare, self.job.tokenizer, settings)
-        found = self._outputs(rows)
+        return bare, encoding.encode(bare, self.job.tokenizer, settings)
+
+    def predicted(self, bare: list, rows: Rows, found: dict[str, list[np.ndarray]]) -> Predictions:
+        """What the outputs `found` for `rows` say of examples; raises DataError as `predict`."""
         if not all(np.isfinite(logits).all() for logits in found["logits"]):
             raise DataError("the model's outputs are not finite: its weights are damaged")
         return self.job.predicted(bare, rows, found)
