@@ -70,8 +70,7 @@ def test_one_command_learns_from_the_teacher_with_its_tokenizer(project, whole):
     assert evaluations[-1]["eval/cosine_loss"] < 0.2  # a start at random would be near 1
     student = convert.read(str(place))
     assert set(student.params) == {"embeddings", "blocks", "masked_lm"}  # and not the teacher
-    again = bertjax(project, "evaluate", place)
-    figures = json.loads(again.stdout.splitlines()[-1])
+    figures = pretraining.evaluate(workdir.read_config(place), place)
     assert figures["distill_loss"] == pytest.approx(evaluations[-1]["eval/distill_loss"], rel=1e-5)
 
 
