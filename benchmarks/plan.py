@@ -19,6 +19,7 @@ import jax
 
 from bertjax import config as config_lib
 from bertjax.config import stages
+from bertjax.distill import teacher
 from bertjax.errors import UsageError
 from bertjax.plan import budget
 from bertjax.plan import stage as plan_stage
@@ -43,7 +44,10 @@ CONFIGS = {
     "bert_large": (1, 4),
     "roberta_large": (4, 4),
     "bert_large_lamb": (4, 4),
+    "distilbert_base": (1, 8),
+    "distilroberta_base": (1, 8),
 }
+TEACHERS = {"distilbert_base": "bert_base", "distilroberta_base": "roberta_base"}
 
 
 def load(name: str, chips: int) -> config_lib.Config:
@@ -52,8 +56,7 @@ def load(name: str, chips: int) -> config_lib.Config:
     Raises:
       UsageError: the recipe's batch has fewer rows than there are chips.
     """
-    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
-    config = config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
+    config = recipe(name)
     fsdp, rows = CONFIGS[name]
     phases = {}
     for phase_name, phase in config.phases.items():
@@ -71,13 +74,29 @@ def load(name: str, chips: int) -> config_lib.Config:
     )
 
 
+def _teacher(name: str, config: config_lib.Config) -> teacher.Teacher | None:
+    """The shape of a recipe's teacher, without weights."""
+    if name not in TEACHERS:
+        return None
+    model = recipe(TEACHERS[name]).model
+    runs = teacher.runs_as(model, config, teacher.PRETRAINING)
+    return teacher.Teacher(TEACHERS[name], runs, teacher.shapes(runs))
+
+
+def recipe(name: str) -> config_lib.Config:
+    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    return config_lib.from_config_dict(runpy.run_path(str(path))["get_config"]())
+
+
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
     target = plan_stage.Target.named(topology)
     config = load(name, len(target.devices))
     if attention == "splash":
         config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)
-    job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
+    job = Pretraining(
+        config, budget.AnyTokenizer(config.model.vocab_size), teacher=_teacher(name, config)
+    )
     numbered = list(enumerate(stages.of(config)))
     for number, stage in numbered[-1:] if last else numbered:
         key = name, topology, attention, number
