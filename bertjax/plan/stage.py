@@ -103,8 +103,9 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         report |= dict.fromkeys(_MEASURED) | {"hbm_bytes_per_device": _wanted(str(error))}
         return report | {"fits": False, "compile_seconds": time.monotonic() - started}
     seconds = time.monotonic() - started
-    hidden = kernel_flops(config.model, phase) / mesh.size if kernel == "splash" else 0
-    return report | _read(compiled, target, tokens, hidden) | {"compile_seconds": seconds}
+    hidden = kernel_flops(config.model, phase) if kernel == "splash" else 0
+    hidden += _teacher_kernel_flops(job, mesh, phase)
+    return report | _read(compiled, target, tokens, hidden / mesh.size) | {"compile_seconds": seconds}
 
 
 _MEASURED = (
@@ -127,6 +128,17 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
     products = 9 if model.remat == "full" else 7
     row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
     return products * row * phase.batch_size
+
+
+def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
+    """As `kernel_flops`, of the forward pass of a job's teacher; 0 without one."""
+    if (teacher := getattr(job, "teacher", None)) is None:
+        return 0
+    model, placement = teacher.model, train.placement_of(job.config, mesh)
+    if models.attention_kernel(model, placement, phase.sequence_length) != "splash":
+        return 0
+    row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
+    return 2 * row * phase.batch_size
 
 
 def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
