@@ -79,7 +79,7 @@ def _teacher(name: str, config: config_lib.Config) -> teacher.Teacher | None:
     if name not in TEACHERS:
         return None
     model = recipe(TEACHERS[name]).model
-    runs = teacher.runs_as(model, config, teacher.PRETRAINING)
+    runs = teacher.model_of(model, config, teacher.PRETRAINING)
     return teacher.Teacher(TEACHERS[name], runs, teacher.shapes(runs))
 
 

@@ -37,14 +37,14 @@ def prepare(values: Values, args: list[str]) -> None:
         raise UsageError(f"unexpected {args[0]!r}; options of Beam need --runner")
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
     config, workdir = commands.require_pretraining(_config(values)), commands.workdir_of(values)
-    from bertjax import initial
+    if config.has_teacher:
+        from bertjax.distill import student
 
+        config, _ = student.prepared(config)
     if config.init_from is not None:
-        initial.check(config, workdir)
-    if config.teacher.init_from is not None:
-        from bertjax.distill import teacher
+        from bertjax import initial
 
-        config = teacher.ready(config, initial.read(config, initial.TEACHER))
+        initial.check(config, workdir)
     prepare.prepare(config, workdir, beam_options=options)
 
 

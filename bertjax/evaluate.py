@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich import console, progress
 
 from bertjax import sharding, train
-from bertjax.checkpoints import manager
+from bertjax.checkpoints import integrity, manager
 from bertjax.config import stages
 from bertjax.config.stages import Stage
 from bertjax.errors import NothingHeldOut
@@ -136,11 +136,14 @@ def read_params(
 
     Raises:
       DataError: no whole checkpoint.
+      UsageError: it was trained beside other frozen parameters.
     """
     params = jax.eval_shape(job.init, jax.random.key(0))
     abstract = sharding.abstract(mesh, {"params": params})
     step, state = manager.read_newest(directory / "checkpoints", abstract, wanted=wanted)
     assert step is not None  # nothing saved raises
+    if job.identity:
+        integrity.require_same(directory / "checkpoints" / str(step), job.identity)
     return step, state["params"]
 
 

@@ -138,6 +138,7 @@ class Trainer:
     def _run_stage(self, stage: Stage, start: int, state: dict) -> tuple[int, dict]:
         with self._patiently("init"):
             batches = self.job.batches(stage)
+        prepare = self.job.prepare(stage)
         self._write_config()
         start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
         size = stage.phase.batch_size
@@ -145,7 +146,6 @@ class Trainer:
         reader = pipeline.iterate(
             batches, start - stage.first_step, stage.steps, rows=rows, prefetch=prefetch
         )
-        prepare = self.job.prepare(stage)
         jitted = train.compile_step(self.job, self.mesh, prepare, stage.micro_batches)
         programs = {} if self.programs is None else self.programs
         speed, pending, entered = self._speed(stage, start), None, False

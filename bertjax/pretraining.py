@@ -22,6 +22,7 @@ from bertjax.distill.teacher import Teacher
 from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
+from bertjax.metrics.progress import say
 from bertjax.models.placement import Placement
 from bertjax.processes import distributed
 
@@ -189,38 +190,46 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
     started = time.monotonic() if started is None else started
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
     with distributed.alone(directory, "pretrain"):
-        store_path = storage.path(directory) / "store"
-        if jax.process_index() == 0 and not storage.is_directory(store_path):
-            initial.check(config, directory)
         loop.run(open(config, directory, build=True), directory, started)
 
 
 def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
-    """As `evaluate.newest`, of a run in `directory`; raises as `open`."""
+    """As `evaluate.newest`, of a run in `directory`; raises as `open`.
+
+    Where the teacher of the run is not there, the figures are those of the model alone.
+    """
+    try:
+        teacher.read(config)
+    except (UsageError, DataError) as error:
+        say(f"figures without a teacher: {error}")
+        config = config.without_teacher
     return evaluation.newest(open(config, directory, build=False), directory)
 
 
-def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretraining:
+def open(
+    config: config_lib.Config, directory: Path, *, build: bool, abstract: bool = False
+) -> Pretraining:
     """The job of a config that fits `W/store`, which is made first where it is missing and may be.
 
     Its config is resolved: what it leaves unset of `model.vocab_size` and of where the text is, as
-    the store has it. With `build`, the caller holds W's lock.
+    the store has it. With `build`, the caller holds W's lock; with `abstract`, a teacher has no
+    weights: for a plan, whose devices are not here.
 
     Raises:
       DataError: no store (and `build` is False), or one that was made of another text, by another
         tokenizer or for another mixture than the config asks for; the message names the fields.
       UsageError: `model.vocab_size` is smaller than the tokenizer's, the model has no head to
-        predict masked tokens with, or its teacher does not fit (`teacher.of`).
+        predict masked tokens with, or its teacher does not fit (`teacher.open`).
     """
     if not config.model.has_masked_lm:
         raise UsageError(
             f"config.model.head={config.model.head!r}: predicts no masked tokens; "
             "take pretraining or masked_lm"
         )
-    source = teacher.read(config)
-    if source is not None:
-        config = teacher.ready(config, source)
-        student.check(config, source)
+    config, source = student.prepared(config)
+    mesh = None if abstract else sharding.make_mesh(config.mesh)
+    if source is not None and mesh is not None:
+        teacher.check_on(config, source, teacher.PRETRAINING, mesh)
     if build:
         _prepare_if_missing(config, directory)
     manifests, tokenizer = stores.read(config, directory)
@@ -229,14 +238,17 @@ def open(config: config_lib.Config, directory: Path, *, build: bool) -> Pretrain
     config = stores.resolved(config, manifests, tokenizer)
     if source is None:
         return Pretraining(config, tokenizer, directory)
-    mesh = sharding.make_mesh(config.mesh)
-    taught = teacher.of(config, source, tokenizer, teacher.PRETRAINING, mesh)
+    if mesh is None:
+        taught = teacher.abstract(config, source, teacher.PRETRAINING)
+    else:
+        taught = teacher.open(config, source, tokenizer, teacher.PRETRAINING, mesh)
     return Pretraining(config, tokenizer, directory, taught)
 
 
 def _prepare_if_missing(config: config_lib.Config, directory: Path) -> None:
     place = storage.path(directory) / "store"
     if jax.process_index() == 0 and not store.components(place):
+        initial.check(config, directory)
         prepare.prepare(config, directory, locked=True)
     distributed.wait_for_all("store")  # which process 0 may take hours to make
     multihost_utils.sync_global_devices("store")  # connects devices while all are here

@@ -171,6 +171,8 @@ LARGE = {  # name: (parameters, steps, tokens in a step of each phase)
     "roberta_base": (124_697_433, 500_000, [4_194_304]),
     "roberta_large": (355_412_057, 500_000, [4_194_304]),
     "bert_large_lamb": (336_226_108, 8_599, [8_388_608, 16_777_216]),
+    "distilbert_base": (66_985_530, 6_000, [2_097_152]),
+    "distilroberta_base": (82_170_201, 6_000, [2_097_152]),
 }
 
 

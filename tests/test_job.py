@@ -130,7 +130,11 @@ def test_frozen_parameters_reach_every_part_and_are_not_trained(tmp_path):
             r"config.teacher: .*/20 was trained .* \(SHA-256 aaaaaaaaaaaa, now bbbb",
         ),
         ("a" * 64, "", r"SHA-256 aaaaaaaaaaaa, now none\); name the same one, or take another"),
-        ("", "b" * 64, r"SHA-256 none, now bbbbbbbbbbbb\)"),
+        (
+            "",
+            "b" * 64,
+            r"config.teacher: .*/20 was trained without one; take another --workdir, with config.init",
+        ),
     ],
 )
 def test_a_run_goes_on_beside_the_same_teacher_alone(tmp_path, before, after, said):

@@ -91,12 +91,18 @@ def require_same(step_dir: Path, identity: dict[str, str]) -> None:
     """Raises UsageError where a whole step was trained beside other frozen parameters."""
     held = load(step_dir).get("identity", {})
     for name in sorted(held.keys() | identity.keys()):
-        before, now = held.get(name, "none"), identity.get(name, "none")
-        if before != now:
+        before, now = held.get(name), identity.get(name)
+        if before == now:
+            continue
+        if before is None:
             raise UsageError(
-                f"config.{name}: {step_dir} was trained with another {name} (SHA-256 "
-                f"{before[:12]}, now {now[:12]}); name the same one, or take another --workdir"
+                f"config.{name}: {step_dir} was trained without one; take another --workdir, with "
+                "config.init_from to start from these weights"
             )
+        raise UsageError(
+            f"config.{name}: {step_dir} was trained with another {name} (SHA-256 {before[:12]}, "
+            f"now {(now or 'none')[:12]}); name the same one, or take another --workdir"
+        )
 
 
 def _files(step_dir: Path) -> list[str]:

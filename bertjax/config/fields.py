@@ -268,6 +268,18 @@ class Config:
         return self.task.name is not None or self.task.kind is not None
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is named, or a loss or the start needs one."""
+        named = self.teacher.init_from is not None or self.teacher.layers
+        return bool(named or self.objective.distill or self.objective.cosine)
+
+    @property
+    def without_teacher(self) -> "Config":
+        """This config without its teacher, and the losses that it gives."""
+        objective = dataclasses.replace(self.objective, distill=0.0, cosine=0.0)
+        return dataclasses.replace(self, teacher=Teacher(), objective=objective)
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of every corpus that is read, by component; of one alone, its name is ""."""
         return {name: part.weight for name, part in self.mixture.items()} or {"": 1.0}

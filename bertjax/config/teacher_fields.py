@@ -18,7 +18,9 @@ class Teacher:
         'pretraining: its blocks, counted from 0, that the student starts from: "(0, 2, 4, 7, 9, '
         '11)"; () starts from random weights, or from config.init_from',
     )
-    copy_head: bool = field(True, "with layers: start from its masked-LM head too")
+    copy_head: bool = field(
+        True, "with layers: start from its masked-LM head, not from its bias alone"
+    )
     token_types: str = field(
         "fold",
         "with layers, where the student has no token types: the vector of type 0 is added to every "

@@ -17,6 +17,7 @@ from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import UsageError
 from bertjax.initial import TEACHER
 from bertjax.models.placement import Placement
+from bertjax.processes import distributed
 
 PRETRAINING = "masked_lm"  # the head that a pretraining learns from
 
@@ -31,6 +32,7 @@ class Teacher:
       params: on its devices, in that type, split as a student's would be; or their abstract form.
       sha256: of its weights in float32.
       source: the weights in float32; None where no student starts from them.
+      notes: lines on what its files do not say.
     """
 
     uri: str
@@ -38,6 +40,7 @@ class Teacher:
     params: dict
     sha256: str = ""
     source: Pretrained | None = None
+    notes: tuple[str, ...] = ()
 
     def outputs(self, params: dict, batch: dict, placement: Placement) -> dict:
         """As of `models.apply`, without a gradient."""
@@ -68,21 +71,22 @@ def read(config: config_lib.Config) -> Pretrained | None:
     return None
 
 
-def ready(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
+def resolved(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
     """The config of a pretraining beside a teacher, before any text is prepared for it.
 
     Where it names no tokenizer, that is the teacher's.
 
     Raises:
-      UsageError: as `of`; or the teacher's tokenizer is not in files of its own.
+      UsageError: as `open`; or the teacher's tokenizer is not in files of its own.
       DataError: the tokenizer that the config names cannot be read.
     """
     check(config, source, PRETRAINING)
     if not config.model.vocab_size:  # it may have more rows than its tokenizer has pieces
         config = config.with_model(vocab_size=source.config.model.vocab_size)
     if config.tokenizer.path is not None:
-        ours, _ = tokenizer_lib.read(config.tokenizer)
-        initial.require_same_tokenizer(config, source, ours, TEACHER)
+        if jax.process_index() == 0:  # other hosts need not have it
+            ours, _ = tokenizer_lib.read(config.tokenizer)
+            initial.require_same_tokenizer(config, source, ours, TEACHER)
         return config
     uri = initial.named(config, TEACHER)
     if source.tokenizer is None:
@@ -101,7 +105,7 @@ def ready(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
 
 
 def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
-    """Raises UsageError where a teacher does not fit a student; arguments as of `of`."""
+    """Raises UsageError where a teacher does not fit a student; arguments as of `open`."""
     uri, theirs = initial.named(config, TEACHER), source.config.model
     wanted = {part.name for part in heads.HEADS[head].parts}
     if missing := wanted - {part.name for part in theirs.head_record.parts}:
@@ -122,7 +126,7 @@ def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
             )
 
 
-def of(
+def open(
     config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, head: str, mesh: Mesh
 ) -> Teacher:
     """The teacher of a student whose config is resolved, its weights placed.
@@ -136,16 +140,38 @@ def of(
         layers do not divide by the mesh.
     """
     check(config, source, head)
+    check_on(config, source, head, mesh)
     initial.require_same_tokenizer(config, source, tokenizer, TEACHER)
-    model = runs_as(source.config.model, config, head)
-    sharding.check_model(model, mesh, "the teacher's ")
+    model, uri = model_of(source.config.model, config, head), initial.named(config, TEACHER)
     kept = {part: source.params[part] for part in models.abstract_params(model)}
-    uri = initial.named(config, TEACHER)
-    read_by_student = source if config.teacher.layers else None
-    return Teacher(uri, model, place(kept, model, mesh), digest(kept), read_by_student)
+    sha256 = digest(kept)
+    _require_one(uri, sha256)
+    notes = source.notes
+    if source.tokenizer is None:
+        notes += ("has no tokenizer; its vocabulary is taken to be that of the text",)
+    from_it = source if config.teacher.layers else None
+    return Teacher(uri, model, place(kept, model, mesh), sha256, from_it, notes)
 
 
-def runs_as(theirs: config_lib.Model, config: config_lib.Config, head: str) -> config_lib.Model:
+def check_on(config: config_lib.Config, source: Pretrained, head: str, mesh: Mesh) -> None:
+    """Raises UsageError where a mesh cannot run a teacher; arguments as of `open`."""
+    model = model_of(source.config.model, config, head)
+    sharding.check_model(model, mesh, "the teacher's ")
+    for phase in config.active_phases.values():
+        models.attention_kernel(model, sharding.Placement(mesh), phase.sequence_length)
+
+
+def _require_one(uri: str, sha256: str) -> None:
+    """Raises UsageError where this process has read other weights than process 0."""
+    number = int(sha256[:7], 16)  # of 28 bits
+    if distributed.first_decides(number) != number:
+        raise UsageError(
+            f"config.teacher.init_from={uri}: process {jax.process_index()} reads other weights "
+            "there than process 0; give all hosts the same"
+        )
+
+
+def model_of(theirs: config_lib.Model, config: config_lib.Config, head: str) -> config_lib.Model:
     """A teacher's config as it runs beside a student: its own sizes, the student's kernels."""
     return dataclasses.replace(
         theirs,
@@ -158,10 +184,10 @@ def runs_as(theirs: config_lib.Model, config: config_lib.Config, head: str) -> c
     )
 
 
-def planned(config: config_lib.Config, source: Pretrained, head: str) -> Teacher:
-    """A teacher without its weights, for a plan; arguments and errors as of `of`."""
+def abstract(config: config_lib.Config, source: Pretrained, head: str) -> Teacher:
+    """A teacher without its weights, for a plan; arguments and errors as of `open`."""
     check(config, source, head)
-    model = runs_as(source.config.model, config, head)
+    model = model_of(source.config.model, config, head)
     return Teacher(initial.named(config, TEACHER), model, shapes(model))
 
 

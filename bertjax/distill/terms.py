@@ -26,6 +26,7 @@ def notes(config: config_lib.Config, teacher: Teacher) -> list[str]:
     lines = [
         f"teacher: {teacher.uri}, {teacher.model.num_hidden_layers} blocks, {config.teacher.dtype}"
     ]
+    lines += [f"teacher: {note}" for note in teacher.notes]
     if not (config.objective.distill or config.objective.cosine):
         lines.append("the teacher is only compared with: objective.distill and cosine are 0")
     if config.objective.cosine and not has_cosine(config, teacher):
@@ -39,13 +40,13 @@ def targets(
     config: config_lib.Config, teacher: Teacher, params: dict, batch: Batch, placement: Placement
 ) -> Batch:
     """The batch with `teacher`: its hidden states `[B, L, D]` and the factors of its logits."""
-    outputs = teacher.outputs(params, _alone(batch), placement)
+    outputs = teacher.outputs(params, _without_predictions(batch), placement)
     factors = decoder(config, teacher.model, params, outputs["hidden"], batch, placement)
     return batch | {"teacher": {"hidden": outputs["hidden"], "decoder": factors}}
 
 
-def _alone(batch: Batch) -> Batch:
-    """Without the positions to predict: no logits `[B, P, V]` are wanted of the teacher."""
+def _without_predictions(batch: Batch) -> Batch:
+    """The batch without positions to predict: the teacher makes no logits `[B, P, V]` of it."""
     return {name: x for name, x in batch.items() if name != "masked_lm_positions"}
 
 
@@ -117,7 +118,9 @@ def attended(batch: Batch) -> jax.Array:
     if "segment_ids" not in batch:
         real = real[:, None]
     else:
-        real = jnp.take_along_axis(real, jnp.maximum(batch["segment_ids"] - 1, 0), axis=1)
+        segments_BL = batch["segment_ids"]  # from 1; 0 for padding
+        real = jnp.take_along_axis(real, jnp.maximum(segments_BL - 1, 0), axis=1)
+        real &= segments_BL > 0
     return ((batch["attention_mask"] > 0) & real).astype(jnp.float32)
 
 

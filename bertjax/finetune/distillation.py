@@ -147,10 +147,9 @@ def _with_logits(
 def placed(
     config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, kind: str
 ) -> Teacher:
-    """The teacher that `fitted` gave on its devices, for all runs of a config; raises as `teacher.of`."""
+    """The teacher that `fitted` gave on its devices, for all runs of a config; raises as `teacher.open`."""
     mesh = sharding.make_mesh(config.mesh)
-    found = teacher.of(config, source, tokenizer, KINDS[kind].head, mesh)
-    return dataclasses.replace(found, source=None)  # the host's memory is free again
+    return teacher.open(config, source, tokenizer, KINDS[kind].head, mesh)
 
 
 def figures(job: Finetuning, programs: dict) -> dict[str, float]:

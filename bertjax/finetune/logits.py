@@ -1,7 +1,6 @@
 """The logits that a model gives for the rows of a task: a student's, or its teacher's."""
 
 import jax
-import jax.numpy as jnp
 
 from bertjax import config as config_lib
 from bertjax import models
@@ -21,13 +20,10 @@ def of(
 ) -> jax.Array:
     """[B, classes], [B, choices], [B, L, labels] or, of spans, [B, L, 2]; float32.
 
-    The options of a multiple choice [B, C, L] are rows of their own for the model. A model with one
-    token type gives it to every token, though the other model of a distillation tells two apart.
+    The options of a multiple choice [B, C, L] are rows of their own for the model.
     """
     ids = batch["input_ids"]
     tokens = {name: batch[name] for name in _TOKENS}
-    if model.type_vocab_size == 1:
-        tokens["token_type_ids"] = jnp.zeros_like(ids)
     if ids.ndim == 3:
         tokens = {name: x.reshape(-1, x.shape[-1]) for name, x in tokens.items()}
         if dropout_key is not None and dropout_key.ndim:

@@ -80,7 +80,10 @@ class Embeddings(nnx.Module):
             hidden_BLD += table_XD[: ids_BL.shape[1]]
         if self.config.type_vocab_size:
             # A product with a one-hot: the gradient of a lookup in two rows is a serial scatter.
-            types_BLT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
+            # The only type that a model has is every token's, whatever another one beside it reads.
+            only = self.config.type_vocab_size == 1
+            types_BL = jnp.zeros_like(ids_BL) if only else batch["token_type_ids"]
+            types_BLT = jax.nn.one_hot(types_BL, self.config.type_vocab_size)
             hidden_BLD += types_BLT @ placement(
                 "token_type_embedding", self.token_type.embedding[...]
             )

@@ -12,7 +12,7 @@ from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
 from bertjax.data import epochs, stores
-from bertjax.distill import teacher
+from bertjax.distill import student, teacher
 from bertjax.job import Job
 from bertjax.pretraining import Pretraining
 
@@ -48,14 +48,16 @@ def corpus(
       DataError, UsageError: as `pretraining.open`.
     """
     if directory is None or not storage.is_directory(directory / "store"):
-        size = config.model.vocab_size or config.tokenizer.vocab_size
+        source, taught = teacher.read(config), None
+        trained = source.config.model.vocab_size if source else config.tokenizer.vocab_size
+        size = config.model.vocab_size or trained
         stand_in: Any = AnyTokenizer(size)
-        config, source = config.with_model(vocab_size=size), teacher.read(config)
-        taught = None
+        config = config.with_model(vocab_size=size)
         if source is not None:
-            taught = teacher.planned(config, source, teacher.PRETRAINING)
+            student.check(config, source)
+            taught = teacher.abstract(config, source, teacher.PRETRAINING)
         return Pretraining(config, stand_in, teacher=taught), None
-    job = pretraining.open(config, directory, build=False)
+    job = pretraining.open(config, directory, build=False, abstract=True)
     opened = stores.open_split(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
     rows = [

@@ -74,6 +74,8 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
     config, phase = job.config, stage.phase
     mesh = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, mesh)
+    if teacher := getattr(job, "teacher", None):
+        sharding.check_model(teacher.model, mesh, "the teacher's ")
     tokens = phase.batch_size * phase.sequence_length
     needed = job.flops(stage)
     state = train.abstract_state(job, mesh)
@@ -105,7 +107,9 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
     seconds = time.monotonic() - started
     hidden = kernel_flops(config.model, phase) if kernel == "splash" else 0
     hidden += _teacher_kernel_flops(job, mesh, phase)
-    return report | _read(compiled, target, tokens, hidden / mesh.size) | {"compile_seconds": seconds}
+    return (
+        report | _read(compiled, target, tokens, hidden / mesh.size) | {"compile_seconds": seconds}
+    )
 
 
 _MEASURED = (
@@ -210,7 +214,11 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
 
 def changed(job: Job, config: config_lib.Config) -> Job:
     """The same job of another config; jobs that are planned are dataclasses."""
-    return dataclasses.replace(job, config=config)  # type: ignore[type-var]
+    changes: dict = {"config": config}
+    if teacher := getattr(job, "teacher", None):
+        model = dataclasses.replace(teacher.model, attention=config.model.attention)
+        changes["teacher"] = dataclasses.replace(teacher, model=model)
+    return dataclasses.replace(job, **changes)  # type: ignore[type-var]
 
 
 def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = print) -> dict:

@@ -59,10 +59,10 @@ def config(dropout=0.0, **groups):
     )
 
 
-def job(of=None, source=TEACHER):
+def job(of=None, source=TEACHER, devices=1):
     of = config() if of is None else of
-    mesh = sharding.make_mesh(of.mesh, jax.devices()[:1])
-    model = teacher.runs_as(source.config.model, of, teacher.PRETRAINING)
+    mesh = sharding.make_mesh(of.mesh, jax.devices()[:devices])
+    model = teacher.model_of(source.config.model, of, teacher.PRETRAINING)
     placed = teacher.place(source.params, model, mesh)
     taught = teacher.Teacher("hf:teacher", model, placed, teacher.digest(source.params), source)
     return Pretraining(of, teacher=taught), mesh
@@ -201,6 +201,16 @@ def test_the_teacher_in_the_step_is_the_teacher_alone():
     assert np.abs(without["hidden"] - wanted["hidden"]).max() > 1e-3
 
 
+def test_a_teacher_with_one_token_type_gives_it_to_every_token():
+    mine, mesh = job(source=small("roberta", 6))
+    place = sharding.Placement(mesh)
+    of = jax.jit(lambda rows: mine.targets(mine.frozen, rows, place)["teacher"]["hidden"])
+    rows = batch()
+    plain = rows | {"token_type_ids": np.zeros_like(rows["token_type_ids"])}
+    assert rows["token_type_ids"].any()
+    np.testing.assert_array_equal(of(rows), of(plain))
+
+
 def test_the_student_drops_the_same_with_and_without_a_teacher():
     weights = Objective(mlm=2.0, nsp=0.0)
     of = config(dropout=0.3, objective=weights)
@@ -242,6 +252,55 @@ def test_unequal_parts_and_more_padding_change_no_loss_and_no_gradient(soft_toke
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=2e-5, err_msg=name)
         np.testing.assert_allclose(wide[name], whole[name], rtol=2e-5, err_msg=name)
+
+
+NSP = small("bert", 4)
+NSP = dataclasses.replace(NSP, config=NSP.config.with_model(head="pretraining"))
+
+
+def pairs():
+    """`batch` with next-sentence labels, and the same examples two in a row."""
+    rows = batch() | {"next_sentence_labels": np.arange(B, dtype=np.int32) % 2}
+    half = B // 2
+
+    def beside(x, shift=0):
+        return np.concatenate([x[:half], x[half:] + shift], axis=1)
+
+    packed = {name: beside(rows[name]) for name in ("input_ids", "token_type_ids")}
+    # No padding between the two: what lies there attends to nothing and is of no example.
+    segments = beside(rows["attention_mask"])
+    segments[:, L:] *= 2
+    packed |= {
+        "segment_ids": segments,
+        "attention_mask": np.ones_like(segments),
+        "position_ids": np.broadcast_to(np.arange(2 * L) % L, (half, 2 * L)).astype(np.int32),
+        "cls_positions": np.broadcast_to([0, L], (half, 2)).astype(np.int32),
+        "masked_lm_positions": beside(rows["masked_lm_positions"], L),
+        "masked_lm_ids": beside(rows["masked_lm_ids"]),
+        "masked_lm_weights": beside(rows["masked_lm_weights"]),
+    }
+    for name in ("example_ids", "next_sentence_labels"):
+        packed[name] = np.stack([rows[name][:half], rows[name][half:]], axis=1)
+    return rows, packed
+
+
+def test_packed_rows_and_any_mesh_give_the_losses_of_examples_alone():
+    """A student with a next-sentence head, beside the teacher, on 8 devices: 2 x 2 x 2."""
+    of = config(model=NSP.config.model, objective=dataclasses.replace(OBJECTIVE, nsp=1.0))
+    fresh = jax.device_get(jax.jit(lambda: models.init(of.model, jax.random.key(5)))())
+    found = []
+    rows, packed = pairs()
+    split = config_lib.Mesh(fsdp=2, tensor=2)
+    for given, mesh_of in ((rows, config_lib.Mesh()), (packed, config_lib.Mesh()), (rows, split)):
+        mine, mesh = job(
+            dataclasses.replace(of, mesh=mesh_of), devices=8 if mesh_of.fsdp > 1 else 1
+        )
+        _, metrics = step_of(mine, mesh)(start(mine, mesh, fresh), mine.frozen, given)
+        found.append({name: float(x) for name, x in metrics.items()})
+    assert {"nsp_loss", "mlm_loss", "distill_loss", "cosine_loss"} < found[0].keys()
+    for other in found[1:]:
+        for name, value in found[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=5e-5, err_msg=name)
 
 
 def test_soft_targets_of_the_masked_tokens_are_those_alone():
@@ -315,7 +374,9 @@ def test_the_blocks_and_the_head_are_the_teachers():
     np.testing.assert_array_equal(
         params["masked_lm"]["transform"]["kernel"], fresh["masked_lm"]["transform"]["kernel"]
     )
+    np.testing.assert_array_equal(params["masked_lm"]["bias"], TEACHER.params["masked_lm"]["bias"])
     assert "masked_lm/transform/kernel" in lines[-1]
+    assert "bias" not in lines[-1].replace("transform/bias", "").replace("layer_norm/bias", "")
 
 
 def changed(**model):
