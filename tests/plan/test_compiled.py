@@ -11,11 +11,13 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from bertjax import config as config_lib
 from bertjax import models, sharding
 from bertjax.config import stages
+from bertjax.distill import soft_targets
 from bertjax.metrics import flops
 from bertjax.plan import budget, hlo, hlo_cost, topology
 from bertjax.plan import stage as plan_stage
@@ -155,3 +157,33 @@ def test_two_slices_exchange_a_chips_share_of_the_gradients_once_a_step():
     shapes = models.abstract_params(compiled.config.model)
     whole = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
     assert sum(c.bytes for c in sent) == pytest.approx(whole / 4, rel=0.02)
+
+
+def test_the_logits_of_soft_targets_never_stand_on_a_chip():
+    """32 x 512 tokens over 30,522 ids: 2 GB of logits in float32 for each of the two models."""
+    chip = jax.sharding.SingleDeviceSharding(topology.devices("v5e:2x2")[0])
+
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=chip)
+
+    rows, length, width, vocab = 32, 512, 768, 30_592
+    factors = models.Decoder(
+        array(rows, length, width), array(vocab, width), array(vocab, dtype=jnp.float32)
+    )
+    tokens = soft_targets.Tokens(
+        array(rows, length, dtype=jnp.float32),
+        array(rows, length, dtype=jnp.int32),
+        array(rows, length, dtype=jnp.float32),
+    )
+
+    def temporaries(block_tokens):
+        rule = soft_targets.Rule(2.0, 30_522, block_tokens)
+        loss = jax.grad(lambda x, y, z: soft_targets.sums(rule, x, y, z).loss)
+        memory = jax.jit(loss).lower(factors, factors, tokens).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    logits = 4 * rows * length * vocab
+    blocked, whole = temporaries(soft_targets.BLOCK_TOKENS), temporaries(rows * length)
+    print(f"{blocked / 2**30:.2f} GiB in blocks, {whole / 2**30:.2f} GiB whole")
+    assert blocked < logits / 4
+    assert whole > logits
