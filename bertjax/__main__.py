@@ -38,9 +38,9 @@ def prepare(values: Values, args: list[str]) -> None:
     options = None if values.runner is None else [f"--runner={values.runner}", *args]
     config, workdir = commands.require_pretraining(_config(values)), commands.workdir_of(values)
     if config.has_teacher:
-        from bertjax.distill import student
+        from bertjax.distill import student, teacher
 
-        config, _ = student.prepared(config)
+        config = student.prepared(config, teacher.read(config))
     if config.init_from is not None:
         from bertjax import initial
 

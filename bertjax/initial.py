@@ -109,7 +109,7 @@ def fit(
         value = np.asarray(names.lookup(source.params, name))
         if layers is not None and name.startswith("blocks/"):
             value = value[list(layers)]
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
+        return sharding.put(value, leaf)
 
     return jax.tree_util.tree_map_with_path(take, params), missing
 

@@ -15,6 +15,7 @@ from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
 from bertjax.config.stages import Stage
+from bertjax.convert.pretrained import Pretrained
 from bertjax.data import mask_weights, masking, pipeline, prepare, store, stores
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.distill import student, teacher, terms
@@ -199,11 +200,11 @@ def evaluate(config: config_lib.Config, directory: Path) -> dict[str, float]:
     Where the teacher of the run is not there, the figures are those of the model alone.
     """
     try:
-        teacher.read(config)
+        source = teacher.read(config)
     except (UsageError, DataError) as error:
         say(f"figures without a teacher: {error}")
-        config = config.without_teacher
-    return evaluation.newest(open(config, directory, build=False), directory)
+        config, source = config.without_teacher, None
+    return evaluation.newest(_open(config, source, directory), directory)
 
 
 def open(
@@ -221,12 +222,24 @@ def open(
       UsageError: `model.vocab_size` is smaller than the tokenizer's, the model has no head to
         predict masked tokens with, or its teacher does not fit (`teacher.open`).
     """
+    return _open(config, teacher.read(config), directory, build=build, abstract=abstract)
+
+
+def _open(
+    config: config_lib.Config,
+    source: Pretrained | None,
+    directory: Path,
+    *,
+    build: bool = False,
+    abstract: bool = False,
+) -> Pretraining:
+    """As `open`, beside the teacher `source`."""
     if not config.model.has_masked_lm:
         raise UsageError(
             f"config.model.head={config.model.head!r}: predicts no masked tokens; "
             "take pretraining or masked_lm"
         )
-    config, source = student.prepared(config)
+    config = student.prepared(config, source)
     mesh = None if abstract else sharding.make_mesh(config.mesh)
     if source is not None and mesh is not None:
         teacher.check_on(config, source, teacher.PRETRAINING, mesh)

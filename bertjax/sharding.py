@@ -263,6 +263,11 @@ class Placement:
         )
 
 
+def put(value: np.ndarray, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """A host array where `like` lies; each process gives its own devices what they hold."""
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
+
+
 @functools.cache  # asked for at every step
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, in order.

@@ -23,6 +23,13 @@ def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.nd
 def of_lengths(length: int, masking: Masking) -> tuple[np.ndarray, np.ndarray]:
     """`(least [length + 1] int32, probability of one more [length + 1] float32)`.
 
+    What an example of n tokens wants, [CLS] and [SEP] counted:
+
+    - rounding=nearest: `max(1, round(masked_lm_prob * n))`, where `round` is Python's, a half
+      to the even side (google-research/bert, `create_masked_lm_predictions`);
+    - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
+      be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
+
     A table, made in Python's float64: float32 on a device would round some halves otherwise.
     """
     wanted = [masking.masked_lm_prob * n for n in range(length + 1)]

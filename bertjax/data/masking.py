@@ -74,16 +74,9 @@ def mask_tokens(
 ) -> dict[str, jax.Array]:
     """Chooses positions to predict and corrupts them.
 
-    An example of n tokens, [CLS] and [SEP] counted, wants a number of predictions, at most
-    `max_predictions_per_seq` and at most what may be chosen:
-
-    - rounding=nearest: `max(1, round(masked_lm_prob * n))`, where `round` is Python's, a half
-      to the even side (google-research/bert, `create_masked_lm_predictions`);
-    - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
-      be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
-
-    With `budget=batch`, all rows share one number (DistilBERT, see `mask_counts.share`). With
-    `smoothing`, rare tokens are likelier to be chosen (DistilBERT, see `mask_weights`).
+    An example wants a number of predictions (`mask_counts.of_lengths`), at most
+    `max_predictions_per_seq` and at most what may be chosen. With `budget=batch`, all rows share
+    one number (DistilBERT, see `mask_counts.share`). With `smoothing`, rare tokens are likelier to be chosen (DistilBERT, see `mask_weights`).
 
     Padding is never chosen; [CLS], [SEP] and special tokens that were added to the vocabulary only
     with `choose_special`, and so is [UNK] with either rule of DistilBERT. Each chosen token becomes
@@ -117,15 +110,9 @@ def mask_tokens(
       ValueError: `num_components` or `weights` do not fit `batch` and `masking`.
     """
     ids, epochs = batch["input_ids"], _epochs(batch, num_components)
-    if max_predictions_per_seq > ids.shape[1]:
-        raise UsageError(
-            f"max_predictions_per_seq={max_predictions_per_seq}: a row has {ids.shape[1]} places; "
-            f"use at most {ids.shape[1]}"
-        )
-    if (weights is None) != (masking.smoothing == 0):
-        raise ValueError(f"masking.smoothing={masking.smoothing}, weights={weights}")
     segments, positions, example_ids = _layout(batch)
     size = max_predictions_per_seq
+    _require_fit(ids.shape[1], size, masking, weights)
     draw_row = functools.partial(
         _draw_row, key, tokenizer=tokenizer, masking=masking, size=size, weights=weights
     )
@@ -135,6 +122,16 @@ def mask_tokens(
         row = row._replace(tokens=tokens)
     mask_row = functools.partial(_mask_row, tokenizer=tokenizer, masking=masking, size=size)
     return batch | jax.vmap(mask_row)(ids, positions, row)
+
+
+def _require_fit(length: int, size: int, masking: Masking, weights: np.ndarray | None) -> None:
+    """Raises as `mask_tokens`, of rows of `length`."""
+    if size > length:
+        raise UsageError(
+            f"max_predictions_per_seq={size}: a row has {length} places; use at most {length}"
+        )
+    if (weights is None) != (masking.smoothing == 0):
+        raise ValueError(f"masking.smoothing={masking.smoothing}, weights={weights}")
 
 
 def _epochs(batch: dict[str, jax.Array], num_components: int) -> jax.Array:

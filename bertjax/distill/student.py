@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import initial
+from bertjax import initial, sharding
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.distill import teacher
@@ -14,18 +13,17 @@ from bertjax.distill import teacher
 _BIAS = "masked_lm/bias"
 
 
-def prepared(config: config_lib.Config) -> tuple[config_lib.Config, Pretrained | None]:
-    """A config before text is prepared for it, and its teacher, if it has one.
+def prepared(config: config_lib.Config, source: Pretrained | None) -> config_lib.Config:
+    """A config before text is prepared for it, beside the teacher that it has, if any.
 
     Raises:
-      UsageError, DataError: as `teacher.read`, `teacher.resolved` and `check`.
+      UsageError, DataError: as `teacher.resolved` and `check`.
     """
-    source = teacher.read(config)
     if source is None:
-        return config, None
+        return config
     config = teacher.resolved(config, source)
     check(config, source)
-    return config, source
+    return config
 
 
 def check(config: config_lib.Config, source: Pretrained) -> None:
@@ -56,7 +54,9 @@ def start(
     params, missing = initial.fit(config, source, params, tokenizer, layers, initial.TEACHER)
     if _BIAS in missing:  # published: the rest of the head is drawn
         missing.remove(_BIAS)
-        params["masked_lm"] |= {"bias": _placed_as(params["masked_lm"]["bias"], source)}
+        head = params["masked_lm"]
+        bias = np.asarray(source.params["masked_lm"]["bias"])
+        params["masked_lm"] = head | {"bias": sharding.put(bias, head["bias"])}
     random = [f"at random: {', '.join(missing)}"] if missing else []
     return params, [
         f"blocks {', '.join(map(str, layers))} of {config.teacher.init_from}",
@@ -76,12 +76,6 @@ def _offered(config: config_lib.Config, source: Pretrained) -> tuple[Pretrained,
     model = dataclasses.replace(theirs, head=head)
     whole = dataclasses.replace(source.config, model=model)
     return dataclasses.replace(source, params=kept, config=whole), lines
-
-
-def _placed_as(like: jax.Array, source: Pretrained) -> jax.Array:
-    """The bias of the source's masked-LM head, where the student's lies."""
-    bias = np.asarray(source.params["masked_lm"]["bias"])
-    return jax.make_array_from_callback(like.shape, like.sharding, lambda i: bias[i])
 
 
 def _without_types(embeddings: dict, how: str) -> tuple[dict, str]:

@@ -202,11 +202,11 @@ def shapes(model: config_lib.Model) -> dict:
 def place(params: dict, model: config_lib.Model, mesh: Mesh) -> dict:
     """Host arrays on the devices of a mesh, each process's devices with what they hold."""
 
-    def put(value: np.ndarray, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-        value = np.asarray(value).astype(wanted.dtype)
-        return jax.make_array_from_callback(value.shape, wanted.sharding, lambda i: value[i])
-
-    return jax.tree.map(put, params, sharding.abstract(mesh, shapes(model)))
+    return jax.tree.map(
+        lambda value, like: sharding.put(np.asarray(value).astype(like.dtype), like),
+        params,
+        sharding.abstract(mesh, shapes(model)),
+    )
 
 
 def digest(params: dict) -> str:

@@ -129,7 +129,11 @@ def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
     `[L, K] x [K, L]` or as many: two products forward, five backward (the scores once more), and
     with `remat=full` the two of the forward pass again.
     """
-    products = 9 if model.remat == "full" else 7
+    return _attention_flops(model, phase, products=9 if model.remat == "full" else 7)
+
+
+def _attention_flops(model: config_lib.Model, phase: config_lib.Phase, products: int) -> int:
+    """FLOPs of so many `[L, K] x [K, L]` products of every head, layer and row of a step."""
     row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
     return products * row * phase.batch_size
 
@@ -141,8 +145,7 @@ def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
     model, placement = teacher.model, train.placement_of(job.config, mesh)
     if models.attention_kernel(model, placement, phase.sequence_length) != "splash":
         return 0
-    row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
-    return 2 * row * phase.batch_size
+    return _attention_flops(model, phase, products=2)
 
 
 def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
