@@ -97,7 +97,7 @@ def write(
             position_ids[row, at:] = 0
         for i in range(length):
             largest = max(largest, np.uint32(ids[i]))
-    return largest
+    return int(largest)
 
 
 @numba.njit(cache=True, nogil=True)

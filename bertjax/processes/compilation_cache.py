@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 from jax._src import compilation_cache as jax_cache  # a cache of one's own has no public name
+from jax._src.compilation_cache_interface import CacheInterface
 
 from bertjax import storage
 from bertjax.errors import StorageError, one_line
@@ -44,11 +45,12 @@ def kept(directory: Path | None) -> Iterator[None]:
     Does nothing for None, or where JAX has a directory already: by JAX_COMPILATION_CACHE_DIR, which
     may be empty for none, or by `jax.config`. With several processes all read, process 0 writes.
     """
-    if directory is None or VARIABLE in os.environ or jax.config.jax_compilation_cache_dir:
+    is_set = VARIABLE in os.environ or getattr(jax.config, VARIABLE.lower())
+    if directory is None or is_set:
         yield
         return
     options = {name: v for name, v in _OPTIONS.items() if name.upper() not in os.environ}
-    options["jax_compilation_cache_dir"] = os.fspath(directory)
+    options[VARIABLE.lower()] = os.fspath(directory)
     before = {name: getattr(jax.config, name) for name in options}
     jax_cache.reset_cache()
     jax_cache._cache, jax_cache._cache_initialized = Programs(directory), True
@@ -62,7 +64,7 @@ def kept(directory: Path | None) -> Iterator[None]:
         jax_cache.reset_cache()
 
 
-class Programs:
+class Programs(CacheInterface):
     """The files of one directory, in the form that JAX asks of a cache: `get` and `put`.
 
     Args:
