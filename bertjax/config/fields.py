@@ -253,6 +253,11 @@ class Config:
     embedding: Embedding = Embedding()
     task: Task = Task()
     finetune: Finetune = Finetune()
+    compilation_cache: str | None = field(
+        None,
+        "directory that keeps compiled programs from one start to the next; unset: "
+        "W/compilation_cache; off: none. JAX_COMPILATION_CACHE_DIR, where set, holds instead",
+    )
     seeds: Positive = field(1, "fine-tuning runs that differ in their seed: seed, seed + 1, ...")
     grid: Grid = Grid()
     watchdog_seconds: float = field(
