@@ -61,6 +61,15 @@ def total_bytes(program: Program) -> float:
     return sum(times * hbm_bytes(program, c, i) for c, i, times in program.executed())
 
 
+def total_kernels(program: Program) -> int:
+    """Instructions that one device runs in one step, each of them a launch on a GPU."""
+    return sum(times for _, i, times in program.executed() if not _is_free(i))
+
+
+def _is_free(instruction: Instruction) -> bool:
+    return instruction.opcode in _FREE or instruction.opcode.endswith("-done")
+
+
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
     """Bytes that one execution reads from and writes to HBM.
 
@@ -69,7 +78,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     to tiles is left out.
     """
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if _is_free(instruction):
         return 0
     if opcode == "custom-call" and not _is_kernel(instruction):
         return 0
