@@ -16,23 +16,24 @@ def prices(text: str | None, topologies: int) -> list[float | None]:
     """
     if text is None:
         return [None] * topologies
-    found = []
+    found: list[float | None] = []
     for part in text.split(","):
         try:
-            found.append(float(part))
+            number = float(part)
         except ValueError:
-            found.append(math.nan)
-        if not 0 <= found[-1] < math.inf:
+            number = math.nan
+        if not 0 <= number < math.inf:
             raise UsageError(
                 f"--price={text}: {part or 'nothing'} is no price of a chip and hour; for example "
                 "2.5, or 1.2,2.5 for two topologies"
             )
+        found.append(number)
     if len(found) not in (1, topologies):
         raise UsageError(
             f"--price={text}: {len(found)} prices for {topologies} topologies; give one for all, "
             "or one for each"
         )
-    return [*found] if len(found) == topologies else found * topologies  # type: ignore[list-item]
+    return found if len(found) == topologies else found * topologies
 
 
 def costs(plan: dict, price: float | None) -> dict:

@@ -74,6 +74,9 @@ def devices(key: str, number: int) -> list[jax.Device]:
     """
     from jax.experimental import topologies
 
+    if not jax.config.jax_platforms:
+        # The plugin else looks for a driver, and is not there for JAX without one.
+        jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(
             key, platform="cuda", target_config=target_config(GPUS[key]), topology=f"1x1x{number}"
