@@ -66,16 +66,19 @@ def parse(name: str) -> tuple[str, int] | None:
     return found[1], number
 
 
-def devices(key: str, number: int) -> list[jax.Device]:
-    """So many GPUs of one host, for compilation only.
+def devices(name: str) -> list[jax.Device]:
+    """The GPUs of a name that `parse` knows, for compilation only.
 
     Raises:
       UsageError: JAX's CUDA plugin is not installed, or refuses.
     """
     from jax.experimental import topologies
 
+    found = parse(name)
+    assert found is not None
+    key, number = found
     if not jax.config.jax_platforms:
-        # The plugin else looks for a driver, and is not there for JAX without one.
+        # Else JAX looks for a driver, and drops the plugin without one.
         jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(
@@ -83,7 +86,7 @@ def devices(key: str, number: int) -> list[jax.Device]:
         ).devices
     except (NotImplementedError, ImportError, RuntimeError, OSError) as error:
         raise UsageError(
-            f"--topology={key}: needs the CUDA compiler: pip install 'bertjax[cuda]' "
+            f"--topology={name}: needs the CUDA compiler: pip install 'bertjax[cuda]' "
             f"({one_line(error, longest=200, first=True)})"
         ) from None
 

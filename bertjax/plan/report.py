@@ -40,7 +40,7 @@ def run(
     def say(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    names = topologies.split(",") if topologies else [None]
+    names = [None] if topologies is None else [name.strip() for name in topologies.split(",")]
     if as_table and len(names) > 1:
         raise UsageError(f"--topology={topologies}: --table searches on one topology; name one")
     prices = comparison.prices(price, len(names))

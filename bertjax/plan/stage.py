@@ -41,13 +41,13 @@ class Target:
     @classmethod
     def named(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
-        devices = topology.devices(name) if name else jax.devices()
+        devices = jax.devices() if name is None else topology.devices(name)
         chip = chips.chip(devices[0])
         chip = chip if chip and chip.hbm else None
         limit = chip.hbm_limit if chip else None
         if chip and chip.nvlink:
             limit = chip.hbm_limit * gpus.memory_share()
-        if not name and (chip is None or chip.nvlink):
+        if name is None and (chip is None or chip.nvlink):
             limit = (devices[0].memory_stats() or {}).get("bytes_limit", limit)
         kind = f"{len(devices)} {devices[0].device_kind}"
         return cls(name or kind, devices, limit, chip)

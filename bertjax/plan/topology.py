@@ -31,9 +31,7 @@ def devices(name: str) -> list[jax.Device]:
     Raises:
       UsageError: no such topology, or its compiler is not installed.
     """
-    if found := gpus.parse(name):
-        return gpus.devices(*found)
-    return _slice(name)
+    return gpus.devices(name) if gpus.parse(name) else _slice(name)
 
 
 def _slice(name: str) -> list[jax.Device]:

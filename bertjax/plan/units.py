@@ -26,11 +26,11 @@ def _scaled(number: float, step: int, mark: str, unit: str) -> str:
 
 
 def _digits(number: float) -> str:
-    """Three digits; whole numbers below 1,000 as they are."""
+    """Three digits; whole numbers as they are."""
     if number == int(number):
         return f"{number:.0f}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(number))))
-    return f"{number:.{decimals}f}"
+    places = 2 - math.floor(math.log10(abs(float(f"{number:.2e}"))))
+    return f"{number:.{max(0, places)}f}"
 
 
 def duration(seconds: float | None) -> str:

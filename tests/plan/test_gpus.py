@@ -9,7 +9,7 @@ import pytest
 from bertjax import config as config_lib
 from bertjax.errors import UsageError
 from bertjax.metrics import chips
-from bertjax.plan import budget, gpus, hlo, roofline, topology
+from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
 from bertjax.plan import stage as plan_stage
 
 MODEL = config_lib.Model(
@@ -43,6 +43,11 @@ def test_names(name, meant):
     assert gpus.parse(name) == meant
 
 
+def test_a_name_that_is_missing_is_not_the_devices_at_hand():
+    with pytest.raises(UsageError, match="--topology=: not GENERATION:SIDES"):
+        plan_stage.Target.named("")
+
+
 @pytest.mark.parametrize("name", ["h100x0", "h100x9", "a100x16"])
 def test_more_gpus_than_a_host_has(name):
     with pytest.raises(UsageError, match=rf"--topology={name}: \d+ GPUs; take 1 to 8"):
@@ -68,7 +73,7 @@ def test_the_compiler_is_told_the_memory_that_the_plan_counts_with():
     for gpu in gpus.GPUS.values():
         told = dict(re.findall(r"(\w+): (\d+)", gpus.target_config(gpu)))
         chip = chips.CHIPS[gpu.kind]
-        assert int(told["device_memory_size"]) == int(chip.hbm_limit)
+        assert int(told["device_memory_size"]) == round(chip.hbm_limit)
         assert int(told["memory_bandwidth"]) == chip.hbm
         assert (int(told["core_count"]), int(told["fpus_per_core"])) == (gpu.cores, gpu.lanes)
 
@@ -113,6 +118,22 @@ ENTRY %main (a: f32[1000,1000]) -> f32[1000,1000] {
     assert found.step == pytest.approx(roofline.GPU_FACTOR * found.local + found.ici)
     as_tpu = dataclasses.replace(chip, nvlink=None, link=1e8)
     assert roofline.predict(hlo.Program(text, 8), as_tpu, (4, 2)).factor == 1
+
+
+def test_products_of_cublas():
+    """As XLA writes them; the scratch memory is not moved."""
+    text = """
+ENTRY %main (a: bf16[4,64,32], b: bf16[4,32,16]) -> bf16[4,64,16] {
+  %a = bf16[4,64,32]{2,1,0} parameter(0)
+  %b = bf16[4,32,16]{2,1,0} parameter(1)
+  %c = (bf16[4,64,16]{2,1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"]}}}
+  ROOT %g = bf16[4,64,16]{2,1,0} get-tuple-element(%c), index=0
+}
+"""
+    program = hlo.Program(text)
+    assert hlo_cost.total_flops(program) == 2 * 4 * 64 * 32 * 16
+    assert hlo_cost.total_bytes(program) == 2 * 4 * (64 * 32 + 32 * 16 + 64 * 16)
+    assert hlo_cost.total_kernels(program) == 1
 
 
 @pytest.mark.skipif(
