@@ -81,14 +81,15 @@ def table(plans: list[dict]) -> Table:
 
 
 def _factor(plan: dict) -> str:
-    if plan["prediction"] is None:
+    """How far a prediction stands above its roofline, and what says so."""
+    if (found := plan["prediction"]) is None:
         return ""
-    known = len(plan["measurements"])
-    return f"{plan['prediction']['factor']:g} ({known or 'no'} measured steps)"
+    times = plan["predicted_step_seconds"] / (found["local"] + found["ici"] + found["dcn"])
+    return f"{times:.2f} ({len(plan['measurements']) or 'no'} measured steps)"
 
 
-def _money(cost: float | None) -> str:
-    return "" if cost is None else f"{cost:,.2f}"
+def money(cost: float | None) -> str:
+    return "" if cost is None else f"{cost:,.2f}" if cost >= 1 else units.scaled(cost)
 
 
 _ROWS = {
@@ -96,12 +97,12 @@ _ROWS = {
     "fits": lambda p: "yes" if p["fits"] else "[red]no[/]",
     "memory a chip": memory,
     "attention": lambda p: " then ".join(dict.fromkeys(s["attention"] for s in p["stages"])),
-    "roofline times": _factor,
+    "times its roofline": _factor,
 }
 _RECIPE = {
     "tokens/s a chip": lambda p: units.scaled(p["tokens_per_second_per_device"]),
     "whole recipe": lambda p: units.duration(p["recipe"]["predicted_seconds"]),
     "chip-hours": lambda p: units.scaled(p["device_hours"]),
-    "price a chip and hour": lambda p: _money(p["price_per_device_hour"]),
-    "bill": lambda p: _money(p["cost"]),
+    "price a chip and hour": lambda p: money(p["price_per_device_hour"]),
+    "bill": lambda p: money(p["cost"]),
 }

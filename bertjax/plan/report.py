@@ -120,7 +120,7 @@ def _show_budget(plan: dict, console: Console) -> None:
         f"{_epochs(budget['epochs'])}"
     )
     if plan["device_hours"] is not None:
-        bill = "" if plan["cost"] is None else f", which cost {plan['cost']:,.2f}"
+        bill = "" if plan["cost"] is None else f", which cost {comparison.money(plan['cost'])}"
         console.print(
             f"That is {units.scaled(plan['tokens_per_second_per_device'], 'tokens')}/s a chip and "
             f"{units.scaled(plan['device_hours'])} chip-hours{bill}"
