@@ -77,7 +77,7 @@ def devices(name: str) -> list[jax.Device]:
     found = parse(name)
     assert found is not None
     key, number = found
-    if not jax.config.read("jax_platforms"):
+    if not jax.config.jax_platforms:  # type: ignore[attr-defined]
         # Else JAX looks for a driver, and drops the plugin without one.
         jax.config.update("jax_platforms", "cpu")
     try:
