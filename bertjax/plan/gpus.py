@@ -1,6 +1,7 @@
 """NVIDIA GPUs that need not be there: what XLA's compiler asks of them, and their devices."""
 
 import dataclasses
+import math
 import os
 import re
 
@@ -103,6 +104,17 @@ def memory_share() -> float:
                 raise UsageError(f"{name}={text}: not a share of the memory; for example .9")
             return float(text)
     return 0.75
+
+
+def larger_share(chip: chips.Chip | None, needed: float | None) -> float | None:
+    """A share of a GPU's memory, up to 0.92, that has `needed` bytes; None where none has.
+
+    The rest is left to CUDA, cuDNN and NCCL.
+    """
+    if chip is None or not chip.nvlink or needed is None:
+        return None
+    share = math.ceil(100 * needed / chip.hbm_limit) / 100
+    return share if memory_share() < share <= 0.92 else None
 
 
 def target_config(gpu: Gpu) -> str:

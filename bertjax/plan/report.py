@@ -139,7 +139,7 @@ def _recipe(budget: dict) -> str:
 
 
 def _show_assumptions(lines: list[str], console: Console) -> None:
-    console.print("Predicted times are rooflines:")
+    console.print("Assumptions:")
     for line in lines:
         console.print(f"  - {line}", highlight=False)
 

@@ -51,6 +51,8 @@ def assumptions(chip: Chip | None) -> list[str]:
             f"so did {len(known)} steps on one {known[0].device}, predicted and measured in ms: {steps}",
             "of other GPUs and of several nothing was measured",
             "launching a kernel is free: small models take longer",
+            "programs can have the share of the memory that JAX takes: 3/4, or as the environment "
+            "variable XLA_CLIENT_MEM_FRACTION says",
             "every collective takes its bytes at the full bandwidth of NVLink, and nothing else runs "
             "meanwhile; latency is free",
             _LEFT_OUT,

@@ -9,8 +9,9 @@ import pytest
 from bertjax import config as config_lib
 from bertjax.errors import UsageError
 from bertjax.metrics import chips
-from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
+from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, search, topology
 from bertjax.plan import stage as plan_stage
+from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
     vocab_size=500,
@@ -100,6 +101,19 @@ def test_share_of_the_memory_that_jax_takes(monkeypatch):
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "95")
     with pytest.raises(UsageError, match="XLA_CLIENT_MEM_FRACTION=95: not a share"):
         gpus.memory_share()
+
+
+def test_a_share_that_would_do(monkeypatch):
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    chip = chips.Chip(1e9, hbm_limit=100e9, hbm=1e9, nvlink=1e9)
+    assert gpus.larger_share(chip, 80.5e9) == 0.81
+    assert gpus.larger_share(chip, 93e9) is None
+    assert gpus.larger_share(dataclasses.replace(chip, nvlink=None), 80e9) is None
+    report = {"hbm_bytes_per_device": 80.5e9}
+    target = plan_stage.Target("h100", [], 75e9, chip)
+    fix = search.would_fit(Pretraining(CONFIG), target, report, lambda line: None)
+    assert fix == "it fits where the environment has XLA_CLIENT_MEM_FRACTION=0.81"
 
 
 def test_a_prediction_for_a_gpu():

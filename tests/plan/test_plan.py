@@ -313,7 +313,7 @@ def test_what_cannot_fit_is_said_to_be_unchecked(monkeypatch):
     assert "mesh.fsdp=4" in fix
     refused["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}  # 32 do not divide 8 devices
     fix = plan_search.would_fit(Pretraining(CONFIG), small_target(1e5), refused, lambda line: None)
-    assert fix == "nothing that was tried fits; take a larger slice"
+    assert fix == "nothing that was tried fits; take more devices"
 
 
 def test_parts_that_are_clipped_alone_are_not_split_further(monkeypatch):
