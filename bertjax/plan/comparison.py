@@ -81,11 +81,10 @@ def table(plans: list[dict]) -> Table:
 
 
 def _factor(plan: dict) -> str:
-    """How far a prediction stands above its roofline, and what says so."""
-    if (found := plan["prediction"]) is None:
+    """What a prediction takes of the roofline, and how many measured steps say so."""
+    if plan["prediction"] is None:
         return ""
-    times = plan["predicted_step_seconds"] / (found["local"] + found["ici"] + found["dcn"])
-    return f"{times:.2f} ({len(plan['measurements']) or 'no'} measured steps)"
+    return f"{plan['prediction']['factor']:g} ({len(plan['measurements']) or 'no'} measured steps)"
 
 
 def money(cost: float | None) -> str:

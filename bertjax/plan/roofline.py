@@ -7,29 +7,32 @@ from bertjax.metrics.chips import Chip
 from bertjax.plan import hlo_cost
 from bertjax.plan.hlo import Collective, Program
 
-# Steps measured on an H100 took this many times the roofline of their kernels, those that the FLOPs
-# bind and those that the memory binds (benchmarks/RESULTS.md, "GPUs that are not there"). One factor for
-# both would be 1.32 where the layers are scanned and 1.5 where they are unrolled.
-GPU_FLOPS_FACTOR = 2.1
-GPU_MEMORY_FACTOR = 1.09
+# What measured steps took of their roofline on GPUs (benchmarks/RESULTS.md, "GPUs that are not there").
+GPU_FACTOR = 1.45
 
 
 class Measured(NamedTuple):
-    """A step that was measured, and what is predicted of its program, in seconds."""
+    """A step that was measured, and the roofline of its program, in seconds."""
 
     device: str
     step: str
-    predicted: float
+    roofline: float
     measured: float
+
+    @property
+    def predicted(self) -> float:
+        """As of a GPU that is not there."""
+        return GPU_FACTOR * self.roofline
 
 
 _H100 = "NVIDIA H100 80GB HBM3"
-_BASE, _LARGE = "BERT-Base 256 x 128", "BERT-Large"
 MEASURED = (
-    Measured(_H100, f"{_BASE}, xla attention, layers scanned", 0.1061, 0.1070),
-    Measured(_H100, f"{_BASE}, xla attention", 0.0684, 0.0693),
-    Measured(_H100, f"{_BASE}, cudnn attention, layers scanned", 0.0883, 0.0872),
-    Measured(_H100, f"{_BASE}, cudnn attention", 0.0609, 0.0605),
+    Measured(_H100, "BERT-Base 256 x 128, xla attention", 0.0465, 0.0693),
+    Measured(_H100, "the same, layers scanned", 0.0810, 0.1070),
+    Measured(_H100, "BERT-Base 256 x 128, cudnn attention", 0.0391, 0.0605),
+    Measured(_H100, "the same, layers scanned", 0.0641, 0.0872),
+    Measured(_H100, "BERT-Large 128 x 128, cudnn attention", 0.0615, 0.0885),
+    Measured(_H100, "BERT-Large 32 x 512, cudnn attention", 0.0642, 0.0960),
 )
 
 
@@ -46,9 +49,9 @@ def assumptions(chip: Chip | None) -> list[str]:
         )
         return [
             "a prediction from data sheets, not a measurement",
-            "a kernel that the memory binds takes its bytes at the full HBM bandwidth times "
-            f"{GPU_MEMORY_FACTOR}, any other its FLOPs at the bfloat16 peak times {GPU_FLOPS_FACTOR}: "
-            f"so did {len(known)} steps on one {known[0].device}, predicted and measured in ms: {steps}",
+            "every kernel takes the longer of its FLOPs at the bfloat16 peak and its bytes at the "
+            f"full HBM bandwidth, and all together {GPU_FACTOR} times that, fitted to {len(known)} "
+            f"steps on one {known[0].device}; predicted and measured in ms: {steps}",
             "of other GPUs and of several nothing was measured",
             "launching a kernel is free: small models take longer",
             "programs can have the share of the memory that JAX takes: 3/4, or as the environment "
@@ -80,9 +83,7 @@ class Prediction:
       local: the roofline of every instruction alone, added up; at least either of those.
       ici: collectives between the chips of a slice, or between the GPUs of a host.
       dcn: collectives between slices.
-      flops_bound: the part of `local` in instructions whose FLOPs take longer than their bytes.
-      flops_factor, memory_factor: on that part of `local` and on the rest, from measured steps; 1
-        where none was.
+      factor: on `local`, from measured steps; 1 where none was.
     """
 
     compute: float
@@ -90,16 +91,12 @@ class Prediction:
     local: float
     ici: float
     dcn: float
-    flops_bound: float
-    flops_factor: float = 1.0
-    memory_factor: float = 1.0
+    factor: float = 1.0
 
     @property
     def step(self) -> float:
         """The whole step: nothing overlaps with a collective."""
-        memory_bound = self.local - self.flops_bound
-        local = self.flops_factor * self.flops_bound + self.memory_factor * memory_bound
-        return local + self.ici + self.dcn
+        return self.factor * self.local + self.ici + self.dcn
 
 
 def predict(
@@ -111,13 +108,12 @@ def predict(
       sides: of the slice, in chips; () of GPUs.
       hidden_flops: of kernels that the program only names, beside the bytes that they move.
     """
-    compute = local = bound = hidden_flops / chip.peak_flops
+    compute = local = hidden_flops / chip.peak_flops
     memory = 0.0
     for computation, instruction, times in program.executed():
         flops = times * hlo_cost.flops(program, computation, instruction) / chip.peak_flops
         moved = times * hlo_cost.hbm_bytes(program, computation, instruction) / chip.hbm
         compute, memory, local = compute + flops, memory + moved, local + max(flops, moved)
-        bound += flops if flops > moved else 0
     seconds = {True: 0.0, False: 0.0}
     for collective in program.collectives():
         bandwidth = chip.dcn if collective.over_dcn else egress(chip, sides, collective.devices)
@@ -125,8 +121,8 @@ def predict(
             return None
         if bandwidth:
             seconds[collective.over_dcn] += collective.count * sent(collective) / bandwidth
-    factors = (GPU_FLOPS_FACTOR, GPU_MEMORY_FACTOR) if measured(chip) else (1.0, 1.0)
-    return Prediction(compute, memory, local, seconds[False], seconds[True], bound, *factors)
+    factor = GPU_FACTOR if measured(chip) else 1.0
+    return Prediction(compute, memory, local, seconds[False], seconds[True], factor)
 
 
 def sent(collective: Collective) -> float:

@@ -276,7 +276,9 @@ def plan(
         **largest,
         "fits": all(report["fits"] for report in taken),
         "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
-        "measurements": [measured._asdict() for measured in roofline.measured(target.chip)],
+        "measurements": [
+            m._asdict() | {"predicted": m.predicted} for m in roofline.measured(target.chip)
+        ],
         "assumptions": roofline.assumptions(target.chip),
         "recipe": budget.totals(job, taken, rows),
         "stages": taken,

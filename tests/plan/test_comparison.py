@@ -30,8 +30,7 @@ def fake_plan(topology, devices, step, *, fits=True, factor=1.0):
         "fits": fits,
         "hbm_bytes_per_device": 3 * 2**30,
         "hbm_limit_bytes": 16 * 2**30,
-        "predicted_step_seconds": step,
-        "prediction": step and {"local": step / factor, "ici": 0.0, "dcn": 0.0},
+        "prediction": step and {"factor": factor},
         "measurements": [{}, {}] if factor > 1 else [],
         "assumptions": [f"of {topology}"],
         "stages": [stage],
@@ -101,7 +100,7 @@ def test_the_table_has_a_column_for_each_topology():
     assert rows["fits"] == ["yes", "yes", "no"]
     assert rows["memory a chip"][:2] == ["3 GiB of 16 GiB"] * 2
     assert rows["memory a chip"][2] == "3 GiB of 16 GiB: does not fit"
-    assert rows["times its roofline"][:2] == ["1.00 (no measured steps)", "1.33 (2 measured steps)"]
+    assert rows["times its roofline"][:2] == ["1 (no measured steps)", "1.33 (2 measured steps)"]
     assert rows["predicted step, 64 x 128"][:2] == ["250.0 ms", "500.0 ms"]
     assert rows["tokens/s a chip"] == ["2.05 K", "2.05 K", ""]
     assert rows["chip-hours"] == ["8", "8", ""]
