@@ -4,9 +4,12 @@ import dataclasses
 import importlib.util
 import re
 
+import jax
 import pytest
 
 from bertjax import config as config_lib
+from bertjax import models, sharding
+from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.metrics import chips
 from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, search, topology
@@ -135,9 +138,9 @@ ENTRY %main (a: f32[1000,1000]) -> f32[1000,1000] {
     assert found.step == found.local + found.ici
 
 
-def test_predictions_are_within_15_percent_of_what_was_measured():
+def test_predictions_are_within_a_tenth_of_what_was_measured():
     for step in roofline.MEASURED:
-        assert 0.85 < step.predicted / step.measured < 1.15
+        assert 0.9 < step.predicted / step.measured < 1.1
 
 
 def test_products_of_cublas():
@@ -156,24 +159,36 @@ ENTRY %main (a: bf16[4,64,32], b: bf16[4,32,16]) -> bf16[4,64,16] {
     assert hlo_cost.total_kernels(program) == 1
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("jax_plugins") is None
     or importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
     reason="needs the CUDA compiler: pip install 'bertjax[cuda]'",
 )
-@pytest.mark.parametrize(("name", "number"), [("h100", 1), ("h100x8", 8)])
-def test_a_step_compiled_for_gpus(name, number):
+
+
+@needs_compiler
+def test_a_plan_for_eight_gpus():
     job, rows = budget.corpus(CONFIG, None)
-    target = plan_stage.Target.named(name)
+    target = plan_stage.Target.named("h100x8")
     assert target.hbm_limit == pytest.approx(79.11 * 2**30 * gpus.memory_share())
     found = plan_stage.plan(job, target, rows, lambda line: None, all_kernels=False)
-    assert found["num_devices"] == number
+    assert found["num_devices"] == 8
     assert found["fits"]
     assert found["kernels_per_step"] > 20
     assert found["predicted_step_seconds"] > 0
     formula = found["model_flops_per_step_per_device"]
     assert formula < found["flops_per_step_per_device"] < 1.05 * formula
-    reduced = {c["kind"] for c in found["collectives"]}
-    assert reduced == ({"all-reduce"} if number > 1 else set())
-    assert {c["network"] for c in found["collectives"]} <= {"nvlink"}
+    assert {(c["kind"], c["network"]) for c in found["collectives"]} == {("all-reduce", "nvlink")}
     assert len(found["measurements"]) == len(roofline.MEASURED)
+
+
+@needs_compiler
+def test_the_guard_copies_no_parameters_and_no_moments():
+    job, _ = budget.corpus(CONFIG, None)
+    mesh = sharding.make_mesh(CONFIG.mesh, topology.devices("h100"))
+    (stage,) = stages.of(CONFIG)
+    program = hlo.Program(plan_stage.compile_stage(job, mesh, stage).as_text())
+    weights = {x.shape for x in jax.tree.leaves(models.abstract_params(MODEL)) if x.ndim > 1}
+    run = [instruction for _, instruction, _ in program.executed()]
+    assert weights & {i.results[0].dims for i in run if i.opcode == "parameter"}
+    assert not [i for i in run if "copy" in i.opcode and i.results[0].dims in weights]
