@@ -8,6 +8,7 @@ from bertjax import sharding, train
 from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.job import Job
+from bertjax.plan import gpus
 from bertjax.plan.stage import Say, Target, changed, plan_stage
 
 _TRIES = 3  # candidates that are compiled, at most
@@ -20,6 +21,8 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
       report: of `stage.plan_stage`, of the stage that does not fit.
       say: told what is compiled next.
     """
+    if share := gpus.larger_share(target.chip, report["hbm_bytes_per_device"]):
+        return f"it fits where the environment has XLA_CLIENT_MEM_FRACTION={share}"
     config = job.config
     number, name = _stage_of(config, report), report["phase"]
     smaller = micro_batch_sizes(config, report, 2)[1:]
@@ -41,8 +44,8 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
         and config.model.hidden_size % fsdp == 0 == len(target.devices) % ways
     ):
         others = _fields(config, report, smallest, "full")
-        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or a larger slice"
-    return "nothing that was tried fits; take a larger slice"
+        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or more devices"
+    return "nothing that was tried fits; take more devices"
 
 
 def _fields(config: config_lib.Config, report: dict, size: int, remat: str) -> str:

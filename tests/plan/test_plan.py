@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
     )
     refused = dict(planned(), fits=False, stages=[report])
     monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
-    monkeypatch.setattr(plan_stage, "plan", lambda *_: refused)
+    monkeypatch.setattr(plan_stage, "plan", lambda *_, **__: refused)
     with pytest.raises(UsageError) as error:
         plan_report.run(CONFIG, "v0:2x2x2", None, as_json=True, as_table=False)
     assert json.loads(capsys.readouterr().out)["fits"] is False
@@ -313,7 +313,7 @@ def test_what_cannot_fit_is_said_to_be_unchecked(monkeypatch):
     assert "mesh.fsdp=4" in fix
     refused["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}  # 32 do not divide 8 devices
     fix = plan_search.would_fit(Pretraining(CONFIG), small_target(1e5), refused, lambda line: None)
-    assert fix == "nothing that was tried fits; take a larger slice"
+    assert fix == "nothing that was tried fits; take more devices"
 
 
 def test_parts_that_are_clipped_alone_are_not_split_further(monkeypatch):
@@ -338,7 +338,9 @@ def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys)
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
     target = small_target(None)
     monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
-    monkeypatch.setattr(plan_stage, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
+    monkeypatch.setattr(
+        plan_stage, "plan", lambda *_, **__: dict(planned(), fits=False, stages=[report])
+    )
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
     with pytest.raises(UsageError, match=r"GiB, a device of v0:2x2x2 has less: perhaps"):
         plan_report.run(CONFIG, "v3:2x2", None, as_json=True, as_table=False)
