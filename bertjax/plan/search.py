@@ -110,7 +110,7 @@ def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
     last = {stage.name: number for number, stage in enumerate(stages.of(config))}
     for name, number in last.items():
         for fsdp in sorted({1, 4, made.size // tensor}):
-            mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
+            mesh = dataclasses.replace(config.mesh, data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
                 other = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
                 yield from _until_one_fits(changed(job, other), target, name, number, say)

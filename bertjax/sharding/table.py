@@ -1,6 +1,7 @@
 """One table for parameters, one for arrays in use. The model knows neither."""
 
 import dataclasses
+import math
 import re
 from typing import ClassVar
 
@@ -41,12 +42,13 @@ PARAMETERS = (
     (r"\w+/dense/bias", (None,)),
 )
 
-# Array in use, by the name that the model calls it -> what its dimensions are split over.
+# Array in use, by the name that the model calls it -> what its dimensions are split over: mesh axes,
+# `mapped` (those that `vmap` has taken) or `rows` (those of BATCH_AXES that it has left).
 USED = {
     "hidden": ("rows", None, None),
     "heads": ("rows", None, "tensor", None),
     "ids": ("rows", None),
-    "micro_batches": (None, "data", "fsdp"),
+    "micro_batches": (None, "mapped", "rows"),
     "word_embedding": ("tensor", None),
     "position_embedding": (None, None),
     "token_type_embedding": (None, None),
@@ -80,13 +82,46 @@ def spec(path: str, ndim: int) -> P:
     raise ValueError(f"{path}: no row of PARAMETERS in bertjax/sharding/table.py matches")
 
 
-def abstract(mesh: Mesh, shapes: dict) -> dict:
-    """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings."""
+def over_data(own: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """`own`, the spec of a parameter of `shape`, with `data` added: where its moments lie.
+
+    `data` splits the longest dimension that it divides. The last one counts only where no other
+    divides: a TPU pads it to 128 elements. An array that `data` divides nowhere stays as it is.
+    """
+    parts = [
+        size // math.prod(mesh.shape[axis] for axis in axes_of(entry))
+        for size, entry in zip(shape, own, strict=True)
+    ]
+    divided = [dim for dim, size in enumerate(parts) if size % mesh.shape["data"] == 0]
+    if not divided:
+        return own
+    chosen = max(divided, key=lambda dim: (dim < len(shape) - 1, parts[dim]))
+    return P(*((*axes_of(e), "data") if dim == chosen else e for dim, e in enumerate(own)))
+
+
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Mesh axes that split a dimension, of its entry in a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def without(own: P, axes: tuple[str, ...]) -> P:
+    """`own` where nothing is split over `axes`."""
+    return P(*(tuple(a for a in axes_of(entry) if a not in axes) or None for entry in own))
+
+
+def abstract(mesh: Mesh, shapes: dict, *, optimizer_over_data: bool = False) -> dict:
+    """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings.
+
+    Args:
+      optimizer_over_data: what is under `opt_state` lies as `over_data` says.
+    """
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = leaf_name(path)
-        sharding = NamedSharding(mesh, spec(name, leaf.ndim))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        own = spec(name, leaf.ndim)
+        if optimizer_over_data and name.startswith("opt_state/"):
+            own = over_data(own, leaf.shape, mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, own))
 
     return jax.tree_util.tree_map_with_path(place, shapes)
 
@@ -97,20 +132,33 @@ class Placement:
 
     Without it the partitioner is free to gather the batch instead of the FSDP weights: looked up
     in a table split over `fsdp`, the hidden states of the whole batch came out on every device.
+
+    Attributes:
+      mapped: axes that the function around the model is mapped over, each part on its own rows.
     """
 
     mesh: Mesh
-    rows: tuple[str, ...] = BATCH_AXES
+    mapped: tuple[str, ...] = ()
     unsplit: ClassVar[None] = None
 
-    @property
-    def of_shard(self) -> "Placement":
-        """The placement within a function that is mapped over `data`, each on its own rows."""
-        return dataclasses.replace(self, rows=("fsdp",))
+    def within(self, mapped: tuple[str, ...]) -> "Placement":
+        """The placement inside a function that is mapped over these axes."""
+        return dataclasses.replace(self, mapped=mapped)
 
     def spec(self, name: str) -> P:
         """What the dimensions of an array in use are split over."""
-        return P(*(self.rows if axis == "rows" else axis for axis in USED[name]))
+        rows = tuple(axis for axis in BATCH_AXES if axis not in self.mapped)
+        meant = {"rows": rows or None, "mapped": self.mapped}
+        return P(*(meant.get(axis or "", axis) for axis in USED[name]))
+
+    def gathered(self, params: dict) -> dict:
+        """Parameters whole over the mapped axes, on every device of these."""
+
+        def place(path: tuple, x: jax.Array) -> jax.Array:
+            own = without(spec(leaf_name(path), x.ndim), self.mapped)
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, own))
+
+        return jax.tree_util.tree_map_with_path(place, params)
 
     @property
     def device(self) -> jax.Device:
@@ -126,7 +174,8 @@ class Placement:
         used = NamedSharding(self.mesh, self.spec(name))
         if name != "word_embedding":
             return jax.lax.with_sharding_constraint(array, used)
-        kept = NamedSharding(self.mesh, spec("embeddings/word/embedding", array.ndim))
+        own = without(spec("embeddings/word/embedding", array.ndim), self.mapped)
+        kept = NamedSharding(self.mesh, own)
         place = jax.custom_vjp(lambda x: jax.lax.with_sharding_constraint(x, used))
         place.defvjp(
             lambda x: (jax.lax.with_sharding_constraint(x, used), None),

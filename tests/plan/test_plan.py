@@ -150,6 +150,7 @@ def test_bytes_of_collectives_and_their_groups():
         ("mesh['x'=4,'y'=2] {'x'}", 4),
         ("mesh['x'=4,'y'=2] {'x','y'}", 8),
         ("mesh['x'=8] {'x':(1)2}", 2),
+        ("mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 4),
         ("{}", 8),
     ],
 )

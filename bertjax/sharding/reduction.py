@@ -1,0 +1,44 @@
+"""The sum of what every device has computed for its own rows, placed where it is needed."""
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from bertjax.sharding import table
+
+
+def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_data: bool) -> dict:
+    """Gradients from `parts`, `[S, ...]` by parameter: one part for each device of the axes `mapped`.
+
+    A gradient ends where its parameter lies; with `optimizer_over_data` where its moments lie. A
+    mapped axis that splits it there is reduce-scattered, any other all-reduced. This is written out
+    (`shard_map`): the CPU's and the GPU's partitioner reduce the whole array and slice the result.
+    """
+
+    def place(path: tuple, part: jax.Array) -> P:
+        own = table.spec(table.leaf_name(path), part.ndim - 1)
+        return table.over_data(own, part.shape[1:], mesh) if optimizer_over_data else own
+
+    def add(parts: dict) -> dict:
+        return jax.tree.map(lambda part, own: _sum(part[0], own, split), parts, placed)
+
+    split = tuple(axis for axis in mapped if mesh.shape[axis] > 1)
+    if not split:
+        return jax.tree.map(lambda part: part[0], parts)
+    placed = jax.tree_util.tree_map_with_path(place, parts)
+    found = jax.tree.map(lambda own: P(mapped, *table.without(own, mapped)), placed)
+    return jax.shard_map(
+        add,
+        mesh=mesh,
+        in_specs=(found,),
+        out_specs=placed,
+        check_vma=False,  # it asks for a sum over an axis of one device too, which would stay there
+    )(parts)
+
+
+def _sum(part: jax.Array, placed: P, axes: tuple[str, ...]) -> jax.Array:
+    for dim, entry in enumerate(placed):
+        if over := tuple(axis for axis in table.axes_of(entry) if axis in axes):
+            part = jax.lax.psum_scatter(part, over, scatter_dimension=dim, tiled=True)
+            axes = tuple(axis for axis in axes if axis not in over)
+    return jax.lax.psum(part, axes) if axes else part
