@@ -96,10 +96,13 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
     """A stage and what runs it, in a line."""
     phase = stage.phase
     kernel = attention_kernel(config, mesh, phase.sequence_length)
+    blocks = config.model.num_hidden_layers
+    at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
+    form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"
     return (
         f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
         f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "
-        f"({dict(mesh.shape)}), {kernel} attention"
+        f"({dict(mesh.shape)}), {kernel} attention, {blocks} blocks {form}"
     )
 
 
@@ -265,9 +268,13 @@ def train_step(
         updates, opt_state = transform.update(clipped, state["opt_state"], params)
         return optax.apply_updates(params, updates), opt_state
 
-    # A branch, not an elementwise choice: that costs another pass over the whole state.
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    new_params, opt_state = jax.lax.cond(finite, update, lambda: (params, state["opt_state"]))
+    kept = params, state["opt_state"]
+    if placement.device.platform == "cpu":  # a choice is another pass over the state there
+        new_params, opt_state = jax.lax.cond(finite, update, lambda: kept)
+    else:  # a branch copies the state; a choice is fused into the update's own pass
+        choose = functools.partial(jnp.where, finite)
+        new_params, opt_state = jax.tree.map(choose, update(), kept)
     metrics["learning_rate"] = learning_rate(step)
     metrics["skipped"] = 1.0 - finite
     return {"params": new_params, "opt_state": opt_state, "step": step + 1}, metrics

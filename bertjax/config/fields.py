@@ -7,7 +7,7 @@ where they name the model and google-research/bert where they name the recipe.
 import dataclasses
 from typing import Any
 
-from bertjax.config import heads
+from bertjax.config import heads, rules
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.finetune_fields import Finetune, Grid, Task
@@ -15,6 +15,7 @@ from bertjax.config.mesh_fields import Mesh
 from bertjax.config.rules import (
     BelowOne,
     Count,
+    CountOrAuto,
     NotNegative,
     Positive,
     PositiveFloat,
@@ -71,7 +72,10 @@ class Model:
         "recompute in the backward pass: none, dots (keep matmul results), full (keep block inputs)",
         ("none", "dots", "full"),
     )
-    scan_unroll: Count = field(1, "encoder blocks unrolled per scan iteration; 0 unrolls all")
+    scan_unroll: CountOrAuto = field(
+        rules.AUTO,
+        "encoder blocks unrolled per scan iteration: a number, 0 (all), or auto (by the platform)",
+    )
 
     @property
     def padded_vocab_size(self) -> int:

@@ -5,14 +5,16 @@ A rule is one field's own. The rules between fields are in `checks`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
+
+AUTO = "auto"  # the value of a field that is decided by the devices
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """A range of numbers, and how a message says it."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     text: str
 
 
@@ -28,5 +30,9 @@ MeshAxis = Annotated[
 PositiveFloat = Annotated[float, _POSITIVE]
 NotNegative = Annotated[float, _NOT_NEGATIVE]
 Share = Annotated[float, Rule(lambda x: 0 <= x <= 1, "must lie in [0, 1]")]
+CountOrAuto = Annotated[
+    int | str,
+    Rule(lambda x: x == AUTO or (not isinstance(x, str) and x >= 0), "must be auto, 0 or positive"),
+]
 BelowOne = Annotated[float, Rule(lambda x: 0 <= x < 1, "must lie in [0, 1)")]
 InsideOne = Annotated[float, Rule(lambda x: 0 < x < 1, "must lie between 0 and 1")]

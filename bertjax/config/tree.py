@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
-from bertjax.config import aliases
+from bertjax.config import aliases, rules
 from bertjax.errors import UsageError
 
 T = TypeVar("T")
@@ -44,6 +44,11 @@ def _unwrap_optional(hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         return next(t for t in typing.get_args(hint) if t is not type(None))
     return hint
+
+
+def takes_auto(hint: Any) -> bool:
+    """Whether a field of this type is a whole number or `auto`."""
+    return typing.get_args(hint) == (int, str)
 
 
 def build(cls: type[T], raw: Any, path: str) -> T:
@@ -82,6 +87,8 @@ def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]
         return None
     if typing.get_origin(hint) is tuple:
         return items(typing.get_args(hint)[0], value, path)
+    if value == rules.AUTO and takes_auto(hint):
+        return value
     wanted = _unwrap_optional(hint)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

