@@ -164,10 +164,10 @@ def reduced_gradients(
     The sum over the mesh's `data` axis is made once, at the end, of float32. Left to itself the
     partitioner makes it of every layer of every part, in the type that the layer computes in.
     Until then every device keeps a sum of its own, as large as the one that all would keep alike.
-    So it is over `fsdp` where the weights are gathered once a step (`mapped_axes`).
+    So it is over `fsdp` where the weights are gathered once a step (`sharding.mapped_axes`).
     """
     mesh, weights = placement.mesh, job.weights(batch)
-    mapped = mapped_axes(job.config, mesh, micro_batches)
+    mapped = sharding.mapped_axes(job.config.mesh, mesh, micro_batches)
     inside, shards = placement.within(mapped), math.prod(mesh.shape[axis] for axis in mapped)
     used, read = params, frozen
     if "fsdp" in mapped:
@@ -190,17 +190,6 @@ def reduced_gradients(
     over_data = job.config.mesh.shard_optimizer_over_data
     grads = sharding.summed(mesh, parts, mapped, optimizer_over_data=over_data)
     return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
-
-
-def mapped_axes(config: config_lib.Config, mesh: Mesh, micro_batches: int) -> tuple[str, ...]:
-    """Mesh axes over which every device keeps a gradient of its own until the end of a step.
-
-    Over `fsdp` that takes the whole weights and a whole gradient on every device (`fsdp_gather`).
-    A single part of the batch sends no fewer bytes for it.
-    """
-    gather = config.mesh.fsdp_gather
-    once = gather == "step" or (gather == "auto" and micro_batches > 1)
-    return sharding.BATCH_AXES if once and mesh.shape["fsdp"] > 1 else ("data",)
 
 
 def shard_clipped_gradients(

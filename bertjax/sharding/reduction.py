@@ -4,7 +4,21 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from bertjax import config as config_lib
 from bertjax.sharding import table
+from bertjax.sharding.mesh import BATCH_AXES
+
+
+def mapped_axes(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> tuple[str, ...]:
+    """Mesh axes over which every device keeps a gradient of its own until the end of a step.
+
+    With `fsdp` among them (`fsdp_gather`) a device holds whole weights, kernels in the compute type,
+    and a whole gradient: with bfloat16 at most 6 bytes a parameter beyond its share of the state.
+    Weights then go over the wires once a step instead of twice a micro-batch, gradients once.
+    """
+    gather = config.fsdp_gather
+    once = gather == "step" or (gather == "auto" and micro_batches > 1)
+    return BATCH_AXES if once and mesh.shape["fsdp"] > 1 else ("data",)
 
 
 def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_data: bool) -> dict:
