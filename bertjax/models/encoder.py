@@ -144,11 +144,12 @@ _REMAT_POLICIES = {
 def blocks_at_once(config: config_lib.Model, device: jax.Device) -> int:
     """Encoder blocks that are unrolled per iteration of the scan over them.
 
-    `auto` unrolls all: a scan stacks, slices and zero-fills what the backward pass reads, 36% to
-    43% of the bytes that a step moves on an H100 (benchmarks/RESULTS.md, "Blocks unrolled").
+    `auto` unrolls all on GPUs: a scan stacks, slices and zero-fills what the backward pass reads,
+    36% to 43% of the bytes that a step moves on an H100. On CPUs it gains 3% for BERT-Base and
+    nearly doubles the time to compile (benchmarks/RESULTS.md, "Blocks unrolled").
     """
     if config.scan_unroll == "auto":
-        return config.num_hidden_layers
+        return config.num_hidden_layers if device.platform == "gpu" else 1
     return int(config.scan_unroll) or config.num_hidden_layers
 
 
