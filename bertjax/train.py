@@ -99,6 +99,8 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
     blocks = config.model.num_hidden_layers
     at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
     form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"
+    if gather := sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches):
+        form += f", fsdp gathers weights by {gather}"
     return (
         f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
         f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "

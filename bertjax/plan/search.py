@@ -41,7 +41,8 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
         and config.model.hidden_size % fsdp == 0 == len(target.devices) % ways
     ):
         others = _fields(config, report, smallest, "full")
-        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or a larger slice"
+        others = f"--config.mesh.fsdp={fsdp} --config.mesh.fsdp_gather=layer {others}"
+        return f"perhaps {others} (not checked), or a larger slice"
     return "nothing that was tried fits; take a larger slice"
 
 

@@ -10,6 +10,7 @@ from bertjax.sharding.mesh import check as check
 from bertjax.sharding.mesh import check_model as check_model
 from bertjax.sharding.mesh import make_mesh as make_mesh
 from bertjax.sharding.mesh import num_slices as num_slices
+from bertjax.sharding.reduction import fsdp_gather as fsdp_gather
 from bertjax.sharding.reduction import mapped_axes as mapped_axes
 from bertjax.sharding.reduction import summed as summed
 from bertjax.sharding.table import Placement as Placement

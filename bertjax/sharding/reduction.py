@@ -9,16 +9,26 @@ from bertjax.sharding import table
 from bertjax.sharding.mesh import BATCH_AXES
 
 
+def fsdp_gather(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> str | None:
+    """What `fsdp_gather` comes to: `layer` or `step`; None where `fsdp` splits nothing.
+
+    One part of the batch sends about as many bytes either way, and `layer` needs less memory.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return None
+    if config.fsdp_gather != "auto":
+        return config.fsdp_gather
+    return "step" if micro_batches > 1 else "layer"
+
+
 def mapped_axes(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> tuple[str, ...]:
     """Mesh axes over which every device keeps a gradient of its own until the end of a step.
 
-    With `fsdp` among them (`fsdp_gather`) a device holds whole weights, kernels in the compute type,
-    and a whole gradient: with bfloat16 at most 6 bytes a parameter beyond its share of the state.
-    Weights then go over the wires once a step instead of twice a micro-batch, gradients once.
+    With `fsdp` among them a device holds whole weights, kernels in the compute type, and a whole
+    gradient: with bfloat16 up to 6 bytes a parameter beyond its share of the state. Weights then go
+    over the wires once a step instead of twice a micro-batch, gradients once instead of every time.
     """
-    gather = config.fsdp_gather
-    once = gather == "step" or (gather == "auto" and micro_batches > 1)
-    return BATCH_AXES if once and mesh.shape["fsdp"] > 1 else ("data",)
+    return BATCH_AXES if fsdp_gather(config, mesh, micro_batches) == "step" else ("data",)
 
 
 def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_data: bool) -> dict:

@@ -224,7 +224,9 @@ def test_a_mesh_maps_over_fsdp_where_that_saves_bytes():
     ):
         config = config_lib.Mesh(fsdp_gather=gather)
         assert sharding.mapped_axes(config, mesh, micro_batches) == expected
+    assert sharding.fsdp_gather(config_lib.Mesh(), mesh, 2) == "step"
     mesh.shape["fsdp"] = 1
+    assert sharding.fsdp_gather(config_lib.Mesh(), mesh, 2) is None
     assert sharding.mapped_axes(config_lib.Mesh(fsdp_gather="step"), mesh, 8) == ("data",)
 
 
