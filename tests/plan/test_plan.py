@@ -444,7 +444,7 @@ def test_data_spans_slices_and_the_other_axes_lie_within(monkeypatch):
             self.id, self.slice_index = number, number // 8
             self.coords, self.core_on_chip = (number % 2, number // 2 % 2, number // 4 % 2), 0
 
-    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
+    monkeypatch.setattr("bertjax.sharding.mesh.Mesh", lambda devices, *_, **__: devices)
     devices = [Device(n) for n in range(16)]
     mesh = sharding.make_mesh(config_lib.Mesh(fsdp=4), devices)
     assert mesh.shape == (4, 4, 1)
