@@ -95,7 +95,8 @@ def main():
         name += ", ZeRO-1" if mesh.shard_optimizer_over_data else ""
         print(
             f"| {name} | {memory.argument_size_in_bytes / 1e6:.1f} "
-            f"| {memory.temp_size_in_bytes / 1e6:.1f} | {collectives(compiled.as_text())} |"
+            f"| {memory.temp_size_in_bytes / 1e6:.1f} | {collectives(compiled.as_text())} |",
+            flush=True,
         )
 
 
