@@ -11,11 +11,11 @@ from bertjax.config import heads, rules
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.finetune_fields import Finetune, Grid, Task
+from bertjax.config.mesh_fields import Mesh
 from bertjax.config.rules import (
     BelowOne,
     Count,
     CountOrAuto,
-    MeshAxis,
     NotNegative,
     Positive,
     PositiveFloat,
@@ -168,13 +168,6 @@ class Optimizer:
     max_consecutive_skips: Positive = field(
         10, "non-finite updates skipped in a row before the run stops"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    data: MeshAxis = field(-1, "devices that hold copies and split the batch; -1 takes the rest")
-    fsdp: MeshAxis = field(1, "devices that split both the batch and the parameters")
-    tensor: MeshAxis = field(1, "devices that split each matrix product")
 
 
 @dataclasses.dataclass(frozen=True)

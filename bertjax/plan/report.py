@@ -170,6 +170,7 @@ _ROWS = {
     "batch": lambda r: f"{r['batch_size']:,} x {r['sequence_length']}",
     "at once": lambda r: f"{r['micro_batch_size']:,}",
     "mesh": lambda r: " x ".join(f"{axis} {n}" for axis, n in r["mesh"].items() if n > 1) or "1",
+    "fsdp gathers weights by": lambda r: r["fsdp_gather"] or "",
     "remat": lambda r: r["remat"],
     "attention": lambda r: r["attention"],
     "memory a device": comparison.memory,

@@ -44,7 +44,8 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
         and config.model.hidden_size % fsdp == 0 == len(target.devices) % ways
     ):
         others = _fields(config, report, smallest, "full")
-        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or more devices"
+        others = f"--config.mesh.fsdp={fsdp} --config.mesh.fsdp_gather=layer {others}"
+        return f"perhaps {others} (not checked), or more devices"
     return "nothing that was tried fits; take more devices"
 
 
@@ -113,7 +114,7 @@ def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
     last = {stage.name: number for number, stage in enumerate(stages.of(config))}
     for name, number in last.items():
         for fsdp in sorted({1, 4, made.size // tensor}):
-            mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
+            mesh = dataclasses.replace(config.mesh, data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
                 other = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
                 yield from _until_one_fits(changed(job, other), target, name, number, say)

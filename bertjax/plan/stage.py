@@ -89,6 +89,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         "micro_batch_size": phase.batch_size // stage.micro_batches,
         "sequence_length": phase.sequence_length,
         "mesh": dict(mesh.shape),
+        "fsdp_gather": sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches),
         "remat": config.model.remat,
         "attention": kernel,
         "parameter_bytes_per_device": bytes_per_device(state["params"]),

@@ -150,6 +150,7 @@ def test_bytes_of_collectives_and_their_groups():
         ("mesh['x'=4,'y'=2] {'x'}", 4),
         ("mesh['x'=4,'y'=2] {'x','y'}", 8),
         ("mesh['x'=8] {'x':(1)2}", 2),
+        ("mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 4),
         ("{}", 8),
     ],
 )
@@ -445,7 +446,7 @@ def test_data_spans_slices_and_the_other_axes_lie_within(monkeypatch):
             self.id, self.slice_index = number, number // 8
             self.coords, self.core_on_chip = (number % 2, number // 2 % 2, number // 4 % 2), 0
 
-    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
+    monkeypatch.setattr("bertjax.sharding.mesh.Mesh", lambda devices, *_, **__: devices)
     devices = [Device(n) for n in range(16)]
     mesh = sharding.make_mesh(config_lib.Mesh(fsdp=4), devices)
     assert mesh.shape == (4, 4, 1)
