@@ -66,6 +66,8 @@ def start(root, command, workdir, *overrides, **variables):
     arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
     if command == "pretrain":
         arguments.append(f"--config.compilation_cache={root}/programs")
+    else:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(root / "cache")
     return subprocess.Popen(
         [sys.executable, "-m", "bertjax", command, *arguments],
         env=environment | variables,
