@@ -73,8 +73,11 @@ def show_table(plans: list[dict], console: Console) -> None:
     """Prints the plans of several topologies beside each other."""
     console.print(comparison.table(plans))
     console.print(_recipe(plans[0]["recipe"]))
-    lines = dict.fromkeys(line for plan in plans for line in plan["assumptions"])
-    _show_assumptions(list(lines), console)
+    said: dict[tuple, list[str]] = {}
+    for plan in plans:
+        said.setdefault(tuple(plan["assumptions"]), []).append(plan["topology"])
+    for lines, names in said.items():
+        _show_assumptions(list(lines), console, f" for {', '.join(names)}")
 
 
 def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -> str:
@@ -138,8 +141,8 @@ def _recipe(budget: dict) -> str:
     return f"The recipe: {budget['steps']:,} steps, {tokens} (padding included)"
 
 
-def _show_assumptions(lines: list[str], console: Console) -> None:
-    console.print("Assumptions:")
+def _show_assumptions(lines: list[str], console: Console, which: str = "") -> None:
+    console.print(f"Assumptions{which}:", highlight=False)
     for line in lines:
         console.print(f"  - {line}", highlight=False)
 
