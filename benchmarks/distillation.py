@@ -84,6 +84,7 @@ def common(args, steps: int) -> list[str]:
         "data.files": args.text,
         "tokenizer.path": START,
         "examples.builder": "doc_sentences",
+        "masking.smoothing": 0,
         "objective.nsp": 0,
         "phases.phase1.steps": steps,
         "phases.phase1.sequence_length": 64,
