@@ -1,4 +1,9 @@
-"""Dropout of attention probabilities: one mask, whatever computes it.
+"""Dropout of attention probabilities: one mask, whichever kernel computes it and on whatever mesh.
+
+The word of a query and a key is `(key's word ^ query's flip) * query's factor`. Words, flips and
+factors are hashed once for a row of scores, not once for every score: a kernel that never writes
+the mask makes it anew in three operations an element. `benchmarks/attention_dropout.py` has the
+statistics.
 
 Shape suffixes: B batch, L length (queries), M length (keys), H heads.
 """
@@ -12,27 +17,51 @@ from bertjax.models.dropout import random_words, split
 
 
 class Words(NamedTuple):
-    """Random words, of which every pair of a query and a key makes its own.
+    """Random 32-bit words of one attention layer, from which every score's word is made.
 
     Attributes:
-      flip, factor: `[B, H, L]`, of the queries of every head; factors are odd.
-      key: `[B, M]`, of the keys, the same for all heads.
+      flips: `[B, H, L]`, of every head's queries.
+      factors: `[B, H, L]`, of every head's queries; odd, so that a product is a bijection.
+      keys: `[B, M]`, of the keys; the same for all heads.
     """
 
-    flip: jax.Array
-    factor: jax.Array
-    key: jax.Array
+    flips: jax.Array
+    factors: jax.Array
+    keys: jax.Array
 
 
-def draw(key: jax.Array, heads: int, shape: tuple[int, int]) -> Words:
+def draw(key: jax.Array, shape: tuple[int, int, int]) -> Words:
+    """The words of `[B, H, L]` queries, and of as many keys as queries: self-attention.
+
+    Functions of `key` and of a query's head and position alone. Elementwise over an iota, they
+    are made on the device that needs them: a shard's heads have their global numbers.
+
+    Args:
+      key: one key, or one for each row `[B]`.
+    """
+    size, _, length = shape
     flip_key, factor_key, key_key = split(key, 3)
-    size, length = shape
-    flip = random_words(flip_key, (size, heads, length))
-    factor = random_words(factor_key, (size, heads, length)) | jnp.uint32(1)
-    return Words(flip, factor, random_words(key_key, (size, length)))
+    factors = random_words(factor_key, shape) | jnp.uint32(1)
+    return Words(random_words(flip_key, shape), factors, random_words(key_key, (size, length)))
 
 
-def kept(key_word: jax.Array, flip: jax.Array, factor: jax.Array, rate: float) -> jax.Array:
-    word = (key_word ^ flip) * factor
-    least = round(rate * 2**32) - 2**31
-    return jax.lax.bitcast_convert_type(word, jnp.int32) >= jnp.int32(least)
+def kept(words: Words, rate: float) -> jax.Array:
+    """False with probability `rate`, at every score of words that broadcast against each other.
+
+    Compared as signed numbers: TPUs have no other comparison.
+    """
+    mixed = jax.lax.bitcast_convert_type((words.keys ^ words.flips) * words.factors, jnp.int32)
+    return mixed >= jnp.int32(round(rate * 2**32) - 2**31)
+
+
+@jax.named_scope("dropout")
+def dropout(probs_BHLM: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes probabilities with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    `key=None` or `rate=0` returns `probs`.
+    """
+    if key is None or rate == 0.0:
+        return probs_BHLM
+    flips_BHL, factors_BHL, keys_BM = draw(key, probs_BHLM.shape[:3])
+    words = Words(flips_BHL[..., None], factors_BHL[..., None], keys_BM[:, None, None, :])
+    return jnp.where(kept(words, rate), probs_BHLM * (1 / (1 - rate)), 0.0)
