@@ -66,9 +66,7 @@ def _mix(
 
     none = jnp.full((1, form.block), _MASKED, jnp.float32)
     zeros = jnp.zeros((form.width, form.block), jnp.float32)
-    largest_1L, sums_1L, mixed_KL = _loop(
-        form.blocks, block, (none, jnp.zeros_like(none), zeros)
-    )
+    largest_1L, sums_1L, mixed_KL = _loop(form.blocks, block, (none, jnp.zeros_like(none), zeros))
     return mixed_KL / (sums_1L * (1 - form.rate)), largest_1L + jnp.log2(sums_1L)
 
 
@@ -97,10 +95,10 @@ def backward(form: Form, inputs: Refs, results: Refs, scratch: Refs) -> None:
 
     def block(j: Any, _: None) -> None:
         keys = _slice(j, form.block)
-        of_heads = [
-            _key_gradients(form, inputs, scratch, head, keys) for head in range(form.group)
-        ]
-        dkey_WM, dvalue_WM = (jnp.concatenate(parts, axis=0) for parts in zip(*of_heads))
+        of_heads = [_key_gradients(form, inputs, scratch, head, keys) for head in range(form.group)]
+        dkey_WM, dvalue_WM = (
+            jnp.concatenate(parts, axis=0) for parts in zip(*of_heads, strict=True)
+        )
         results["key"][keys, :] = (dkey_WM * scale).T.astype(results["key"].dtype)
         results["value"][keys, :] = (dvalue_WM * undropped).T.astype(results["value"].dtype)
 
@@ -168,9 +166,7 @@ def _scores(
     return jnp.where(same_ML, scores_ML, _MASKED)
 
 
-def _kept(
-    form: Form, inputs: Refs, scratch: Refs, head: int, queries: Any, keys: Any
-) -> jax.Array:
+def _kept(form: Form, inputs: Refs, scratch: Refs, head: int, queries: Any, keys: Any) -> jax.Array:
     """The mask `[M, L]` of a head, made of the words of `attention_dropout`."""
     flips, factors = (inputs[name][head : head + 1, queries] for name in ("flips", "factors"))
     return kept(Words(flips, factors, _column(form, scratch, "words", keys)), form.rate)
