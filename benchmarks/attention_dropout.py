@@ -92,11 +92,13 @@ def pairs(mask: np.ndarray, rate: float) -> tuple[int, float, float, int]:
     """Of all pairs of rows of a `[R, C]` mask: their number, and how they are dropped together.
 
     The product of two centered rows has mean 0 and a known variance where rows are independent.
+    Units are of the share that was dropped: products of all pairs vary together with that share.
 
     Returns:
       `(pairs, score of the mean, variance over that of fair coins, pairs beyond 8 deviations)`.
     """
-    unit = ((mask - rate) / math.sqrt(rate * (1 - rate))).astype(np.float32)
+    unit = (mask - rate).astype(np.float32)
+    unit /= math.sqrt((unit**2).mean(dtype=float))
     number, mean, square, far = 0, 0.0, 0.0, 0
     for start in range(0, len(unit), 1024):
         products = unit[start : start + 1024] @ unit.T / math.sqrt(mask.shape[1])
