@@ -37,7 +37,8 @@ STUDENTS = {
     "no teacher, random weights": (RANDOM, *NONE),
     "no teacher, its blocks": NONE,
 }
-TASKS = {"sst2": ("SST-2", "accuracy"), "stsb": ("STS-B", "spearman")}
+# Task -> folder, figure, epochs.
+TASKS = {"sst2": ("SST-2", "accuracy", 1), "stsb": ("STS-B", "spearman", 3)}
 
 
 def parse_args():
@@ -50,7 +51,6 @@ def parse_args():
     parser.add_argument("--steps", type=int, default=250, help="of a student (250)")
     parser.add_argument("--teacher_steps", type=int, default=500, help="of the teacher (500)")
     parser.add_argument("--seeds", type=int, default=3, help="of a fine-tuning (3)")
-    parser.add_argument("--epochs", type=float, default=1, help="of a fine-tuning (1)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="of it (1e-4)")
     return parser.parse_args()
 
@@ -61,13 +61,19 @@ def main():
     if not (corpus / "store" / "manifest.json").exists():
         bertjax("prepare", corpus, *common(args, args.teacher_steps))
     teacher = args.workdir / "teacher"
-    results = {"teacher": measure(args, teacher, corpus, teacher_flags(args))}
+    places = {"teacher": teacher}
+    results = {"teacher": {"heldout": pretrained(teacher, corpus, teacher_flags(args))}}
     for number, (name, changes) in enumerate(STUDENTS.items()):
-        directory = args.workdir / f"student-{number}"
+        places[name] = args.workdir / f"student-{number}"
         flags = [*student_flags(args, teacher), *(f"--{change}" for change in changes)]
-        results[name] = measure(args, directory, corpus, flags)
+        results[name] = {"heldout": pretrained(places[name], corpus, flags)}
         minutes = (time.monotonic() - started) / 60
         print(f"{minutes:.0f} min, {name}: {results[name]['heldout']['mlm_loss']:.4f}", flush=True)
+    for task in TASKS:
+        for name, place in places.items():
+            results[name][task] = finetuned(args, place, task)
+            minutes = (time.monotonic() - started) / 60
+            print(f"{minutes:.0f} min, {task}, {name}: {spread(results[name][task])}", flush=True)
     (args.workdir / "results.json").write_text(json.dumps(results, indent=1))
     print(table(results), f"\nload {os.getloadavg()[0]:.1f}")
 
@@ -125,27 +131,23 @@ def student_flags(args, teacher: Path) -> list[str]:
     ]
 
 
-def measure(args, directory: Path, corpus: Path, flags: list[str]) -> dict:
-    """Trains, evaluates and fine-tunes one model, or reads what an earlier call found."""
-    path = directory / "result.json"
+def pretrained(directory: Path, corpus: Path, flags: list[str]) -> dict:
+    """Held-out figures of one model, or what an earlier call found."""
+    path = directory / "heldout.json"
     if path.exists():
         return json.loads(path.read_text())
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("store", "tokenizer"):
         link(directory / name, corpus / name)
-    began = time.monotonic()
     bertjax("pretrain", directory, *flags)
-    result = {"seconds": time.monotonic() - began}
-    result["heldout"] = json.loads(bertjax("evaluate", directory, *flags).splitlines()[-1])
-    for task, (folder, metric) in TASKS.items():
-        result[task] = finetuned(args, directory, task, folder, metric)
-    path.write_text(json.dumps(result))
-    return result
+    found = json.loads(bertjax("evaluate", directory, *flags).splitlines()[-1])
+    path.write_text(json.dumps(found))
+    return found
 
 
-def finetuned(args, start: Path, task: str, folder: str, metric: str) -> list[float]:
-    """The score of each seed on dev, in percent."""
-    directory = start / task
+def finetuned(args, start: Path, task: str) -> list[float]:
+    """The score of each seed on dev, in percent; runs that are finished are not run again."""
+    directory, (folder, metric, epochs) = start / task, TASKS[task]
     bertjax(
         "finetune",
         directory,
@@ -153,7 +155,7 @@ def finetuned(args, start: Path, task: str, folder: str, metric: str) -> list[fl
         f"--config.init_from={start}",
         f"--config.data.files={args.glue / folder}",
         f"--config.seeds={args.seeds}",
-        f"--config.finetune.epochs={args.epochs}",
+        f"--config.finetune.epochs={epochs}",
         f"--config.optimizer.learning_rate={args.learning_rate}",
         "--config.logging.tensorboard=false",
     )
@@ -168,7 +170,7 @@ def table(results: dict) -> str:
     }
     lines = [
         "| model | held-out masked-LM loss | accuracy | agrees with the teacher | KL "
-        f"| {' | '.join(f'{folder}, {metric}' for folder, metric in TASKS.values())} | share kept |",
+        f"| {' | '.join(f'{folder}, {metric}' for folder, metric, _ in TASKS.values())} | share kept |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():

@@ -27,7 +27,9 @@ import numpy as np
 
 from bertjax import config as config_lib
 from bertjax import sharding, train
-from bertjax.config import stages
+from bertjax.config import help as config_help
+from bertjax.config import stages, values
+from bertjax.config import tree as config_tree
 from bertjax.data import pipeline
 from bertjax.metrics import flops as metrics_flops
 from bertjax.plan import budget
@@ -66,12 +68,8 @@ def make_config(args, variant: str) -> config_lib.Config:
     }
     for item in filter(None, variant.split(",")):
         path, _, text = item.partition("=")
-        *groups, field = path.split(".")
-        node = tree
-        for group in groups:
-            node = node[group]
-        kind = type(node[field])
-        node[field] = text == "True" if kind is bool else kind(text)
+        kind = config_help.type_of(f"config.{path}")
+        config_tree.override(tree, f"--config.{path}", values.read(kind, text, path))
     return config_lib.from_config_dict(tree)
 
 
@@ -121,7 +119,7 @@ class Variant:
         self.real = int(host["attention_mask"].sum())
         self.batch = sharding.to_global(mesh, host, stage.phase.batch_size)
         self.kernel = train.attention_kernel(config, mesh, stage.phase.sequence_length)
-        self.state, _ = train.start(job, train.abstract_state(job, mesh))
+        self.state, _ = train.start(job, train.abstract_state(job, mesh), {})
         started = time.perf_counter()
         step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
         self.step = step.lower(self.state, {}, self.batch).compile()

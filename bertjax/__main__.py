@@ -118,11 +118,14 @@ def plot(values: Values, args: list[str]) -> None:
 
 
 def plan(values: Values, args: list[str]) -> None:
-    """plan --config=FILE [--topology=v5e:16x16] [--workdir=W] [--json] [--table]
+    """plan --config=FILE [--topology=v5e:16x16,h100x8] [--price=2.5] [--workdir=W] [--json] [--table]
 
-    Compiles the train step for TPUs that need not be there (v4:4x4x8, v5e:16x16*2 for two slices;
-    needs the extra tpu) or for the devices at hand: memory, FLOPs, collectives, a predicted step
-    time, the whole recipe. --table tries meshes, micro-batches and recomputation, a minute each.
+    Compiles the train step for devices that need not be there: TPUs (v4:4x4x8, v5e:16x16*2 for two
+    slices; the extra tpu), GPUs of one host (a100, h100, h200, b200, h100x8; the extra cuda); without
+    --topology, those at hand. Memory, FLOPs, kernels, collectives, a predicted step, the whole
+    recipe. Several topologies, comma-separated, stand beside each other. --price is of a chip and
+    hour, one or one for each. --json: an object, of several topologies a list. --table tries
+    meshes, micro-batches and recomputation, a minute each.
     """
     from bertjax.plan import report as plan_report
 
@@ -131,12 +134,18 @@ def plan(values: Values, args: list[str]) -> None:
         commands.require_pretraining(_config(values)),
         values.topology,
         workdir,
+        price=values.price,
         as_json=values.json,
         as_table=values.table,
     )
 
 
-_PLAN = (Flag("topology"), Flag("json", False, bool), Flag("table", False, bool))
+_PLAN = (
+    Flag("topology"),
+    Flag("price"),
+    Flag("json", False, bool),
+    Flag("table", False, bool),
+)
 _GLUE = (
     Flag("init_from"),
     Flag("files"),

@@ -132,7 +132,7 @@ class Trainer:
 
     def _account(self, step: int) -> None:
         """Writes down where the time went up to now."""
-        self.metrics.write(step, self.spent.seconds, prefix="goodput")
+        self.metrics.write(step, self.spent.ledger, prefix="goodput")
         self.accounted = time.monotonic()
 
     def _run_stage(self, stage: Stage, start: int, state: dict) -> tuple[int, dict]:
@@ -204,7 +204,7 @@ class Trainer:
             compiled = jitted.lower(*arguments).compile()
             distributed.wait_for_all("compiled")  # hosts differ in speed
         form = " x ".join(map(str, _largest(arguments[-1])))
-        say(f"{form}: compiled in {time.monotonic() - started:.0f} s")
+        say(f"{form}: compiled in {time.monotonic() - started:.1f} s{self.spent.first_step()}")
         return compiled
 
     def _poll(self, step: int, state: dict) -> None:

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
 from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
+from bertjax import workdir as workdir_lib
 from bertjax.config.stages import Stage
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data import mask_weights, masking, pipeline, prepare, store, stores
@@ -25,7 +26,7 @@ from bertjax.job import Batch, Terms, Verdict
 from bertjax.metrics import flops
 from bertjax.metrics.progress import say
 from bertjax.models.placement import Placement
-from bertjax.processes import distributed
+from bertjax.processes import compilation_cache, distributed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +191,8 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
     """
     started = time.monotonic() if started is None else started
     train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
-    with distributed.alone(directory, "pretrain"):
+    programs = workdir_lib.programs(config, directory)
+    with distributed.alone(directory, "pretrain"), compilation_cache.kept(programs):
         loop.run(open(config, directory, build=True), directory, started)
 
 

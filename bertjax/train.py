@@ -1,6 +1,7 @@
 """The train state and the one training step."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -35,7 +36,9 @@ def init_state(
 
 def abstract_state(job: Job, mesh: Mesh) -> dict:
     """Shapes, types and shardings of the state, without memory."""
-    return sharding.abstract(mesh, jax.eval_shape(lambda: init_state(job.config, job.init)))
+    shapes = jax.eval_shape(lambda: init_state(job.config, job.init))
+    over_data = job.config.mesh.shard_optimizer_over_data
+    return sharding.abstract(mesh, shapes, optimizer_over_data=over_data)
 
 
 def abstract_frozen(job: Job, mesh: Mesh) -> dict:
@@ -96,6 +99,8 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
     blocks = config.model.num_hidden_layers
     at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
     form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"
+    if gather := sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches):
+        form += f", fsdp gathers weights by {gather}"
     return (
         f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
         f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "
@@ -161,23 +166,31 @@ def reduced_gradients(
     The sum over the mesh's `data` axis is made once, at the end, of float32. Left to itself the
     partitioner makes it of every layer of every part, in the type that the layer computes in.
     Until then every device keeps a sum of its own, as large as the one that all would keep alike.
+    So it is over `fsdp` where the weights are gathered once a step (`sharding.mapped_axes`).
     """
-    weights, shards = job.weights(batch), placement.mesh.shape["data"]
+    mesh, weights = placement.mesh, job.weights(batch)
+    mapped = sharding.mapped_axes(job.config.mesh, mesh, micro_batches)
+    inside, shards = placement.within(mapped), math.prod(mesh.shape[axis] for axis in mapped)
+    used, read = params, frozen
+    if "fsdp" in mapped:
+        used = inside.gathered(models.cast_kernels(job.config.model, params))
+        read = inside.gathered(frozen)
 
     def split(x: jax.Array) -> jax.Array:
         x = x.reshape(shards, -1, micro_batches, *x.shape[1:])
-        return placement("micro_batches", jnp.moveaxis(x, 2, 0))
+        return inside("micro_batches", jnp.moveaxis(x, 2, 0))
 
     def of_shard(rows: Batch, keys: jax.Array | None) -> tuple[dict, dict]:
-        return gradients(job, params, frozen, rows, keys, placement.of_shard, weights)
+        return gradients(job, used, read, rows, keys, inside, weights)
 
     def add(total: dict, part: tuple) -> tuple[dict, dict]:
-        grads, metrics = jax.vmap(of_shard, spmd_axis_name="data")(*part)
+        grads, metrics = jax.vmap(of_shard, spmd_axis_name=mapped)(*part)
         return jax.tree.map(jnp.add, total, grads), metrics
 
     zeros = jax.tree.map(lambda x: jnp.zeros((shards, *x.shape), x.dtype), params)
-    grads, metrics = jax.lax.scan(add, zeros, jax.tree.map(split, (batch, dropout_keys)))
-    grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), grads)
+    parts, metrics = jax.lax.scan(add, zeros, jax.tree.map(split, (batch, dropout_keys)))
+    over_data = job.config.mesh.shard_optimizer_over_data
+    grads = sharding.summed(mesh, parts, mapped, optimizer_over_data=over_data)
     return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
 
 

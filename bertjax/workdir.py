@@ -10,6 +10,15 @@ from bertjax import storage
 from bertjax.errors import DataError, StorageError, UsageError
 
 SCORES, RESULTS = "scores.json", "results.json"  # of a fine-tuned run, of all runs of a grid
+PROGRAMS = "compilation_cache"
+
+
+def programs(config: config_lib.Config, workdir: Path) -> Path | None:
+    """Where the compiled programs of a run in `workdir` are kept; None where none are."""
+    asked = config.compilation_cache
+    if asked == "off":
+        return None
+    return storage.path(workdir) / PROGRAMS if asked is None else storage.path(asked)
 
 
 def read_config(workdir: Path) -> config_lib.Config:

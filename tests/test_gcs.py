@@ -30,6 +30,7 @@ from bertjax.data import prepare, remote, sources, store, tokenizer
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.metrics import remote_log
 from bertjax.metrics import writer as metrics_writer
+from bertjax.processes.compilation_cache import Programs
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,17 @@ def test_a_path_joins_and_prints_alike_wherever_it_is(server):
     for text in ("s3://bucket/run", "gs://", "http://bucket/x"):
         with pytest.raises(UsageError, match="neither a local path nor gs://BUCKET"):
             storage.path(text)
+
+
+def test_compiled_programs_are_kept_and_a_damaged_one_is_not_taken(server, bucket, capfd):
+    directory = storage.path("gs://bucket/W/compilation_cache")
+    Programs(directory).put("key", b"a program")
+    (name,) = bucket
+    assert Programs(directory).get("key") == b"a program"
+    assert Programs(directory).get("other") is None  # in the list, so no request for each
+    server.put("bucket", name, bucket[name].data[:-1])
+    assert Programs(directory).get("key") is None
+    assert "damaged; compiled again" in capfd.readouterr().err
 
 
 def test_files_and_directories_answer_as_on_a_disk(server, tmp_path):

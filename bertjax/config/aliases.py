@@ -74,6 +74,9 @@ _OTHER_NAMES = {
     "grad_clip_norm max_norm clip_grad_norm gradient_clip_val",
     "mesh.data": "data_parallel dp data_parallelism num_gpus num_devices num_tpu_cores world_size",
     "mesh.fsdp": "fsdp_size fsdp_parallelism",
+    "mesh.fsdp_gather": "reshard_after_forward fsdp_reshard_after_forward sharding_strategy",
+    "mesh.shard_optimizer_over_data": "zero zero1 zero_1 zero_stage use_distributed_optimizer "
+    "distributed_optimizer shard_optimizer optimizer_sharding",
     "mesh.tensor": "tp tensor_parallel tensor_model_parallel_size model_parallel_size",
     "checkpoints.every_steps": "save_steps save_interval save_checkpoints_steps save_every "
     "checkpoint_every save_interval_updates checkpoint_interval",

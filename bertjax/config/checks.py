@@ -219,6 +219,12 @@ def _check_optimizer(c: Config) -> None:
             rate,
             "all phases have a schedule of their own, or none has",
         )
+    _require(
+        c.mesh.fsdp_gather != "step" or c.optimizer.clip_mode == "global",
+        "mesh.fsdp_gather",
+        c.mesh.fsdp_gather,
+        "optimizer.clip_mode=per_shard computes its parts otherwise; set this to auto or layer",
+    )
 
 
 def _check_phase(c: Config, name: str, p: Phase) -> None:

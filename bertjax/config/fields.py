@@ -11,11 +11,11 @@ from bertjax.config import heads, rules
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.finetune_fields import Finetune, Grid, Task
+from bertjax.config.mesh_fields import Mesh
 from bertjax.config.rules import (
     BelowOne,
     Count,
     CountOrAuto,
-    MeshAxis,
     NotNegative,
     Positive,
     PositiveFloat,
@@ -171,13 +171,6 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
-    data: MeshAxis = field(-1, "devices that hold copies and split the batch; -1 takes the rest")
-    fsdp: MeshAxis = field(1, "devices that split both the batch and the parameters")
-    tensor: MeshAxis = field(1, "devices that split each matrix product")
-
-
-@dataclasses.dataclass(frozen=True)
 class Checkpoints:
     every_steps: Positive = field(1000, "steps between checkpoints")
     keep: int = field(3, "newest checkpoints kept (at least 2)")
@@ -253,6 +246,11 @@ class Config:
     embedding: Embedding = Embedding()
     task: Task = Task()
     finetune: Finetune = Finetune()
+    compilation_cache: str | None = field(
+        None,
+        "directory that keeps compiled programs from one start to the next; unset: "
+        "W/compilation_cache; off: none. JAX_COMPILATION_CACHE_DIR, where set, holds instead",
+    )
     seeds: Positive = field(1, "fine-tuning runs that differ in their seed: seed, seed + 1, ...")
     grid: Grid = Grid()
     watchdog_seconds: float = field(

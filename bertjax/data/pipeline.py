@@ -8,12 +8,12 @@ and a batch may hold the end of one epoch and the start of the next.
 from typing import Any
 
 import grain
-import numba
 import numpy as np
 
 from bertjax.config import Config, Phase, stages
 from bertjax.config.stages import Stage
 from bertjax.data import remote
+from bertjax.data import rows as row_lib
 from bertjax.data.epochs import Epochs, generator, require_labels
 from bertjax.data.mixture import Mixture
 from bertjax.data.tokenizer_base import Tokenizer
@@ -173,7 +173,8 @@ class _Assembler:
         self, corpora: list[Epochs], tokenizer: Tokenizer, config: Config, stage: Stage
     ) -> None:
         self._corpora, self._tokenizer, self._config = corpora, tokenizer, config
-        self._length = stage.phase.sequence_length
+        shapes = _shapes(config, 1, stage.phase.sequence_length)
+        self._rows = {name: row for name, (_, *row) in shapes.items()}
         self._is_pair = config.examples.has_next_sentence
 
     def batch(
@@ -181,9 +182,9 @@ class _Assembler:
     ) -> dict[str, np.ndarray]:
         """The rows `numbers` [B] of `epochs` [B] of `components` [B]."""
         batch = self._empty(len(numbers))
-        for component in np.unique(components):
+        for component in _distinct(components):
             corpus, mine = self._corpora[component], components == component
-            for epoch in np.unique(epochs[mine]):
+            for epoch in _distinct(epochs[mine]):
                 places = np.flatnonzero(mine & (epochs == epoch))
                 self._fill(batch, places, corpus, epoch, numbers[places])
                 batch["mask_epochs"][places] = corpus.pattern(epoch)
@@ -192,8 +193,7 @@ class _Assembler:
         return batch
 
     def _empty(self, size: int) -> dict[str, np.ndarray]:
-        shapes = _shapes(self._config, size, self._length)
-        return {name: np.empty(shape, np.int32) for name, shape in shapes.items()}
+        return {name: np.empty((size, *row), np.int32) for name, row in self._rows.items()}
 
     def _fill(
         self,
@@ -212,11 +212,10 @@ class _Assembler:
             tokens, starts = tokens.gather(parts.part_start, parts.part_length)
         tokenizer = self._tokenizer
         unused = np.empty((0, 0), np.int32)
-        largest = _fill(
-            np.asarray(tokens),
-            starts,
-            parts.part_length,
-            parts.first_part,
+        ranges = np.asarray(tokens), starts, parts.part_length, parts.first_part
+        row_lib.touch(*ranges, numbers)
+        largest = row_lib.write(
+            *ranges,
             numbers,
             places,
             self._is_pair,
@@ -243,53 +242,6 @@ class _Assembler:
             batch["next_sentence_labels"][places] = labels.reshape(-1, *slots)
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(
-    tokens: np.ndarray,
-    part_start: np.ndarray,
-    part_length: np.ndarray,
-    first_part: np.ndarray,
-    examples: np.ndarray,
-    places: np.ndarray,
-    is_pair: bool,
-    cls_id: int,
-    sep_id: int,
-    pad_id: int,
-    input_ids: np.ndarray,
-    token_type_ids: np.ndarray,
-    attention_mask: np.ndarray,
-    segment_ids: np.ndarray,
-    position_ids: np.ndarray,
-    cls_positions: np.ndarray,
-) -> int:
-    """Writes every element of these rows, and returns the largest token id read."""
-    largest, packed = 0, len(segment_ids) > 0
-    for n in range(len(places)):
-        row, at = places[n], 0
-        ids, types = input_ids[row], token_type_ids[row]
-        types[:] = 0
-        for slot in range(examples.shape[1]):
-            example, begin = examples[n, slot], at
-            if example >= 0:
-                ids[at] = cls_id
-                at += 1
-                for k in range(first_part[example], first_part[example + 1]):
-                    start, length = part_start[k], part_length[k]
-                    for i in range(length):
-                        token = tokens[start + i]
-                        ids[at + i], largest = token, max(largest, token)
-                    ids[at + length] = sep_id
-                    if is_pair and k > first_part[example]:
-                        types[at : at + length + 1] = 1
-                    at += length + 1
-            if packed:
-                cls_positions[row, slot] = begin if example >= 0 else 0
-                segment_ids[row, begin:at] = slot + 1
-                position_ids[row, begin:at] = np.arange(at - begin)
-        ids[at:] = pad_id
-        attention_mask[row, :at] = 1
-        attention_mask[row, at:] = 0
-        if packed:
-            segment_ids[row, at:] = 0
-            position_ids[row, at:] = 0
-    return largest
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """The different ones of `values` [n], ascending; of a batch there is nearly always one."""
+    return values[:1] if (values == values[0]).all() else np.unique(values)

@@ -22,7 +22,7 @@ from bertjax.finetune.scoring.predictions import Predictions
 from bertjax.finetune.scoring.table import GLUE_ORDER
 from bertjax.finetune.tasks import TASKS
 from bertjax.metrics.progress import say
-from bertjax.processes import distributed
+from bertjax.processes import compilation_cache, distributed
 
 _FROM_MNLI = ("rte", "mrpc", "stsb")  # of RoBERTa's recipe (Liu et al. 2019, section 5.1)
 
@@ -73,7 +73,8 @@ def run(
     results, predicted = [], {}
     for task in tasks:  # what cannot be read is said before hours of training
         sources.read(make(task))
-    with distributed.alone(directory, "glue"):
+    kept = workdir.programs(make(next(iter(tasks))), directory)
+    with distributed.alone(directory, "glue"), compilation_cache.kept(kept):
         for number, task in enumerate(tasks, start=1):
             place, config = directory / task, make(task)
             if from_mnli and task in _FROM_MNLI and "mnli" in tasks:

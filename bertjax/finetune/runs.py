@@ -26,7 +26,7 @@ from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
-from bertjax.processes import distributed
+from bertjax.processes import compilation_cache, distributed
 
 _EXAMPLES = "examples.json"  # hashes of what a run is trained and evaluated on
 _LAST = 10  # logged steps whose mean is the training loss at the end
@@ -45,7 +45,8 @@ def finetune(
       UsageError, DataError, StorageError: as `opening.open` and `loop.run`; UsageError also where
         `directory` holds a run of another rate, number of steps, seed...
     """
-    with distributed.alone(directory, "finetune"):
+    kept = workdir.programs(config, directory)
+    with distributed.alone(directory, "finetune"), compilation_cache.kept(kept):
         job = opening.open(config, directory)
         return run_all(job, config, directory, {}, started)
 

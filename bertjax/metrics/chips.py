@@ -12,14 +12,15 @@ class Chip:
     """One JAX device.
 
     Peaks of TPUs are from cloud.google.com/tpu/docs, a page for each generation (v2 and v3 show
-    two devices for each chip), those of GPUs from NVIDIA's data sheets of A100, H100 and H200.
+    two devices for each chip), those of GPUs from NVIDIA's data sheets of A100, H100, H200 and B200.
     HBM that programs can have is what the compiler names when a program needs more (libtpu
-    0.0.52). Bandwidths are from the same pages of the TPU, or where none says so from "How to
-    Scale Your Model" (Austin et al. 2025).
+    0.0.52); of GPUs it is what the driver reports. Bandwidths are from the same pages of the TPU
+    and data sheets, or where none says so from "How to Scale Your Model" (Austin et al. 2025).
 
     Attributes:
       peak_flops: dense bfloat16 products, FLOP/s, without sparsity.
-      hbm_limit: bytes that programs can have; 0 of chips that no step time is predicted for.
+      hbm_limit: bytes that programs can have, of a GPU all that it has (`plan.gpus.memory_share` of
+        them are JAX's); 0 of chips that no step time is predicted for.
       hbm: bytes/s of the memory, or 0 as well.
       link: bytes/s of one direction of one wire between chips (a chip's bandwidth by its ports, 4
         or 6, and by the two directions); None where nobody says.
@@ -27,6 +28,8 @@ class Chip:
         chips); None where nobody says.
       torus: length from which a side is closed to a ring, in slices made of whole cubes (all
         sides divide by 4).
+      nvlink: bytes/s of one direction, from a GPU to the others of its host; None of TPUs, and of
+        GPUs that no step time is predicted for.
     """
 
     peak_flops: float
@@ -35,6 +38,7 @@ class Chip:
     link: float | None = None
     dcn: float | None = None
     torus: int = 4
+    nvlink: float | None = None
 
 
 _V5E = Chip(197e12, 15.75 * _GIB, 819e9, 50e9, 3.125e9, torus=16)
@@ -53,11 +57,15 @@ CHIPS = {
     "TPU v6 lite": _V6E,
     "TPU v6e": _V6E,
     "NVIDIA A100": Chip(312e12),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 39.42 * _GIB, 1555e9, nvlink=300e9),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 79.15 * _GIB, 2039e9, nvlink=300e9),
     "NVIDIA H100": Chip(989.4e12),
+    "NVIDIA H100 80GB HBM3": Chip(989.4e12, 79.11 * _GIB, 3350e9, nvlink=450e9),
     "NVIDIA H100 PCIe": Chip(756e12),
     "NVIDIA H100 NVL": Chip(835e12),
-    "NVIDIA H200": Chip(989.4e12),
+    "NVIDIA H200": Chip(989.4e12, 139.72 * _GIB, 4800e9, nvlink=450e9),
     "NVIDIA H200 NVL": Chip(835e12),
+    "NVIDIA B200": Chip(2250e12, 178.35 * _GIB, 8000e9, nvlink=900e9),
 }
 
 

@@ -34,7 +34,9 @@ class Goodput:
 
     def __init__(self, started: float) -> None:
         self._seconds = dict.fromkeys(CATEGORIES, 0.0)
+        self._earlier = dict(self._seconds)  # of the starts before this one
         self._current, self._since = "init", started
+        self.until_first_step: float | None = None  # seconds of this start, once a step is due
 
     def go_on(self, lines: list[dict], step: int) -> None:
         """Adds the ledger of the starts before this one, which got beyond `step` and lost that.
@@ -52,10 +54,24 @@ class Goodput:
             return
         last = ledgers[-1][1]
         kept = [ledger for at, ledger in ledgers if at <= step] or [dict.fromkeys(CATEGORIES, 0.0)]
+        own = dict(self._seconds)
         for name in CATEGORIES:
             lost = last[name] - kept[-1][name] if name in _REPLAYED else 0.0
             self._seconds[name] += last[name] - lost
             self._seconds["replay"] += lost
+        self._earlier = {name: s - own[name] for name, s in self._seconds.items()}
+
+    def first_step(self) -> str:
+        """Call it when a step is about to run: how long this start took to get there, in words.
+
+        The second time and later, an empty text.
+        """
+        if self.until_first_step is not None:
+            return ""
+        seconds = {name: s - self._earlier[name] for name, s in self.seconds.items()}
+        self.until_first_step = round(sum(seconds.values()), 3)
+        parts = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items() if s >= 0.05)
+        return f"; {self.until_first_step:.1f} s from the command to the first step ({parts})"
 
     @contextlib.contextmanager
     def spend(self, category: str) -> Iterator[None]:
@@ -75,6 +91,12 @@ class Goodput:
         now = time.monotonic()
         self._seconds[self._current] += now - self._since
         self._current, self._since = category, now
+
+    @property
+    def ledger(self) -> dict[str, float]:
+        """`seconds`, and `first_step` once this start has come to one: its seconds until then."""
+        reached = self.until_first_step
+        return self.seconds | ({} if reached is None else {"first_step": reached})
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -40,13 +40,9 @@ class MetricsWriter:
         except OSError as error:
             raise _refused(self._path, error) from error
         if tensorboard:
-            # Imported here: it imports torch where that is installed, which takes seconds.
-            from tensorboardX import SummaryWriter, record_writer
-
-            record_writer.register_writer_factory("gs", event_files)
-            # purge_step: TensorBoard forgets the later steps of the run before, as the file does.
+            # TensorBoard forgets the later steps of the run before, as the file does.
             log = str(self._path.parent / "tensorboard")
-            self._tensorboard = SummaryWriter(log, purge_step=step + 1)
+            self._tensorboard = event_files.writer(log, purge_step=step + 1)
 
     def write(self, step: int, metrics: dict[str, float], prefix: str = "train") -> None:
         """Writes one line at once; names of another prefix than `train` become `prefix/name`.

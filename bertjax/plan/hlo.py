@@ -241,7 +241,7 @@ def _group_size(instruction: Instruction, devices: int) -> int:
         return int(iota.split(",")[-1])
     if axes := instruction.attribute(r"replica_groups=mesh\[([^\]]*)\]"):
         sizes = dict(re.findall(r"'?([\w]+)'?=(\d+)", axes))
-        named = instruction.attribute(r"replica_groups=mesh\[[^\]]*\] \{([^}]*)\}")
+        named = instruction.attribute(r"replica_groups=mesh\[[^\]]*\][^{]*\{([^}]*)\}")
         parts = re.findall(r"'?([a-zA-Z]\w*)'?(?::\(\d+\)(\d+))?", named)
         return math.prod(int(part or sizes[name]) for name, part in parts)
     if groups := instruction.attribute(r"replica_groups=\{\{([\d,]*)\}"):

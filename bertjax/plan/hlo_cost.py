@@ -37,7 +37,7 @@ _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-ele
 def flops(program: Program, computation: Computation, instruction: Instruction) -> int:
     """FLOPs of the matrix products of one execution, a multiply-add being 2.
 
-    Kernels (custom calls) count what they declare in `cost_estimate`.
+    Kernels (custom calls) count what they declare in `cost_estimate`; cuBLAS's are matrix products.
     """
     if instruction.opcode == "fusion":
         (inner, *_) = (program.computations[name] for name in instruction.called)
@@ -46,6 +46,9 @@ def flops(program: Program, computation: Computation, instruction: Instruction) 
         return 2 * math.prod(instruction.results[0].dims) * _contracted(computation, instruction)
     if instruction.opcode == "convolution":
         return _convolution(computation, instruction)
+    if _is_gemm(instruction):
+        axes = instruction.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]').replace('"', "")
+        return 2 * math.prod(instruction.results[0].dims) * _sizes(computation, instruction, axes)
     if instruction.opcode == "custom-call":
         return int(instruction.attribute(r'cost_estimate"?:\{[^}]*"?flops"?:"?(\d+)') or 0)
     return 0
@@ -61,6 +64,15 @@ def total_bytes(program: Program) -> float:
     return sum(times * hbm_bytes(program, c, i) for c, i, times in program.executed())
 
 
+def total_kernels(program: Program) -> int:
+    """Instructions that one device runs in one step, each of them a launch on a GPU."""
+    return sum(times for _, i, times in program.executed() if not _is_free(i))
+
+
+def _is_free(instruction: Instruction) -> bool:
+    return instruction.opcode in _FREE or instruction.opcode.endswith("-done")
+
+
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
     """Bytes that one execution reads from and writes to HBM.
 
@@ -69,14 +81,15 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     to tiles is left out.
     """
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if _is_free(instruction):
         return 0
     if opcode == "custom-call" and not _is_kernel(instruction):
         return 0
     if opcode == "fusion":
         inner = program.computations[instruction.called[0]]
         return _fusion_bytes(program, computation, instruction, inner)
-    written = sum(a.bytes for a in instruction.results if a.in_hbm)
+    results = instruction.results[:1] if _is_gemm(instruction) else instruction.results
+    written = sum(a.bytes for a in results if a.in_hbm)
     if opcode in ("copy-start", "slice-start"):  # results hold the source and the destination
         size = min(a.bytes for a in instruction.results[:2])
         return sum(size for a in instruction.results[:2] if a.in_hbm)
@@ -86,6 +99,11 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     if opcode == "dynamic-update-slice":
         return 2 * computation[instruction.operands[1]].results[0].bytes * (written > 0)
     return written + sum(_hbm(computation, name) for name in instruction.operands)
+
+
+def _is_gemm(instruction: Instruction) -> bool:
+    """Whether cuBLAS is called, whose results are the product and the memory that it works in."""
+    return 'custom_call_target="__cublas' in instruction.attributes
 
 
 def _is_kernel(instruction: Instruction) -> bool:
@@ -153,8 +171,12 @@ def _written(program: Program, inner: Computation, root: Instruction) -> float:
 
 
 def _contracted(computation: Computation, dot: Instruction) -> int:
-    dims = computation[dot.operands[0]].results[0].dims
-    axes = dot.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
+    return _sizes(computation, dot, dot.attribute(r"lhs_contracting_dims=\{([\d,]*)\}"))
+
+
+def _sizes(computation: Computation, product: Instruction, axes: str) -> int:
+    """Product of the sizes of these axes ("1,2") of a matrix product's first factor."""
+    dims = computation[product.operands[0]].results[0].dims
     return math.prod(dims[int(axis)] for axis in axes.split(",") if axis)
 
 

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from bertjax import config as config_lib
 from bertjax.errors import UsageError
-from bertjax.plan import budget, search
+from bertjax.job import Job
+from bertjax.plan import budget, comparison, search, units
 from bertjax.plan import stage as planning
 
 _GIB = 2**30
@@ -16,52 +17,91 @@ _GIB = 2**30
 
 def run(
     config: config_lib.Config,
-    topology: str | None,
+    topologies: str | None,
     workdir: Path | None,
     *,
+    price: str | None = None,
     as_json: bool,
     as_table: bool,
 ) -> None:
-    """Prints a plan, or with `as_table` the search for what fits; progress goes to stderr.
+    """Prints a plan, or several beside each other; progress goes to stderr.
+
+    Args:
+      topologies: names, with commas between them; None is the devices at hand.
+      price: of a chip and hour, as `comparison.prices` reads it.
+      as_table: the search for what fits instead.
 
     Raises:
       UsageError: no such topology, a mesh that does not divide it, or a stage that does not fit
-        into its memory, with what would.
+        into its memory, with what would; of several topologies, if no one fits.
     """
     console = Console(stderr=True)
 
     def say(line: str) -> None:
         console.print(line, style="dim", highlight=False)
 
-    target = planning.Target.named(topology)
+    names = [None] if topologies is None else [name.strip() for name in topologies.split(",")]
+    if as_table and len(names) > 1:
+        raise UsageError(f"--topology={topologies}: --table searches on one topology; name one")
+    prices = comparison.prices(price, len(names))
+    targets = [planning.Target.named(name) for name in names]
     job, rows = budget.corpus(config, workdir)
     if as_table:
-        reports = list(search.table(job, target, say))
+        reports = list(search.table(job, targets[0], say))
         print(json.dumps(reports)) if as_json else Console().print(search_table(reports))
         return
-    found = planning.plan(job, target, rows, say)
-    print(json.dumps(found)) if as_json else show(found, Console())
-    if not found["fits"]:
-        report = next(report for report in found["stages"] if not report["fits"])
-        fix = search.would_fit(job, target, report, say)
-        needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
-        raise UsageError(
-            f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
-            f"{report['micro_batch_size']} at once) needs "
-            f"{f'{needed / _GIB:.1f} GiB' if needed else 'more memory'}, a device of {target.name} "
-            f"has {f'{limit / _GIB:.2f}' if limit else 'less'}: {fix}"
-        )
+    plans = []
+    for target, cost in zip(targets, prices, strict=True):
+        found = planning.plan(job, target, rows, say, all_kernels=len(targets) == 1)
+        plans.append(found | comparison.costs(found, cost))
+    if len(plans) > 1:
+        _show_several(plans, as_json)
+        return
+    print(json.dumps(plans[0])) if as_json else show(plans[0], Console())
+    if not plans[0]["fits"]:
+        raise UsageError(_refusal(plans[0], job, targets[0], say))
+
+
+def _show_several(plans: list[dict], as_json: bool) -> None:
+    print(json.dumps(plans)) if as_json else show_table(plans, Console())
+    if not any(plan["fits"] for plan in plans):
+        names = ", ".join(plan["topology"] for plan in plans)
+        raise UsageError(f"does not fit on any of {names}; plan one alone to see what would")
+
+
+def show_table(plans: list[dict], console: Console) -> None:
+    """Prints the plans of several topologies beside each other."""
+    console.print(comparison.table(plans))
+    console.print(_recipe(plans[0]["recipe"]))
+    said: dict[tuple, list[str]] = {}
+    for plan in plans:
+        said.setdefault(tuple(plan["assumptions"]), []).append(plan["topology"])
+    for lines, names in said.items():
+        _show_assumptions(list(lines), console, f" for {', '.join(names)}")
+
+
+def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -> str:
+    """What to say of a plan that does not fit."""
+    report = next(report for report in plan["stages"] if not report["fits"])
+    fix = search.would_fit(job, target, report, say)
+    needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
+    return (
+        f"{report['phase']} ({report['batch_size']} x {report['sequence_length']}, "
+        f"{report['micro_batch_size']} at once) needs "
+        f"{f'{needed / _GIB:.1f} GiB' if needed else 'more memory'}, a device of {target.name} "
+        f"has {f'{limit / _GIB:.2f}' if limit else 'less'}: {fix}"
+    )
 
 
 def show(plan: dict, console: Console) -> None:
-    """Prints what `stage.plan` returns."""
+    """Prints what `stage.plan` and `comparison.costs` return."""
     frozen = plan["frozen_bytes_per_device"]
     console.print(
         f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
         f"({plan['topology']}); a device holds "
-        f"{plan['parameter_bytes_per_device'] / 1e9:.2f} GB of them and "
-        f"{plan['optimizer_bytes_per_device'] / 1e9:.2f} GB of the optimizer"
-        f"{f', {frozen / 1e9:.2f} GB of the teacher' if frozen else ''}"
+        f"{_bytes(plan['parameter_bytes_per_device'])} of them and "
+        f"{_bytes(plan['optimizer_bytes_per_device'])} of the optimizer"
+        f"{f', {_bytes(frozen)} of the teacher' if frozen else ''}"
     )
     console.print(stages_table(plan["stages"] + plan["alternatives"]))
     if plan["collectives"]:
@@ -71,23 +111,40 @@ def show(plan: dict, console: Console) -> None:
                 f"  {row['count']:,} x {row['kind']} {row['dtype']} among {row['devices']} "
                 f"({row['network']}): {_bytes(row['bytes'])}"
             )
-    _show_budget(plan["recipe"], console)
-    console.print(f"Compiled in {plan['compile_seconds']:.0f} s. Predicted times are rooflines:")
-    for line in plan["assumptions"]:
-        console.print(f"  - {line}", highlight=False)
+    _show_budget(plan, console)
+    console.print(f"Compiled in {units.duration(plan['compile_seconds'])}.")
+    _show_assumptions(plan["assumptions"], console)
 
 
-def _show_budget(budget: dict, console: Console) -> None:
+def _show_budget(plan: dict, console: Console) -> None:
+    budget = plan["recipe"]
     console.print(
-        f"The recipe: {budget['steps']:,} steps, {budget['tokens'] / 1e9:,.1f} G tokens (padding "
-        f"included), predicted {_time(budget['predicted_seconds'])}; {_epochs(budget['epochs'])}"
+        f"{_recipe(budget)}, predicted {units.duration(budget['predicted_seconds'])}; "
+        f"{_epochs(budget['epochs'])}"
     )
+    if plan["device_hours"] is not None:
+        bill = "" if plan["cost"] is None else f", which cost {comparison.money(plan['cost'])}"
+        console.print(
+            f"That is {units.scaled(plan['tokens_per_second_per_device'], 'tokens')}/s a chip and "
+            f"{units.scaled(plan['device_hours'])} chip-hours{bill}"
+        )
     console.print(
         f"A checkpoint has {_bytes(budget['checkpoint_bytes'])}, those kept "
         f"{_bytes(budget['checkpoints_kept_bytes'])}; one every "
         f"{budget['checkpoint_every_steps']:,} steps, predicted "
-        f"{_time(budget['seconds_between_checkpoints'])}"
+        f"{units.duration(budget['seconds_between_checkpoints'])}"
     )
+
+
+def _recipe(budget: dict) -> str:
+    tokens = units.scaled(budget["tokens"], "tokens")
+    return f"The recipe: {budget['steps']:,} steps, {tokens} (padding included)"
+
+
+def _show_assumptions(lines: list[str], console: Console, which: str = "") -> None:
+    console.print(f"Assumptions{which}:", highlight=False)
+    for line in lines:
+        console.print(f"  - {line}", highlight=False)
 
 
 def stages_table(reports: list[dict]) -> Table:
@@ -100,22 +157,11 @@ def stages_table(reports: list[dict]) -> Table:
 
 def search_table(reports: list[dict]) -> Table:
     """A row for each report of `search.table`."""
-    names = ("at once", "mesh", "remat", "attention", "GiB a device", "predicted s")
+    names = ("at once", "mesh", "remat", "attention", "memory a device", "predicted step")
     table = Table("phase", *names)
     for report in reports:
         table.add_row(report["phase"], *(_ROWS[name](report) for name in names))
     return table
-
-
-def _memory(report: dict) -> str:
-    needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
-    text = f"{needed / _GIB:.2f}" if needed else "more"
-    text += f" of {limit / _GIB:.2f}" if limit else ""
-    return text if report["fits"] else f"[red]{text}: does not fit[/]"
-
-
-def _if_known(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _rate(report: dict) -> str:
@@ -127,30 +173,23 @@ _ROWS = {
     "batch": lambda r: f"{r['batch_size']:,} x {r['sequence_length']}",
     "at once": lambda r: f"{r['micro_batch_size']:,}",
     "mesh": lambda r: " x ".join(f"{axis} {n}" for axis, n in r["mesh"].items() if n > 1) or "1",
+    "fsdp gathers weights by": lambda r: r["fsdp_gather"] or "",
     "remat": lambda r: r["remat"],
     "attention": lambda r: r["attention"],
-    "GiB a device": _memory,
-    "FLOPs a token, by the model": lambda r: _if_known(r["model_flops_per_token"], ".4g"),
-    "FLOPs a token, executed": lambda r: _if_known(r["flops_per_token"], ".4g"),
-    "FLOPs a step and device": lambda r: _if_known(r["flops_per_step_per_device"], ".4g"),
-    "HBM bytes moved a step": lambda r: _if_known(r["hbm_traffic_bytes_per_step"], ".4g"),
-    "predicted s": lambda r: _if_known(r["predicted_step_seconds"], ".4f"),
+    "memory a device": comparison.memory,
+    "FLOPs a token, by the model": lambda r: units.scaled(r["model_flops_per_token"]),
+    "FLOPs a token, executed": lambda r: units.scaled(r["flops_per_token"]),
+    "FLOPs a step and device": lambda r: units.scaled(r["flops_per_step_per_device"]),
+    "HBM moved a step": lambda r: units.scaled(r["hbm_traffic_bytes_per_step"], "B"),
+    "kernels a step": lambda r: "" if (n := r["kernels_per_step"]) is None else f"{n:,}",
+    "predicted step": lambda r: units.duration(s) if (s := r["predicted_step_seconds"]) else "",
     "predicted tokens/s": _rate,
-    "compiled in s": lambda r: f"{r['compile_seconds']:.0f}",
+    "compiled in": lambda r: units.duration(r["compile_seconds"]),
 }
 
 
 def _bytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown for these devices"
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return units.scaled(number, "B")
 
 
 def _epochs(epochs: list[float] | None) -> str:

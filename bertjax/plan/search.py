@@ -8,6 +8,7 @@ from bertjax import sharding, train
 from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.job import Job
+from bertjax.plan import gpus
 from bertjax.plan.stage import Say, Target, changed, plan_stage
 
 _TRIES = 3  # candidates that are compiled, at most
@@ -20,6 +21,8 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
       report: of `stage.plan_stage`, of the stage that does not fit.
       say: told what is compiled next.
     """
+    if share := gpus.larger_share(target.chip, report["hbm_bytes_per_device"]):
+        return f"it fits where the environment has XLA_CLIENT_MEM_FRACTION={share}"
     config = job.config
     number, name = _stage_of(config, report), report["phase"]
     smaller = micro_batch_sizes(config, report, 2)[1:]
@@ -41,8 +44,9 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
         and config.model.hidden_size % fsdp == 0 == len(target.devices) % ways
     ):
         others = _fields(config, report, smallest, "full")
-        return f"perhaps --config.mesh.fsdp={fsdp} {others} (not checked), or a larger slice"
-    return "nothing that was tried fits; take a larger slice"
+        others = f"--config.mesh.fsdp={fsdp} --config.mesh.fsdp_gather=layer {others}"
+        return f"perhaps {others} (not checked), or more devices"
+    return "nothing that was tried fits; take more devices"
 
 
 def _fields(config: config_lib.Config, report: dict, size: int, remat: str) -> str:
@@ -110,7 +114,7 @@ def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
     last = {stage.name: number for number, stage in enumerate(stages.of(config))}
     for name, number in last.items():
         for fsdp in sorted({1, 4, made.size // tensor}):
-            mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
+            mesh = dataclasses.replace(config.mesh, data=-1, fsdp=fsdp, tensor=tensor)
             for remat in ("none", "dots", "full"):
                 other = dataclasses.replace(config, mesh=mesh).with_model(remat=remat)
                 yield from _until_one_fits(changed(job, other), target, name, number, say)

@@ -17,7 +17,7 @@ from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.job import Job
 from bertjax.metrics import chips
-from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
+from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
 
 Say = Callable[[str], None]  # told what is compiled next
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -41,12 +41,14 @@ class Target:
     @classmethod
     def named(cls, name: str | None) -> "Target":
         """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
-        devices = topology.devices(name) if name else jax.devices()
-        chip, stats = chips.chip(devices[0]), None
+        devices = jax.devices() if name is None else topology.devices(name)
+        chip = chips.chip(devices[0])
         chip = chip if chip and chip.hbm else None
-        if chip is None and not name:
-            stats = devices[0].memory_stats()
-        limit = chip.hbm_limit if chip else (stats or {}).get("bytes_limit")
+        limit = chip.hbm_limit if chip else None
+        if chip and chip.nvlink:
+            limit = chip.hbm_limit * gpus.memory_share()
+        if name is None and (chip is None or chip.nvlink):
+            limit = (devices[0].memory_stats() or {}).get("bytes_limit", limit)
         kind = f"{len(devices)} {devices[0].device_kind}"
         return cls(name or kind, devices, limit, chip)
 
@@ -87,6 +89,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         "micro_batch_size": phase.batch_size // stage.micro_batches,
         "sequence_length": phase.sequence_length,
         "mesh": dict(mesh.shape),
+        "fsdp_gather": sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches),
         "remat": config.model.remat,
         "attention": kernel,
         "parameter_bytes_per_device": bytes_per_device(state["params"]),
@@ -117,6 +120,7 @@ _MEASURED = (
     "flops_per_token",
     "hbm_traffic_bytes_per_step",
     "kernels",
+    "kernels_per_step",
     "collectives",
     "predicted_step_seconds",
     "prediction",
@@ -158,6 +162,7 @@ def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flo
     if target.chip:
         sides = topology.sides(target.devices)
         predicted = roofline.predict(program, target.chip, sides, hidden_flops)
+    network = "nvlink" if target.chip and target.chip.nvlink else "ici"
     hbm = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     if target.devices[0].platform == "cpu":  # whose peak leaves out the temporaries
         hbm += memory.temp_size_in_bytes
@@ -169,7 +174,8 @@ def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flo
         "flops_per_token": flops * devices / tokens,
         "hbm_traffic_bytes_per_step": hlo_cost.total_bytes(program),
         "kernels": sorted(k for k in program.kernels() if k == "tpu_custom_call" or k[:2] == "__"),
-        "collectives": summary(program.collectives()),
+        "kernels_per_step": hlo_cost.total_kernels(program),
+        "collectives": summary(program.collectives(), network),
         "predicted_step_seconds": predicted and predicted.step,
         "prediction": predicted and dataclasses.asdict(predicted),
     }
@@ -184,11 +190,14 @@ def _wanted(message: str) -> float | None:
     return float(number) * _UNITS[unit]
 
 
-def summary(collectives: list[hlo.Collective]) -> list[dict]:
-    """Collectives by kind, type, group and network, most bytes first; bytes are those of a step."""
+def summary(collectives: list[hlo.Collective], network: str) -> list[dict]:
+    """Collectives by kind, type, group and network, most bytes first; bytes are those of a step.
+
+    `network` is that between the devices of a slice or host.
+    """
     groups: dict[tuple, list[float]] = defaultdict(lambda: [0, 0])
     for c in collectives:
-        group = groups[c.kind, c.dtype, c.devices, "dcn" if c.over_dcn else "ici"]
+        group = groups[c.kind, c.dtype, c.devices, "dcn" if c.over_dcn else network]
         group[0] += c.count
         group[1] += c.count * c.bytes
     names = ("kind", "dtype", "devices", "network", "count", "bytes")
@@ -207,7 +216,7 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     """Attention kernels that can compute the config as it is; the one that it takes comes first."""
     mesh = sharding.make_mesh(config.mesh, target.devices)
     found = [train.attention_kernel(config, mesh, length)]
-    for name in ("xla", "flash"):
+    for name in ("xla", "flash", "cudnn"):
         try:
             found.append(train.attention_kernel(config.with_model(attention=name), mesh, length))
         except UsageError:
@@ -224,12 +233,20 @@ def changed(job: Job, config: config_lib.Config) -> Job:
     return dataclasses.replace(job, **changes)  # type: ignore[type-var]
 
 
-def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = print) -> dict:
+def plan(
+    job: Job,
+    target: Target,
+    rows: list[int] | None = None,
+    say: Say = print,
+    *,
+    all_kernels: bool = True,
+) -> dict:
     """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:
       job, rows: as of `budget.corpus`.
-      say: told what is compiled next; each takes up to a minute.
+      say: told what is compiled next; each takes up to a minute, for GPUs some minutes.
+      all_kernels: also compile with the attention kernels that the config would not take.
 
     Returns:
       The figures of the stage that needs most memory; `stages` with those of all, `recipe`; and
@@ -243,7 +260,7 @@ def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = pri
     taken, others, config = [], [], job.config
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)
-        for place, kernel in enumerate(kernels):
+        for place, kernel in enumerate(kernels if all_kernels else kernels[:1]):
             say(
                 f"compiling {stage.phase.batch_size:,} x {stage.phase.sequence_length}, "
                 f"{kernel} attention, for {target.name}"
@@ -259,7 +276,10 @@ def plan(job: Job, target: Target, rows: list[int] | None = None, say: Say = pri
         **largest,
         "fits": all(report["fits"] for report in taken),
         "compile_seconds": sum(report["compile_seconds"] for report in taken + others),
-        "assumptions": roofline.ASSUMPTIONS,
+        "measurements": [
+            m._asdict() | {"predicted": m.predicted} for m in roofline.measured(target.chip)
+        ],
+        "assumptions": roofline.assumptions(target.chip),
         "recipe": budget.totals(job, taken, rows),
         "stages": taken,
         "alternatives": others,

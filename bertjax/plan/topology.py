@@ -1,4 +1,4 @@
-"""TPU slices that need not be there: their devices by name."""
+"""TPU slices and GPUs that need not be there: their devices by name."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bertjax.errors import UsageError, one_line
+from bertjax.plan import gpus
 
 GENERATIONS = "v4:2x2x1 (4x4x4, ...), v5e:2x2 (16x16, ...), v5p:2x2x1 (8x8x8, ...), v6e:2x2 (16x16)"
 
@@ -21,18 +22,24 @@ _ENVIRONMENT = {
 
 
 def devices(name: str) -> list[jax.Device]:
-    """The devices of a TPU topology, for compilation only; nothing of it need be there.
+    """The devices of a topology, for compilation only; nothing of it need be there.
 
     Args:
-      name: GENERATION:SIDES, as `v5e:16x16`; `v5e:16x16*2` is two such slices. Sides are in chips.
+      name: GENERATION:SIDES of a TPU slice, as `v5e:16x16`, sides in chips; `v5e:16x16*2` is two
+        such slices. Or the GPUs of one host, as `h100` or `h100x8`.
 
     Raises:
-      UsageError: libtpu is not installed, or knows no such topology.
+      UsageError: no such topology, or its compiler is not installed.
     """
+    return gpus.devices(name) if gpus.parse(name) else _slice(name)
+
+
+def _slice(name: str) -> list[jax.Device]:
+    """As `devices`, of a TPU."""
     if not re.fullmatch(r"\w+:\d+(x\d+)*(\*[1-9]\d*)?", name):
         raise UsageError(
             f"--topology={name}: not GENERATION:SIDES; for example {GENERATIONS}, "
-            "with *2 behind it for two slices"
+            f"with *2 behind it for two slices; or GPUs: {gpus.NAMES}"
         )
     os.environ.update(_ENVIRONMENT)
     from jax.experimental import topologies

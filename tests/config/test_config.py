@@ -143,6 +143,10 @@ def test_a_bad_value_is_named_with_its_fix(field, value, fix):
             "set this to 0 or clip_mode to global",
         ),
         (
+            {"optimizer.clip_mode": "per_shard", "mesh.fsdp_gather": "step"},
+            "config.mesh.fsdp_gather='step': optimizer.clip_mode=per_shard computes its parts",
+        ),
+        (
             {"phases.phase1.ramp_from": 64, "phases.phase1.ramp_steps": 1000},
             "ramp_steps=1000: must lie between 1 and phases.phase1.steps=1000 - 1",
         ),

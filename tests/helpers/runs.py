@@ -58,13 +58,16 @@ def make_project(root):
 
 
 def start(root, command, workdir, *overrides, **variables):
-    # One compilation serves all processes of this module.
+    # One compilation serves all processes of this module, those that are killed too.
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(root / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": CHEAP,
     }
     arguments = [f"--config={root}/config.py", f"--workdir={workdir}", *overrides]
+    if command == "pretrain":
+        arguments.append(f"--config.compilation_cache={root}/programs")
+    else:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(root / "cache")
     return subprocess.Popen(
         [sys.executable, "-m", "bertjax", command, *arguments],
         env=environment | variables,

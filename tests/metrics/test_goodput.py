@@ -37,6 +37,21 @@ def line(step, ledger):
     return {"step": step} | {f"goodput/{name}": s for name, s in ledger.seconds.items()}
 
 
+def test_the_time_to_the_first_step_is_that_of_this_start_and_said_once(clock):
+    before = run(clock, 10)
+    ledger = Goodput(started=time.monotonic())
+    clock(2)
+    ledger.go_on([line(10, before)], 8)
+    with ledger.spend("restore"):
+        clock(3)
+    assert "first_step" not in ledger.ledger
+    said = ledger.first_step()
+    assert said == "; 5.0 s from the command to the first step (init 2.0, restore 3.0)"
+    clock(7)
+    assert ledger.first_step() == ""
+    assert ledger.ledger == ledger.seconds | {"first_step": 5.0}
+
+
 def test_every_second_is_in_one_category(clock):
     ledger = run(clock, 10)
     with ledger.spend("evaluation"):

@@ -219,15 +219,19 @@ def test_every_mesh_computes_the_same(mesh):
     assert_equal(fused(arrays, batch, RATE, kernel), plain(arrays, batch, RATE), 1e-6)
 
 
-def test_mapped_over_data_it_computes_the_same():
-    """As micro-batches are: `vmap` over what `data` splits, `shard_map` over the other axes."""
+@pytest.mark.parametrize(
+    "mapped", [("data",), pytest.param(("data", "fsdp"), marks=pytest.mark.slow)], ids="-".join
+)
+def test_mapped_over_axes_of_the_batch_it_computes_the_same(mapped):
+    """As micro-batches are: `vmap` over what these split, `shard_map` over the other axes."""
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(2, 2, 2), jax.devices()))
     arrays, batch = example((4, 128, 2, 16), jnp.float32, packed=True)
 
     def kernel(*arrays, rate):
-        attend = placement.of_shard.per_shard(functools.partial(INTERPRETED, rate=rate), NAMES)
-        mapped = jax.vmap(attend, spmd_axis_name="data")
-        mixed = mapped(*(x.reshape(2, 2, *x.shape[1:]) for x in arrays))
+        inside = placement.within(mapped)
+        attend = inside.per_shard(functools.partial(INTERPRETED, rate=rate), NAMES)
+        parts = [x.reshape(2 ** len(mapped), -1, *x.shape[1:]) for x in arrays]
+        mixed = jax.vmap(attend, spmd_axis_name=mapped)(*parts)
         return mixed.reshape(arrays[0].shape)
 
     assert_equal(fused(arrays, batch, RATE, kernel), plain(arrays, batch, RATE), 1e-6)

@@ -150,6 +150,7 @@ def test_bytes_of_collectives_and_their_groups():
         ("mesh['x'=4,'y'=2] {'x'}", 4),
         ("mesh['x'=4,'y'=2] {'x','y'}", 8),
         ("mesh['x'=8] {'x':(1)2}", 2),
+        ("mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 4),
         ("{}", 8),
     ],
 )
@@ -293,7 +294,7 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
     )
     refused = dict(planned(), fits=False, stages=[report])
     monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
-    monkeypatch.setattr(plan_stage, "plan", lambda *_: refused)
+    monkeypatch.setattr(plan_stage, "plan", lambda *_, **__: refused)
     with pytest.raises(UsageError) as error:
         plan_report.run(CONFIG, "v0:2x2x2", None, as_json=True, as_table=False)
     assert json.loads(capsys.readouterr().out)["fits"] is False
@@ -313,7 +314,7 @@ def test_what_cannot_fit_is_said_to_be_unchecked(monkeypatch):
     assert "mesh.fsdp=4" in fix
     refused["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}  # 32 do not divide 8 devices
     fix = plan_search.would_fit(Pretraining(CONFIG), small_target(1e5), refused, lambda line: None)
-    assert fix == "nothing that was tried fits; take a larger slice"
+    assert fix == "nothing that was tried fits; take more devices"
 
 
 def test_parts_that_are_clipped_alone_are_not_split_further(monkeypatch):
@@ -338,7 +339,9 @@ def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys)
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
     target = small_target(None)
     monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
-    monkeypatch.setattr(plan_stage, "plan", lambda *_: dict(planned(), fits=False, stages=[report]))
+    monkeypatch.setattr(
+        plan_stage, "plan", lambda *_, **__: dict(planned(), fits=False, stages=[report])
+    )
     monkeypatch.setattr(plan_search, "plan_stage", lambda *_: {"fits": False})
     with pytest.raises(UsageError, match=r"GiB, a device of v0:2x2x2 has less: perhaps"):
         plan_report.run(CONFIG, "v3:2x2", None, as_json=True, as_table=False)
@@ -443,7 +446,7 @@ def test_data_spans_slices_and_the_other_axes_lie_within(monkeypatch):
             self.id, self.slice_index = number, number // 8
             self.coords, self.core_on_chip = (number % 2, number // 2 % 2, number // 4 % 2), 0
 
-    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
+    monkeypatch.setattr("bertjax.sharding.mesh.Mesh", lambda devices, *_, **__: devices)
     devices = [Device(n) for n in range(16)]
     mesh = sharding.make_mesh(config_lib.Mesh(fsdp=4), devices)
     assert mesh.shape == (4, 4, 1)
