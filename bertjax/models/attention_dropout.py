@@ -40,9 +40,10 @@ def draw(key: jax.Array, shape: tuple[int, int, int]) -> Words:
       key: one key, or one for each row `[B]`.
     """
     size, _, length = shape
-    flip_key, factor_key, key_key = split(key, 3)
-    factors = random_words(factor_key, shape) | jnp.uint32(1)
-    return Words(random_words(flip_key, shape), factors, random_words(key_key, (size, length)))
+    of_use = split(key, 3)
+    assert isinstance(of_use, jax.Array)
+    factors = random_words(of_use[1], shape) | jnp.uint32(1)
+    return Words(random_words(of_use[0], shape), factors, random_words(of_use[2], (size, length)))
 
 
 def kept(words: Words, rate: float) -> jax.Array:
@@ -62,6 +63,7 @@ def dropout(probs_BHLM: jax.Array, rate: float, key: jax.Array | None) -> jax.Ar
     """
     if key is None or rate == 0.0:
         return probs_BHLM
-    flips_BHL, factors_BHL, keys_BM = draw(key, probs_BHLM.shape[:3])
+    size, heads, length, _ = probs_BHLM.shape
+    flips_BHL, factors_BHL, keys_BM = draw(key, (size, heads, length))
     words = Words(flips_BHL[..., None], factors_BHL[..., None], keys_BM[:, None, None, :])
     return jnp.where(kept(words, rate), probs_BHLM * (1 / (1 - rate)), 0.0)

@@ -73,9 +73,9 @@ def _forward(form: Form, arrays: dict, rows: dict) -> tuple[jax.Array, tuple]:
     like = arrays["query"]
     sums = jax.ShapeDtypeStruct((size, features // form.features, form.group, length), jnp.float32)
     results = {"mixed": jax.ShapeDtypeStruct(like.shape, like.dtype), "log_sums": sums}
-    results = _call("forward", form, arrays | rows, results)
-    results = {name: checkpoint_name(x, RESIDUALS) for name, x in results.items()}
-    return results["mixed"], (arrays, rows, results)
+    found = _call("forward", form, arrays | rows, results)
+    kept = {name: checkpoint_name(x, RESIDUALS) for name, x in found.items()}
+    return kept["mixed"], (arrays, rows, kept)
 
 
 def _backward(form: Form, residuals: tuple, gradient_BLD: jax.Array) -> tuple[dict, None]:
