@@ -92,8 +92,7 @@ def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
     target = plan_stage.Target.named(topology)
     config = load(name, len(target.devices))
-    if attention == "splash":
-        config = config.with_model(attention="splash", attention_probs_dropout_prob=0.0)
+    config = config.with_model(attention=attention)
     job = Pretraining(
         config, budget.AnyTokenizer(config.model.vocab_size), teacher=_teacher(name, config)
     )
@@ -162,7 +161,7 @@ def main():
     )
     parser.add_argument("--only", choices=CONFIGS, help="one config; all without it")
     parser.add_argument("--topology", help="one slice; all without it")
-    parser.add_argument("--attention", default="xla", choices=("xla", "splash"))
+    parser.add_argument("--attention", default="auto", choices=("auto", "xla", "flash"))
     parser.add_argument("--last", action="store_true", help="the last phase of each config only")
     parser.add_argument("--out", type=Path, default=Path("plan.jsonl"), help="rows, one a line")
     parser.add_argument("--print", action="store_true", help="compile nothing")

@@ -27,7 +27,7 @@ from bertjax.pretraining import Pretraining
 PLATFORMS = {
     "xla": ("cuda", "gpu", "NVIDIA H100", "none"),
     "cudnn": ("cuda", "gpu", "NVIDIA H100", "dot_product_attention_fwd_wrapper"),
-    "splash": ("tpu", "tpu", "TPU v5 lite", "pallas_call"),
+    "flash": ("tpu", "tpu", "TPU v5 lite", "pallas_call"),
 }
 
 
@@ -55,7 +55,7 @@ def make_config(
 ) -> config_lib.Config:
     """A published recipe with one short phase, in which `auto` takes the kernel."""
     config = published(name)
-    rate = 0.1 if kernel == "xla" else 0.0
+    rate = 0.0 if kernel == "cudnn" else 0.1
     config = config.with_model(
         attention_probs_dropout_prob=rate, dtype="bfloat16", attention="auto", remat="none"
     )
@@ -94,7 +94,7 @@ def trace(function, arguments, kernel):
     traced = function.trace(*arguments)
     text = traced.jaxpr.pretty_print(source_info=False, name_stack=False)
     found = {kernel for kernel, (*_, primitive) in PLATFORMS.items() if f" {primitive}[" in text}
-    assert found == {kernel} & {"cudnn", "splash"}
+    assert found == {kernel} & {"cudnn", "flash"}
     return traced
 
 
@@ -126,14 +126,14 @@ def test_an_evaluation_is_traced(platform, name, packed, length, kernel):
     trace(measure, (params, {}, abstract_batch(config, mesh)), kernel)
 
 
-@pytest.mark.parametrize("kernel", ["cudnn", "splash"])
+@pytest.mark.parametrize("kernel", ["cudnn", "flash"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_step_on_several_devices_is_lowered(platform, kernel, packed):
     """As far as a machine without the platform comes."""
     platform(kernel)
     traced = training(make_config("base", packed, 128, kernel, mesh=FEW), kernel)
     text = traced.lower(lowering_platforms=(PLATFORMS[kernel][0],)).as_text()
-    assert {"cudnn": "CustomSPMDPartitioning", "splash": "tpu_custom_call"}[kernel] in text
+    assert {"cudnn": "CustomSPMDPartitioning", "flash": "tpu_custom_call"}[kernel] in text
 
 
 @pytest.mark.parametrize("packed", [False, True])

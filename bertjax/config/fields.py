@@ -63,9 +63,9 @@ class Model:
     )
     attention: str = field(
         "auto",
-        "attention kernel: xla (written out), cudnn (fused, GPU), splash (fused, TPU), auto (a "
-        "fused one where it computes the same); the fused ones have no dropout on probabilities",
-        ("auto", "xla", "cudnn", "splash"),
+        "attention kernel: xla (written out), flash (fused, TPU), cudnn (fused, GPU; drops no "
+        "probabilities), auto (a fused one where it computes the same)",
+        ("auto", "xla", "cudnn", "flash"),
     )
     remat: str = field(
         "none",

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from bertjax import config as config_lib
 from bertjax.errors import UsageError
-from bertjax.models import splash
-from bertjax.models.dropout import dropout
+from bertjax.models import attention_dropout, flash, flash_form
+from bertjax.models.attention_dropout import dropout
 from bertjax.models.placement import Placement
 
 Batch = dict[str, jax.Array]
@@ -84,10 +84,11 @@ _without_gradient_of_padding.defvjp(
 
 
 def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
-    """The kernel that `config.attention` means for sequences of `length`: xla, cudnn or splash.
+    """The kernel that `config.attention` means for sequences of `length`: xla, cudnn or flash.
 
-    `auto` takes a fused kernel only where it computes the same thing; a fused kernel asked for
-    by name that would change the mathematics is refused.
+    `auto` takes a fused kernel only where it computes the same thing: cuDNN drops no
+    probabilities, flash drops the very ones that the plain form does. A fused kernel asked for by
+    name that cannot run, or would change the mathematics, is refused.
 
     Args:
       placement: its devices count, which need not be those at hand.
@@ -101,28 +102,27 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     width = config.hidden_size // config.num_attention_heads
     if name == "xla":
         return name
-    silent = {f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0}
     fused = {  # kernel -> what it needs, and whether it is so
-        "cudnn": silent
-        | {
+        "cudnn": {
+            f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0,
             f"an NVIDIA GPU, Ampere or later (here: {kind})": platform == "gpu"
             and _is_ampere(device),
             f"config.model.dtype=bfloat16 (here: {dtype})": dtype == "bfloat16",
             f"heads of 8, 16 ... 128 features (here: {width})": width % 8 == 0 and width <= 128,
             f"an even sequence length (here: {length})": length % 2 == 0,
         },
-        "splash": silent
-        | {
+        "flash": {
             f"a TPU v4 or later (here: {kind})": (
                 platform == "tpu" and not kind.startswith(("TPU v2", "TPU v3"))
             ),
-            f"a sequence length that divides by {splash.LANES} (here: {length})": (
-                splash.fits(length)
+            f"heads of 16, 32, 48 ... features (here: {width})": flash_form.fits_width(width),
+            f"a sequence length that divides by {flash_form.LANES} (here: {length})": (
+                flash_form.fits_length(length)
             ),
         },
     }
     if placement.unsplit is not None:
-        fused["splash"][placement.unsplit] = False
+        fused["flash"][placement.unsplit] = False
     for kernel, needs in fused.items():
         lacking = [need for need, met in needs.items() if not met]
         if name in (kernel, "auto") and not lacking:
@@ -153,16 +153,37 @@ def bind(config: config_lib.Model, batch: Batch, placement: Placement) -> Attend
     """
     rate = config.attention_probs_dropout_prob
     kernel = choose(config, placement, batch["input_ids"].shape[1])
-    if kernel == "splash":
-        ids_BL = batch["segment_ids"] if "segment_ids" in batch else batch["attention_mask"]
-        attend = placement.per_shard(splash.attention)
-        return lambda query, key, value, _: attend(query, key, value, ids_BL)
+    if kernel == "flash":
+        return functools.partial(_flash, rate, batch, placement)
     if kernel == "cudnn":
         return lambda query, key, value, _: cudnn_attention(query, key, value, batch)
     mask_BLM = attention_mask(batch)
     return lambda query, key, value, dropout_key: xla_attention(
         query, key, value, mask_BLM, rate=rate, dropout_key=dropout_key
     )
+
+
+def _flash(
+    rate: float,
+    batch: Batch,
+    placement: Placement,
+    query_BLHK: jax.Array,
+    key_BLHK: jax.Array,
+    value_BLHK: jax.Array,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Flash attention, by each device on its own rows and heads.
+
+    What is drawn is drawn outside: there, heads have their global numbers.
+    """
+    ids_BL = batch["segment_ids"] if "segment_ids" in batch else batch["attention_mask"]
+    names, words = ("heads", "heads", "heads", "ids"), ()
+    if dropout_key is not None and rate:
+        size, length, heads, _ = query_BLHK.shape
+        names += ("query_words", "query_words", "ids")
+        words = attention_dropout.draw(dropout_key, (size, heads, length))
+    attend = placement.per_shard(functools.partial(flash.attention, rate=rate), names)
+    return attend(query_BLHK, key_BLHK, value_BLHK, ids_BL, *words)
 
 
 def attention_mask(batch: Batch) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
-from bertjax.models import splash
+from bertjax.models import flash
 from bertjax.models.attention import Attend, Batch
 from bertjax.models.dropout import dropout, split
 from bertjax.models.placement import Placement
@@ -135,7 +135,7 @@ class Block(nnx.Module):
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS),
+        jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS),
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }

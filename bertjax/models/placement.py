@@ -6,8 +6,7 @@ from typing import Protocol
 
 import jax
 
-# `(query, key, value [B, L, H, K], ids [B, L]) -> mixed [B, L, H, K]`.
-Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Kernel = Callable[..., jax.Array]  # of arrays that all have a batch dimension
 
 
 class Placement(Protocol):
@@ -24,8 +23,12 @@ class Placement(Protocol):
     def __call__(self, name: str, array: jax.Array) -> jax.Array:
         """`array`, called `name` by the model, where it is to lie."""
 
-    def per_shard(self, kernel: Kernel) -> Kernel:
-        """The kernel, run by each device on its own rows and heads."""
+    def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
+        """The kernel, run by each device on its own share of the arrays.
+
+        Args:
+          names: of the kernel's arguments, as of `__call__`; its result lies as the first.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,5 +47,5 @@ class Unplaced:
     def __call__(self, name: str, array: jax.Array) -> jax.Array:
         return array
 
-    def per_shard(self, kernel: Kernel) -> Kernel:
+    def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
         return kernel

@@ -108,14 +108,13 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         report |= dict.fromkeys(_MEASURED) | {"hbm_bytes_per_device": _wanted(str(error))}
         return report | {"fits": False, "compile_seconds": time.monotonic() - started}
     seconds = time.monotonic() - started
-    hidden = kernel_flops(config.model, phase) if kernel in FUSED else 0
+    hidden = kernel_flops(config.model, phase) if kernel == "cudnn" else 0
     hidden += _teacher_kernel_flops(job, mesh, phase)
     return (
         report | _read(compiled, target, tokens, hidden / mesh.size) | {"compile_seconds": seconds}
     )
 
 
-FUSED = ("splash", "cudnn")
 _MEASURED = (
     "flops_per_step_per_device",
     "flops_per_token",
@@ -129,7 +128,7 @@ _MEASURED = (
 
 
 def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
-    """FLOPs of fused attention in a step, which the compiled program does not tell.
+    """FLOPs of cuDNN's attention in a step, which the compiled program does not tell.
 
     `[L, K] x [K, L]` or as many: two products forward, five backward (the scores once more), and
     with `remat=full` the two of the forward pass again.
@@ -148,7 +147,7 @@ def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
     if (teacher := getattr(job, "teacher", None)) is None:
         return 0
     model, placement = teacher.model, train.placement_of(job.config, mesh)
-    if models.attention_kernel(model, placement, phase.sequence_length) not in FUSED:
+    if models.attention_kernel(model, placement, phase.sequence_length) != "cudnn":
         return 0
     return _attention_flops(model, phase, products=2)
 
@@ -217,7 +216,7 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
     """Attention kernels that can compute the config as it is; the one that it takes comes first."""
     mesh = sharding.make_mesh(config.mesh, target.devices)
     found = [train.attention_kernel(config, mesh, length)]
-    for name in ("xla", *FUSED):
+    for name in ("xla", "flash", "cudnn"):
         try:
             found.append(train.attention_kernel(config.with_model(attention=name), mesh, length))
         except UsageError:

@@ -48,6 +48,7 @@ USED = {
     "hidden": ("rows", None, None),
     "heads": ("rows", None, "tensor", None),
     "ids": ("rows", None),
+    "query_words": ("rows", "tensor", None),
     "micro_batches": (None, "mapped", "rows"),
     "word_embedding": ("tensor", None),
     "position_embedding": (None, None),
@@ -183,17 +184,16 @@ class Placement:
         )
         return place(array)
 
-    def per_shard(self, kernel: Kernel) -> Kernel:
-        """`kernel` over `[B, L, H, K]` arrays and ids `[B, L]`, run by each device on its share.
+    def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
+        """`kernel`, run by each device on its share of arguments that `USED` has these names for.
 
-        For kernels that the partitioner cannot look into: `(query, key, value, ids) -> mixed`,
-        the rows split over `data` and `fsdp`, the heads over `tensor`.
+        For kernels that the partitioner cannot look into. The result lies as the first argument.
         """
-        heads, ids = self.spec("heads"), self.spec("ids")
+        specs = tuple(self.spec(name) for name in names)
         return jax.shard_map(
             kernel,
             mesh=self.mesh,
-            in_specs=(heads, heads, heads, ids),
-            out_specs=heads,
+            in_specs=specs,
+            out_specs=specs[0],
             check_vma=False,  # a kernel's result does not say over which axes it varies
         )

@@ -141,13 +141,14 @@ def test_sharded_parameters_are_gathered_and_activations_are_not():
     assert {c.dtype for c in over_data} == {"f32"}
 
 
-def test_splash_attention_is_there_when_it_is_asked_for(four):
-    assert "tpu_custom_call" not in four.program.kernels()
-    asked = {"attention": "splash", "attention_probs_dropout_prob": 0.0}
-    compiled = Compiled(bert_base(4, **asked), "v5e:2x2")
-    assert "tpu_custom_call" in compiled.program.kernels()
-    assert compiled.hbm < four.hbm  # no scores [B, H, L, L]
-    assert not [c for c in compiled.collectives if c.kind != "all-reduce"]
+def test_the_published_recipe_runs_fused(four):
+    """Dropout of attention probabilities and all."""
+    assert four.config.model.attention_probs_dropout_prob == 0.1
+    assert "tpu_custom_call" in four.program.kernels()
+    plain = Compiled(bert_base(4, attention="xla"), "v5e:2x2")
+    assert "tpu_custom_call" not in plain.program.kernels()
+    assert four.hbm < plain.hbm  # no scores [B, H, L, L]
+    assert not [c for c in four.collectives if c.kind != "all-reduce"]
 
 
 def test_two_slices_exchange_a_chips_share_of_the_gradients_once_a_step():

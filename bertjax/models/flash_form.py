@@ -1,0 +1,63 @@
+"""What flash attention's kernels are made for, and the sizes that follow from that."""
+
+from typing import NamedTuple
+
+LANES = 128  # of a TPU vector register: blocks are multiples of it
+_LONGEST_BLOCK = 512  # queries or keys: the scores of a block are 1 MB
+_SMALLEST_WIDTH = 16  # rows of bfloat16 in a register
+
+
+class Form(NamedTuple):
+    """The static sizes of a kernel.
+
+    Attributes:
+      length: of the sequences.
+      block: queries, and keys, whose scores are computed at once.
+      width: features of a head.
+      group: heads that one program computes.
+      rate: share of probabilities that is dropped.
+      interpret: whether JAX's interpreter of kernels runs it.
+    """
+
+    length: int
+    block: int
+    width: int
+    group: int
+    rate: float
+    interpret: bool
+
+    @property
+    def features(self) -> int:
+        """Of all heads of a program."""
+        return self.group * self.width
+
+    @property
+    def blocks(self) -> int:
+        return self.length // self.block
+
+
+def of(length: int, heads: int, width: int, rate: float, interpret: bool = False) -> Form:
+    """The form of a kernel for `heads` heads of `width` features.
+
+    A program takes the fewest heads whose features fill whole registers, two of 64: arrays stay
+    `[B, L, D]`, as the layers before and after have them, without padding. Where no number of
+    heads does, it takes all.
+    """
+    fill = (n for n in range(1, heads) if heads % n == 0 and n * width % LANES == 0)
+    return Form(length, block_length(length), width, next(fill, heads), rate, interpret)
+
+
+def fits_length(length: int) -> bool:
+    """Whether sequences of `length` fill whole registers."""
+    return length % LANES == 0
+
+
+def fits_width(width: int) -> bool:
+    """Whether heads of `width` features begin where a register of bfloat16 does."""
+    return width % _SMALLEST_WIDTH == 0
+
+
+def block_length(length: int) -> int:
+    """Queries, and keys, of a block: the longest that the sequence is a multiple of."""
+    blocks = range(LANES, min(length, _LONGEST_BLOCK) + 1, LANES)
+    return max(block for block in blocks if length % block == 0)
