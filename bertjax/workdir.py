@@ -29,11 +29,19 @@ def read_config(workdir: Path) -> config_lib.Config:
     """
     path = storage.path(workdir) / "config.json"
     try:
-        return config_lib.from_config_dict(json.loads(storage.read(path)))
+        return config_lib.from_config_dict(_renamed(json.loads(storage.read(path))))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: missing; is {workdir} the --workdir of a bertjax run?") from None
     except (ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: not a config of this version ({error})") from None
+
+
+def _renamed(tree: Any) -> Any:
+    """A stored config in this version's words: `splash` was the TPU's kernel before `flash`."""
+    match tree:
+        case {"model": {"attention": "splash"}}:
+            return tree | {"model": tree["model"] | {"attention": "flash"}}
+    return tree
 
 
 def best_run(workdir: Path) -> Path:

@@ -22,6 +22,11 @@ def test_what_is_written_is_read_and_every_change_is_named(tmp_path):
     assert workdir.write_config(other, tmp_path) == []
 
 
+def test_the_older_name_of_a_kernel_is_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"attention": "splash"}}))
+    assert workdir.read_config(tmp_path).model.attention == "flash"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -29,6 +34,7 @@ def test_what_is_written_is_read_and_every_change_is_named(tmp_path):
         ("{", "not a config of this version"),
         ("[" * 100_000, "not a config of this version"),
         (json.dumps({"model": {"hidden_sizes": 1}}), "not a config of this version .*hidden_size"),
+        (json.dumps({"model": {"scan_unroll": None}}), "scan_unroll=None: expected int or auto"),
         (json.dumps({"seed": -1}), r"not a config of this version .*config\.seed=-1"),
     ],
 )

@@ -14,7 +14,7 @@ class Mesh:
     fsdp_gather: str = field(
         "auto",
         "how often fsdp gathers weights and reduces gradients: layer (at every use, least memory), "
-        "step (once, with up to 6 bytes a parameter more on each device), auto (step where there "
+        "step (once, with up to 6 bytes a parameter more on each device, and a teacher whole), auto (step where there "
         "are micro-batches)",
         ("auto", "layer", "step"),
     )

@@ -83,7 +83,7 @@ def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]
     if typing.get_origin(hint) is dict:
         item = typing.get_args(hint)[1]
         return {k: _build(item, value[k], f"{path}.{k}", known) for k in sorted(value)}
-    if value is None and isinstance(hint, types.UnionType):
+    if value is None and types.NoneType in typing.get_args(hint):
         return None
     if typing.get_origin(hint) is tuple:
         return items(typing.get_args(hint)[0], value, path)
@@ -95,9 +95,8 @@ def _coerce(hint: Any, value: Any, path: str, known: Callable[[], Iterable[str]]
     if wanted is int and isinstance(value, float) and value.is_integer():  # 1e4
         return int(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise UsageError(
-            f"{path}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
-        )
+        expected = f"{wanted.__name__} or {rules.AUTO}" if takes_auto(hint) else wanted.__name__
+        raise UsageError(f"{path}={value!r}: expected {expected}, got {type(value).__name__}")
     return value
 
 

@@ -99,9 +99,11 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     name, dtype, device = config.attention, config.dtype, placement.device
     platform, kind = device.platform, device.device_kind
     rate = config.attention_probs_dropout_prob
-    width = config.hidden_size // config.num_attention_heads
+    heads = config.num_attention_heads
+    width = config.hidden_size // heads
     if name == "xla":
         return name
+    longest = flash_form.longest(heads, width, jnp.dtype(dtype).itemsize)
     fused = {  # kernel -> what it needs, and whether it is so
         "cudnn": {
             f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0,
@@ -116,9 +118,13 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
                 platform == "tpu" and not kind.startswith(("TPU v2", "TPU v3"))
             ),
             f"heads of 16, 32, 48 ... features (here: {width})": flash_form.fits_width(width),
+            f"at most {flash_form.MOST_HEADS} heads that fill {flash_form.LANES} lanes together "
+            f"(here: {heads} of {width} features)": flash_form.group(heads, width)
+            <= flash_form.MOST_HEADS,
             f"a sequence length that divides by {flash_form.LANES} (here: {length})": (
                 flash_form.fits_length(length)
             ),
+            f"at most {longest} tokens of {dtype} (here: {length})": length <= longest,
         },
     }
     if placement.unsplit is not None:

@@ -52,7 +52,7 @@ def kept(words: Words, rate: float) -> jax.Array:
     Compared as signed numbers: TPUs have no other comparison.
     """
     mixed = jax.lax.bitcast_convert_type((words.keys ^ words.flips) * words.factors, jnp.int32)
-    return mixed >= jnp.int32(round(rate * 2**32) - 2**31)
+    return mixed >= jnp.int32(min(round(rate * 2**32) - 2**31, 2**31 - 1))
 
 
 @jax.named_scope("dropout")

@@ -5,6 +5,8 @@ from typing import NamedTuple
 LANES = 128  # of a TPU vector register: blocks are multiples of it
 _LONGEST_BLOCK = 512  # queries or keys: the scores of a block are 1 MB
 _SMALLEST_WIDTH = 16  # rows of bfloat16 in a register
+_MOST_BYTES = 2048 * 128 * 2  # of one array of a program: longer rows did not compile
+MOST_HEADS = 4  # of a program, written out one after the other: twelve did not compile in minutes
 
 
 class Form(NamedTuple):
@@ -43,8 +45,22 @@ def of(length: int, heads: int, width: int, rate: float, interpret: bool = False
     `[B, L, D]`, as the layers before and after have them, without padding. Where no number of
     heads does, it takes all.
     """
+    return Form(length, block_length(length), width, group(heads, width), rate, interpret)
+
+
+def group(heads: int, width: int) -> int:
+    """Heads of a program, as of `of`."""
     fill = (n for n in range(1, heads) if heads % n == 0 and n * width % LANES == 0)
-    return Form(length, block_length(length), width, next(fill, heads), rate, interpret)
+    return next(fill, heads)
+
+
+def longest(heads: int, width: int, itemsize: int) -> int:
+    """Tokens of the longest sequence that a program can hold: 2,048 of two heads of 64 in bfloat16.
+
+    The whole row's queries, keys, values and gradients lie in VMEM, of which the compiler gives a
+    kernel 16 MB: twice as many tokens did not compile for v4 nor for v5e.
+    """
+    return _MOST_BYTES // (group(heads, width) * width * itemsize)
 
 
 def fits_length(length: int) -> bool:

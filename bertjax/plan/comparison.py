@@ -100,7 +100,7 @@ _ROWS = {
 }
 _RECIPE = {
     "tokens/s a chip": lambda p: units.scaled(p["tokens_per_second_per_device"]),
-    "whole recipe": lambda p: units.duration(p["recipe"]["predicted_seconds"]),
+    "whole recipe": lambda p: units.duration(p["recipe"]["predicted_seconds"]) if p["fits"] else "",
     "chip-hours": lambda p: units.scaled(p["device_hours"]),
     "price a chip and hour": lambda p: money(p["price_per_device_hour"]),
     "bill": lambda p: money(p["cost"]),

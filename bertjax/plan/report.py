@@ -1,6 +1,7 @@
 """The command `plan`: a plan for people and for machines, or a refusal that says what would fit."""
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +42,10 @@ def run(
         console.print(line, style="dim", highlight=False)
 
     names = [None] if topologies is None else [name.strip() for name in topologies.split(",")]
+    if as_table and price is not None:
+        raise UsageError(
+            f"--price={price}: --table searches for what fits and has no bill; drop one"
+        )
     if as_table and len(names) > 1:
         raise UsageError(f"--topology={topologies}: --table searches on one topology; name one")
     prices = comparison.prices(price, len(names))
@@ -82,7 +87,8 @@ def show_table(plans: list[dict], console: Console) -> None:
 
 def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -> str:
     """What to say of a plan that does not fit."""
-    report = next(report for report in plan["stages"] if not report["fits"])
+    too_large = [report for report in plan["stages"] if not report["fits"]]
+    report = max(too_large, key=lambda report: report["hbm_bytes_per_device"] or math.inf)
     fix = search.would_fit(job, target, report, say)
     needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
     return (

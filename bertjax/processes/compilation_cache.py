@@ -87,7 +87,11 @@ class Programs(CacheInterface):
         if name not in self._held:
             return None
         with self._patience("read"):
-            data = storage.read(self._path / name)
+            try:
+                data = storage.read(self._path / name)
+            except FileNotFoundError:  # another run of this directory made room
+                del self._held[name]
+                return None
             if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
                 self._used.add(name)
                 return data[_DIGEST:]
@@ -102,7 +106,11 @@ class Programs(CacheInterface):
             if self._make_room(len(data)):
                 if not storage.is_remote(self._path):
                     self._path.mkdir(parents=True, exist_ok=True)
-                storage.write(self._path / name, data)
+                    partial = self._path / f"{name}.{os.getpid()}"  # several runs may write it
+                    storage.write(partial, data)
+                    partial.replace(self._path / name)
+                else:
+                    storage.write(self._path / name, data)
                 self._held[name] = len(data)
                 self._used.add(name)
 

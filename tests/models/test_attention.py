@@ -21,7 +21,7 @@ def test_cudnn_takes_heads_that_it_has():
 
 
 def test_flash_takes_heads_that_fill_registers():
-    for heads, kernel in ((12, "flash"), (24, "flash"), (48, "flash"), (96, "xla"), (32, "xla")):
+    for heads, kernel in ((12, "flash"), (24, "flash"), (48, "xla"), (96, "xla"), (32, "xla")):
         assert choose("auto", 0.1, "bfloat16", "tpu", 128, num_attention_heads=heads) == kernel
 
 
@@ -32,6 +32,10 @@ def test_flash_takes_heads_that_fill_registers():
         (("auto", 0.0, "bfloat16", "tpu", 512), "flash"),
         (("flash", 0.0, "bfloat16", "tpu", 384), "flash"),
         (("auto", 0.1, "bfloat16", "tpu", 512), "flash"),
+        (("auto", 0.1, "bfloat16", "tpu", 2048), "flash"),
+        (("auto", 0.1, "bfloat16", "tpu", 4096), "xla"),  # does not fit into VMEM
+        (("auto", 0.1, "float32", "tpu", 1024), "flash"),
+        (("auto", 0.1, "float32", "tpu", 2048), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 200), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 64), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 512, "rows together"), "xla"),

@@ -140,6 +140,11 @@ def test_a_search_is_on_one_topology():
         plan_report.run(CONFIG, "a,b", None, as_json=False, as_table=True)
 
 
+def test_a_search_has_no_bill():
+    with pytest.raises(UsageError, match="--price=2: --table searches for what fits"):
+        plan_report.run(CONFIG, None, None, price="2", as_json=False, as_table=True)
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

@@ -1,6 +1,5 @@
 """Programs kept from start to start: taken again, never damaged, within bounds."""
 
-import contextlib
 import os
 
 import jax
@@ -106,6 +105,15 @@ def test_a_full_directory_drops_what_this_start_does_not_use(tmp_path):
     assert names() == {"b", "c"}
 
 
+def test_a_program_that_another_run_dropped_is_a_miss(tmp_path, capfd):
+    Programs(tmp_path).put("a", b"8 bytes.")
+    other = Programs(tmp_path)
+    [path] = tmp_path.iterdir()
+    path.unlink()
+    assert other.get("a") is None
+    assert capfd.readouterr().err == ""
+
+
 def test_jax_decides_where_it_was_given_a_directory(tmp_path, monkeypatch):
     for directory in (str(tmp_path / "elsewhere"), ""):
         monkeypatch.setenv(compilation_cache.VARIABLE, directory)
@@ -117,5 +125,5 @@ def test_the_directory_is_that_of_w_or_of_the_config(tmp_path):
     assert workdir.programs(Config(), tmp_path) == tmp_path / "compilation_cache"
     assert workdir.programs(Config(compilation_cache="off"), tmp_path) is None
     assert workdir.programs(Config(compilation_cache="/x"), tmp_path) == storage.path("/x")
-    with compilation_cache.kept(None), contextlib.suppress(AttributeError):
+    with compilation_cache.kept(None):
         assert jax_cache._cache is None
