@@ -7,7 +7,7 @@ a masked LM for --teacher_steps. The students have 3 layers and see the same bat
 --steps: with the whole loss, without each of its terms, from random weights, and without a teacher
 (from random weights and from the teacher's blocks); a teacher without a weight is only compared
 with. Every model is then asked for its masked-LM figures on the same held-out examples, and is
-fine-tuned on two tasks of GLUE over --seeds. Prints a Markdown table and writes W/results.json; what
+fine-tuned on two tasks of GLUE over --seeds, the second of them after all have had the first. Prints a Markdown table and writes W/results.json; what
 is finished is not run again. A task's folder in GLUE is read whole: shorten train.tsv for less time.
 """
 
