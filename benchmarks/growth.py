@@ -16,7 +16,7 @@ import os
 import time
 from pathlib import Path
 
-# Before JAX: fake devices, and each with one thread's work.
+# Before JAX, which reads them once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 

@@ -165,7 +165,7 @@ def write(name: str | os.PathLike, data: bytes) -> None:
     if is_remote(name):
         with refusals(name):
             return _objects().pipe_file(os.fspath(name), data)
-    partial = f"{os.fspath(name)}.tmp"
+    partial = f"{os.fspath(name)}.{os.getpid()}.tmp"  # several processes may write a shared file
     with open(partial, "wb") as file:
         file.write(data)
         file.flush()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bertjax import config as config_lib
+from bertjax.config import rules
 from bertjax.models import flash
 from bertjax.models.attention import Attend, Batch
 from bertjax.models.dropout import dropout, split
@@ -148,7 +149,7 @@ def blocks_at_once(config: config_lib.Model, device: jax.Device) -> int:
     36% to 43% of the bytes that a step moves on an H100. On CPUs it gains 3% for BERT-Base and
     nearly doubles the time to compile (benchmarks/RESULTS.md, "Blocks unrolled").
     """
-    if config.scan_unroll == "auto":
+    if config.scan_unroll == rules.AUTO:
         return config.num_hidden_layers if device.platform == "gpu" else 1
     return int(config.scan_unroll) or config.num_hidden_layers
 

@@ -106,11 +106,7 @@ class Programs(CacheInterface):
             if self._make_room(len(data)):
                 if not storage.is_remote(self._path):
                     self._path.mkdir(parents=True, exist_ok=True)
-                    partial = self._path / f"{name}.{os.getpid()}"  # several runs may write it
-                    storage.write(partial, data)
-                    partial.replace(self._path / name)
-                else:
-                    storage.write(self._path / name, data)
+                storage.write(self._path / name, data)
                 self._held[name] = len(data)
                 self._used.add(name)
 
