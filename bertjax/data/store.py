@@ -61,6 +61,13 @@ class Store:
     def num_documents(self) -> int:
         return len(self.documents) - 1
 
+    def slice(self, begin: int, end: int) -> np.ndarray:
+        """Tokens `begin` to `end - 1`; raises as `remote.Tokens.gather` where they are on gs://."""
+        if not isinstance(self.tokens, remote.Tokens):
+            return self.tokens[begin:end]
+        tokens, [start] = self.tokens.gather(np.array([begin]), np.array([end - begin]))
+        return tokens[start : start + end - begin]
+
 
 def components(directory: Path) -> list[str]:
     """Names of the stores within W/store, [""] where it is one itself, [] where there is none."""
