@@ -1,17 +1,17 @@
-"""Corpora read together: which one a row is of, as a function of the row's number."""
+"""Several corpora read together: the number of a row decides its corpus."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-BLOCK = 10_000  # rows that hold the exact shares
+BLOCK = 10_000  # rows; each block holds the exact shares
 
 
 class Mixture:
-    """Every `BLOCK` rows hold each component's share of them, in an order of their own draw.
+    """Every block of `BLOCK` rows holds each component's share, in a random order of its own.
 
-    The component of a row, and how many rows of that component come before it, are found from
-    the row's number alone. Shares are exact to 1 / `BLOCK` (largest remainders).
+    The number of a row alone gives the component of the row and the number of earlier rows of
+    that component. Shares are exact to 1 / `BLOCK` (largest remainders).
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Mixture:
         self._rng_of_block = rng_of_block
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of row numbers [n]: the component [n], and the number within that component [n]."""
+        """For row numbers [n]: the component of each [n], and its row number there [n]."""
         if len(self.counts) == 1:
             return np.zeros(len(rows), np.int64), rows
         components, numbers = np.empty_like(rows), np.empty_like(rows)

@@ -296,7 +296,7 @@ def test_weights_keep_their_tokenizer(trained, tmp_path):
         ({"vocab_size": 90}, "config.tokenizer.vocab_size=90, made with 100"),
         ({"lowercase": False}, "config.tokenizer.lowercase=False, made with True"),
     ):
-        with pytest.raises(UsageError, match=f"{said}.*: the weights in .*w/checkpoints read"):
+        with pytest.raises(UsageError, match=f"{said}.*: the weights in .*w/checkpoints need"):
             run(change(trained, tokenizer=fields), tmp_path / "w")
     assert files_of(tmp_path / "w") == before
 
@@ -308,8 +308,8 @@ def test_weights_go_on_with_other_text_and_that_is_said(trained, tmp_path, capsy
     other = change(trained, data={"files": str(tmp_path / "more.jsonl")})
     second = prepare(other, tmp_path / "w")
     said = " ".join(capsys.readouterr().err.split())
-    assert "the weights in W go on with other text: config.data.files=" in said
-    assert "/w/tokenizer, by which the weights in W read their ids" in said
+    assert "the weights in W continue on other text: config.data.files=" in said
+    assert "/w/tokenizer, the tokenizer of the weights in W" in said
     assert (tmp_path / "w" / "tokenizer" / "tokenizer.json").read_bytes() == before
     assert second["tokenizer"] == first["tokenizer"]
     assert second["tokenizer_sha256"] == first["tokenizer_sha256"]

@@ -65,8 +65,8 @@ FOREIGN = ["An old uhr was slow. A clock was old."] * 30
             CAPITALS,
             "cased",
             True,
-            "the vocabulary is cased .45% of its pieces have a capital, 'The"
-            "' for one., but text is lower-cased first: .* take the files of a cased tokenizer",
+            "the vocabulary is cased .45% of its pieces have a capital, such as 'The'., but text "
+            "is lower-cased first: .* take the files of a cased tokenizer",
         ),
         (
             SMALL,
@@ -174,7 +174,7 @@ def test_every_component_is_looked_at_before_the_first_is_tokenized(tmp_path, mo
     [
         (CAPITALS[:2], {"heldout_fraction": 0.0}, "no document is held out for evaluation"),
         (["<p>The clock was old.</p>"] * 9, {}, "100% of the documents hold HTML tags or entit"),
-        (["The clockâ€™s old. It was."] * 9, {}, "100% .* characters that a wrong decoding leaves"),
+        (["The clockâ€™s old. It was."] * 9, {}, "100% .* characters of a wrong decoding"),
         (["The clock was old."] * 9, {}, "5.0 tokens on average: is config.data.text_field='text'"),
     ],
 )

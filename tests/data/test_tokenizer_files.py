@@ -121,7 +121,7 @@ def test_a_wish_settles_files_that_contradict_each_other(tmp_path):
         ({"unk_token": "<unk>"}, r"unk_token='<unk>', but vocab.txt has '\[UNK\]'"),
         ({"pad_token": {"content": "<p>"}}, r"pad_token='<p>', but vocab.txt has '\[PAD\]'"),
         ({"added_tokens_decoder": {"9" * 5000: {}}}, "must be an object of ids"),
-        ({"added_tokens_decoder": {"16": {"content": "\ud800"}}}, "is no text"),
+        ({"added_tokens_decoder": {"16": {"content": "\ud800"}}}, "is not valid text"),
         ({"additional_special_tokens": [5]}, "added token '5' has no content"),
     ],
     ids=lambda value: str(value)[:40],

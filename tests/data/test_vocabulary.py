@@ -43,15 +43,15 @@ def check_refused(path, message):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("tokenizer.json", listed("[]", LARGE // 3), "bytes; none has over"),
-        ("vocab.json", listed("[]", LARGE // 3), "bytes; none has over"),
+        ("tokenizer.json", listed("[]", LARGE // 3), "bytes; no vocabulary has over"),
+        ("vocab.json", listed("[]", LARGE // 3), "bytes; no vocabulary has over"),
         ("tokenizer.json", listed("[]", vocabulary.MAX_BYTES // 3 - 1), "values; no vocabulary"),
         ("tokenizer.json", listed('{"":0}', VALUES), "values; no vocabulary"),
         ("tokenizer.json", listed("[]", VALUES - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed("[[[[]]]]", VALUES // 4 - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed('{"":[]}', VALUES // 3 - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed("999", vocabulary.MAX_BYTES // 4 - 1), "not a tokenizer.json"),
-        ("vocab.txt", "\n" * LARGE, "bytes; none has over"),
+        ("vocab.txt", "\n" * LARGE, "bytes; no vocabulary has over"),
         ("vocab.txt", "\n" * (PIECES + 1), "lines; no vocabulary"),
         ("vocab.txt", "\n" * vocabulary.MAX_BYTES, "no vocabulary has over"),
         ("x.model", "\n\x03\n\x01a" * (vocabulary.MAX_BYTES // 5), "no vocabulary has over"),

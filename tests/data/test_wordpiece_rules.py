@@ -187,7 +187,7 @@ def test_who_has_which_rules(tmp_path):
     for place in (path, tmp_path):
         found, notes = tokenizer.read(TokenizerConfig(path=str(place)))
         assert found.ruleset == "google"
-        assert notes[0].startswith("rules: google, as vocab.txt lies beside google-research")
+        assert notes[0].startswith("rules: google, because vocab.txt is beside google-research")
     assert tokenizer.load(path, rules="huggingface").ruleset == "huggingface"
     (tmp_path / "tokenizer_config.json").write_text("{}")  # as Hugging Face has it
     assert tokenizer.load(path).ruleset == "huggingface"
