@@ -1,4 +1,4 @@
-"""Questions are whole words of held-out sentences, and follow from the store alone."""
+"""Questions ask for whole words of held-out sentences, and depend only on the store."""
 
 import numpy as np
 import pytest
@@ -38,10 +38,10 @@ def test_each_answer_is_one_whole_word(tmp_path, encoder):
         assert masked.count(encoder.mask_id) == 1
         answer = encoder.decode([question.answer])
         assert answer.isalpha()
-        # The words of the sentence, one of them missing: no piece of a longer word.
+        # A whole word of the sentence is missing, never a piece of a longer word.
         words = encoder.decode(masked).replace("[MASK]", answer).replace(" ", "")
         assert words in [text.replace(" ", "") for document in SENTENCES for text in document]
-    # Too short, or no word that is one token: neither is asked.
+    # Sentences that are too short, or without a word of one token, give no question.
     assert len(found) == 4
 
 
@@ -50,7 +50,7 @@ def test_documents_take_turns_and_a_shorter_list_is_its_beginning(tmp_path, enco
     found = cloze.questions(opened, encoder, 10)
     firsts = [encoder.decode(q.ids).split()[0] for q in found]
     assert firsts == ["the", "nobody", "the", "the"]
-    assert found[0] == found[3]  # the same sentence again: the same word is missing
+    assert found[0] == found[3]  # the same sentence gives the same missing word
     assert cloze.questions(opened, encoder, 2) == found[:2]
 
 

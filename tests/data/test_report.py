@@ -1,4 +1,4 @@
-"""What `prepare` says of a corpus: loudly where it is most likely the wrong text or vocabulary."""
+"""The report of `prepare` on a corpus: it warns if text or vocabulary are most likely wrong."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def configured(tmp_path, texts=None, vocab="uncased", lowercase=True, **groups):
     path = tmp_path / f"{vocab}.txt"
     pieces = [*tokenizer.WORDPIECE_SPECIALS, *WORDS[vocab], "."]
     path.write_text("\n".join(pieces) + "\n")
-    if vocab == "cased" and lowercase:  # refused of a vocab.txt; a tokenizer.json says it itself
+    if vocab == "cased" and lowercase:  # refused for a vocab.txt; a tokenizer.json may say so
         path = tokenizer.WordPiece(pieces, lowercase=True).save(tmp_path / "tokenizer")
     tree = {
         "data": {"num_workers": 1, "heldout_fraction": 0.2},
@@ -96,7 +96,7 @@ def test_text_and_vocabulary_that_do_not_fit(tmp_path, texts, vocab, lowercase, 
 
 
 def test_letters_without_capitals_are_no_lower_cased_text(tmp_path):
-    """Chinese, or Georgian, with the cased multilingual vocabulary."""
+    """Chinese or Georgian text, as with the cased multilingual vocabulary."""
     _, warnings = said(configured(tmp_path, ["日本 ქართული."] * 30, "cased", False), tmp_path)
     assert "was lower-cased before" not in warnings
 

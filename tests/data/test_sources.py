@@ -1,4 +1,4 @@
-"""Every kind of corpus becomes the documents that it holds, and every broken one a clear line."""
+"""Every kind of corpus gives its documents, and every broken corpus gives one clear line."""
 
 import gzip
 import itertools
@@ -67,11 +67,11 @@ ENDS = {"CR": b"\r", "CRLF": b"\r\n", "CRLF twice": b"\r\r\n", "mixed": b""}
 
 
 def with_ends(text, kind):
-    """The text with its line feeds replaced; mixed: by LF, CRLF and CR in turn."""
+    """The text with other line endings; mixed: LF, CRLF and CR in turn."""
     if kind != "mixed":
         return text.encode().replace(b"\n", ENDS[kind])
     ends = itertools.cycle([b"\n", b"\r\n", b"\r"])
-    # A CR before a LF would be one end with it.
+    # A CR before a LF would be one line ending with it.
     lines = text.replace("\n\n", "\n\v\n").encode().split(b"\n")
     return b"".join(line + next(ends) for line in lines).replace(b"\v", b" ")
 
@@ -83,7 +83,7 @@ def test_every_end_of_a_line(tmp_path, monkeypatch, kind, block):
     path = tmp_path / "a.txt"
     path.write_bytes(with_ends(REFERENCE_FORM, kind))
     expected = [part.split("\n") for part in REFERENCE_FORM.strip().split("\n\n")]
-    assert read(path) == expected  # the form is seen too
+    assert read(path) == expected  # the form is recognized too
     assert read(path, txt_format="sentences") == expected
     path.write_text(WRAPPED)
     prose = read(path)
@@ -229,7 +229,7 @@ def test_tfds(tmp_path):
 
 
 def test_sample_is_distinct_english_prose(monkeypatch):
-    monkeypatch.setattr(sample, "MOST_BYTES", 1_000_000)  # all of it takes longer
+    monkeypatch.setattr(sample, "MOST_BYTES", 1_000_000)  # the whole sample takes longer
     sample.documents.cache_clear()
     texts = sample.documents()
     assert 1e6 <= sum(len(text.encode()) for text in texts) < 1.2e6
@@ -238,7 +238,7 @@ def test_sample_is_distinct_english_prose(monkeypatch):
     joined = "\n".join(paragraphs)
     assert ">>>" not in joined
     letters = sum(c.isalpha() or c.isspace() for c in joined)
-    assert letters > 0.93 * len(joined)  # English prose has about .96, this file .75
+    assert letters > 0.93 * len(joined)  # English prose has about .96, this source file .75
     words = Counter(joined.lower().split())
     assert words["the"] == max(words.values())
     sample.documents.cache_clear()

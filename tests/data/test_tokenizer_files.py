@@ -1,4 +1,4 @@
-"""Which files of a folder a tokenizer is made of, for every command: what they say counts."""
+"""Every command reads the same files of a tokenizer's folder, and applies their settings."""
 
 import dataclasses
 import json
@@ -104,7 +104,7 @@ def test_a_wish_settles_files_that_contradict_each_other(tmp_path):
     directory = folder(tmp_path, UNCASED)
     tokenizer.load(directory).save(directory)
     (directory / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    with pytest.raises(DataError, match=r"say config\.tokenizer\.lowercase=true or false"):
+    with pytest.raises(DataError, match=r"set config\.tokenizer\.lowercase=true or false"):
         tokenizer.load(directory)
     for wish in (True, False):
         assert tokenizer.load(directory, wish).lowercase is wish
@@ -177,12 +177,12 @@ def test_a_sentencepiece_model_says_its_casing_itself(tmp_path):
         tokenizer.load(saved)
 
 
-# What the commands make of it
+# How the commands read a folder
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A config of one small file, and `prepare` on it as the command does."""
+    """A function that runs `prepare` on one small file, as the command does."""
     (tmp_path / "a.txt").write_text("The Café of Paris.\nparis the.\n\nThe the.\n")
     data = configs.Data(files=str(tmp_path / "a.txt"), num_workers=1, heldout_fraction=0.0)
     config = dataclasses.replace(configs.Config(), data=data).with_model(vocab_size=0)
