@@ -88,7 +88,7 @@ def _gelu(x):
 
 
 def reference(config, params, batch):
-    """BERT in float64, a head and an example at a time (Devlin et al. 2018, Vaswani et al. 2017)."""
+    """BERT in float64, a head, an example at a time (Devlin et al. 2018, Vaswani et al. 2017)."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     eps, tables, ids_BL = config.layer_norm_eps, p["embeddings"], batch["input_ids"]
     x_BLD = tables["word"]["embedding"][ids_BL] + tables["position"]["embedding"][: ids_BL.shape[1]]
