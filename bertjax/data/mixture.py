@@ -18,14 +18,14 @@ class Mixture:
         self, weights: list[float], rng_of_block: Callable[[int], np.random.Generator]
     ) -> None:
         """Args:
-        weights: of the components, positive; only their ratios count.
+        weights: one positive number for each component; only the ratios count.
         rng_of_block: `block number -> np.random.Generator`.
         """
         self.counts = _shares(weights)  # [C], rows of each component in a block
         self._rng_of_block = rng_of_block
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For row numbers [n]: the component of each [n], and its row number there [n]."""
+        """The component [n] of row numbers [n], and the numbers [n] within these components."""
         if len(self.counts) == 1:
             return np.zeros(len(rows), np.int64), rows
         components, numbers = np.empty_like(rows), np.empty_like(rows)

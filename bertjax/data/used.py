@@ -83,7 +83,7 @@ def manifests(workdir: Path) -> dict[str, dict]:
 
 
 def changes(config: Config, workdir: Path, source: Source) -> list[str]:
-    """Lines for the user: the weights in W keep their tokenizer, or continue on another text."""
+    """Lines for the user: the weights in W keep their own tokenizer, or continue on other text."""
     lines = []
     if source.path and source.path != config.tokenizer.path:
         lines.append(f"{'tokenizer':12}{source.path}, the tokenizer of the weights in W")
