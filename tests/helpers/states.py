@@ -7,8 +7,7 @@ import optax
 
 
 def make_state(step, width=16):
-    """A state that depends only on its arguments: float32, bfloat16 and int leaves, and optax's
-    named tuples."""
+    """A state of float32, bfloat16 and int leaves under optax's named tuples, made from `step`."""
     key = jax.random.fold_in(jax.random.key(0), step)
     params = {
         "blocks": {"query": {"kernel": jax.random.normal(key, (2, width, width))}},
