@@ -15,7 +15,7 @@ from bertjax.commands import Command, Flag, Values
 from bertjax.device import commands as device
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.finetune import commands as finetuning
-from bertjax.processes import streams
+from bertjax.processes import streams, terminal
 
 if TYPE_CHECKING:
     from bertjax.config import Config
@@ -193,7 +193,7 @@ def run(argv: list[str]) -> int:
     command = argv[1] if len(argv) > 1 else "--help"
     try:
         outlives = command in COMMANDS and COMMANDS[command].outlives_reader
-        with streams.watched(lasting=outlives):
+        with streams.watched(lasting=outlives), terminal.shown():
             code = _run(command, argv[2:])
             return code if len(argv) > 1 else errors.USAGE
     except streams.Unread:

@@ -72,7 +72,8 @@ def run(
         metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
         stack.enter_context(contextlib.closing(metrics))
         progress = stack.enter_context(Progress(config.num_steps, step))
-        watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, distributed.restart))
+        patience = config.watchdog_seconds if distributed.is_owned() else -1.0
+        watchdog = stack.enter_context(Watchdog(patience, distributed.restart))
         before = {at: f for at, f in writer.evaluations(logged).items() if at < step}
         checkpoints.spared = job.judge(before).best  # from the first save of this process on
         evaluations = Evaluations(job, mesh, before, shared)
