@@ -10,9 +10,11 @@ import importlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bertjax
 from bertjax import storage
 from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
@@ -153,3 +155,6 @@ def _in_place(form: str, path: Path) -> Iterator[Path]:
         raise StorageError(f"{target}: {reason}; nothing was written there") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+sys.modules[__name__].__class__ = bertjax.FunctionPackage  # `bertjax.convert(...)`

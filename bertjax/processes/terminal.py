@@ -29,8 +29,9 @@ class _Lines(logging.Handler):
         if style and stream.isatty():
             from rich.console import Console
 
-            plain = {"highlight": False, "markup": False, "soft_wrap": True}
-            Console(file=stream).print(line, style=style, **plain)
+            Console(file=stream).print(
+                line, style=style, highlight=False, markup=False, soft_wrap=True
+            )
         else:
             print(line, file=stream, flush=True)
 
