@@ -89,6 +89,8 @@ class Trackers:
     def _keep(self, name: str, id: str) -> None:
         with self._mutex:
             self._ids[name] = id
+            if not storage.is_remote(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
             storage.write(self._path, (json.dumps(self._ids) + "\n").encode())
 
 
