@@ -53,7 +53,7 @@ def load(
 
 
 def convert(
-    source: str,
+    source: str | Pretrained,
     destination: str,
     *,
     tokenizer: str | None = None,
@@ -67,7 +67,8 @@ def convert(
     []
 
     Args:
-      source: as `uri` of `load`, with the same further arguments.
+      source: as `uri` of `load`, with the same further arguments; or a loaded model, whose
+        `params` you may have trained further: `dataclasses.replace(model, params=mine)`.
       destination: `hf:DIR`, `tf1:PREFIX`, `onnx:FILE`, `onnx-int8:FILE`, `stablehlo:FILE`,
         `hub:OWNER/NAME` or a run's workdir; nothing may be there yet.
 
@@ -75,11 +76,18 @@ def convert(
       UsageError, DataError: as `load`; or the destination exists or cannot hold this model.
       StorageError: the disk refuses; nothing is left at the destination.
     """
-    from bertjax.convert import transfer
+    import jax
+
+    from bertjax.convert import transfer, write
 
     hints = Hints(hidden_act, lowercase, tokenizer, allow_pickle)
     with arguments.named():
-        return list(map(arguments.in_python, transfer(source, destination, hints).notes))
+        if isinstance(source, Pretrained):
+            on_host = dataclasses.replace(source, params=jax.device_get(source.params), notes=())
+            written = write(on_host, destination)
+        else:
+            written = transfer(source, destination, hints)
+    return list(map(arguments.in_python, written.notes))
 
 
 def tokenize(
