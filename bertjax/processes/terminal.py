@@ -38,7 +38,10 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """While entered, the lines that library code logs are printed, and bars are drawn."""
+    """While entered, the lines that library code logs are printed, once, and bars are drawn."""
+    if is_shown():
+        yield
+        return
     logger, handler = logging.getLogger(_ROOT), _Lines()
     before = logger.level, logger.propagate
     logger.addHandler(handler)
