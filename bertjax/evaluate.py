@@ -16,6 +16,7 @@ from bertjax.config.stages import Stage
 from bertjax.errors import NothingHeldOut
 from bertjax.job import Batch, Job, Terms, Verdict
 from bertjax.metrics.progress import say
+from bertjax.processes import terminal
 
 
 class Evaluation:
@@ -162,6 +163,7 @@ def newest(job: Job, directory: Path, wanted: int | None = None) -> dict[str, fl
     step, params = read_params(job, mesh, directory, wanted)
     stage = stages.at(job.config, max(step - 1, 0))
     run = Evaluation(job, mesh, stage)
-    with progress.Progress(console=console.Console(stderr=True)) as bar:
+    shown = console.Console(stderr=True, quiet=not terminal.is_shown())
+    with progress.Progress(console=shown) as bar:
         task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
         return {"step": step, **run(params, lambda: bar.advance(task))}

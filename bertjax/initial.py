@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import convert, storage
-from bertjax.convert import names
+from bertjax import storage
+from bertjax.convert import names, parse
+from bertjax.convert import read as read_source
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
@@ -63,7 +64,7 @@ def read(config: config_lib.Config, field: str = START) -> Pretrained:
     try:
         # Casing is not hinted: the source says which one its weights were trained with.
         hidden_act = None if config.is_finetuning else config.model.hidden_act
-        return convert.read(uri, Hints(hidden_act=hidden_act))
+        return read_source(uri, Hints(hidden_act=hidden_act))
     except (UsageError, DataError) as error:
         if "--" not in str(error):
             raise
@@ -198,7 +199,7 @@ def tokenizer_difference(theirs: Tokenizer | None, ours: Tokenizer | None) -> st
 
 def tokenizer_place(uri: str) -> str | None:
     """Where the tokenizer's files of a source lie; None where they are a part of other files."""
-    form, path = convert.parse(uri)
+    form, path = parse(uri)
     places = {
         "hf": path,
         "tf1": storage.path(path).parent,

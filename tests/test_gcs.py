@@ -32,6 +32,8 @@ from bertjax.metrics import remote_log
 from bertjax.metrics import writer as metrics_writer
 from bertjax.processes.compilation_cache import Programs
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 
 @pytest.fixture(scope="module")
 def running():

@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from bertjax import storage
 from bertjax.checkpoints import integrity, refusal, shapes, steps
 from bertjax.errors import DataError
 from bertjax.processes import distributed
+
+_log = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 3600  # Orbax gives up then
 _ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
@@ -201,12 +202,12 @@ def read_newest(
             report = integrity.inspect(directory / str(wanted), reread=False)
             if not report.problems:
                 return report.step
-            _warn(f"checkpoint skipped: {report}")
+            _log.warning(f"checkpoint skipped: {report}")
         step, others = steps.newest_whole(directory)
         if step is None:
             raise steps.no_whole_step(directory, others)
         for report in others:
-            _warn(f"checkpoint skipped: {report}")
+            _log.warning(f"checkpoint skipped: {report}")
         return step
 
     step = _agreed(directory, choose)
@@ -269,10 +270,6 @@ def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
     args = ocp.args.PyTreeRestore(placed, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(step_dir / _ITEM, args=args)
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

@@ -7,13 +7,15 @@ gs://, where that is no single act, the marks of a step go first.
     W/checkpoints/damaged-300-0/        set aside by a restore
 """
 
+import logging
 import re
-import sys
 from pathlib import Path
 
 from bertjax import storage
 from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 _PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
 _DAMAGED = re.compile(r"damaged-\d+-(\d+)")
@@ -74,7 +76,7 @@ def remove_unfinished(directory: Path, report: integrity.StepReport) -> None:
     """Removes a step without a manifest, and says so."""
     place = directory / str(report.step)
     _remove(place)
-    print(f"checkpoint unfinished, removed: {place}: its save was cut off", file=sys.stderr)
+    _log.warning(f"checkpoint unfinished, removed: {place}: its save was cut off")
 
 
 def set_aside(directory: Path, report: integrity.StepReport) -> None:
@@ -83,7 +85,7 @@ def set_aside(directory: Path, report: integrity.StepReport) -> None:
     aside = {int(match[1]): directory / match[0] for match in matches if match}
     target = directory / f"damaged-{report.step}-{max(aside, default=-1) + 1}"
     storage.move(directory / str(report.step), target)
-    print(f"checkpoint damaged, moved to {target}: {report}", file=sys.stderr, flush=True)
+    _log.warning(f"checkpoint damaged, moved to {target}: {report}")
     for number in sorted(aside)[: 1 - _DAMAGED_KEPT]:
         storage.remove(aside[number])
 

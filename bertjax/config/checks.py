@@ -14,6 +14,7 @@ from bertjax.config import heads, tree
 from bertjax.config.data_fields import Masking
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.config.fields import Config, Model, Phase
+from bertjax.config.logging_fields import TRACKERS
 from bertjax.errors import UsageError
 
 
@@ -150,6 +151,13 @@ def _check_run(c: Config) -> None:
         c.checkpoints.keep,
         "keep at least 2, so that a damaged newest checkpoint leaves one to restore",
     )
+    for name in c.logging.tracker_names:
+        _require(
+            name in TRACKERS,
+            "logging.trackers",
+            c.logging.trackers,
+            f"{name!r} is none of {', '.join(TRACKERS)}",
+        )
     rest = [name for name in ("data", "fsdp", "tensor") if getattr(c.mesh, name) == -1]
     _require(
         len(rest) <= 1,

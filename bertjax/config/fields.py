@@ -11,6 +11,7 @@ from bertjax.config import heads, rules
 from bertjax.config.data_fields import Component, Data, Examples, Masking, Tokenizer
 from bertjax.config.embedding_fields import Embedding
 from bertjax.config.finetune_fields import Finetune, Grid, Task
+from bertjax.config.logging_fields import Logging
 from bertjax.config.mesh_fields import Mesh
 from bertjax.config.rules import (
     BelowOne,
@@ -185,19 +186,6 @@ class Evaluation:
     )
     num_examples: Positive = field(1024, "most held-out examples read")
     batch_size: Positive = field(64, "sequences in an evaluation batch")
-
-
-@dataclasses.dataclass(frozen=True)
-class Logging:
-    every_steps: Positive = field(10, "steps between lines of metrics.jsonl")
-    tensorboard: bool = field(True, "also write TensorBoard event files")
-    profile_start: Count = field(
-        0, "first step of an XProf trace in W/tensorboard (./profile for a W on gs://); 0 for none"
-    )
-    profile_steps: Positive = field(3, "steps in the trace")
-    peak_flops_per_device: NotNegative = field(
-        0.0, "peak FLOP/s for utilization; 0 looks the device up (unknown devices report none)"
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""`--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns."""
+"""`--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns.
+
+`--config=bertjax:NAME` is a file that is installed with bertjax: `bertjax:bert_base`.
+"""
 
 import dataclasses
 import difflib
@@ -12,8 +15,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import bertjax
 from bertjax.config.fields import Config
 from bertjax.errors import BertjaxError, UsageError
+
+CARRIED = "bertjax"  # in place of a file: a config of the package
 
 
 def load(given: str) -> ConfigDict:
@@ -23,7 +29,13 @@ def load(given: str) -> ConfigDict:
       UsageError: there is no such file, or running it fails; the message names the file's line.
     """
     name, colon, arg = given.partition(":")
-    path = Path(os.path.expanduser(name))
+    if name == CARRIED:
+        name, colon, arg = arg.partition(":")
+        path = _carried() / f"{name}.py"
+        if name not in carried_names():
+            raise UsageError(f"--config={given}: bertjax has {', '.join(carried_names())}")
+    else:
+        path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise UsageError(f"--config={given}: {_missing(path)}")
     loader = importlib.machinery.SourceFileLoader("config", str(path))
@@ -42,6 +54,18 @@ def load(given: str) -> ConfigDict:
             "end it with `return config`"
         )
     return tree
+
+
+def carried_names() -> list[str]:
+    """The configs that are installed with bertjax, as `--config=bertjax:NAME` names them."""
+    return sorted(file.stem for file in _carried().glob("*.py") if file.stem != "__init__")
+
+
+def _carried() -> Path:
+    """Of a wheel, `bertjax/configs`; of a source tree, `configs` beside `bertjax`."""
+    package = Path(bertjax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _missing(path: Path) -> str:

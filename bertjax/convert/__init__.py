@@ -10,9 +10,12 @@ import importlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import bertjax
 from bertjax import storage
 from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
@@ -82,6 +85,21 @@ def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
       UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
       StorageError: the disk refuses. Nothing is left at the destination.
     """
+    form, _ = _writable(destination)
+    return write(read(source, hints, moments=form in _KEEP_MOMENTS), destination)
+
+
+def write(pretrained: Pretrained, destination: str) -> Pretrained:
+    """As `transfer`, of weights at hand."""
+    form, path = _writable(destination)
+    writer = _writer(form)
+    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
+        more = writer(pretrained, place) or ()
+    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
+
+
+def _writable(destination: str) -> tuple[str, Any]:
+    """`(form, path)` of a destination; refused before a source is read for it."""
     form, path = parse(destination)
     meant = _BY_SUFFIX.get(Path(destination).suffix)
     if meant and form == "orbax" and not destination.startswith("orbax:"):
@@ -93,11 +111,7 @@ def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
         if storage.is_remote(path):
             raise UsageError(f"{destination}: write to a disk, and copy the whole from there")
         _refuse_existing(_target(form, path))
-    pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
-    write = _writer(form)
-    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
-        more = write(pretrained, place) or ()
-    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
+    return form, path
 
 
 def parse(uri: str) -> tuple[str, Path | str]:
@@ -153,3 +167,6 @@ def _in_place(form: str, path: Path) -> Iterator[Path]:
         raise StorageError(f"{target}: {reason}; nothing was written there") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+sys.modules[__name__].__class__ = bertjax.FunctionPackage  # `bertjax.convert(...)`

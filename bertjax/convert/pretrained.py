@@ -1,12 +1,17 @@
 """What every reader returns and every writer takes: a config, a tokenizer, weights."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertjax import config as config_lib
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.tokenizer_files import Wish
 from bertjax.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import jax
+
+    from bertjax.models.attention import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,46 @@ class Pretrained:
     moments: dict | None = None
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def apply(
+        self,
+        params: dict,
+        batch: "Batch",
+        *,
+        dropout_key: "jax.Array | None" = None,
+        attention: str = "xla",
+    ) -> "dict[str, jax.Array]":
+        """Runs the model: a pure function of its arguments, for `jit`, `grad`, `vmap`, `shard_map`.
+
+        Args:
+          params: such as `self.params`.
+          batch: int32 `input_ids`, `token_type_ids` and `attention_mask`, each `[B, L]`, as
+            `bertjax.tokenize` makes them; with `masked_lm_positions [B, P]` also the masked-LM
+            logits, of those positions.
+          dropout_key: a key, or one a row `[B]`; None runs without dropout.
+          attention: the kernel, as `config.model.attention`: xla can be transformed and
+            partitioned in every way; auto takes a fused kernel where it computes the same, of
+            which JAX differentiates once, in reverse, and partitions nothing.
+
+        Returns:
+          `hidden [B, L, D]`, and by the head `masked_lm_logits [B, P, V]` (-inf where V is
+          padded), `pooled [B, D]`, `next_sentence_logits [B, 2]`, `classification_logits [B, C]`,
+          `span_logits [B, L, 2]`, `token_logits [B, L, C]`; see `bertjax.models.apply`.
+        """
+        from bertjax import models
+
+        model = dataclasses.replace(self.config.model, attention=attention)
+        return models.apply(model, params, batch, dropout_key=dropout_key)
+
+    def inspect(self, params: dict, batch: "Batch") -> "dict[str, jax.Array]":
+        """What is inside: `hidden [N + 1, B, L, D]`, `attention [N, B, H, L, L]`; pure, as `apply`.
+
+        Of N blocks, `hidden` has the embeddings first, and `attention` the share of each key (last
+        axis) in each query.
+        """
+        from bertjax.models import inspection
+
+        return inspection.inspect(self.config.model, params, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,12 @@ one process then writes what they leave, the same bytes.
 
 import contextlib
 import dataclasses
+import logging
 import os
 import time
 import types
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -26,14 +26,13 @@ from bertjax.data import corpus, identity, report, sources, tokenizer, train_tok
 from bertjax.data.store import Writer
 from bertjax.data.tokenize import Tokenized, tokenize_all
 from bertjax.errors import DataError, StorageError, UsageError
-from bertjax.processes import lock
+from bertjax.processes import lock, terminal
+
+_log = logging.getLogger(__name__)
 
 # Text that a tokenizer learns from, in bytes; SentencePiece holds it all, about twenty times over.
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
-
-# How a line is printed, so that it stays one in a log.
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 def prepare(
@@ -54,7 +53,7 @@ def prepare(
     Args:
       beam_options: tokenize with Apache Beam, given these options (`--runner=...` and the
         runner's own); by default in processes of this machine.
-      progress: show progress and print the report on stderr.
+      progress: show progress, where a command has a terminal for it.
       locked: the caller holds W's lock.
 
     Returns:
@@ -69,13 +68,13 @@ def prepare(
       StorageError: the disk is full or refuses to be written.
     """
     workdir = storage.path(workdir)
-    console = Console(stderr=True, quiet=not progress)
+    console = Console(stderr=True, quiet=not (progress and terminal.is_shown()))
     started = time.monotonic()
     try:
         with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare") as held:
             recorded = used.tokenizer_of(config, workdir)
             for line in used.changes(config, workdir, recorded):
-                console.print(line, **_PLAIN)
+                _log.info(line, extra=terminal.STDERR)
             _remove_leftovers(workdir)
             scratch = workdir / f"store.tmp-{os.getpid()}"
             try:
@@ -88,11 +87,12 @@ def prepare(
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
     facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
-    console.print("\n".join(facts), **_PLAIN)
+    _log.info("\n".join(facts), extra=terminal.STDERR)
     seconds = time.monotonic() - started
-    console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", **_PLAIN)
+    written = f"{'written':12}{workdir / 'store'} in {seconds:.0f} s"
+    _log.info(written, extra=terminal.STDERR)
     for warning in filter(None, warnings):
-        console.print(warning, style="bold red", **_PLAIN)
+        _log.warning(warning, extra=terminal.ALARM)
     return manifests if config.mixture else manifests[""]
 
 
@@ -174,7 +174,7 @@ def _get_tokenizer(
     if recorded.path:
         found, notes = tokenizer.read(dataclasses.replace(config, path=recorded.path))
         for note in notes:
-            console.print(note, **_PLAIN)
+            _log.info(note, extra=terminal.STDERR)
         return found
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
@@ -191,7 +191,8 @@ def _training_texts(
                 yield from train_tokenizer.fit_lines(texts, part.dropped)
             else:
                 yield from texts
-    console.print(f"learning a vocabulary of {config.vocab_size:,} tokens ...")
+    learning = f"learning a vocabulary of {config.vocab_size:,} tokens ..."
+    _log.info(learning, extra=terminal.STDERR)
 
 
 def _tokenized(

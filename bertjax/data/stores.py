@@ -1,7 +1,7 @@
 """The stores that a run reads: their places in W, and checks that they match the config."""
 
 import dataclasses
-import sys
+import logging
 from pathlib import Path
 
 from bertjax import config as config_lib
@@ -10,6 +10,8 @@ from bertjax.data import corpus, identity, store
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
+
+_log = logging.getLogger(__name__)
 
 
 def read(config: config_lib.Config, workdir: Path) -> tuple[dict[str, dict], Tokenizer]:
@@ -49,7 +51,7 @@ def require_same(config: config_lib.Config, workdir: Path, manifests: dict[str, 
             "run bertjax prepare again with this config, or take another --workdir"
         )
     for note in found.notes:
-        print(f"{directory}: {note}", file=sys.stderr, flush=True)
+        _log.warning(f"{directory}: {note}")
 
 
 def resolved(

@@ -70,9 +70,9 @@ class Asked:
         assert self.model is not None
         pretrained = read.get(self.model)
         if pretrained is None:
-            from bertjax import convert
+            from bertjax.convert import read as read_source
 
-            pretrained = convert.read(self.model, self.hints)
+            pretrained = read_source(self.model, self.hints)
         if pretrained.tokenizer is None:
             raise DataError(
                 f"{self.model}: has no tokenizer; name its file or folder: --tokenizer=PATH"

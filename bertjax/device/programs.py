@@ -134,9 +134,9 @@ def open_source(place: str, hints: Hints) -> tuple[Program, Pretrained]:
     Raises:
       UsageError, DataError: as `convert.read`.
     """
-    from bertjax import convert
+    from bertjax.convert import read
 
-    pretrained = convert.read(place, hints)
+    pretrained = read(place, hints)
     return of_pretrained(place, pretrained), pretrained
 
 

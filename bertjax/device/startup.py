@@ -93,7 +93,7 @@ def _start(asked: dict[str, Any], batch: Batch) -> Start:
     else:
         import jax
 
-        from bertjax import convert  # noqa: F401
+        import bertjax.convert  # noqa: F401
         from bertjax.convert import stablehlo  # noqa: F401
 
         jax.devices()

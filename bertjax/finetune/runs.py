@@ -247,8 +247,8 @@ def _write_results(results: list[dict], directory: Path, metric: str) -> None:
         storage.path(directory) / workdir.RESULTS,
         {"best": best["run"], "runs": results, "cells": table.grid(results)},
     )
-    print(table.grid_table(results))
-    print(picture.draw(storage.path(directory) / "results.png", results))
+    say(table.grid_table(results))
+    say(str(picture.draw(storage.path(directory) / "results.png", results)))
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -11,10 +11,10 @@ Nothing here ends a run. What cannot be read or written is said once and compile
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from jax._src.compilation_cache_interface import CacheInterface
 
 from bertjax import storage
 from bertjax.errors import StorageError, one_line
+
+_log = logging.getLogger(__name__)
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # where it is set, JAX alone decides
 MOST_BYTES = 2 << 30  # of one directory; a program takes 0.3 MB (CPU) to some 50 MB
@@ -131,7 +133,7 @@ class Programs(CacheInterface):
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            _log.warning(line)
 
 
 def _files(directory: Path) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib.util
 import itertools
 import os
 import re
@@ -20,15 +19,8 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from jax.experimental import multihost_utils
 
 from bertjax import errors
-from bertjax.errors import BertjaxError, Preempted, UsageError, one_line
-from bertjax.processes import lock, peers
-
-# What bertjax reads, and what a launcher therefore sets, for every process of one run.
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-
-# Set inside a step of `srun` and under `mpirun`; JAX finds the coordinator from there on its own.
-_LAUNCHER_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-
+from bertjax.errors import BertjaxError, Preempted, one_line
+from bertjax.processes import cluster, lock, peers
 
 _START_SECONDS = 300.0  # until all processes are there
 
@@ -44,6 +36,7 @@ _WAIT_SECONDS = 86_400  # for the others; one that is lost ends this process at 
 _TRANSIENT = r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|.*(Gloo|heartbeat|coordination)"
 
 _peers: peers.Peers | None = None  # the other processes, if there are any
+_owned = False  # whether this process is the run's own, and ends with it (see `processes`)
 
 # Of this process, whichever of its runs: JAX knows a barrier and a question about signals by a name
 # and a number that never come twice. All processes of a run count alike.
@@ -62,11 +55,13 @@ def initialize() -> None:
     Raises:
       UsageError: only some of the three variables are set, or they are no numbers.
     """
-    if any(name in os.environ for name in (ADDRESS, COUNT, INDEX)):
-        _connect(*_explicit())
-    elif _launched():
+    global _owned
+    _owned = True
+    if any(name in os.environ for name in (cluster.ADDRESS, cluster.COUNT, cluster.INDEX)):
+        _connect(*cluster.explicit())
+    elif cluster.is_launched():
         _connect()
-    elif _on_tpu_vm():
+    elif cluster.is_tpu_vm():
         try:
             _connect()
         except ValueError as error:
@@ -75,14 +70,14 @@ def initialize() -> None:
     _watch_peers()
 
 
-def _connect(*cluster: Any) -> None:
+def _connect(*found: Any) -> None:
     line = f"not all processes appeared within {_START_SECONDS:.0f} s; start them all again"
     late = threading.Timer(_START_SECONDS, leave, (errors.RESTART, line))
     late.daemon = True
     late.start()
     try:
         jax.distributed.initialize(
-            *cluster,
+            *found,
             # JAX would abort where the time is up.
             initialization_timeout=round(2 * _START_SECONDS),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
@@ -161,6 +156,7 @@ def processes() -> Iterator[None]:
     done or was asked to stop; on any error at once, telling the others why, who leave too. Never
     through JAX's exit barrier then, where each would wait for the rest.
     """
+    global _owned
     initialize()
     try:
         yield
@@ -171,8 +167,15 @@ def processes() -> Iterator[None]:
             _leave_with(error)
         _peers.finish(error.exit_code)
         raise
+    finally:
+        _owned = False
     if _peers is not None:
         _peers.finish(errors.DONE)
+
+
+def is_owned() -> bool:
+    """Whether this process is the run's own, so that it may be ended; not somebody's notebook."""
+    return _owned
 
 
 def leave(code: int, reason: str) -> NoReturn:
@@ -209,28 +212,6 @@ def _leave_with(error: BaseException) -> NoReturn:
     leave(errors.IO if isinstance(error, OSError) else errors.INTERNAL, f"{error}")
 
 
-def _explicit() -> tuple[str, int, int]:
-    try:
-        return os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[INDEX])
-    except (KeyError, ValueError) as error:
-        given = ", ".join(f"{n}={os.environ.get(n, 'unset')}" for n in (ADDRESS, COUNT, INDEX))
-        raise UsageError(
-            f"{given}: set all three (host:port, number of processes, index of this one), or none"
-        ) from error
-
-
-def _launched() -> bool:
-    counts = [int(os.environ.get(name, "1")) for name in _LAUNCHER_COUNTS]
-    return max(counts) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-
-
-def _on_tpu_vm() -> bool:
-    """Whether this host has TPU chips that JAX will use."""
-    platforms = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
-    chips = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
-    return "tpu" in platforms and chips and importlib.util.find_spec("libtpu") is not None
-
-
 class StopSignals:
     """While entered, SIGTERM and Ctrl-C ask the run to stop instead of ending it.
 
@@ -240,7 +221,8 @@ class StopSignals:
                 if signals.should_stop(): save, then raise Preempted
 
     The first signal sets `requested` to its name. A second Ctrl-C leaves at once with exit code
-    130. Outside the main thread, where Python allows no handlers, nothing is installed.
+    130; in a process that is not the run's own it raises KeyboardInterrupt. The handlers that were
+    there before come back at the end. Outside the main thread, where Python allows no handlers, nothing is installed.
 
     With several processes JAX listens for SIGTERM itself, and agrees with the others on the step
     to stop at; a Python handler would take the signal away from it. So Ctrl-C is passed on to JAX
@@ -284,11 +266,14 @@ class StopSignals:
     def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
+        if self._interrupts > 1 and not _owned:
+            raise KeyboardInterrupt
         if self._interrupts > 1:
             leave(errors.INTERRUPTED, "second Ctrl-C: leaving at once, nothing more is saved")
         if self.requested is None:
             self.requested = signal.Signals(number).name
-            _say(f"{self.requested}: stopping after this step; a second Ctrl-C leaves at once")
+            if _owned:
+                _say(f"{self.requested}: stopping after this step; a second Ctrl-C leaves at once")
             if jax.distributed.is_initialized():
                 os.kill(os.getpid(), signal.SIGTERM)
 

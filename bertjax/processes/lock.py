@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +27,8 @@ STALE_SECONDS = 60.0  # without a beat: the owner is dead, or cut off from W
 _NAMING_SECONDS = 2.0  # until a new owner has written its name
 _LEAVE_SECONDS = 2.0  # for a release on the way out of a process
 _WIDTH = 1024  # bytes of the file on a disk: one write replaces all of it
+
+_log = logging.getLogger(__name__)
 
 _held: set["Lock"] = set()  # by this process, for `release_all`
 
@@ -79,7 +81,7 @@ class Lock:
             try:
                 self._place.remove(self._version)
             except (OSError, StorageError) as error:  # W may be gone, and the work is done
-                print(f"{self._workdir}/lock: not removed ({error})", file=sys.stderr)
+                _log.warning(f"{self._workdir}/lock: not removed ({error})")
             self._place.close()
 
     def check(self) -> None:
@@ -109,11 +111,9 @@ class Lock:
         """Returns when the owner has been silent for long enough; raises where it lives."""
         if owner.is_here and not place.is_held:
             raise self._refusal(owner)
-        print(
+        _log.warning(
             f"--workdir={self._workdir}: {owner} left a lock; waiting up to "
-            f"{STALE_SECONDS:.0f} s for a sign of life",
-            file=sys.stderr,
-            flush=True,
+            f"{STALE_SECONDS:.0f} s for a sign of life"
         )
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
@@ -123,7 +123,7 @@ class Lock:
                 return
             if seen[1] != version:
                 raise self._refusal(Owner.parse(seen[0]))
-        print(f"--workdir={self._workdir}: no sign of life, taken over", file=sys.stderr)
+        _log.warning(f"--workdir={self._workdir}: no sign of life, taken over")
 
     def _refusal(self, owner: Owner | None) -> UsageError:
         return UsageError(

@@ -11,6 +11,8 @@ from bertjax import pretraining
 from bertjax.data import corpus, mask_weights, prepare, store, stores, tokenizer
 from bertjax.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 NOUNS = {"books": ["whale", "ship", "sailor"], "wiki": ["comet", "orbit", "planet"]}
 VOCAB = [
     *tokenizer.WORDPIECE_SPECIALS,

@@ -21,6 +21,8 @@ from bertjax.data.tokenize import share
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes.lock import Lock
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -10,6 +10,8 @@ from bertjax.data import report, sources, store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 WORDS = {
     "cased": ["The", "Old", "Clock", "Was", "Slow", "the", "old", "clock", "was", "slow"],
     "uncased": ["the", "old", "clock", "was", "slow"],

@@ -18,6 +18,8 @@ from bertjax.data import byte_bpe, tokenizer, train_tokenizer, wordpiece
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 VOCAB = [
     *wordpiece.SPECIALS,
     "paris",

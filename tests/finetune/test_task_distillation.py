@@ -22,6 +22,8 @@ from bertjax.finetune.job import Finetuning
 from bertjax.finetune.tasks import Task
 from bertjax.models.placement import Unplaced
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 T = 3.0
 HALVES = config_lib.Objective(mlm=0.0, nsp=0.0, task=0.5, distill=0.25)
 
