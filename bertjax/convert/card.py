@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, how it was trained, what it reached."""
+"""The model card of an exported folder: the model, its training and its held-out figures."""
 
 import json
 

@@ -214,7 +214,7 @@ def test_numbers_of_the_other_byte_order(saved):
     def change(name, contents):
         return [(name, b"big" if name.endswith("/byteorder") else contents)]
 
-    check_refused(rezip(saved, change), "highest byte first")
+    check_refused(rezip(saved, change), "numbers are big-endian")
 
 
 def test_dicts_of_one_dict_twice(tmp_path):
