@@ -218,7 +218,7 @@ CASES = {
         "--lengths=65: {root}/float32.onnx has positions for 64 tokens",
     ),
     "no lengths": ([FILE, SOURCE, TEXTS, "--lengths=8,x"], errors.USAGE, "--lengths=8,x: expected"),
-    "length of 2": ([FILE, SOURCE, TEXTS, "--lengths=2"], errors.USAGE, "numbers of tokens from 3"),
+    "length of 2": ([FILE, SOURCE, TEXTS, "--lengths=2"], errors.USAGE, "counts of 3 or more"),
     "no folder": ([FILE, SOURCE, TEXTS, "--json={root}/no/b.json"], errors.USAGE, "no such folder"),
     "empty texts": ([FILE, SOURCE, "--texts={root}/empty.txt"], errors.DATA, "an empty file"),
     "dev a folder": (
@@ -275,7 +275,7 @@ def test_frozen_axes_are_refused(root, tmp_path):
     model = onnx.load(root / "float32.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / "one.onnx")
-    with pytest.raises(DataError, match=r"input_ids \[1, .*axes of one size"):
+    with pytest.raises(DataError, match=r"input_ids \[1, .*axes of fixed size"):
         programs.open_export(str(tmp_path / "one.onnx"), 1)
 
 
