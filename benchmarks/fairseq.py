@@ -82,7 +82,7 @@ def import_fairseq(checkout: Path):
     original = dataclasses.dataclass
 
     def dataclass(cls=None, /, **options):
-        """Makes fairseq's dataclasses hashable: Python 3.11 requires it for those used as defaults."""
+        """Makes fairseq's dataclasses hashable, as Python 3.11 requires of defaults."""
         if cls is None:
             return lambda cls: dataclass(cls, **options)
         if cls.__module__.startswith("fairseq"):
@@ -104,7 +104,7 @@ def import_fairseq(checkout: Path):
 
 
 def random_roberta(directory: Path):
-    """A RoBERTa of fairseq with random noise on its weights, and the checkpoint that fairseq wrote."""
+    """A RoBERTa of fairseq, with noise on its weights, and the checkpoint that fairseq wrote."""
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.trainer import Trainer

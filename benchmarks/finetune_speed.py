@@ -104,7 +104,7 @@ class Ours:
 
 
 def alternate(sides: dict, steps: int, block: int) -> dict[str, list[float]]:
-    """Seconds of every whole block in `steps` steps; sides take turns, and also turns as the first."""
+    """Seconds of every whole block in `steps` steps; sides take turns, and the first one changes."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     for first in range(0, steps - block + 1, block):
