@@ -63,7 +63,7 @@ def _trained_on(pretrained: Pretrained) -> list[str]:
         "",
         f"Fine-tuned on {task} from {source}: batch {phase.batch_size}, rate "
         f"{config.optimizer.learning_rate:g}, {config.finetune.epochs:g} epochs, seed {config.seed}, "
-        f"up to {phase.sequence_length} tokens. The weights are those of the {which} evaluation.",
+        f"up to {phase.sequence_length} tokens. The weights are from the {which} evaluation.",
         "",
     ]
     if pretrained.figures:

@@ -125,7 +125,7 @@ def _head(
         notes.append(f"head: the masked-LM head is left out: {another}")
     head = _of_tensors(architecture, tensors, claimed or "", masked_lm=another is None)
     if claimed != hf_names.class_of(architecture, head):
-        notes.append(f"head: {head}, by the tensors; config.json names {claimed or 'no class'}")
+        notes.append(f"head: {head}, from the tensors; config.json names {claimed or 'no class'}")
     return head, notes
 
 

@@ -34,7 +34,7 @@ def _open(name: str) -> tuple[ModuleType, str, str | None]:
     with _failing_as(UsageError, name):
         validate_repo_id(repository)
     if at and (not revision or revision.startswith("/") or ".." in revision):  # git's rules
-        raise UsageError(f"hub:{name}: {revision!r} is no branch, tag or commit")
+        raise UsageError(f"hub:{name}: {revision!r} is not a branch, tag or commit")
     return library, repository, revision or None
 
 

@@ -40,7 +40,7 @@ _DTYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor that is not read yet; the index says where it lies.
+    """A tensor that is not read yet, with its place in a data file.
 
     Attributes:
       dtype: None for a type that weights do not have (text, for example).
@@ -63,7 +63,7 @@ class Entry:
           DataError: the bytes do not match their checksum, or the type is not supported.
         """
         if self.dtype is None:
-            raise DataError(f"{self.path}: {self.name} holds no numbers of a type for weights")
+            raise DataError(f"{self.path}: {self.name} holds no numbers of a supported type")
         try:
             data = np.fromfile(self.path, np.uint8, self.size, offset=self.offset)
         except OSError as error:

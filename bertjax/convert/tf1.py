@@ -115,7 +115,7 @@ def _global_step(entries: Mapping[str, Entry]) -> int:
     if entry is None:
         return 0
     if entry.shape != () or entry.dtype is None or entry.dtype.kind != "i":
-        raise DataError(f"{entry.path}: global_step is no count of steps")
+        raise DataError(f"{entry.path}: global_step is not a count of steps")
     step = int(entry.read())
     if not 0 <= step < 1 << 31:
         raise DataError(f"{entry.path}: global_step={step}; expected a count of steps")

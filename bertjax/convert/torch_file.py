@@ -156,7 +156,7 @@ def _read_pickle(path: Path) -> bytes:
             for info in members:
                 _check_member(info, path)
             if len(roots) != 1 or len({info.filename for info in members}) < len(members):
-                raise DataError(f"{path}: not one directory of members, each once")
+                raise DataError(f"{path}: expected one directory of members, each named once")
             if sum(info.file_size for info in members) > os.path.getsize(path):
                 raise DataError(f"{path}: its members overlap: together longer than the file")
             root = roots.pop()
@@ -197,4 +197,4 @@ def _check_member(info: zipfile.ZipInfo, path: Path) -> None:
     if root in ("", ".", "..") or "\\" in root or not _MEMBER.fullmatch(rest):
         raise DataError(f"{path}: member {name[:100]!r} has no place in a file of torch.save")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise DataError(f"{path}: member {name[:100]!r} is compressed; torch.save does not")
+        raise DataError(f"{path}: member {name[:100]!r} is compressed; torch.save compresses none")

@@ -41,7 +41,7 @@ def check(path: Path) -> Layout:
         described = storages(instructions(start, path), path)
         keys = [value for _, value in instructions(start, path) if isinstance(value, str)]
         if sorted(keys) != sorted(described):
-            raise DataError(f"{path}: its storages are not those that its pickle describes")
+            raise DataError(f"{path}: its storages differ from those that its pickle describes")
         end = start.tell()
         found = _find(file, end, [(key, *described[key]) for key in keys], path)
     return Layout(start.getvalue()[:end], [found[key] for key in described])

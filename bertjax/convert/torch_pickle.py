@@ -69,7 +69,9 @@ def instructions(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
     except ValueError as error:
         raise DataError(f"{path}: its pickle is damaged ({str(error)[:200]})") from None
     if foreign:
-        raise DataError(f"{path}: its pickle has the instruction {foreign}; torch.save writes none")
+        raise DataError(
+            f"{path}: its pickle has the instruction {foreign}, which torch.save never writes"
+        )
 
 
 def storages(program: Iterator[tuple[str, object]], path: Path) -> dict[str, tuple[str, int]]:
@@ -112,4 +114,4 @@ def _storage(value: Any, path: Path) -> tuple[str, tuple[str, int]]:
         case ("storage", str(kind), str(key), str(), int(count), None):
             if kind in ITEM_SIZES and count >= 0:
                 return key, (kind, count)
-    raise DataError(f"{path}: its pickle asks for a storage as torch.save does not")
+    raise DataError(f"{path}: its pickle names a storage in a form that torch.save does not write")

@@ -123,7 +123,7 @@ def _require_lengths(program: Program, longest: int, make: _Batches) -> None:
         return
     why = failure(_LEAST)
     if why is not None:
-        raise DataError(f"{program.place}: does not run ({why}); is the tokenizer its own?")
+        raise DataError(f"{program.place}: does not run ({why}); is the tokenizer the model's?")
     most, over = _LEAST, longest
     while over - most > 1:
         middle = (most + over) // 2

@@ -75,7 +75,7 @@ def measure(place: str, hints: Hints, batch: Batch, threads: int) -> Start:
     )
     if found.returncode:
         said = found.stderr.strip().splitlines()[-1:] or [f"exit code {found.returncode}"]
-        raise DataError(f"{place}: a process that runs it alone fails: {one_line(said[0])}")
+        raise DataError(f"{place}: fails in a process of its own: {one_line(said[0])}")
     return Start(**json.loads(found.stdout.splitlines()[-1]))
 
 

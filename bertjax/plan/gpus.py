@@ -62,7 +62,7 @@ def parse(name: str) -> tuple[str, int] | None:
     number = int(found[2] or 1)
     if not 1 <= number <= PER_HOST:
         raise UsageError(
-            f"--topology={name}: {number} GPUs; take 1 to {PER_HOST}, as one host has them"
+            f"--topology={name}: {number} GPUs; take 1 to {PER_HOST}, which one host can have"
         )
     return found[1], number
 

@@ -136,8 +136,8 @@ def _show_budget(plan: dict, console: Console) -> None:
             f"{units.scaled(plan['device_hours'])} chip-hours{bill}"
         )
     console.print(
-        f"A checkpoint has {_bytes(budget['checkpoint_bytes'])}, those kept "
-        f"{_bytes(budget['checkpoints_kept_bytes'])}; one every "
+        f"A checkpoint takes {_bytes(budget['checkpoint_bytes'])}, all that are kept "
+        f"{_bytes(budget['checkpoints_kept_bytes'])}; there is one every "
         f"{budget['checkpoint_every_steps']:,} steps, predicted "
         f"{units.duration(budget['seconds_between_checkpoints'])}"
     )

@@ -197,7 +197,7 @@ def test_a_class_that_the_config_does_not_name(tmp_path):
         found = convert.read(write(tmp_path / name, tiny(name), architectures=None))
         assert found.config.model.head == CLASSES[name][0]
         assert (
-            f"head: {CLASSES[name][0]}, by the tensors; config.json names no class" in found.notes
+            f"head: {CLASSES[name][0]}, from the tensors; config.json names no class" in found.notes
         )
 
 

@@ -164,7 +164,7 @@ def test_bombs_are_refused(saved):
     check_refused(path, "is compressed")
     with pytest.warns(UserWarning, match="Duplicate name"):
         path = with_member(saved, "good/version")
-    check_refused(path, "each once")
+    check_refused(path, "each named once")
 
 
 def test_members_that_share_bytes_are_refused(saved):

@@ -252,7 +252,7 @@ def test_positions_of_a_source_are_known_too(root):
 
 def test_another_models_tokenizer_is_suspected_where_ids_are_beyond_the_vocabulary(root):
     opened = programs.open_export(str(root / "float32.onnx"), 1)
-    with pytest.raises(DataError, match=r"does not run .*; is the tokenizer its own"):
+    with pytest.raises(DataError, match=r"does not run .*; is the tokenizer the model's"):
         bench._require_lengths(opened, 8, bench._Batches(np.full(9, 5000), TOKENIZER))
 
 
@@ -287,7 +287,7 @@ def test_absent_package_is_named(root, monkeypatch):
 
 def test_a_process_that_fails_says_why(root):
     batch = texts.batch(np.arange(5, 25), TOKENIZER, 1, 8)
-    with pytest.raises(DataError, match=r"absent.onnx: a process that runs it alone fails"):
+    with pytest.raises(DataError, match=r"absent.onnx: fails in a process of its own"):
         startup.measure(str(root / "absent.onnx"), Hints(), batch, 1)
 
 
