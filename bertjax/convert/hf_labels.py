@@ -17,7 +17,7 @@ def read(tree: dict, model: config_lib.Model, number: int) -> tuple[config_lib.M
     the labels, unless they are the default names of `transformers` (LABEL_0, LABEL_1, ...).
 
     Args:
-      number: of labels, which is the number of the classifier's rows.
+      number: the number of labels, which is the classifier's number of rows.
     """
     labels, notes = tree.get("id2label"), []
     labels = labels if isinstance(labels, dict) else {}
