@@ -321,7 +321,7 @@ def test_what_is_not_roberta_is_one_clear_line(tmp_path, weights, arguments, mes
 )
 def test_other_files_of_pytorch(tmp_path, state):
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(DataError, match=r"model\.pt: (has no 'model'|its 'args' do not say)"):
+    with pytest.raises(DataError, match=r"model\.pt: (has no 'model'|its 'args' lack)"):
         fairseq.read(tmp_path / "model.pt", ALLOWED)
 
 

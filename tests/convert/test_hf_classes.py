@@ -218,7 +218,7 @@ def test_robertas_head_has_the_erf_form_whatever_the_encoder_has(tmp_path):
     model = tiny("RobertaForMaskedLM", hidden_act="gelu_new")
     found = convert.read(write(tmp_path / "m", model))
     assert found.config.model.head == "none"
-    assert any("RoBERTa's has the erf form" in note for note in found.notes)
+    assert any("RoBERTa's always has the erf form" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("act", ["gelu_python", "gelu_fast", "gelu_accurate"])

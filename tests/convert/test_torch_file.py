@@ -150,7 +150,7 @@ def test_other_instructions_are_refused(saved, program, message):
 def test_members_have_their_names(saved, member):
     path = with_member(saved, member)
     if member == "other/version":
-        check_refused(path, "not one directory of members")
+        check_refused(path, "expected one directory of members")
     else:
         check_refused(path, "has no place in a file of torch.save")
 
