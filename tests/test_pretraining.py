@@ -352,6 +352,6 @@ def test_weights_beside_another_tokenizer_are_not_read(runnable, tmp_path):
     path = tmp_path / "w/tokenizer/tokenizer.json"
     path.write_text(path.read_text().replace('"house"', '"mouse"'))
     with pytest.raises(
-        DataError, match=r"tokenizer: another one than made .*/store; put that back"
+        DataError, match=r"tokenizer: not the tokenizer that made .*/store; put that"
     ):
         convert.read(str(tmp_path / "w"))

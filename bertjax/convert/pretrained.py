@@ -1,4 +1,4 @@
-"""What every reader returns and every writer takes: a config, a tokenizer, weights."""
+"""The type that every reader returns and every writer takes: config, tokenizer and weights."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ class Pretrained:
     """Weights with what is needed to use them.
 
     Attributes:
-      config: its groups `model` and `tokenizer` are the source's; the others a run's, or defaults.
-      tokenizer: None where the source has none.
+      config: groups `model` and `tokenizer` are the source's; other groups a run's, or defaults.
+      tokenizer: None if the source has none.
       params: nested dict of float32 arrays as `models.init` makes it, the vocabulary padded.
-      step: updates behind these weights, where the source knows.
-      moments: `{"mu": tree, "nu": tree}`, Adam's, shaped as `params`; None where there are none.
+      step: number of updates behind these weights; 0 if the source does not say.
+      moments: Adam's moments, `{"mu": tree, "nu": tree}`, shaped as `params`; None if absent.
       figures: held-out figures of the run at `step`, for the model card.
       notes: a line for everything a reader decided or left out; the commands print them.
     """
@@ -79,7 +79,7 @@ class Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What a source may not say itself, from the command line; None where nobody said it."""
+    """Values from the command line that a source may not record; None if not given."""
 
     hidden_act: str | None = None  # gelu (erf) or gelu_new (tanh)
     lowercase: bool | None = None
@@ -88,7 +88,7 @@ class Hints:
 
     @property
     def tokenizer_wish(self) -> Wish:
-        """What is asked of the tokenizer's files."""
+        """The hints for the reader of the tokenizer's files."""
         return Wish(self.lowercase, field="--do_lower_case")
 
 
@@ -101,11 +101,11 @@ def config_of(
     """The whole config around a source's model and tokenizer, checked.
 
     Args:
-      task: what the source says of the task that it was fine-tuned on: fields of `config.task`, and
-        `sequence_length`, the most tokens of a row.
+      task: the source's record of its fine-tuning task: fields of `config.task`, and
+        `sequence_length`, the maximum number of tokens in a row.
 
     Raises:
-      DataError: no model can have these fields.
+      DataError: the fields make no valid config.
     """
     longest = min(128, model.max_sequence_length)
     tree = config_lib.to_dict(config_lib.Config())
