@@ -192,7 +192,7 @@ def test_rte_from_mnli_draws_the_classifier_anew_and_keeps_the_pooler(tmp_path):
                                   theirs.params["pooler"]["dense"]["kernel"])  # fmt: skip
     said = " ".join(lines)
     assert "kept by name: entailment (row 0)" in said
-    assert "as a label is missing, all of it is drawn anew" in said
+    assert "as a label is missing, all of it is reinitialized" in said
 
 
 def _config(task, theirs, labels, tmp_path) -> config_lib.Config:
