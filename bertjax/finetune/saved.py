@@ -21,7 +21,7 @@ def predicted(
       programs: compiled programs, see `loop.run`.
 
     Raises:
-      DataError: no checkpoint is complete.
+      DataError: no checkpoint is whole.
     """
     job = dataclasses.replace(job, heldout_splits=splits)
     mesh, [stage] = sharding.make_mesh(job.config.mesh), stages.of(job.config)

@@ -26,7 +26,7 @@ def write(job: Finetuning, place: Path, step: int, programs: dict) -> None:
       programs: compiled programs, see `loop.run`.
 
     Raises:
-      DataError: no checkpoint is complete.
+      DataError: no checkpoint is whole.
       StorageError: a file cannot be written.
     """
     if "dev" not in job.heldout_splits:
