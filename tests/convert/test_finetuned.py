@@ -78,7 +78,7 @@ def test_a_grid_means_its_best_run(trained, tmp_path, capsys):
     place = str(tmp_path / "seed0")
     for arguments in (["convert", place, f"hf:{tmp_path}/x"], ["evaluate", f"--workdir={place}"]):
         assert program.run(["bertjax", *arguments]) == 65
-        assert "a grid that is not finished" in capsys.readouterr().err
+        assert "holds an unfinished grid" in capsys.readouterr().err
     (tmp_path / "seed1/results.json").write_text("{")
     assert program.run(["bertjax", "convert", str(tmp_path / "seed1"), f"hf:{tmp_path}/x"]) == 65
     assert "results.json: damaged" in capsys.readouterr().err

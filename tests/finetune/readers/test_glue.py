@@ -242,7 +242,7 @@ def test_broken_rows_of_qqps_training_are_counted(tmp_path):
         f"the first is {tmp_path}/train.tsv:9",
     )
     write(tmp_path, train_tsv=qqp_rows(100, [7, 90]))
-    with pytest.raises(DataError, match=r"train.tsv:9: .* in 2 rows of 100: the file is damaged"):
+    with pytest.raises(DataError, match=r"train.tsv:9: .* in 2 of 100 rows; the file is damaged"):
         read(tmp_path, "qqp")
     write(tmp_path, train_tsv=qqp_rows(400, []), dev_tsv=qqp_rows(400, [7]))
     with pytest.raises(DataError, match=r"dev.tsv:9: 4 columns, expected 6 \(id, qid1"):
