@@ -100,7 +100,7 @@ class Checkpoints:
           StorageError: this save could not start, or the previous save failed.
         """
         self.wait()
-        # `_last` is tested too, since hosts may see different steps on a shared disk.
+        # `_last` is tested first, since hosts may see different steps on a shared disk.
         if step == self._last or step in steps.numbers(self._directory):
             return
         self._last = step

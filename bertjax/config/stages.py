@@ -69,8 +69,8 @@ def resuming(config: Config, step: int, workdir: Path) -> str:
     if step > end:
         raise UsageError(
             f"{workdir}: nothing to train: its checkpoint is at step {step:,}, this config ends at "
-            f"{end:,}; raise the steps of config.phases, take another --workdir to train anew, or "
-            f"evaluate what is there: bertjax evaluate --workdir={workdir}"
+            f"{end:,}; raise the steps of config.phases, take another --workdir to start over, or "
+            f"evaluate the checkpoint: bertjax evaluate --workdir={workdir}"
         )
     return f"resuming at step {step:,} of {end:,}" + (": nothing is left to train" * (step == end))
 

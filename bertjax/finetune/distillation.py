@@ -70,13 +70,13 @@ def fitted(
     if kind == "regression":
         theirs, ours = source.config.task.target_scale, config.task.target_scale
         factor = theirs / ours
-        said = "" if source.config.is_finetuning else ", which it does not say"
+        said = "" if source.config.is_finetuning else " (assumed: it names no scale)"
         lines.append(f"teacher: its scores are its logits times {theirs:g}{said}")
     elif labels:
         rows, line = _rows(config, source, labels)
         lines.append(line)
     if source.tokenizer is None:
-        lines.append("teacher: has no tokenizer; its vocabulary is taken to be the model's")
+        lines.append("teacher: has no tokenizer; its vocabulary is assumed to be the model's")
     if not config.objective.distill:
         lines.append("teacher: only compared with the model, as config.objective.distill=0")
     return _with_logits(source, rows, factor, labels), lines
@@ -98,7 +98,9 @@ def _require_fit(
     one = theirs.problem_type == "regression" or theirs.num_labels == 1
     if theirs.head == "classification" and one != (kind == "regression"):
         given = "numbers" if one else "classes"
-        raise UsageError(f"{named}: predicts {given}, {task} asks for others; take another teacher")
+        raise UsageError(
+            f"{named}: predicts {given}, which {task} cannot use; take another teacher"
+        )
     if theirs.vocab_size != config.model.vocab_size:
         raise UsageError(
             f"{named}: has a vocabulary of {theirs.vocab_size:,}, the model one of "

@@ -25,8 +25,8 @@ def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None
         return _by_position(source, task)
     if _unnamed(task) and not same_names:
         return [None] * len(task), (
-            f"classifier: reinitialized: the source's labels are {', '.join(source)}, the task's have "
-            "no names"
+            f"classifier: reinitialized: the source's labels are {', '.join(source)}, the task's "
+            "labels have no names"
         )
     rows = [find(source, name) for name in task]
     kept = [f"{name} (row {row})" for name, row in zip(task, rows, strict=True) if row is not None]

@@ -19,7 +19,7 @@ from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
 from bertjax.metrics.progress import say
 
-_READ = ("train", "dev", "dev_mismatched")  # the splits that training and evaluation use
+_USED_SPLITS = ("train", "dev", "dev_mismatched")  # the splits that training and evaluation use
 
 
 def open(config: config_lib.Config, directory: Path) -> Finetuning:
@@ -64,7 +64,7 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
         types = max(settings.type_vocab_size, taught_by.config.model.type_vocab_size)
         settings = dataclasses.replace(settings, type_vocab_size=types)
     others = dict(dataset.splits)
-    wanted = {name: others.pop(name) for name in _READ if name in others}
+    wanted = {name: others.pop(name) for name in _USED_SPLITS if name in others}
     splits = encoded(wanted, tokenizer, settings, directory)
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")

@@ -81,7 +81,7 @@ class Figures:
         self._ids: set[str] = set()
         self._parts: list = []  # the prediction for each gold: probabilities, value, span or tags
         self._unknown: dict[str, int] = {}
-        self._without = 0
+        self._unlabeled = 0
 
     def add(self, examples: Sequence, found: Predictions) -> None:
         """Adds examples and their predictions; keeps the labels, drops the texts."""
@@ -94,7 +94,7 @@ class Figures:
         for example, part in zip(examples, parts, strict=True):
             gold = self._gold(example)
             if gold is None:
-                self._without += 1
+                self._unlabeled += 1
             else:
                 self._golds.append(gold)
                 self._parts.append(part._replace(n_best=()) if found.spans else part)
@@ -157,7 +157,7 @@ class Figures:
             scored = [i for i, gold in enumerate(self._golds) if gold.label != _HANS[1]]
             for _ in range(len(self._golds) - len(scored)):
                 self._leave_out(_HANS[1])
-                self._without += 1
+                self._unlabeled += 1
             self._golds = [self._golds[i] for i in scored]
             self._parts = [self._parts[i] for i in scored]
 
@@ -186,5 +186,5 @@ class Figures:
         first = [metric for metric in self._task.metrics if metric in figures]
         figures = {metric: figures[metric] for metric in first} | figures
         shown = [f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in figures.items()]
-        of = f"{len(self._golds):,} with a label" if self._without else "all labels"
+        of = f"{len(self._golds):,} with a label" if self._unlabeled else "all labels"
         return [*said, f"figures ({of}): {', '.join(shown)}"]

@@ -13,7 +13,7 @@ from bertjax.finetune.rows import Settings
 from bertjax.finetune.tasks import KINDS, TASKS, Task
 
 # Model fields that the run decides, whatever weights it starts from.
-_OWN = (
+_RUN_FIELDS = (
     *("dtype", "attention", "remat", "scan_unroll", "initializer_range"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
@@ -88,10 +88,10 @@ def model_of(
             "leave it out"
         )
     base = source or config.model
-    own = {name: getattr(config.model, name) for name in _OWN}
+    own = {name: getattr(config.model, name) for name in _RUN_FIELDS}
     for field in dataclasses.fields(Model) if source else ():
         asked, theirs = getattr(config.model, field.name), getattr(source, field.name)
-        is_own = field.name in (*_OWN, "head", "num_labels", "label_names", "problem_type")
+        is_own = field.name in (*_RUN_FIELDS, "head", "num_labels", "label_names", "problem_type")
         is_open = field.name == "vocab_size" and not asked  # 0 takes the tokenizer's size
         if not (is_own or is_open) and asked not in (field.default, theirs):
             raise UsageError(

@@ -29,11 +29,11 @@ from bertjax.metrics.progress import say
 from bertjax.processes import compilation_cache, distributed
 
 _EXAMPLES = "examples.json"  # hashes of the training and evaluation rows, and of the teacher
-_LAST = 10  # the final training loss is the mean over this many logged steps
+_LOSS_STEPS = 10  # the final training loss is the mean over this many logged steps
 # Config sections that change a run's scores. A teacher is compared by the hash of its weights, so
 # its path may change.
 _DECIDING = ("seed", "model", "phases", "optimizer", "objective", "teacher", "task", "finetune")
-_ANYWHERE = "config.teacher.init_from"
+_TEACHER_URI = "config.teacher.init_from"
 
 
 def finetune(
@@ -172,7 +172,7 @@ def _say_teacher(job: Finetuning, programs: dict) -> None:
 
 
 def _require_form(place: Path, *, several: bool) -> None:
-    """Refuses a grid in the directory of a single run, and a single run in that of a grid."""
+    """Refuses a grid in a single run's directory, and a single run in a grid's directory."""
     other = place / ("checkpoints" if several else "runs")
     if storage.is_directory(other):
         held, wanted = ("one run", "a grid") if several else ("a grid", "one run")
@@ -188,7 +188,7 @@ def _require_same(job: Finetuning, place: Path) -> None:
         hashes = json.loads(storage.read(examples))
         if hashes.pop("teacher", None) != job.identity.get("teacher"):
             raise UsageError(
-                f"{_ANYWHERE}={config.teacher.init_from}: {place} holds a run with another teacher, "
+                f"{_TEACHER_URI}={config.teacher.init_from}: {place} holds a run with another teacher, "
                 "or none; take another --workdir"
             )
         if hashes != job.digests:
@@ -197,7 +197,7 @@ def _require_same(job: Finetuning, place: Path) -> None:
                 "take another --workdir"
             )
     held, asked = config_lib.leaves(workdir.read_config(place)), config_lib.leaves(config)
-    for field in sorted((held.keys() | asked.keys()) - {_ANYWHERE}):
+    for field in sorted((held.keys() | asked.keys()) - {_TEACHER_URI}):
         theirs, ours = held.get(field), asked.get(field)
         if field.split(".")[1] in _DECIDING and theirs != ours:
             raise UsageError(
@@ -211,7 +211,7 @@ def scored(job: Finetuning, place: Path) -> dict[str, Any]:
     evaluations = writer.evaluations(lines)
     step = selected(job, evaluations)
     figures = evaluations.get(step) or dict.fromkeys(job.task.metrics, math.nan)
-    logged = [line for line in lines if "task_loss" in line][-_LAST:]
+    logged = [line for line in lines if "task_loss" in line][-_LOSS_STEPS:]
     last = {  # the unweighted loss against the labels, with or without a teacher
         name: sum(line[source] for line in logged) / len(logged)
         for name, source in (("loss", "task_loss"), ("grad_norm", "grad_norm"))

@@ -52,7 +52,7 @@ def encode(examples: Sequence[Question], tokenizer: Tokenizer, settings: Setting
         start_positions=begin,
         end_positions=end,
         context_starts=context_starts,
-        notes=(*notes, *_counts(cut, owner, settings)),
+        notes=(*notes, *_window_notes(cut, owner, settings)),
     )
     if settings.training:
         return rows
@@ -87,7 +87,7 @@ def _kept(answers: np.ndarray, settings: Settings) -> np.ndarray:
     return kept
 
 
-def _counts(cut: np.ndarray, owner: np.ndarray, settings: Settings) -> list[str]:
+def _window_notes(cut: np.ndarray, owner: np.ndarray, settings: Settings) -> list[str]:
     """Notes on cut questions and on windows.
 
     Args:
@@ -195,7 +195,7 @@ def _answers(
             found[number] = _NO_ANSWER
     notes, left_out = [], int((found[:, 0] == _NO_LABEL).sum())
     if settings.training and right + len(wrong):
-        notes.append(_shares(right, wrong))
+        notes.append(_found_again(right, wrong))
     if settings.training and left_out:
         notes.append(
             f"{left_out:,} questions without an answer in their context left out of training"
@@ -216,7 +216,7 @@ def _text_at(example: Question, offsets: np.ndarray, tokens: np.ndarray) -> str:
     return example.context[offsets[first, 0] : offsets[last, 1]] if first >= 0 else ""
 
 
-def _shares(right: int, wrong: list[tuple[Question, str]]) -> str:
+def _found_again(right: int, wrong: list[tuple[Question, str]]) -> str:
     """A line with the share of answers that their tokens give back; DataError if under 99%."""
     total = right + len(wrong)
     line = f"{right:,} of {total:,} answers ({right / total:.2%}) found again at their tokens"

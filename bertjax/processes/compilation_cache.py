@@ -81,7 +81,7 @@ class Programs(CacheInterface):
         self._used: set[str] = set()
         self._held: dict[str, int] = {}  # name -> bytes
         self._quiet = jax.process_index() != 0
-        with self._patience("read"):
+        with self._refusals_reported("read"):
             self._held = _files(directory)
 
     def get(self, key: str) -> bytes | None:
@@ -89,7 +89,7 @@ class Programs(CacheInterface):
         name = f"{key}-{self._machine}"
         if name not in self._held:
             return None
-        with self._patience("read"):
+        with self._refusals_reported("read"):
             try:
                 data = storage.read(self._path / name)
             except FileNotFoundError:  # another run with this directory made room
@@ -105,7 +105,7 @@ class Programs(CacheInterface):
     def put(self, key: str, value: bytes) -> None:
         """Stores the program of a key atomically."""
         name, data = f"{key}-{self._machine}", hashlib.sha256(value).digest() + value
-        with self._patience("written"):
+        with self._refusals_reported("written"):
             if self._make_room(len(data)):
                 if not storage.is_remote(self._path):
                     self._path.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class Programs(CacheInterface):
         return sum(self._held.values()) + size <= self._most
 
     @contextlib.contextmanager
-    def _patience(self, done: str) -> Iterator[None]:
+    def _refusals_reported(self, done: str) -> Iterator[None]:
         """Turns the first refusal of the disk or bucket into a line; later ones are silent."""
         try:
             yield

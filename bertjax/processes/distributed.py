@@ -48,9 +48,9 @@ _peers: peers.Peers | None = None  # the other processes, if there are any
 
 # JAX identifies a barrier by its name, and a question about signals by its number; neither may
 # repeat in the life of a process, even over several runs. All processes of a run count alike.
-_waits: collections.Counter[str] = collections.Counter()
-_asked = itertools.count(1)
-_heard = False  # whether JAX has reported a SIGTERM; its listener reports only one
+_barriers: collections.Counter[str] = collections.Counter()
+_stop_questions = itertools.count(1)
+_sigterm_reported = False  # whether JAX has reported a SIGTERM; its listener reports only one
 
 
 def initialize() -> None:
@@ -90,7 +90,7 @@ def _connect(*cluster: Any) -> None:
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )  # type: ignore[misc]
     except jax.errors.JaxRuntimeError as error:  # such as a taken port or a lost coordinator
-        leave(errors.RESTART, f"no start with the other processes: {one_line(error, first=True)}")
+        leave(errors.RESTART, f"cannot join the other processes: {one_line(error, first=True)}")
     finally:
         late.cancel()
 
@@ -116,8 +116,8 @@ def wait_for_all(what: str, seconds: float = _WAIT_SECONDS) -> None:
     """
     state: Any = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
-        _waits[what] += 1
-        name = f"bertjax/{what}/{_waits[what]}"
+        _barriers[what] += 1
+        name = f"bertjax/{what}/{_barriers[what]}"
         state.client.wait_at_barrier(name, timeout_in_ms=round(1000 * seconds))
 
 
@@ -127,8 +127,8 @@ def _listen_again() -> None:
     JAX listens only once in the life of a process. The keys below are from
     xla/pjrt/distributed/preemption/preemption_sync_manager.cc.
     """
-    global _heard
-    if not _heard:
+    global _sigterm_reported
+    if not _sigterm_reported:
         return
     state: Any = jax_distributed.global_state
     state.preemption_sync_manager.shutdown()
@@ -139,7 +139,7 @@ def _listen_again() -> None:
             state.client.key_value_delete(key)
     wait_for_all("no signal is known")
     state.initialize_preemption_sync_manager()
-    _heard = False
+    _sigterm_reported = False
 
 
 def first_decides(value: int) -> int:
@@ -276,9 +276,9 @@ class StopSignals:
         """
         if not jax.distributed.is_initialized():
             return self.requested is not None
-        if multihost_utils.reached_preemption_sync_point(next(_asked)):
-            global _heard
-            _heard = True
+        if multihost_utils.reached_preemption_sync_point(next(_stop_questions)):
+            global _sigterm_reported
+            _sigterm_reported = True
             self.requested = self.requested or signal.SIGTERM.name
             return True
         return False

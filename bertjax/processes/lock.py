@@ -96,7 +96,7 @@ class Lock:
         with contextlib.ExitStack() as stack:
             stack.callback(place.close)
             if place.is_taken:
-                raise self._refusal(_named(place))
+                raise self._refusal(_holder(place))
             seen = place.read()
             owner = seen and Owner.parse(seen[0])
             if owner and not _is_gone(owner, place):
@@ -181,7 +181,7 @@ def _is_gone(owner: Owner, place: "_File | _Object") -> bool:
     return owner.is_here and not owner.runs
 
 
-def _named(place: "_File | _Object") -> Owner | None:
+def _holder(place: "_File | _Object") -> Owner | None:
     """The owner that holds the flock; waits while a new owner has not yet written its name."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:

@@ -258,7 +258,7 @@ def test_words_keep_their_tags_in_conll_text_and_json(models, tmp_path, capsys):
     rows = [{"tokens": ["a", "b"], "ner_tags": ["O", "B-x"]}, {"words": ["c"]}]
     assert of(models["token"], tmp_path / "d.jsonl", jsonl(*rows)) == first
     damaged = of(models["token"], tmp_path / "e.conll", "a O\nb\n\nc O\n")
-    assert "e.conll:2: 1 columns, and the first line has 2" in damaged[0]["error"]
+    assert "e.conll:2: 1 columns, but the first line has 2" in damaged[0]["error"]
     assert damaged[1]["words"] == ["c"]
 
 
