@@ -1,6 +1,6 @@
-"""What a run is: every field with its default, its checks, and the ways it is written down.
+"""The config of a run: all fields with defaults and checks, and how a config is written and read.
 
-A config file imports this package as `config_lib`, and gets from here all that it needs.
+A config file imports this package as `config_lib` and needs nothing else.
 """
 
 from bertjax.config.arg import parse_arg as parse_arg

@@ -1,6 +1,6 @@
-"""`--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns.
+"""Loads `--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns.
 
-`--config=bertjax:NAME` is a file that is installed with bertjax: `bertjax:bert_base`.
+`--config=bertjax:NAME` loads a file that is installed with bertjax: `bertjax:bert_base`.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ CARRIED = "bertjax"  # in place of a file: a config of the package
 
 
 def load(given: str) -> ConfigDict:
-    """Runs a config file; `arg` after a colon is passed to its `get_config`.
+    """Runs a config file; an `arg` after a colon is passed to `get_config`.
 
     Raises:
-      UsageError: there is no such file, or running it fails; the message names the file's line.
+      UsageError: there is no such file, or running it fails; the message names the line.
     """
     name, colon, arg = given.partition(":")
     if name == CARRIED:
@@ -78,7 +78,7 @@ def _missing(path: Path) -> str:
 
 
 def _line(error: Exception, path: Path) -> str:
-    """Where in the config file, as far as it says; of a syntax error, the text has it."""
+    """The config file's line in an error, as `line N: `; "" if the error has no line there."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     number = error.lineno if isinstance(error, SyntaxError) else frames and frames[-1].lineno
     return f"line {number}: " if number else ""
@@ -86,7 +86,7 @@ def _line(error: Exception, path: Path) -> str:
 
 def _text(error: Exception) -> str:
     name = re.fullmatch(r"[\"']*(\w+)[\"']*", str(error))
-    if isinstance(error, AttributeError) and name:  # of a ConfigDict
+    if isinstance(error, AttributeError) and name:  # a ConfigDict raises only the name
         groups = [f.name for f in dataclasses.fields(Config)]
         close = difflib.get_close_matches(name[1], groups, n=1)
         return f"no group {name[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")

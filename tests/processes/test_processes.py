@@ -96,7 +96,7 @@ def test_weights_that_do_not_fit_are_refused_by_all_before_anything_is_prepared(
     processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [USAGE, USAGE], outputs
-    said = f"cannot be that of these weights; set config.tokenizer.path={tmp_path}/hf"
+    said = f"a new vocabulary trained on the corpus; set config.tokenizer.path={tmp_path}/hf"
     assert all(said in output for output in outputs)
     assert not (tmp_path / "w/store").exists()
     assert not (tmp_path / "w/tokenizer").exists()
