@@ -18,7 +18,8 @@ import numpy as np
 from bertjax.config import Data
 from bertjax.data import tokenizer
 from bertjax.data.documents import Record, paragraphs, read_text, segment
-from bertjax.data.sources import SENTENCES_DOCUMENT, Chunk
+from bertjax.data.readers.text_files import SENTENCES_DOCUMENT
+from bertjax.data.sources import Chunk
 from bertjax.errors import BertjaxError
 
 ENCODED_AT_ONCE = 1 << 17  # characters, so that what the tokenizer returns stays small
@@ -119,7 +120,9 @@ def tokenize(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenize
     ids, sentence_lengths, document_lengths, shares = [], [], [], []
     text_bytes = 0
     for record in chunk.records:
-        text = read_text(record, data.text_field)
+        text = read_text(record, data.text_field, dropped)
+        if text is None:
+            continue
         sentences = paragraphs(text, record.form)
         if record.form != "sentences":
             sentences = [s for p in sentences for s in segment(p, data.language)]
