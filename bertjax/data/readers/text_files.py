@@ -13,11 +13,7 @@ from bertjax.data.readers import compression, forms, wiki_extractor
 SNIFFED = 64 << 10  # bytes looked at to tell the form
 PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the next blank line
 SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
-_CUTS = {  # shortest and longest document
-    "sentences": (0, SENTENCES_DOCUMENT),
-    "paragraphs": (0, SENTENCES_DOCUMENT),
-    "prose": (PROSE_DOCUMENT, 2 * PROSE_DOCUMENT),
-}
+_OF_TEXT = ("sentences", "paragraphs", "prose")
 
 
 def read(path: str, raw: BinaryIO, data: Data, dropped: Counter) -> Iterator[tuple[Record, int]]:
@@ -35,7 +31,7 @@ def read(path: str, raw: BinaryIO, data: Data, dropped: Counter) -> Iterator[tup
     lines = read_lines(file, LONGEST_RECORD, dropped)
     if form == "wiki":
         records: Iterable = wiki_extractor.articles(lines, path, LONGEST_RECORD, dropped)
-    elif form in _CUTS:
+    elif form in _OF_TEXT:
         records = _blocks(lines, form)
     else:
         records = ((n, at, form, line) for n, at, line in lines if line.strip())
@@ -61,7 +57,9 @@ def _blocks(
     prose has no documents: it is cut at the first blank line after `PROSE_DOCUMENT` bytes, or at
     any line after twice that.
     """
-    shortest, longest = _CUTS[form]
+    shortest, longest = 0, SENTENCES_DOCUMENT
+    if form == "prose":
+        shortest, longest = PROSE_DOCUMENT, 2 * PROSE_DOCUMENT
     block, held = [], 0
     for number, offset, line in lines:
         if not block:
