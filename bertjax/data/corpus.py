@@ -91,6 +91,8 @@ class Corpus:
             sources.refuse_others(self.data)
             if twice := sources.aliases(self.data):
                 self.dropped["another name of a file"] = twice
+            if beside := sources.passed_over(self.data):
+                self.dropped["file beside the data (_*, README, LICENSE)"] = beside
 
     def peek(self, needed: int) -> None:
         """Reads up to `needed` documents that have text.

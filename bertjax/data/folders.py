@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 
 from bertjax import storage
 from bertjax.errors import DataError, UsageError, one_line
+
+# What programs and people put beside data: .cache/, _SUCCESS, README.md, LICENSE.
+_BESIDE = re.compile("/[._]|/(?:README|LICENSE)[^/]*$")
 
 
 def find(pattern: str) -> list[str]:
     """The files of a glob, sorted, or of a folder.
 
     A folder of `datasets`' `save_to_disk` has its data files, in the order of its `state.json`.
-    Any other one has all files in it and below it, sorted, without those whose name, or the name
-    of a folder on the way, starts with a dot or an underscore.
+    Any other one has all files in it and below it, sorted, without those of `_BESIDE`.
 
     Raises:
       UsageError: a folder of several splits, of which one is to be named.
@@ -34,9 +37,21 @@ def find(pattern: str) -> list[str]:
     state = _read(f"{folder}/state.json")
     if "_data_files" in state:
         return _saved(folder, state)
-    return [
-        path for path in storage.find(f"{folder}/**") if not _is_hidden(path.removeprefix(folder))
-    ]
+    return _below(folder)[0]
+
+
+def passed_over(pattern: str) -> list[str]:
+    """The files of a folder that `find` leaves out."""
+    folder = os.path.expanduser(pattern).rstrip("/")
+    is_plain = storage.is_directory(folder) and not storage.is_file(f"{folder}/state.json")
+    return _below(folder)[1] if is_plain else []
+
+
+def _below(folder: str) -> tuple[list[str], list[str]]:
+    """The files in a folder and below it: those that are taken, and the others."""
+    found = storage.find(f"{folder}/**")
+    beside = [path for path in found if _BESIDE.search(path.removeprefix(folder))]
+    return sorted(set(found) - set(beside)), beside
 
 
 def _saved(folder: str, state: dict) -> list[str]:
@@ -49,10 +64,6 @@ def _saved(folder: str, state: dict) -> list[str]:
     if lost := [path for path in paths if not storage.is_file(path)]:
         raise DataError(f"{lost[0]}: not there, and {folder}/state.json names it")
     return paths
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def _read(path: str) -> dict:

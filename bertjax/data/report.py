@@ -29,6 +29,7 @@ _NOT_RECORDS = (
     "tokenizer training",
     "empty file",
     "another name",
+    "file beside",
     "title line",
     "leftover",
 )  # left out, but no documents

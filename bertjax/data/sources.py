@@ -142,12 +142,23 @@ def aliases(data: Data) -> int:
     return len(set(_matches(data))) - len(find_files(data))
 
 
-def _matches(data: Data) -> list[str]:
+def passed_over(data: Data) -> int:
+    """How many files lie beside those of the folders of `data.files` and are not read."""
+    if data.source != "files":
+        return 0
+    return sum(len(folders.passed_over(pattern)) for pattern in _patterns(data))
+
+
+def _patterns(data: Data) -> list[str]:
     patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
     if not patterns:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
+    return patterns
+
+
+def _matches(data: Data) -> list[str]:
     paths = []
-    for pattern in patterns:
+    for pattern in _patterns(data):
         found = folders.find(pattern)
         if not found:
             fix = "; the folder is empty" if storage.is_directory(pattern) else ""

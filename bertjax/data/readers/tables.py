@@ -94,4 +94,5 @@ def _leaves(struct: pyarrow.StructType) -> Iterator[str]:
 
 def _column(batch: pyarrow.RecordBatch, place: list[str]) -> pyarrow.Array:
     column = batch.column(batch.schema.get_field_index(place[0]))
+    column.validate(full=True)  # offsets of a damaged file lead anywhere; UTF-8 too
     return compute.struct_field(column, place[1:]) if place[1:] else column

@@ -25,7 +25,7 @@ _OPENING, _CLOSING = b"<doc id=", b"</doc>"
 
 # What the extraction leaves of markup: tags with their attributes, comments, magic words.
 _MARKUP = re.compile(
-    r"</?(?:abbr|big|blockquote|br|center|chem|cite|code|del|div|em|font|gallery|h[1-6]|hiero|hr|"
+    r"</?(?:a|abbr|big|blockquote|br|center|chem|cite|code|del|div|em|font|gallery|h[1-6]|hiero|hr|"
     r"i|b|u|s|p|includeonly|indicator|ins|kbd|li|mapframe|maplink|math|noinclude|nobr|nowiki|ol|"
     r"onlyinclude|poem|pre|q|ref|references|rp|rt|ruby|samp|score|section|small|source|span|strike|"
     r"strong|sub|sup|syntaxhighlight|table|tbody|td|templatestyles|th|thead|timeline|tr|tt|ul|var|"
@@ -43,9 +43,9 @@ _DISAMBIGUATION_TITLE = re.compile(
 )
 _DISAMBIGUATION_START = re.compile(
     r"\b(?:may|can|could|might|commonly|usually|often|generally)\b.*"
-    r"\b(?:refers? to|stands? for|means?)\b.{0,40}:$"
+    r"\b(?:refers? to|stands? for|means?)\b[^.]{0,40}:$"
     r"|\b(?:steht für|bezeichnet|peut désigner|peut faire référence|puede (?:referirse|hacer "
-    r"referencia) a|può riferirsi a|kan verwijzen naar|pode (?:se )?referir).{0,40}:$"
+    r"referencia) a|può riferirsi a|kan verwijzen naar|pode (?:se )?referir)[^.]{0,40}:$"
 )
 
 
