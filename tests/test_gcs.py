@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import corpus_files
 import fake_gcs
 import jax
 import labeled
@@ -163,11 +164,17 @@ def test_a_corpus_reads_as_on_a_disk(server, tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "c.txt").write_text("\n\n".join(documents))
     parquet.write_table(pyarrow.table({"text": documents}), tmp_path / "d.parquet")
+    (tmp_path / "e.zst").write_bytes(corpus_files.zstd(lines))
+    (tmp_path / "AA").mkdir()
+    (tmp_path / "AA" / "wiki_00").write_text(corpus_files.article(1, "A", documents[0]))
+    corpus_files.saved_dataset(tmp_path / "saved", {"text": documents})
     upload(server, tmp_path, "text")
-    for name in ("a.jsonl", "*.gz", "c.txt", "d.parquet", "*"):
+    names = ("a.jsonl", "*.gz", "c.txt", "d.parquet", "e.zst", "AA", "saved", "*")
+    for name in names:
         there, here = (Data(files=f"{root}/{name}") for root in ("gs://bucket/text", tmp_path))
         assert texts(there) == texts(here), name
         assert sources.size(there) == sources.size(here)
+        sources.refuse_others(there)
 
 
 def test_a_tokenizer_is_loaded_and_saved(server, tmp_path):

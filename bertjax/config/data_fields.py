@@ -44,16 +44,19 @@ class Data:
     )
     files: str | None = field(
         None,
-        "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet; for fine-tuning: the "
-        "task's published folder, or labeled files",
+        "comma-separated files, globs or folders, told by content: text, JSON lines, WikiExtractor, "
+        "Parquet, Arrow, compressed or not (docs/how-to/corpora.md); for fine-tuning: the task's "
+        "published folder, or labeled files",
     )
     text_field: str = field(
-        "text", "field of a .jsonl, .parquet or TFDS record that holds the text"
+        "text",
+        "field of a JSON, Parquet, Arrow or TFDS record that holds the text; inner ones dotted",
     )
     txt_format: str = field(
         "auto",
-        "form of .txt: sentences (one a line, blank line between documents), prose, or auto",
-        ("auto", "sentences", "prose"),
+        "form of text: sentences or paragraphs (one a line, blank line between documents), prose, "
+        "or auto",
+        ("auto", "sentences", "paragraphs", "prose"),
     )
     language: str = field("en", "language of the sentence splitter (ISO 639-1)")
     tfds_name: str | None = field(None, "TFDS dataset, for example wikipedia/20230601.en")

@@ -7,9 +7,8 @@ with, the tokenizer's hash, and what its text was:
     "text": {"tfds": "name/config/version", "examples": 1000}
     "text": {}                                  the built-in sample
 
-A file is known again by its size and the hash of three parts of it, wherever it lies now; an
-object by the checksum that its bucket keeps. Manifests of earlier versions have no "text": their
-fields alone are compared.
+A file is known again by its size and the hash of three parts of it, wherever it lies; an object by
+its bucket's checksum. Of an earlier version's manifest, without "text", the fields are compared.
 """
 
 import dataclasses
@@ -22,7 +21,8 @@ from pathlib import Path
 from bertjax import storage
 from bertjax.config import Data
 from bertjax.config import Tokenizer as TokenizerConfig
-from bertjax.data import sources, tokenizer
+from bertjax.data import folders, sources, tokenizer
+from bertjax.data.readers import forms
 from bertjax.errors import BertjaxError, StorageError
 
 # Fields of config.data that do not change what is written.
@@ -86,15 +86,15 @@ def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
         found.differ(f"{place}.source", data.source, made["source"])
         return
     text = manifest.get("text", {})
-    endings = {str(file["path"]).endswith(".txt") for file in text.get("files", ())}
+    named = {forms.named(str(file["path"])) for file in text.get("files", ())}
     for name, wanted in dataclasses.asdict(data).items():
         if name in (*RUNTIME_FIELDS, *_PLACES) or name not in made or made[name] == wanted:
             continue
         is_read = _OF_SOURCE.get(name, data.source) == data.source
         if name == "text_field":
-            is_read = data.source != "sample" and endings != {True}
+            is_read = data.source != "sample" and named != {"text"}
         if name == "txt_format":
-            is_read = is_read and endings != {False}
+            is_read = is_read and named != {"records"}
         if is_read:
             found.differ(f"{place}.{name}", wanted, made[name])
     if data.source == "files":
@@ -215,7 +215,7 @@ def _compare_files(
     if known is None:
         return found.differ(field, wanted, made)
     try:
-        paths = dict.fromkeys(p for pattern in _split(wanted) for p in storage.find(pattern))
+        paths = dict.fromkeys(p for pattern in _split(wanted) for p in folders.find(pattern))
         with ThreadPoolExecutor(_READERS) as pool:
             facts = dict(zip(paths, pool.map(storage.facts, paths), strict=True))
         gone, other = _match(known, facts)

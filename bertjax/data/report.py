@@ -29,6 +29,9 @@ _NOT_RECORDS = (
     "tokenizer training",
     "empty file",
     "another name",
+    "file beside",
+    "title line",
+    "leftover",
 )  # counted as left out, but not documents
 
 
@@ -68,9 +71,10 @@ def split(report: str) -> tuple[str, str]:
 
 def _form(part: Corpus) -> Iterator[str]:
     data = part.data
-    if data.source == "files" and ".txt" in (data.files or "") and data.txt_format == "auto":
+    if data.source == "files" and data.txt_format == "auto":
         counts = {
             "of one sentence a line": part.seen["sentences"],
+            "of one paragraph a line": part.seen["paragraphs"],
             "of prose": part.seen["prose"],
         }
         taken = [f"{count:,} documents {form}" for form, count in counts.items() if count]
@@ -79,6 +83,10 @@ def _form(part: Corpus) -> Iterator[str]:
                 f".txt read as {' and '.join(taken)}, by the start of each file; "
                 "config.data.txt_format sets it"
             )
+    if articles := part.seen["wiki"] + part.seen["wiki_json"]:
+        yield f"{articles:,} articles of WikiExtractor, entities such as &lt; read as characters"
+    if of_oscar := part.seen["oscar"]:
+        yield f"{of_oscar:,} documents of OSCAR: their text is the field content"
     if cut := part.seen["cut"]:
         yield (
             f"{cut:,} documents end after 1 MiB of lines without a blank line; "

@@ -186,8 +186,7 @@ def test_notes(tmp_path, texts, fields, note):
 
 
 def test_the_form_that_was_taken_and_lines_that_never_end_a_document(tmp_path, monkeypatch):
-    for module in ("sources", "tokenize"):
-        monkeypatch.setattr(f"bertjax.data.{module}.SENTENCES_DOCUMENT", 100)
+    monkeypatch.setattr("bertjax.data.readers.text_files.SENTENCES_DOCUMENT", 100)
     (tmp_path / "a.txt").write_text("The clock was old.\n" * 20)
     (tmp_path / "b.txt").write_text("The clock was old. The clock was slow.\n\n" * 20)
     files = {"files": f"{tmp_path}/?.txt", "num_workers": 1}
