@@ -177,7 +177,7 @@ def _index_examples(
     model = _get_tokenizer(config.tokenizer, recorded, [], console)
     _, description = _save_tokenizer(config, recorded, model, scratch)
     place, description = scratch / "store", description | {"data": _fields(config.data)}
-    return index.build(config, files, model, place, console, **description)
+    return index.build(config, files, model, place, console, description)
 
 
 def _fields(data: Data) -> dict:

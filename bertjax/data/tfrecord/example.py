@@ -151,6 +151,8 @@ def _values(data: bytes) -> tuple[str, list]:
     for number, part in _fields(data):
         kind, values = _KINDS.get(number, "nothing"), []
         for _, value in _fields(part):
+            if kind == "floats" and len(value) % 4:
+                raise ValueError("a float in it does not end")
             if kind == "floats":
                 values += [x for (x,) in struct.iter_unpack("<f", value)]
             elif kind == "integers":

@@ -99,7 +99,7 @@ def build(
     tokenizer: Tokenizer,
     directory: Path,
     console: Console,
-    **description: Any,
+    description: dict,
 ) -> dict:
     """Writes the index of `files` (of `find`) to `directory`; returns its manifest.
 
@@ -130,10 +130,10 @@ def build(
                 f"config.data.files={config.data.files!r}: no record is left to train on"
             )
         return writer.finish(
+            **description,
             vocab_size=tokenizer.vocab_size,
             text=text,
             report="\n".join(_report(config, tokenizer, writer.files, layouts)),
-            **description,
         )
 
 

@@ -12,7 +12,7 @@ from bertjax.data import store
 from bertjax.data.tfrecord import framing, index
 from bertjax.data.tfrecord.example import Layout
 from bertjax.data.tfrecord.index import File
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 
 
 class Records:
@@ -110,8 +110,7 @@ def _located(files: list[File], config: Config, place: Path) -> list[str]:
             paths.append(path)
             continue
         if moved is None:
-            found = itertools.chain(*index.find(config.data).values())
-            moved = {(os.path.basename(other), _size(other)): other for other in found}
+            moved = {(os.path.basename(other), _size(other)): other for other in _named(config)}
         other = moved.get((os.path.basename(path), file.bytes))
         if other is None:
             raise DataError(
@@ -120,6 +119,14 @@ def _located(files: list[File], config: Config, place: Path) -> list[str]:
             )
         paths.append(other)
     return paths
+
+
+def _named(config: Config) -> list[str]:
+    """The files that `config.data` names, where it names any."""
+    try:
+        return list(itertools.chain(*index.find(config.data).values()))
+    except (DataError, UsageError):
+        return []
 
 
 def _size(path: str) -> int | None:
