@@ -153,10 +153,10 @@ def read(name: str | os.PathLike, parts: int = 1) -> bytes:
         return _objects().cat_file(os.fspath(name), concurrency=parts)
 
 
-def read_ranges(name: str | os.PathLike, starts: list[int], ends: list[int]) -> list[bytes]:
-    """Bytes `starts[i]` to `ends[i] - 1` of an object, for all i, with 128 parallel requests."""
-    with refusals(name):
-        paths = [os.fspath(name)] * len(starts)
+def read_ranges(names: Sequence, starts: list[int], ends: list[int]) -> list[bytes]:
+    """Bytes `starts[i]` to `ends[i] - 1` of object `names[i]`, for all i, 128 requests in parallel."""
+    paths = [os.fspath(name) for name in names]
+    with refusals(", ".join(sorted({*paths})[:1])):
         return _objects().cat_ranges(paths, starts, ends, on_error="raise")
 
 

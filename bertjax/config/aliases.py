@@ -37,6 +37,7 @@ _OTHER_NAMES = {
     "data.files": "input_file input_files train_file train_files data_files data_path data_dir "
     "corpus train_data dataset_path",
     "data.tfds_name": "dataset dataset_name tfds_dataset",
+    "data.heldout_files": "eval_file eval_input_file validation_file validation_files eval_files",
     "data.heldout_fraction": "validation_split validation_split_percentage eval_fraction "
     "valid_fraction test_size val_fraction",
     "data.num_workers": "dataloader_num_workers preprocessing_num_workers workers num_proc",

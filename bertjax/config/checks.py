@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bertjax.config import heads, tree
+from bertjax.config import heads, source_checks, tree
 from bertjax.config.data_fields import Masking
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.config.fields import Config, Model, Phase
@@ -30,6 +30,7 @@ def check(config: Config) -> None:
     _check_embedding(config.embedding)
     _check_objective(config)
     _check_teacher(config)
+    source_checks.check(config)
     _check_masking(config.masking)
     _check_optimizer(config)
     _check_run(config)

@@ -39,14 +39,21 @@ class Tokenizer:
 class Data:
     source: str = field(
         "files",
-        "files (data.files), tfds (data.tfds_*) or sample (the prose of the Python installation)",
-        ("files", "tfds", "sample"),
+        "files (data.files), bert_tfrecord (data.files: examples of google-research/bert's "
+        "create_pretraining_data.py, masked already), tfds (data.tfds_*) or sample (the prose of "
+        "the Python installation)",
+        ("files", "bert_tfrecord", "tfds", "sample"),
     )
     files: str | None = field(
         None,
         "comma-separated files, globs or folders, told by content: text, JSON lines, WikiExtractor, "
         "Parquet, Arrow, compressed or not (docs/how-to/corpora.md); for fine-tuning: the task's "
         "published folder, or labeled files",
+    )
+    heldout_files: str | None = field(
+        None,
+        "source=bert_tfrecord: comma-separated paths or globs of the examples to evaluate on; unset "
+        "holds out heldout_fraction of the records of data.files",
     )
     text_field: str = field(
         "text",
@@ -67,6 +74,11 @@ class Data:
     )
     num_workers: Count = field(0, "processes that tokenize; 0 takes one per core")
     prefetch_batches: Positive = field(4, "host batches prepared ahead of the step")
+
+    @property
+    def holds_examples(self) -> bool:
+        """Whether the source is of examples, masked already, and not of documents."""
+        return self.source == "bert_tfrecord"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ the table's size: a damaged or hostile table raises a ValueError that says what 
 import struct
 from collections.abc import Iterator
 
-import google_crc32c
-import numpy as np
+from bertjax.data.tfrecord.framing import masked_crc
 
 _MAX_KEY_BYTES = 1024  # keys share prefixes, so a small table could hold very long ones
 _MAX_RECORDS = 20_000  # BERT Large with Adam's slots has 1,196
@@ -128,9 +127,3 @@ def varint(value: int) -> bytes:
         result.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes((*result, value))
-
-
-def masked_crc(data: bytes | np.ndarray) -> int:
-    """CRC-32C as LevelDB and TensorFlow store it: changed, so that it may itself lie in data."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

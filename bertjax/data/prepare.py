@@ -20,10 +20,11 @@ import numpy as np
 from rich.console import Console
 
 from bertjax import storage
-from bertjax.config import Config
+from bertjax.config import Config, Data
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
+from bertjax.data.tfrecord import index
 from bertjax.data.tokenize import Tokenized, tokenize_all
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes import lock, terminal
@@ -130,6 +131,8 @@ def _build(
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
     if not storage.is_remote(scratch):
         scratch.mkdir(parents=True)
+    if config.data.holds_examples:
+        return {"": _index_examples(config, recorded, scratch, beam_options, console)}
     corpora = corpus.of(config)
     with console.status("opening the corpus"):
         for part in corpora:
@@ -138,6 +141,55 @@ def _build(
             part.peek(2 if config.objective.nsp else 1)
         texts = {part.name: part.identity() for part in corpora}
     model = _get_tokenizer(config.tokenizer, recorded, corpora, console)
+    saved, description = _save_tokenizer(config, recorded, model, scratch)
+    manifests = {}
+    tokenized = _tokenized(corpora, saved, scratch / "parts", beam_options, console)
+    for part, results in zip(corpora, tokenized, strict=True):
+        with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
+            text_bytes = _fill(writer, part, results, console)
+            manifests[part.name] = writer.finish(
+                text_bytes=text_bytes,
+                dropped=dict(sorted(part.dropped.items())),
+                data=_fields(part.data),
+                text=texts[part.name],
+                **description,
+                report=report.describe(part, writer.counts, text_bytes, model, config),
+            )
+    return manifests
+
+
+def _index_examples(
+    config: Config,
+    recorded: used.Source,
+    scratch: Path,
+    beam_options: Sequence[str] | None,
+    console: Console,
+) -> dict:
+    """As `_build`, of examples that are masked already; raises as `index.build` too."""
+    if beam_options is not None:
+        raise UsageError("--runner: config.data.source=bert_tfrecord has nothing to tokenize")
+    files = index.find(config.data)
+    if not recorded.path:
+        raise UsageError(
+            "config.tokenizer.path is unset: the files of config.data.source=bert_tfrecord hold "
+            "token ids only; name the vocab.txt that they were made with"
+        )
+    model = _get_tokenizer(config.tokenizer, recorded, [], console)
+    _, description = _save_tokenizer(config, recorded, model, scratch)
+    place, description = scratch / "store", description | {"data": _fields(config.data)}
+    return index.build(config, files, model, place, console, description)
+
+
+def _fields(data: Data) -> dict:
+    """What a manifest keeps of a corpus' fields."""
+    fields = dataclasses.asdict(data)
+    return {name: fields[name] for name in fields if name not in identity.RUNTIME_FIELDS}
+
+
+def _save_tokenizer(
+    config: Config, recorded: used.Source, model: tokenizer.Tokenizer, scratch: Path
+) -> tuple[Path, dict]:
+    """Writes `scratch/tokenizer`; returns its file, and what the manifests say of it."""
     vocab_size = config.model.vocab_size
     if 0 < vocab_size < model.vocab_size:
         raise UsageError(
@@ -145,24 +197,8 @@ def _build(
             "set it to that, or to 0 to take the tokenizer's size"
         )
     saved = model.save(scratch / "tokenizer")
-    used_config = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
-    recorded_tokenizer = {"tokenizer": used_config} | recorded.fields
-    manifests = {}
-    tokenized = _tokenized(corpora, saved, scratch / "parts", beam_options, console)
-    for part, results in zip(corpora, tokenized, strict=True):
-        with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
-            text_bytes = _fill(writer, part, results, console)
-            data = dataclasses.asdict(part.data)
-            manifests[part.name] = writer.finish(
-                tokenizer_sha256=model.sha256,
-                text_bytes=text_bytes,
-                dropped=dict(sorted(part.dropped.items())),
-                data={name: data[name] for name in data if name not in identity.RUNTIME_FIELDS},
-                text=texts[part.name],
-                **recorded_tokenizer,
-                report=report.describe(part, writer.counts, text_bytes, model, config),
-            )
-    return manifests
+    fields = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
+    return saved, {"tokenizer_sha256": model.sha256, "tokenizer": fields} | recorded.fields
 
 
 def _get_tokenizer(

@@ -180,7 +180,7 @@ def refuse_others(data: Data) -> None:
 
 def _refuse_other(path: str) -> None:
     if storage.is_remote(path):
-        first = storage.read_ranges(path, [0], [text_files.SNIFFED])[0]
+        first = storage.read_ranges([path], [0], [text_files.SNIFFED])[0]
     else:
         with open(path, "rb") as file:
             first = file.read(text_files.SNIFFED)

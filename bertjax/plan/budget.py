@@ -11,7 +11,6 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
-from bertjax.data import epochs, stores
 from bertjax.distill import student, teacher
 from bertjax.job import Job
 from bertjax.pretraining import Pretraining
@@ -58,16 +57,8 @@ def corpus(
             taught = teacher.abstract(config, source, teacher.PRETRAINING)
         return Pretraining(config, stand_in, teacher=taught), None
     job = pretraining.open(config, directory, build=False, abstract=True)
-    opened = stores.open_split(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
-    rows = [
-        sum(
-            epochs.Epochs(store, job.config, stage, component=number).num_rows
-            for number, store in enumerate(opened)
-        )
-        for stage in first
-    ]
-    return job, rows
+    return job, [job.batches(stage).num_rows for stage in first]
 
 
 def totals(job: Job, reports: list[dict], rows: list[int] | None) -> dict:
