@@ -113,7 +113,8 @@ def files() -> str:
             folder = path.parent.relative_to(ROOT).as_posix()
             folders.setdefault(folder, []).append((f"`{path.name}`", plain(_first(text))))
     return "\n\n".join(
-        f"## `{folder}/`\n\n{table(('file', 'what it is'), rows)}" for folder, rows in folders.items()
+        f"## `{folder}/`\n\n{table(('file', 'what it is'), rows)}"
+        for folder, rows in folders.items()
     )
 
 
@@ -145,7 +146,11 @@ def batch_keys() -> str:
             letters = f"[{', '.join(_LETTERS[size] for size in shape)}]"
             shapes.setdefault(key, {}).setdefault(letters, []).append(form)
     rows = (
-        (f"`{key}`", "<br>".join(f"`{s}`: {', '.join(f)}" for s, f in found.items()), plain(MEANING[key]))
+        (
+            f"`{key}`",
+            "<br>".join(f"`{s}`: {', '.join(f)}" for s, f in found.items()),
+            plain(MEANING[key]),
+        )
         for key, found in shapes.items()
     )
     return table(("array", "shape, and the batches that have it", "what it holds"), rows)
