@@ -43,6 +43,12 @@ def test_the_readme_is_short_and_starts_with_the_two_commands():
     assert "make test" in first
 
 
+def test_the_citation_names_the_version_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f'version="{cited["version"]}"' in (ROOT / "setup.py").read_text()
+    assert cited["authors"]
+
+
 @pytest.mark.parametrize("page", pages.PAGES)
 def test_links_lead_to_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", pages.prose(page)):
@@ -80,6 +86,13 @@ def test_every_command_of_the_pages_parses(page, words, monkeypatch):
     values, _ = command_line.parse(name, argv, COMMANDS)
     if takes_config:
         config_lib.from_config_dict(values.config)
+
+
+def test_python_on_the_pages_is_python():
+    found = [b for page in pages.PAGES for b in pages.blocks(page) if b.language == "python"]
+    assert found
+    for block in found:
+        compile(block.text, block.text, "exec")
 
 
 FIELDS = set(config_tree.paths(config_lib.Config))
@@ -182,14 +195,14 @@ def test_the_site_is_built_and_a_dead_link_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files that the pages name, and `hf:DIR`: a small model with a vocabulary."""
+    """The files that the pages name, and a small model: `runs/quickstart`, `hf:DIR`."""
     folder = pages.make_folder(tmp_path_factory.mktemp("pages"))
     run(
         folder,
         folder / "start",
-        "bertjax pretrain --config=configs/bert_base.py --workdir=S "
+        "bertjax pretrain --config=configs/bert_base.py --workdir=../runs/quickstart "
         "--config.data.files=corpus.jsonl.gz --config.tokenizer.path=vocab.txt\n"
-        "bertjax convert S hf:../DIR\n",
+        "bertjax convert ../runs/quickstart hf:../DIR\n",
     )
     return folder
 
@@ -220,7 +233,7 @@ def run(folder, place, script):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_what_a_page_says_that_it_runs_runs(page, folder):
-    script = "".join(block.text for block in pages.blocks(page) if block.runs)
+    script = "".join(block.script for block in pages.blocks(page) if block.runs)
     place = run(folder, folder / Path(page).name.replace(".", "-"), script)
     for workdir in place.glob("*/config.json"):  # all that W holds is in its page
         table = pages.read("docs/reference/workdir.md")

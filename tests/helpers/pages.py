@@ -27,6 +27,11 @@ class Block:
     text: str
     runs: bool
 
+    @property
+    def script(self):
+        """The block as lines of bash."""
+        return f"python - <<'END'\n{self.text}END\n" if self.language == "python" else self.text
+
 
 def read(page):
     return (ROOT / page).read_text(encoding="utf-8")
@@ -126,8 +131,9 @@ def make_folder(folder):
     rows = "".join(f'"{text}",{label}\n' for text, label in reviews)
     (folder / "reviews.csv").write_text(f"review,stars\n{rows}")
     (folder / "texts.txt").write_text("".join(f"{text}\n" for text, _ in reviews))
-    program = folder / "bin/bertjax"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bertjax "$@"\n')
-    program.chmod(0o755)
+    (folder / "bin").mkdir()
+    for name, what in (("bertjax", " -m bertjax"), ("python", "")):
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{what} "$@"\n')
+        program.chmod(0o755)
     return folder
