@@ -235,7 +235,7 @@ def run(folder, place, script):
 def test_what_a_page_says_that_it_runs_runs(page, folder):
     script = "".join(block.script for block in pages.blocks(page) if block.runs)
     place = run(folder, folder / Path(page).name.replace(".", "-"), script)
-    for workdir in place.glob("*/config.json"):  # all that W holds is in its page
-        table = pages.read("docs/reference/workdir.md")
-        for path in workdir.parent.iterdir():
+    table = pages.read("docs/reference/workdir.md")  # has all that W holds
+    for metrics in place.glob("*/metrics.jsonl"):
+        for path in metrics.parent.iterdir():
             assert f"`{path.name}`" in table or f"`{path.name}/`" in table, path

@@ -124,10 +124,8 @@ def make_folder(folder):
     pieces = [*specials, *letters, *(f"##{x}" for x in letters)]
     pieces += [word for word, _ in words.most_common(600) if word not in pieces]
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    reviews = [
-        (f"a {word} film, number {n}", ["good", "bad"][n % 2])
-        for n, word in enumerate(list(words)[:60])
-    ]
+    named = [word for word in words if word.isalpha()][:60]
+    reviews = [(f"a {word} film", ["good", "bad"][n % 2]) for n, word in enumerate(named)]
     rows = "".join(f'"{text}",{label}\n' for text, label in reviews)
     (folder / "reviews.csv").write_text(f"review,stars\n{rows}")
     (folder / "texts.txt").write_text("".join(f"{text}\n" for text, _ in reviews))
