@@ -2,6 +2,7 @@
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bertjax import __main__ as program
 from bertjax import config as config_lib
 from bertjax import errors
-from bertjax.commands import Command
+from bertjax.commands import Command, Flag
 from bertjax.config import help as config_help
 from bertjax.config.finetune_fields import KINDS
 from bertjax.data import pipeline
@@ -33,8 +34,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of the program in which nothing is Markdown."""
-    return re.sub(r"([\\*_<\[\]#])", r"\\\1", text)
+    """Text of the program in which flags are code, and nothing else is Markdown."""
+    found = re.compile(r"(--[a-z][\w.=:/-]*\w)|([\\*_<\[\]#])")
+    return found.sub(lambda match: f"`{match[1]}`" if match[1] else f"\\{match[2]}", text)
 
 
 def config_fields() -> str:
@@ -57,17 +59,24 @@ def commands() -> str:
 
 def _command(command: Command) -> str:
     usage, text = command.usage
-    indented = [line for line in text.splitlines() if line.startswith(" ")]
-    usage = "\n".join([usage, *indented])
-    said = " ".join(line.strip() for line in text.splitlines() if line not in indented)
-    parts = [f"## {command.name}", f"```text\nbertjax {usage}\n```", plain(said)]
+    lines = text.splitlines()
+    further = [line for line in lines if line.startswith(" ")]  # of the usage
+    usage = textwrap.fill(
+        " ".join(f"bertjax {usage} {' '.join(further)}".split()),
+        width=78,
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
+    said = " ".join(line for line in lines if line not in further)
+    parts = [f"## {command.name}", f"```text\n{usage}\n```", plain(said)]
     if command.flags:
-        rows = (
-            (f"`--{flag.name}`", f"`{flag.default}`", " ".join(f"`{c}`" for c in flag.choices))
-            for flag in command.flags
-        )
-        parts.append(table(("flag", "default", "choices"), rows))
+        rows = ((f"`--{flag.name}`", _accepts(flag), f"`{flag.default}`") for flag in command.flags)
+        parts.append(table(("flag", "values", "default"), rows))
     return "\n\n".join(parts)
+
+
+def _accepts(flag: Flag) -> str:
+    return " ".join(f"`{choice}`" for choice in flag.choices) or flag.kind.__name__
 
 
 def exit_codes() -> str:
