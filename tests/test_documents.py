@@ -196,26 +196,26 @@ def test_the_site_is_built_and_a_dead_link_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The files that the pages name, and a small model: `runs/quickstart`, `hf:DIR`."""
-    folder = pages.make_folder(tmp_path_factory.mktemp("pages"))
+    folder = pages.make_folder(tmp_path_factory.mktemp("pages") / "files")
     run(
         folder,
-        folder / "start",
-        "bertjax pretrain --config=configs/bert_base.py --workdir=../runs/quickstart "
+        "start",
+        "bertjax pretrain --config=configs/bert_base.py --workdir=../files/runs/quickstart "
         "--config.data.files=corpus.jsonl.gz --config.tokenizer.path=vocab.txt\n"
-        "bertjax convert ../runs/quickstart hf:../DIR\n",
+        "bertjax convert ../files/runs/quickstart hf:../files/DIR\n",
     )
     return folder
 
 
-def run(folder, place, script):
-    """Runs a script as a reader would, in a new folder with the files of `folder`."""
+def run(folder, name, script):
+    """Runs a script as a reader would, in a new folder with the files of `folder`; returns it."""
+    place = folder.parent / name
     place.mkdir()
     for path in folder.iterdir():
-        if path.name not in ("bin", place.name, "start"):
-            (place / path.name).symlink_to(path)
+        (place / path.name).symlink_to(path)
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs"),
         "XLA_FLAGS": CHEAP,
     }
     done = subprocess.run(
@@ -234,7 +234,7 @@ def run(folder, place, script):
 @pytest.mark.parametrize("page", RUN)
 def test_what_a_page_says_that_it_runs_runs(page, folder):
     script = "".join(block.script for block in pages.blocks(page) if block.runs)
-    place = run(folder, folder / Path(page).name.replace(".", "-"), script)
+    place = run(folder, Path(page).stem, script)
     table = pages.read("docs/reference/workdir.md")  # has all that W holds
     for metrics in place.glob("*/metrics.jsonl"):
         for path in metrics.parent.iterdir():
