@@ -51,11 +51,11 @@ setup(
         "cuda": ["jax[cuda12]"],
         "beam": BEAM,  # `bertjax prepare --runner=...`; on Dataflow apache-beam[gcp] too
         "gcs": GCS,  # gs:// for text, store, checkpoints and all else of a run
+        "docs": DOCS,  # `make docs`
         # Forms of `bertjax convert` that need somebody else's code.
         "onnx": ONNX,
         "hub": HUB,
         "torch": TORCH,
-        "docs": DOCS,  # `make docs`
         # PyTorch, transformers and sentence embeddings are what conversions are held against. One
         # version of PyTorch, so that its weights-only loader is the one that was tested.
         "test": [
