@@ -97,7 +97,7 @@ def test_python_on_the_pages_is_python():
 
 FIELDS = set(config_tree.paths(config_lib.Config))
 GROUPS = "|".join(sorted({path.split(".")[1] for path in FIELDS if path.count(".") > 1}))
-_FILES = ("py", "json", "pt", "onnx", "jsonl")
+_FILES = ("py", "json", "pt", "onnx", "jsonl", "ckpt")
 
 
 @pytest.mark.parametrize("page", [p for p in pages.PAGES if not p.startswith("benchmarks/")])
