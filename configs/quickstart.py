@@ -3,7 +3,7 @@
 What:     2 layers, hidden 128, a WordPiece vocabulary of 4,096 trained on the spot, no dropout.
 Command:  make quickstart
           (= bertjax pretrain --config=configs/quickstart.py --workdir=runs/quickstart)
-Expected: see README.md, "What was measured".
+Expected: see benchmarks/RESULTS.md, "Quickstart".
 """
 
 from bertjax import config as config_lib

@@ -6,7 +6,7 @@ What:     docstrings of the six packages of the standard library that have the m
 Command:  make quickstart
           (= bertjax finetune --config=configs/quickstart_task.py --workdir=runs/quickstart/task \
               --config.init_from=runs/quickstart)
-Expected: see README.md, "What was measured"; it depends on the version of Python.
+Expected: see benchmarks/RESULTS.md, "Quickstart"; it depends on the version of Python.
 """
 
 from bertjax import config as config_lib

@@ -1,6 +1,7 @@
 """Flash attention for TPUs, with dropout of probabilities: scores never leave the chip's own memory.
 
-The kernels are in `flash_kernels`; here is what calls them. `docs/attention_kernel.md` explains both.
+The kernels are in `flash_kernels`; this file calls them. docs/explanations/attention_kernel.md
+explains both.
 The plain form is `attention.xla_attention`, whose mask is the same to the bit.
 
 Shape suffixes: B batch, L length, H heads, K head dim, D features of all heads, N groups of heads,

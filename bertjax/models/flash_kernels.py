@@ -1,7 +1,7 @@
 """The kernels of flash attention, forward and backward, in Pallas for TPUs.
 
 A program has one row of the batch and one group of its heads, with all their queries and keys, in
-VMEM. `docs/attention_kernel.md` explains what it does with them.
+VMEM. `docs/explanations/attention_kernel.md` explains what it does with them.
 
 Scores lie with keys along sublanes and queries along lanes, `[M, L]`: largest scores, sums, and
 what is drawn for a query are then rows `[1, L]`, which broadcast for nothing. Arrays named `..._t`
