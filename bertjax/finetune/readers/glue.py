@@ -95,7 +95,9 @@ def _layout(paths: list[str], task: Task) -> tuple[dict[str, list[str]], str]:
 def _by_name(paths: list[str], task: Task) -> dict[str, list[str]]:
     """The splits of files that the config names one by one."""
     if any(files.base(path) == _DEV_IDS for path in paths):
-        raise UsageError(f"config.data.files: {_DEV_IDS} is read from MRPC's folder; name the folder")
+        raise UsageError(
+            f"config.data.files: {_DEV_IDS} is read from MRPC's folder; name the folder"
+        )
     ax = [p for p in paths if {"ax", "diagnostic"} & set(_words(p))] if task.name == "mnli" else []
     rest = [path for path in paths if path not in ax]
     found, _ = splits.assign(rest, (".tsv", ".txt", ".parquet")) if rest else ({}, [])
