@@ -9,6 +9,8 @@ BEAM = ["apache-beam>=2.70"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"]  # 2 and 10 have other hooks and themes
 GCS = ["etils[epath]>=1.13", "gcsfs>=2026.4"]
 HUB = ["huggingface_hub>=1.0"]
+WANDB = ["wandb>=0.20"]
+MLFLOW = ["mlflow-skinny>=3.0", "sqlalchemy>=2.0", "alembic>=1.10"]
 TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
 
 setup(
@@ -19,7 +21,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["bertjax", "bertjax.*"]),
+    # The configs stay at the top of the source tree; `--config=bertjax:NAME` finds them in a wheel.
+    packages=[*find_packages(include=["bertjax", "bertjax.*"]), "bertjax.configs"],
+    package_dir={"bertjax.configs": "configs"},
     package_data={"bertjax": ["py.typed"]},
     entry_points={"console_scripts": ["bertjax=bertjax.__main__:main"]},
     install_requires=[
@@ -56,6 +60,9 @@ setup(
         "onnx": ONNX,
         "hub": HUB,
         "torch": TORCH,
+        # Experiment trackers, of `config.logging.trackers`.
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
         # PyTorch, transformers and sentence embeddings are what conversions are held against. One
         # version of PyTorch, so that its weights-only loader is the one that was tested.
         "test": [

@@ -1,18 +1,18 @@
-"""RoBERTa's ablation (Liu et al. 2019, tables 1 and 2) at a small scale: what is the format worth,
-and what are fresh masks?
+"""RoBERTa's ablation (Liu et al. 2019, tables 1 and 2) at a small scale: the gain from the input
+format, and the gain from fresh masks.
 
     python -m benchmarks.ablation --data=corpus.jsonl.gz --workdir=W --steps=3000 --seeds=0,1
 
 `formats` runs every input format of configs/roberta_small.py on the whole corpus. `masks` runs one
-format on so little of it that a run reads it `--epochs` times, with masks of its own in every epoch
-or of 1 or 10 patterns; its examples are the same in every epoch (doc_sentences), so that only the
-masks differ. All runs have the same steps, tokens in a step (2,000), tokenizer and held-out
-documents; a run that has a result is skipped, one that was stopped goes on.
+format (doc_sentences) on a part of the corpus that a run reads `--epochs` times, with new masks in
+every epoch or with 1 or 10 fixed patterns. The examples are the same in every epoch, so only the
+masks differ. All runs have the same steps, tokens per step (2,000), tokenizer and held-out
+documents. A run that has a result is skipped; a run that was stopped continues.
 
-Every model is then asked for the masked-LM loss of the same held-out examples with the same masks,
-in one form for all (full_sentences) and in the form that it was trained on. Prints a table for each
-group: means over the seeds, and each seed's value; W/ablation.png shows the learning curves.
-(On a CPU, the environment that the Makefile calls KEEP_HEAP saves an eighth of the time.)
+Every model then gets the masked-LM loss of the same held-out examples with the same masks: in one
+format for all models (full_sentences), and in the format that it was trained on. Prints a table for
+each group, with means over the seeds and each seed's value. W/ablation.png shows the learning
+curves. (On a CPU, the environment that the Makefile calls KEEP_HEAP saves an eighth of the time.)
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main():
 
 
 def prepare(args, directory: Path) -> Path:
-    """The store and tokenizer of the whole corpus; made if they are not there."""
+    """The store and tokenizer of the whole corpus; made if they do not exist."""
     if not (directory / "store" / "manifest.json").exists():
         config = f"--config={CONFIG}:vocab={args.vocab}"
         bertjax("prepare", directory, config, f"--config.data.files={args.data}")
@@ -146,8 +146,8 @@ def shorten(args, prepared: Path) -> Path:
 
 
 def run(directory: Path, corpus: Path, variant: str, rest: str, seed: int) -> dict:
-    """Trains and evaluates, or reads what an earlier call found; `rest` is the argument of the
-    config that all runs share."""
+    """Trains and evaluates, or reads the result of an earlier call; `rest` is the config argument
+    that all runs share."""
     path = directory / "result.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -208,8 +208,8 @@ def logged(directory, name) -> list[tuple[int, float]]:
 
 
 def what_was_read(directory, config) -> dict[str, float]:
-    """Counted on the batches of the run, made once more: `attended` tokens, special ones
-    included, and how many times `epochs` the text of the store was read."""
+    """Counts on the batches of the run, made once more: `attended` tokens (special tokens included)
+    and `epochs`, how many times the text of the store was read."""
     encoder = tokenizer.load(directory / "tokenizer")
     corpora = stores.open_split(config, directory, "train")
     attended = text = 0
@@ -227,7 +227,7 @@ def what_was_read(directory, config) -> dict[str, float]:
 
 
 def table(runs: dict[str, dict[int, dict]]) -> str:
-    """Markdown; the columns are in the order of what decides."""
+    """A Markdown table, with the columns that decide first."""
     lines = [
         "| | held out, one form | held out, own form | training, own form | next sentence "
         "| attended tokens | epochs |",

@@ -1,10 +1,11 @@
-"""A batch of 256 at once, as 8 x 32, and on 8 devices: the same parameters? At what price?
+"""Compares a batch of 256 at once, as 8 x 32, and on 8 devices: parameters, time and memory.
 
-4 layers, hidden 256, float32, no dropout, random tokens with a different number of predictions in
-every micro-batch; 5 steps from the same start. Differences are from the batch at once on one
-device: of each tensor, the norm of the difference over the norm. The control is that batch with
-its rows in another order: what rounding alone does to the same sums. Then seconds a step, taken
-in turns, and the temporaries of the compiled step. A CPU shows 8 fake devices.
+The model has 4 layers, hidden 256, float32 and no dropout; tokens are random, with a different
+number of predictions in every micro-batch. Each way takes 5 steps from the same start. A difference
+is relative to the batch at once on one device: for each tensor, the norm of the difference over the
+norm. The control is that batch with its rows in another order, which shows the effect of rounding
+alone. Then come seconds per step, measured in turns, and the temporaries of the compiled step. A
+CPU shows 8 fake devices.
 
     python -m benchmarks.accumulation
 """
@@ -63,7 +64,7 @@ def make_batch(step: int) -> dict:
 
 
 class Run:
-    """One way to take the same steps."""
+    """One way to compute the same steps."""
 
     def __init__(self, optimizer: str, num_devices: int, micro_batches: int, mesh: dict):
         phase = config_lib.Phase(steps=100, sequence_length=LENGTH, batch_size=ROWS)
@@ -83,7 +84,7 @@ class Run:
         return sharding.to_global(self.mesh, batch, ROWS)
 
     def step(self, number: int, order=slice(None)) -> float:
-        """Takes one step with the rows in an order; the seconds it took."""
+        """Takes one step with the rows in the given order; returns its seconds."""
         batch = self._place({k: v[order] for k, v in make_batch(number).items()})
         started = time.perf_counter()
         self.state, metrics = self.compiled(self.state, {}, batch)

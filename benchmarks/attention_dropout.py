@@ -1,8 +1,8 @@
-"""Statistics of the mask of attention dropout, beside today's two other sources of bits.
+"""Statistics of the attention dropout mask, compared with two other sources of random bits.
 
-Draws `--layers` masks `[H, L, L]` of consecutive keys and tests what is dropped: shares, neighbors,
-other masks, and all pairs of queries and of keys. Every figure is in deviations of fair coins, or a
-ratio of variances that is 1 of fair coins.
+Draws `--layers` masks `[H, L, L]` of consecutive keys and tests the dropped elements: shares,
+neighbors, other masks, and all pairs of queries and of keys. Every figure is in standard deviations
+of fair coins, or a ratio of variances that is 1 for fair coins.
 
     python -m benchmarks.attention_dropout                    1e8 draws of each source
     python -m benchmarks.attention_dropout --layers=2 --source=words
@@ -31,7 +31,7 @@ def of_words(key, shape, rate):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def of_hash(key, shape, rate):
-    """A hash of every element: two rounds, as of hidden dropout."""
+    """A hash of every element: two rounds, as in hidden dropout."""
     return random_words(key, shape) < jnp.uint32(round(rate * 2**32))
 
 
@@ -50,7 +50,7 @@ def scores(counts: np.ndarray, draws: int, rate: float) -> np.ndarray:
 
 
 def shares(masks: np.ndarray, rate: float) -> dict[str, np.ndarray]:
-    """Scores of what is dropped of `[N, H, L, L]`, by place."""
+    """Scores of the dropped shares of `[N, H, L, L]`, by place."""
     layers, heads, length, _ = masks.shape
     flat = masks.reshape(-1, length, length).astype(np.int64).sum(0)
     where = np.arange(length)
@@ -72,7 +72,7 @@ def shares(masks: np.ndarray, rate: float) -> dict[str, np.ndarray]:
 
 
 def correlations(masks: np.ndarray, rate: float) -> dict[str, np.ndarray]:
-    """Scores of how often an element and a neighbor, or one of another mask, are both dropped."""
+    """Scores of how often an element is dropped together with a neighbor or another mask's."""
     found = {}
     for axis, name in enumerate(("layers", "heads", "queries", "keys")):
         both = [
@@ -89,10 +89,10 @@ def correlations(masks: np.ndarray, rate: float) -> dict[str, np.ndarray]:
 
 
 def pairs(mask: np.ndarray, rate: float) -> tuple[int, float, float, int]:
-    """Of all pairs of rows of a `[R, C]` mask: their number, and how they are dropped together.
+    """The number of all pairs of rows of a `[R, C]` mask, and how often they are dropped together.
 
-    The product of two centered rows has mean 0 and a known variance where rows are independent.
-    Units are of the share that was dropped: products of all pairs vary together with that share.
+    The product of two centered rows has mean 0 and a known variance if the rows are independent.
+    Products are scaled by the measured variance, because all of them vary with the dropped share.
 
     Returns:
       `(pairs, score of the mean, variance over that of fair coins, pairs beyond 8 deviations)`.

@@ -1,10 +1,10 @@
-"""`bertjax prepare` in its own processes and on Apache Beam: rate, peak memory, the same bytes.
+"""`bertjax prepare` in its own processes and on Apache Beam: rate, peak memory, equal bytes.
 
 All ways prepare one corpus with one vocabulary in turns, each in a fresh process. Seconds are those
-of `prepare` itself, to the installed store; Beam's are given in two parts, the pipeline (reading,
-tokenizing, part files) and the copying of the parts into the store. Memory is that of all
-processes added up ten times a second (PSS: a shared page counts once). Every store is compared
-with the first one.
+of `prepare` itself, up to the installed store. Beam's seconds have two parts: the pipeline
+(reading, tokenizing, part files), and the copying of the parts into the store. Memory is the sum
+over all processes, taken ten times a second (PSS: a shared page counts once). Every store is
+compared with the first one.
 
     python -m benchmarks.beam --corpus=small.jsonl.gz --vocab=bert-base-uncased-vocab.txt
 """
@@ -51,7 +51,7 @@ def main():
 
 
 def run(files, vocab, processes, options, workdir):
-    """Prepares; returns seconds in all, those of the pipeline, and the bytes of the text."""
+    """Prepares; returns the total seconds, the pipeline's seconds, and the bytes of the text."""
     seconds, tokenize_all = [], beam.tokenize_all
 
     def timed(*args):
@@ -93,7 +93,7 @@ def compare(args):
 
 
 def measured(args, way, workdir):
-    """What `run` returns, in a process of its own, and the most memory that it took, in bytes."""
+    """Calls `run` in a process of its own; returns its result and its peak memory in bytes."""
     command = [sys.executable, "-m", "benchmarks.beam", f"--way={way}", f"--workdir={workdir}"]
     command += [f"--corpus={args.corpus}", f"--vocab={args.vocab}"]
     with subprocess.Popen(

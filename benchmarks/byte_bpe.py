@@ -1,9 +1,9 @@
-"""Byte-level BPE: what learning a vocabulary costs, how well it fits, and how fast it encodes.
+"""Byte-level BPE: the cost of learning a vocabulary, its fit, and the speed of encoding.
 
-A vocabulary is learned from 99 documents in 100 (with `--learned`, an earlier one is opened).
-On the others it is compared with GPT-2's published one, in bytes a token. Then both
-`ByteBPE.encode_flat` and the `tokenizers` library's own batch encoding read the start of the
-corpus, document by document, taking turns on one core; times are processor seconds.
+A vocabulary is learned from 99 documents in 100 (with `--learned`, an earlier vocabulary is
+opened). On the other documents it is compared with GPT-2's published vocabulary, in bytes per
+token. Then `ByteBPE.encode_flat` and the `tokenizers` library's own batch encoding read the start
+of the corpus, document by document, in turns on one core. Times are processor seconds.
 
     python -m benchmarks.byte_bpe --corpus=medium.jsonl.gz --published=gpt2_bpe --save=DIR
 """
@@ -88,7 +88,7 @@ def compare_fit(corpus, models):
 
 
 def compare_rates(args, model):
-    """The memory of words starts empty; the last slices say what a long run gets."""
+    """Compares rates. The cache of words starts empty; the last slices show a long run's rate."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core, as in a worker of `prepare`
     library = model._backend
     pairs = []

@@ -1,7 +1,7 @@
-"""Time and memory of `bertjax convert` for a model of Base size, every conversion a process.
+"""Time and memory of `bertjax convert` for a model of Base size; each conversion is a process.
 
-The weights are random, of BERT Base for pretraining (440 MB in float32), with Adam's moments where
-a form holds them (1.3 GB). Peak memory is the process's own high-water mark, libraries included;
+The weights are random weights of BERT Base for pretraining (440 MB in float32), with Adam's moments
+if a form holds them (1.3 GB). Peak memory is the process's own high-water mark, libraries included;
 `imports` is that mark after `import jax` and Orbax alone.
 
     python -m benchmarks.convert [--directory=/tmp/convert]
@@ -62,7 +62,7 @@ def base(rng: np.random.Generator) -> Pretrained:
 
 
 def measure(directory: Path, *arguments: str) -> tuple[float, float, float]:
-    """Seconds by the clock, of the processor, and peak bytes of one process."""
+    """Wall-clock seconds, processor seconds and peak bytes of one process."""
     process = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],
         cwd=directory,

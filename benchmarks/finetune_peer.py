@@ -1,8 +1,8 @@
-"""What `benchmarks.finetune_torch` compares: a fine-tuning of bertjax, and the same one by PyTorch.
+"""The two sides of `benchmarks.finetune_torch`: a fine-tuning by bertjax, and the same by PyTorch.
 
-PyTorch's side is `transformers`' class for the head, started from our exported weights (the fresh
-head among them), trained on our batches at our rates, and scored by our figures. Forward pass, loss,
-gradient, clipping and AdamW are its own.
+PyTorch's side is `transformers`' class for the head. It starts from our exported weights (including
+the fresh head), trains on our batches at our rates, and is scored by our figures. Forward pass,
+loss, gradient, clipping and AdamW are its own.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ _CLASSES = {
 
 
 def opened(args, directory: Path, dropout: float) -> tuple[Finetuning, config_lib.Config]:
-    """The job of the BERT recipe for `args.task` from MiniLM, and the config it was opened with.
+    """The job of the BERT recipe for `args.task` from MiniLM, and its config.
 
     `args.limit_train` and `args.limit_dev` keep the first examples of a split; 0 keeps all.
     """
@@ -107,8 +107,8 @@ class Peer:
     """A job's training by `transformers` and PyTorch.
 
     Args:
-      params: the weights that it starts from.
-      directory: a new one, for the export of the weights.
+      params: the initial weights.
+      directory: a new directory for the export of the weights.
       attention: `sdpa` (the default of `transformers`) or `eager`.
       frozen_pad: leave the embedding of [PAD] as it is, as `transformers` does.
     """
@@ -129,8 +129,8 @@ class Peer:
         )
         wrong = loaded["missing_keys"] or loaded["unexpected_keys"] or loaded["mismatched_keys"]
         assert not wrong, loaded
-        # `transformers` never trains the row of [PAD], google-research/bert and bertjax do. The softmax
-        # over a span's whole row, padding too, gives that row a gradient.
+        # `transformers` never trains the row of [PAD]; google-research/bert and bertjax do. The
+        # softmax over a span's whole row, padding included, gives that row a gradient.
         if not frozen_pad:
             self.model.base_model.embeddings.word_embeddings.padding_idx = None
         torch.manual_seed(job.config.seed)  # of dropout
@@ -149,7 +149,7 @@ class Peer:
         )
 
     def step(self, step: int, inputs: dict) -> float:
-        """One update on what `inputs` made of a batch; its loss."""
+        """One update on the tensors that `inputs` made; returns the loss."""
         for group in self._adamw.param_groups:
             group["lr"] = float(self._rate(step))
         loss = self.model(**inputs).loss
@@ -160,7 +160,7 @@ class Peer:
         return loss.item()
 
     def inputs(self, batch: dict) -> dict:
-        """The arguments of the model for one of our training batches."""
+        """The model's arguments for one of our training batches."""
         names = ("input_ids", "token_type_ids", "attention_mask")
         names += ("start_positions", "end_positions") if "start_positions" in batch else ()
         result = {name: torch.from_numpy(batch[name]).long() for name in names}
@@ -193,7 +193,7 @@ class Peer:
 
 
 def figures(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
-    """The figures of the dev split, of gathered rows; None for NaN."""
+    """The dev figures of gathered rows; None for NaN."""
     split = job.heldout_splits["dev"]
     found = job.predicted(split.examples, split.rows, rows)
     labels = job.config.model.label_names
@@ -202,9 +202,9 @@ def figures(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> dict[str, flo
 
 
 def decisions(job: Finetuning, rows: dict[str, list[np.ndarray]]) -> list[np.ndarray]:
-    """Vectors of logits whose largest one decides: one an example, word, or start and end of a window.
+    """Vectors of logits whose largest entry decides: per example, per word, or per window end.
 
-    Of regression, the one value.
+    A window has two vectors, start and end. For regression, the vector is the one value.
     """
     of = job.heldout_splits["dev"].rows
     result: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""The lines of `benchmarks.finetune_torch` as Markdown."""
+"""Prints the results of `benchmarks.finetune_torch` as Markdown."""
 
 import statistics
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.finetune_speed import DYNAMIC, GROUPED, OURS, THEIRS
 
-FIRST = 50  # steps whose losses the goal is about
+FIRST = 50  # steps whose losses the goal concerns
 PAIRS = ((OURS, THEIRS), (GROUPED, DYNAMIC), (GROUPED, THEIRS))
 
 

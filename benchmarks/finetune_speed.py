@@ -1,4 +1,4 @@
-"""Training steps of MRPC, bertjax's and PyTorch's in turns in one process (`finetune_torch speed`)."""
+"""Times MRPC training steps: bertjax and PyTorch in turns, one process (`finetune_torch speed`)."""
 
 import dataclasses
 import time
@@ -22,8 +22,8 @@ THEIRS, DYNAMIC = "PyTorch, 128", "PyTorch, longest of the batch"
 def measure(args, directory: Path) -> dict:
     """Seconds of every block of every side, examples in a block, and shares of padding.
 
-    The batches are made beforehand. Those of `GROUPED` are bertjax's defaults; the other sides have
-    random batches, all three the same ones.
+    The batches are made beforehand. `GROUPED` has bertjax's default batches; the other three sides
+    share the same random batches.
     """
     job, _ = peer.opened(args, directory, dropout=0.1)
     plain = dataclasses.replace(job.config.finetune, buckets=False, group_lengths=False)
@@ -74,7 +74,7 @@ def padding(batches: list[dict]) -> float:
 
 
 def lengths(batches: list[dict]) -> dict[int, int]:
-    """How many batches have which length."""
+    """Number of batches by length."""
     found, counts = np.unique([b["input_ids"].shape[1] for b in batches], return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
@@ -104,7 +104,7 @@ class Ours:
 
 
 def alternate(sides: dict, steps: int, block: int) -> dict[str, list[float]]:
-    """Seconds of every whole block of `steps` steps, the sides in turns, each first in its turn."""
+    """Seconds of every whole block in `steps` steps; sides take turns, and the first one changes."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     for first in range(0, steps - block + 1, block):

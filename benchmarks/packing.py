@@ -1,13 +1,13 @@
-"""What packing gains, and that it changes no example's loss, on the lengths of real text.
+"""The gain from packing on the lengths of real text, and a check that no example's loss changes.
 
     python -m benchmarks.packing --data=corpus.jsonl.gz --vocab=vocab.txt --workdir=W [--rounds=7]
 
-From the first `--megabytes` of the corpus two stores are made: its documents, and its paragraphs as
-documents of their own (short texts). For each material the training step of a small BERT (4 layers,
-hidden 256) runs on rows of one example and on packed rows of the same shape, alternating; the gain
-is the ratio of attended tokens a second, with the fill of a whole epoch. Then `--examples` examples
-are scored alone and packed, with the same masks: the largest difference of an example's masked-LM
-and next-sentence loss.
+The first `--megabytes` of the corpus make two stores: of its documents, and of its paragraphs as
+documents (short texts). For each store the training step of a small BERT (4 layers, hidden 256)
+runs on rows of one example and on packed rows of the same shape, in turns. The gain is the ratio of
+attended tokens per second, with the fill of a whole epoch. Then `--examples` examples are scored
+alone and packed, with the same masks; the figure is the largest difference of an example's
+masked-LM and next-sentence loss.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def make_config(args, material, packed):
 
 
 class Side:
-    """One way of filling rows: its batches, its compiled step."""
+    """One way to fill rows, with its batches and its compiled step."""
 
     def __init__(self, config, directory, encoder):
         self.config, stage = config, stages.of(config)[0]

@@ -1,8 +1,8 @@
-"""The pretraining step of transformers + PyTorch on the device at hand, for the same model and rows.
+"""The pretraining step of transformers + PyTorch on this machine's device, same model and rows.
 
-BertForPreTraining in bfloat16 autocast with its SDPA attention, AdamW(fused=True), gradients clipped
-at 1.0; the masked positions alone are projected onto the vocabulary, as bertjax does (`stock`
-projects all). Eager and `torch.compile`.
+BertForPreTraining in bfloat16 autocast, with its SDPA attention, AdamW(fused=True) and gradients
+clipped at 1.0. Only the masked positions are projected onto the vocabulary, as in bertjax (`stock`
+projects all positions). Both eager mode and `torch.compile` are timed.
 
     python -m benchmarks.peer_torch --batch=256 --length=128 --dropout=0.1
 """

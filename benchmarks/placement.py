@@ -1,7 +1,7 @@
-"""What a mesh costs on each device: the compiled training step of a config on 8 fake CPU devices.
+"""Cost of a mesh on each device: the compiled training step of a config on 8 fake CPU devices.
 
-Bytes are what XLA reports for one device: arguments (state and batch) and temporaries. Nothing is
-run. Collectives are those that a step executes, with the bytes that they send.
+Bytes are XLA's for one device: arguments (state and batch) and temporaries. Nothing is run.
+Collectives are those that a step executes, with the bytes that they send.
 
     python -m benchmarks.placement --hidden_size=768 --layers=12 --batch=64
 """

@@ -1,11 +1,11 @@
-"""The recipes on TPU slices that are not there: memory, collectives and a predicted step of each.
+"""Plans the recipes for TPU slices that are not present: memory, collectives, predicted step.
 
-Every row is compiled with libtpu ahead of time and takes a minute; rows already in --out are kept,
-so that the command goes on where it was stopped.
+Every row is compiled ahead of time with libtpu and takes a minute. Rows already in --out are kept,
+so a stopped command continues.
 
     python -m benchmarks.plan                                     all, two hours on 2 cores
     python -m benchmarks.plan --only=bert_base --topology=v5e:2x2
-    python -m benchmarks.plan --print                             the table of what is in --out
+    python -m benchmarks.plan --print                             the table of the rows in --out
 """
 
 import argparse
@@ -51,7 +51,7 @@ TEACHERS = {"distilbert_base": "bert_base", "distilroberta_base": "roberta_base"
 
 
 def load(name: str, chips: int) -> config_lib.Config:
-    """A recipe with micro-batches of the chips at hand; the global batch is the recipe's.
+    """A recipe with micro-batches for the given chips; the global batch is the recipe's.
 
     Raises:
       UsageError: the recipe's batch has fewer rows than there are chips.
@@ -89,7 +89,7 @@ def recipe(name: str) -> config_lib.Config:
 
 
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
-    """Reports of a config's stages (or of its last one) on a topology, those not in `done`."""
+    """Reports of a config's stages (or of its last one) on a topology, except those in `done`."""
     target = plan_stage.Target.named(topology)
     config = load(name, len(target.devices))
     config = config.with_model(attention=attention)

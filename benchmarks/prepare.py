@@ -1,10 +1,10 @@
 """Rate and peak memory of `bertjax prepare`, against the `tokenizers` library on its own.
 
-The corpus is cut into slices. On each slice the two take turns, on the same cores:
-prepare from a .jsonl file to the finished store (start of its processes, reading, JSON,
-sentences, tokenizing and writing included), and the library's `encode_batch` of the same
-lines, already in memory. Then the whole corpus is prepared once more, as it is, and the memory
-of all its processes is added up ten times a second (PSS: a shared page counts once).
+The corpus is cut into slices. On each slice two programs take turns on the same cores: prepare,
+from a .jsonl file to the finished store (start of its processes, reading, JSON, sentences,
+tokenizing and writing included), and the library's `encode_batch` of the same lines, already in
+memory. Then the uncut corpus is prepared once more, and the memory of all its processes is summed
+ten times a second (PSS: a shared page counts once).
 
     python -m benchmarks.prepare --corpus=medium.jsonl.gz --vocab=bert-base-uncased-vocab.txt
 """
@@ -103,7 +103,7 @@ def run_prepare(files, vocab, workdir):
 
 
 def run_library(lines, vocab):
-    """Seconds of `encode_batch`, which uses every core; results are let go at once."""
+    """Seconds of `encode_batch`, which uses every core; its results are dropped at once."""
     library = BertWordPieceTokenizer(vocab)
     started = time.perf_counter()
     for i in range(0, len(lines), LINES_A_CALL):

@@ -1,14 +1,14 @@
-"""Short runs of every kind, to show that a change of the code moves no number.
+"""Short runs of every kind, which show that a change of the code changes no number.
 
-Each run trains a small BERT on the language reference that Python carries, by the command line alone,
-so that any two commits can be compared. What is recorded of a run: every deterministic figure of its
-metrics.jsonl, and the SHA-256 of its final parameters.
+Each run trains a small BERT on the language reference that Python carries, through the command line
+only, so that any two commits can be compared. The record of a run is every deterministic figure in
+its metrics.jsonl, and the SHA-256 of its final parameters.
 
     python -m benchmarks.same_runs --out before.json            # at the old commit
     python -m benchmarks.same_runs --against before.json        # at the new one: a table
     python -m benchmarks.same_runs --code OTHER_CHECKOUT --out before.json
 
-Exit code 1 where a run differs; the table then has the largest difference of a figure.
+The exit code is 1 if a run differs; the table then has the largest difference of a figure.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def record(root: Path, code: str, name: str) -> dict:
 
 
 def cluster(processes: int) -> list[dict]:
-    """The variables that tell each process of the others."""
+    """The environment variables that tell each process about the others."""
     if processes == 1:
         return [{}]
     with socket.socket() as probe:
@@ -187,7 +187,7 @@ def cluster(processes: int) -> list[dict]:
 
 
 def difference(old: dict, new: dict) -> float:
-    """The largest relative difference of a figure; infinite where the runs have others."""
+    """The largest relative difference of a figure; infinite if the runs have different figures."""
     if [sorted(line) for line in old["figures"]] != [sorted(line) for line in new["figures"]]:
         return float("inf")
     pairs = [(a[k], b[k]) for a, b in zip(old["figures"], new["figures"], strict=True) for k in a]

@@ -1,16 +1,17 @@
-"""Time of the train step of any config on the devices at hand, several variants taken in turns.
+"""Time of any config's train step on this machine's devices, with several variants in turns.
 
-A variant is a list of config fields, comma-separated; an empty one is the config as it is. Every
-variant trains on rows of the same kind: random tokens, lengths as BERT's pairs have them (90% full,
-the others uniform), packed where `examples.max_per_row` says so. The step is `train.compile_step`,
-masking included, its state donated as in training.
+A variant is a comma-separated list of config fields; an empty list is the config itself. Every
+variant trains on rows of the same kind: random tokens, with the lengths of BERT's pairs (90% full,
+the others uniform), packed if `examples.max_per_row` says so. The step is `train.compile_step`,
+masking included, with its state donated as in training.
 
     python -m benchmarks.step configs/bert_base.py "" model.scan_unroll=0
     python -m benchmarks.step configs/bert_large.py --batch=32 --length=512 \
         model.attention_probs_dropout_prob=0 model.attention_probs_dropout_prob=0,model.scan_unroll=0
 
-For each variant: the attention kernel, seconds to compile, the median and the least seconds a step
-over the rounds, tokens a second (places, and real tokens), utilization on both, memory.
+For each variant it prints the attention kernel, seconds to compile, the median and the least
+seconds per step over the rounds, tokens per second (all places, and real tokens), the utilization
+for both, and memory.
 """
 
 import argparse
@@ -128,7 +129,7 @@ class Variant:
         self.losses = [self.run(1), self.run(1)]  # the first allocates
 
     def run(self, steps: int) -> float:
-        """Seconds go to `seconds`; returns the last loss."""
+        """Runs `steps` steps, appends the seconds per step to `seconds`; returns the last loss."""
         started = time.perf_counter()
         for _ in range(steps):
             self.state, values = self.step(self.state, {}, self.batch)
@@ -137,7 +138,7 @@ class Variant:
         return float(values["loss"])
 
     def row(self) -> dict:
-        """What was measured, in plain values."""
+        """The measurements, as plain values."""
         phase, timed = self.phase, self.seconds[2:]
         places, best = phase.batch_size * phase.sequence_length, statistics.median(timed)
         flops = metrics_flops.model_flops_per_step(

@@ -6,8 +6,8 @@ PyTorch runs `transformers` BertForPreTraining (sdpa attention, eager) with Adam
 clip_grad_norm_, in two forms: `stock`, which projects all L positions onto the vocabulary, and
 `masked`, which projects the masked positions only, as bertjax and google-research/bert do.
 
-A shared machine makes wall times unsteady, so steps alternate, the ratios are given of medians
-and of minima, and the processor seconds of each step are given beside its wall time.
+Wall times are unsteady on a shared machine. Therefore steps alternate, ratios are given for medians
+and for minima, and each wall time comes with the step's processor seconds.
 
     python -m benchmarks.step_time --batch=8 --length=128 --pairs=8
     python -m benchmarks.step_time --batch=2 --length=512 --pairs=8
@@ -56,7 +56,7 @@ def parse_arguments():
 
 
 def make_config(args) -> config_lib.Config:
-    """BERT Base with the sizes asked for; everything else as by default."""
+    """BERT Base with the requested sizes; everything else is the default."""
     unroll = {} if args.scan_unroll is None else {"scan_unroll": args.scan_unroll}
     model = config_lib.Model(
         num_hidden_layers=args.layers,
@@ -207,7 +207,7 @@ KINDS = (
 
 
 def kind_of(name: str, source: str) -> str:
-    """Kind of an operation, by the name and source that the compiled program gives it."""
+    """The kind of an operation, from its name and source in the compiled program."""
     product = "dot_general" in source or name.startswith("dot")
     if "BPD,VD" in source or "BPV" in source:
         return "decoder product"

@@ -1,9 +1,9 @@
 """The same training run twice: bertjax, and `transformers` with PyTorch.
 
-Same initial weights (made by bertjax, carried over by `bertjax convert`), same batches and masks
-of real text, dropout off, float32, AdamW with decay outside LayerNorm and biases, warm-up, linear
-decay and a clipped gradient. Each side computes its own loss, gradients and update. A third run,
-PyTorch's in float64, tells whose float32 a difference comes from.
+Both runs have the same initial weights (made by bertjax, converted by `bertjax convert`), the same
+batches and masks of real text, no dropout, float32, AdamW with decay except on LayerNorm and
+biases, warm-up, linear decay and a clipped gradient. Each side computes its own loss, gradients and
+update. A third run, PyTorch in float64, shows which side's float32 causes a difference.
 
     python -m benchmarks.torch_curve --corpus=small.jsonl.gz --vocab=bert-base-uncased-vocab.txt \\
         --out=benchmarks/torch_curve.png

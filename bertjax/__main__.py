@@ -15,7 +15,7 @@ from bertjax.commands import Command, Flag, Values
 from bertjax.device import commands as device
 from bertjax.errors import BertjaxError, UsageError
 from bertjax.finetune import commands as finetuning
-from bertjax.processes import streams
+from bertjax.processes import streams, terminal
 
 if TYPE_CHECKING:
     from bertjax.config import Config
@@ -52,7 +52,8 @@ def pretrain(values: Values, args: list[str]) -> list[str]:
     """pretrain --config=FILE --workdir=W [--config.FIELD=VALUE ...]
 
     Trains to the last step of the last phase. Prepares first where W/store is missing, and
-    resumes where W/checkpoints exists.
+    resumes where W/checkpoints exists. FILE may be a config that is installed with bertjax:
+    --config=bertjax:bert_base; bertjax:NAME with another name lists them.
     """
     from bertjax import pretraining
     from bertjax.processes import distributed
@@ -171,6 +172,7 @@ COMMANDS = {
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", sources.fill_mask, ("SRC", "TEXT"), (*sources.SOURCE, sources.TOP_K)),
         Command("embed", sources.embed, None, (*sources.SOURCE, Flag("pooling"))),
+        Command("score", sources.score, None, (*sources.SOURCE, *sources.SCORE)),
         Command("convert", sources.convert, ("SRC", "DST"), sources.SOURCE),
         Command("bench-export", device.bench_export, None, (*sources.SOURCE, *device.FLAGS)),
         Command("verify", verify, ("DIR",)),
@@ -193,7 +195,7 @@ def run(argv: list[str]) -> int:
     command = argv[1] if len(argv) > 1 else "--help"
     try:
         outlives = command in COMMANDS and COMMANDS[command].outlives_reader
-        with streams.watched(lasting=outlives):
+        with streams.watched(lasting=outlives), terminal.shown():
             code = _run(command, argv[2:])
             return code if len(argv) > 1 else errors.USAGE
     except streams.Unread:

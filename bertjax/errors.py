@@ -1,25 +1,25 @@
 """Exit codes and the errors that carry them.
 
-A launcher decides from the exit code alone whether to restart, so every failure a user
-can cause or meet is one of these classes; `__main__` prints its message on one line and
-leaves with its code. Anything else is a defect and leaves with `INTERNAL` and a traceback.
+A launcher decides from the exit code alone whether to restart. So every failure that a user can
+cause or meet is one of these classes: `__main__` prints the message on one line and exits with the
+class's code. Any other exception is a defect; it prints a traceback and exits with `INTERNAL`.
 """
 
 DONE = 0
-RESTART = 42  # preempted, a peer lost, a bucket silent: start the same command again
+RESTART = 42  # preempted, lost peer, or no answer from a bucket: start the same command again
 USAGE = 64
 DATA = 65
 INTERNAL = 70  # a defect, or training that does not stay finite
 IO = 74
-INTERRUPTED = 130  # second Ctrl-C: nothing more was saved
+INTERRUPTED = 130  # second Ctrl-C: the run did not save
 
 
 def one_line(error: BaseException | str, *, longest: int | None = None, first: bool = False) -> str:
-    """A message without its line breaks, or the name of the error's class where it has none.
+    """An error's message without line breaks; the name of the error's class if it has no message.
 
     Args:
-      longest: characters that are kept; None keeps all.
-      first: keep the first line only: the others of a JAX error are for its developers.
+      longest: the most characters to keep; None keeps all.
+      first: keep only the first line, because later lines of JAX errors are for JAX's developers.
     """
     lines = str(error).splitlines()[:1] if first else [str(error)]
     return " ".join("".join(lines).split())[:longest] or type(error).__name__
@@ -38,13 +38,13 @@ class UsageError(BertjaxError):
 
 
 class DataError(BertjaxError):
-    """Input text, a tokenizer, a store or a checkpoint that is missing, damaged or does not fit."""
+    """Input text, a tokenizer, a store or a checkpoint is missing, damaged or does not fit."""
 
     exit_code = DATA
 
 
 class NothingHeldOut(DataError):
-    """There is nothing to evaluate on; a training goes on without."""
+    """There are no held-out examples; a training continues without evaluations."""
 
 
 class NonFiniteError(BertjaxError):
@@ -54,13 +54,13 @@ class NonFiniteError(BertjaxError):
 
 
 class StorageError(BertjaxError):
-    """The disk refused: full, read-only, or gone."""
+    """The disk refused access: it is full, read-only or gone."""
 
     exit_code = IO
 
 
 class Unavailable(StorageError):
-    """An object store does not answer now; the same command may succeed later."""
+    """An object store does not answer; the same command may succeed later."""
 
     exit_code = RESTART
 

@@ -1,4 +1,4 @@
-"""Held-out figures of a job: the same batches every time, so that only the parameters differ."""
+"""Held-out figures of a job, on the same batches every time, so that only the parameters differ."""
 
 import functools
 from collections.abc import Callable
@@ -16,15 +16,16 @@ from bertjax.config.stages import Stage
 from bertjax.errors import NothingHeldOut
 from bertjax.job import Batch, Job, Terms, Verdict
 from bertjax.metrics.progress import say
+from bertjax.processes import terminal
 
 
 class Evaluation:
-    """The held-out figures of one stage: call it with parameters.
+    """Computes the held-out figures of one stage; call an instance with parameters.
 
     Args:
-      programs: compiled ones, as of `loop.run`.
+      programs: compiled programs, see `loop.run`.
 
-    Raises NothingHeldOut, as `Job.heldout`.
+    Raises NothingHeldOut if `Job.heldout` does.
     """
 
     def __init__(self, job: Job, mesh: Mesh, stage: Stage, programs: dict | None = None) -> None:
@@ -35,7 +36,7 @@ class Evaluation:
         self._key = "evaluate", job.program, stage.phase_index
 
     def compile(self, params: dict) -> None:
-        """Compiles for parameters like these and the first batch; a call would do it otherwise."""
+        """Compiles for parameters like `params` and the first batch, ahead of the first call."""
         if not any(key[:3] == self._key for key in self._programs):
             self._program(params, self._batch(0))
 
@@ -49,7 +50,7 @@ class Evaluation:
     def measure(
         self, params: dict, on_batch: Callable[[], object] = lambda: None
     ) -> tuple[Terms, dict[str, list[np.ndarray]]]:
-        """What `Job.figures` takes: sums and weights over all batches, and the rows of each."""
+        """The arguments of `Job.figures`: sums and weights over all batches, and their rows."""
         totals, gathered = None, []
         for step in range(self.batches.num_batches):
             batch = self._batch(step)
@@ -75,10 +76,10 @@ class Evaluation:
 
 
 class Evaluations:
-    """The evaluations of a run: one `Evaluation` a phase, made when first needed.
+    """The evaluations of a run: one `Evaluation` for each phase, made when first needed.
 
     Attributes:
-      figures: of all of them so far, by step.
+      figures: the figures of all evaluations so far, by step.
     """
 
     def __init__(self, job: Job, mesh: Mesh, figures: dict[int, dict], programs: dict) -> None:
@@ -87,7 +88,7 @@ class Evaluations:
         self.figures = figures
 
     def of(self, stage: Stage) -> Evaluation | None:
-        """That of the stage's phase; None where nothing is held out, which is said once."""
+        """The evaluation of the stage's phase; None, logged once, if nothing is held out."""
         index = stage.phase_index
         if index not in self._by_phase:
             self._by_phase[index] = None
@@ -98,17 +99,18 @@ class Evaluations:
         return self._by_phase[index]
 
     def judge(self, step: int, figures: dict[str, float]) -> Verdict:
-        """The job's verdict with the figures of one more step."""
+        """Adds the figures of a step and returns the job's verdict."""
         self.figures[step] = figures
         return self._job.judge(self.figures)
 
 
 def jit_measure(job: Job, mesh: Mesh, prepare: Callable[[Batch], Batch]) -> jax.stages.Wrapped:
-    """`(params, frozen, host batch) -> ({term: (sum, weight)}, rows)`, jitted; no dropout.
+    """`(params, frozen, host batch) -> ({term: (sum, weight)}, rows)`, jitted, without dropout.
 
-    The rows are those of `Job.rows`, whole on every device.
+    The rows are the result of `Job.rows`, replicated on every device.
 
-    `prepare` is the job's for a stage, as of `train.train_step`.
+    Args:
+      prepare: the result of `Job.prepare`, as in `train.train_step`.
     """
 
     def measure(params: dict, frozen: dict, batch: Batch) -> tuple[Terms, dict]:
@@ -132,11 +134,11 @@ def read_params(
     """The step and the parameters of the newest whole checkpoint of `directory`.
 
     Args:
-      wanted: the step to read where it is whole, however old.
+      wanted: a step to read instead of the newest, if it is whole.
 
     Raises:
-      DataError: no whole checkpoint.
-      UsageError: it was trained beside other frozen parameters.
+      DataError: there is no whole checkpoint.
+      UsageError: the checkpoint was trained with other frozen parameters.
     """
     params = jax.eval_shape(job.init, jax.random.key(0))
     abstract = sharding.abstract(mesh, {"params": params})
@@ -148,20 +150,21 @@ def read_params(
 
 
 def newest(job: Job, directory: Path, wanted: int | None = None) -> dict[str, float]:
-    """The figures of the newest whole checkpoint of `directory`, for the phase that it ended in.
+    """The figures of the newest whole checkpoint of `directory`, for the checkpoint's phase.
 
     Args:
-      wanted: as of `read_params`.
+      wanted: see `read_params`.
 
     Raises:
-      NothingHeldOut: no held-out examples.
-      DataError: no whole checkpoint.
+      NothingHeldOut: there are no held-out examples.
+      DataError: there is no whole checkpoint.
     """
     mesh = sharding.make_mesh(job.config.mesh)
     sharding.check(job.config, mesh, training=False)
     step, params = read_params(job, mesh, directory, wanted)
     stage = stages.at(job.config, max(step - 1, 0))
     run = Evaluation(job, mesh, stage)
-    with progress.Progress(console=console.Console(stderr=True)) as bar:
+    shown = console.Console(stderr=True, quiet=not terminal.is_shown())
+    with progress.Progress(console=shown) as bar:
         task = bar.add_task(f"evaluate step {step}", total=run.batches.num_batches)
         return {"step": step, **run(params, lambda: bar.advance(task))}

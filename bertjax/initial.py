@@ -1,4 +1,4 @@
-"""Somebody's weights in a run: those that it starts from (`config.init_from`), or its teacher's."""
+"""Loads weights into a run: its starting weights (`config.init_from`) or its teacher's."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,28 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import convert, storage
-from bertjax.convert import names
+from bertjax import storage
+from bertjax.convert import names, parse
+from bertjax.convert import read as read_source
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 
-START, TEACHER = "init_from", "teacher.init_from"  # fields that name a source
+START, TEACHER = "init_from", "teacher.init_from"  # the config fields that name a source
 
-# Fields of the model that change what weights mean without changing their shapes.
+# Model fields that change the meaning of weights without changing their shapes.
 _MEANING = ("num_attention_heads", "position_offset", "hidden_act", "layer_norm_eps", "pooler_act")
 
 
 def check(config: config_lib.Config, workdir: Path) -> None:
-    """Refuses now what `fit` would refuse of `config.init_from` once the corpus is prepared.
+    """Checks `config.init_from` before the corpus is prepared, so that `fit` does not fail later.
 
-    Nothing is checked where `workdir` holds checkpoints: a run goes on from these, with the
+    If `workdir` holds checkpoints, nothing is checked: the run resumes from them, with the
     tokenizer beside them.
 
     Raises:
-      UsageError, DataError: as `read` and `fit`; or a new vocabulary
-        would be trained on the corpus, which cannot be that of the weights.
+      UsageError, DataError: see `read` and `fit`; or the config trains a new vocabulary, which
+        cannot be the vocabulary of the weights.
     """
     if config.init_from is None or storage.is_directory(storage.path(workdir) / "checkpoints"):
         return
@@ -37,8 +38,8 @@ def check(config: config_lib.Config, workdir: Path) -> None:
         ours, _ = tokenizer_lib.read(config.tokenizer)
     elif source.tokenizer is not None:
         raise UsageError(
-            f"config.init_from={config.init_from}: a vocabulary newly trained on the corpus cannot "
-            f"be that of these weights; set {_settings(config.init_from, config, source.tokenizer, None)}"
+            f"config.init_from={config.init_from}: these weights do not fit a new vocabulary trained "
+            f"on the corpus; set {_settings(config.init_from, config, source.tokenizer, None)}"
         )
     size = source.config.model.vocab_size if ours is None else ours.vocab_size
     if not config.model.vocab_size:
@@ -47,23 +48,23 @@ def check(config: config_lib.Config, workdir: Path) -> None:
 
 
 def named(config: config_lib.Config, field: str) -> str:
-    """The source that a field (`init_from`, `teacher.init_from`) names, which is set."""
+    """The value of a field (`init_from` or `teacher.init_from`), which must be set."""
     uri = config.teacher.init_from if field == TEACHER else config.init_from
     assert uri is not None
     return uri
 
 
 def read(config: config_lib.Config, field: str = START) -> Pretrained:
-    """The weights at the source that a field names.
+    """Reads the weights from the source in a field.
 
     Raises:
-      UsageError, DataError: as `convert.read`.
+      UsageError, DataError: see `convert.read`.
     """
     uri = named(config, field)
     try:
-        # Casing is not hinted: the source says which one its weights were trained with.
+        # No hint about the casing: the source knows the casing of its training text.
         hidden_act = None if config.is_finetuning else config.model.hidden_act
-        return convert.read(uri, Hints(hidden_act=hidden_act))
+        return read_source(uri, Hints(hidden_act=hidden_act))
     except (UsageError, DataError) as error:
         if "--" not in str(error):
             raise
@@ -80,23 +81,23 @@ def fit(
     layers: Sequence[int] | None = None,
     field: str = START,
 ) -> tuple[dict, list[str]]:
-    """`(params, missing)`: `params` with all that the source has, placed as they are.
+    """`(params, missing)`: `params` with the source's values, on the same devices.
 
-    What the source has beyond the model is left.
+    Parameters that only the source has are ignored.
 
     Args:
-      tokenizer: what cuts the text of this run; None where it is the source's own.
-      layers: the source's encoder blocks that become the model's, in order (DistilBERT takes every
-        second one of its teacher); all of them, if not given.
-      field: the one that names the source.
+      tokenizer: the tokenizer of this run's text; None if it is the source's own.
+      layers: the source's encoder blocks that become the model's blocks, in order (DistilBERT takes
+        every second block of its teacher); None takes all blocks.
+      field: the config field that names the source.
 
     Returns:
-      `missing`: the paths of the parameters that stay as they were (heads: they start at random).
+      `missing`: the paths of the parameters that keep their values (heads, which start at random).
 
     Raises:
-      UsageError: the source's encoder is another model, or its tokenizer another one.
+      UsageError: the source's encoder or tokenizer differs from this run's.
     """
-    import jax  # `check` needs none of it
+    import jax  # imported late, because `check` runs without JAX
 
     from bertjax import sharding
 
@@ -121,7 +122,7 @@ def require_fit(
     layers: Sequence[int] | None,
     field: str = START,
 ) -> list[str]:
-    """The parameters that the source lacks; raises UsageError where it is of another model."""
+    """The paths of the parameters that the source lacks; UsageError if its model does not fit."""
     _require_same_meaning(config, source, field)
     require_same_tokenizer(config, source, tokenizer, field)
     uri, model, their_model = named(config, field), config.model, source.config.model
@@ -147,23 +148,23 @@ def require_fit(
 
 
 def _require_same_meaning(config: config_lib.Config, source: Pretrained, field: str) -> None:
-    """Raises UsageError where the source's weights mean something else in this model."""
+    """Raises UsageError if the source's weights would mean something else in this model."""
     ours, theirs = config.model, source.config.model
     for name in _MEANING:
         our, their = getattr(ours, name), getattr(theirs, name)
         if our != their and not (name == "pooler_act" and not theirs.has_pooler):
             raise UsageError(
-                f"config.model.{name}={our!r}: {named(config, field)} has {their!r}; set it so, or "
-                "train anew"
+                f"config.model.{name}={our!r}: {named(config, field)} has {their!r}; set this "
+                "value, or train from random weights"
             )
 
 
 def require_same_tokenizer(
     config: config_lib.Config, source: Pretrained, ours: Tokenizer | None, field: str = START
 ) -> None:
-    """Raises UsageError where the source's text was cut by another tokenizer than `ours`.
+    """Raises UsageError if the source was trained with another tokenizer than `ours`.
 
-    Nothing is compared where one of them has no tokenizer.
+    Without one of the two tokenizers, nothing is compared.
     """
     theirs, uri = source.tokenizer, named(config, field)
     difference = tokenizer_difference(theirs, ours)
@@ -173,16 +174,16 @@ def require_same_tokenizer(
 
 
 def tokenizer_difference(theirs: Tokenizer | None, ours: Tokenizer | None) -> str:
-    """In what another tokenizer differs from the one that cuts this text; "" where in nothing.
+    """How another tokenizer differs from this text's tokenizer; "" if the two agree.
 
-    Nothing is compared where one of them is None.
+    If one of them is None, nothing is compared.
     """
     if theirs is None or ours is None:
         return ""
     if theirs.vocab_size != ours.vocab_size:
         return (
-            f"its vocabulary of {theirs.vocab_size:,} pieces is not that of this corpus "
-            f"({ours.vocab_size:,})"
+            f"its vocabulary has {theirs.vocab_size:,} pieces, this corpus's vocabulary "
+            f"{ours.vocab_size:,}"
         )
     pieces = [tokenizer.tokens(range(tokenizer.vocab_size)) for tokenizer in (theirs, ours)]
     for i, (their, our) in enumerate(zip(*pieces, strict=True)):
@@ -192,13 +193,13 @@ def tokenizer_difference(theirs: Tokenizer | None, ours: Tokenizer | None) -> st
     for rule in sorted(their_rules.keys() | our_rules.keys()):
         their, our = (str(rules.get(rule))[:40] for rules in (their_rules, our_rules))
         if their_rules.get(rule) != our_rules.get(rule):
-            return f"its tokenizer has {rule}={their}, that of this corpus {rule}={our}"
+            return f"its tokenizer has {rule}={their}, this corpus's tokenizer {rule}={our}"
     return ""
 
 
 def tokenizer_place(uri: str) -> str | None:
-    """Where the tokenizer's files of a source lie; None where they are a part of other files."""
-    form, path = convert.parse(uri)
+    """The path of a source's tokenizer files; None if they are part of other files."""
+    form, path = parse(uri)
     places = {
         "hf": path,
         "tf1": storage.path(path).parent,
@@ -211,7 +212,7 @@ def tokenizer_place(uri: str) -> str | None:
 def _settings(
     uri: str, config: config_lib.Config, theirs: Tokenizer, ours: Tokenizer | None
 ) -> str:
-    """What to set so that text is cut as the source's was."""
+    """The config settings that give this run the source's tokenizer."""
     place = tokenizer_place(uri) or f"DIR, after bertjax convert {uri} hf:DIR"
     asked = dataclasses.asdict(config.tokenizer) if ours is None else ours.rules
     settings = [

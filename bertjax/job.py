@@ -1,7 +1,7 @@
-"""The seam between what is trained and how: what the loop, the step, the evaluation and the plan ask.
+"""The interface between a training task and the code that trains, evaluates and plans it.
 
-`loop.run` trains any `Job`. Pretraining is one (`pretraining.Pretraining`); its file shows how little
-another one has to say.
+`loop.run` trains any `Job`. `pretraining.Pretraining` is an example, and shows how little code a
+new job needs.
 """
 
 from collections.abc import Callable
@@ -19,31 +19,31 @@ Terms = dict[str, tuple[Any, Any]]  # name -> (sum, weight)
 
 
 class Batches(Protocol):
-    """The global batches of one stage: batch number `step` is a function of `step` alone."""
+    """The global batches of one stage; batch number `step` depends only on `step`."""
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The rows of a batch that this process holds; `step` counts from the stage's start."""
 
     def describe(self) -> str:
-        """What the batches hold, for people: a part of a line."""
+        """A part of a log line about the batches."""
 
 
 class HeldoutBatches(Protocol):
-    """What an evaluation reads: the same batches every time."""
+    """The batches of an evaluation, the same every time."""
 
     batch_size: int
     num_batches: int
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
-        """As `Batches.batch`, for `step` below `num_batches`."""
+        """See `Batches.batch`; `step` is below `num_batches`."""
 
 
 class Verdict(NamedTuple):
-    """What the evaluations of a run so far decide.
+    """The decision from a run's evaluations so far.
 
     Attributes:
-      best: the step whose weights count, and whose checkpoint stays; None: those of the last one.
-      stop: training ends here.
+      best: the step whose weights count and whose checkpoint is kept; None takes the last step.
+      stop: whether training ends here.
     """
 
     best: int | None = None
@@ -51,12 +51,13 @@ class Verdict(NamedTuple):
 
 
 class Job(Protocol):
-    """What is trained: a dataclass, of which `plan` replaces the config.
+    """A training task. It must be a dataclass, because `plan` replaces its config.
 
     Attributes:
-      config: resolved: everything that the data decide (vocabulary size, labels, steps) is filled in.
-      frozen: arrays that are read and never trained, donated or saved: parameters, placed on their
-        devices, or numbers of the host, which may differ between runs of one program; {} for none.
+      config: the resolved config, in which all fields that depend on the data are filled in
+        (vocabulary size, labels, steps).
+      frozen: arrays that are read but never trained, donated or saved; {} for none. They are
+        parameters on their devices, or host numbers that may differ between runs of one program.
     """
 
     @property
@@ -67,61 +68,61 @@ class Job(Protocol):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What says, of frozen parameters, that they are the same: a hash by name; {} for none.
+        """A hash for each group of frozen parameters, by name; {} for none.
 
-        It is kept with every checkpoint, and a run goes on with the same ones only.
+        Every checkpoint stores the hashes, and a run resumes only with the same hashes.
         """
 
     @property
     def program(self) -> str:
-        """All that compiled programs depend on, the mesh and the form of a batch apart."""
+        """A key for compiled programs: all they depend on except the mesh and a batch's form."""
 
     def settings(self, frozen: dict) -> Settings:
-        """The schedule and the seed of the step: constants, or arguments that lie in `frozen`."""
+        """The schedule and the seed of the step: constants, or values from `frozen`."""
 
     def init(self, key: jax.Array) -> dict:
         """Fresh parameters."""
 
     def apply(self, params: dict, batch: Batch, *, dropout_key: Any, placement: Any) -> dict:
-        """The model's outputs for a batch that `prepare` has seen; `dropout_key` as `models.apply`."""
+        """The model's outputs for a prepared batch; `dropout_key` as in `models.apply`."""
 
     def start(self, params: dict) -> tuple[dict, list[str]]:
-        """The parameters that training starts from, given fresh ones, and lines that say so."""
+        """The parameters that training starts from, and lines to log; `params` are fresh ones."""
 
     def batches(self, stage: Stage) -> Batches:
         """The training batches of a stage."""
 
     def heldout(self, stage: Stage) -> HeldoutBatches:
-        """What is evaluated on, for a stage; raises NothingHeldOut where there is nothing."""
+        """The held-out batches for a stage; raises NothingHeldOut if there are none."""
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The shape of every array of a stage's largest batch, all of them int32."""
 
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
-        """What happens to a host batch inside the jitted step: masking, or nothing."""
+        """A function for a host batch inside the jitted step: masking, or the identity."""
 
     def targets(self, frozen: dict, batch: Batch, placement: Any) -> Batch:
-        """The batch with outputs of the frozen parameters added; called for each micro-batch."""
+        """The batch plus outputs of the frozen parameters; called for each micro-batch."""
 
     def weights(self, batch: Batch) -> dict[str, Any]:
-        """`{term: weight}`, of the batch alone: the denominators of the terms."""
+        """`{term: weight}`, the denominators of the terms, from the batch only."""
 
     def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
-        """`{term: sum}`; terms that end in `_loss` are trained on, by their weight in the config."""
+        """`{term: sum}`; training uses the terms that end in `_loss`, weighted by the config."""
 
     def rows(self, outputs: dict, batch: Batch) -> dict[str, Any]:
-        """Arrays `[B, ...]` that `figures` needs of every held-out example; {} where it needs none."""
+        """Arrays `[B, ...]` for each held-out example that `figures` needs; {} if it needs none."""
 
     def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
-        """What an evaluation reports.
+        """The figures that an evaluation reports.
 
         Args:
           totals: sums and weights over all held-out batches.
-          rows: as `rows` gave them, a list of one array a batch.
+          rows: the results of `rows`, as lists of one array per batch.
         """
 
     def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
-        """What the figures of a run say, by step: a function of these alone."""
+        """The decision from a run's figures by step; it depends on nothing else."""
 
     def flops(self, stage: Stage) -> int:
-        """FLOPs that a step of a stage needs by the model's definition."""
+        """The FLOPs of one step of a stage, by the model's definition."""

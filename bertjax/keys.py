@@ -1,4 +1,4 @@
-"""Where randomness on the device comes from: the seed, folded with what it is for."""
+"""The random keys on the device: the seed, folded with the purpose of the key."""
 
 import jax
 from jax.typing import ArrayLike
@@ -7,13 +7,16 @@ INIT, MASK, DROPOUT = range(3)
 
 
 def root(seed: ArrayLike, use: int) -> jax.Array:
-    """The key of one use. Threefry, said outright: its bits are the same on every backend, and
-    unlike those of `rbg` they are made where the shard is that needs them."""
+    """The key of one use.
+
+    The generator is fixed to Threefry: its bits are the same on every backend, and each device
+    computes the bits of its own shard, unlike with `rbg`.
+    """
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), use)
 
 
 def mask(seed: ArrayLike, phase_index: int) -> jax.Array:
-    """The key that masking folds with epoch and example id; both start anew with each phase."""
+    """The key that masking folds with epoch and example id; both start from 0 in each phase."""
     return jax.random.fold_in(root(seed, MASK), phase_index)
 
 

@@ -69,10 +69,11 @@ def run(
         is_first, log = jax.process_index() == 0, directory / "metrics.jsonl"
         logged = writer.read(log) if is_first and storage.exists(log) else []
         spent.go_on(logged, step)
-        metrics = writer.MetricsWriter(directory, step, tensorboard=config.logging.tensorboard)
+        metrics = writer.of(config, directory, step)
         stack.enter_context(contextlib.closing(metrics))
         progress = stack.enter_context(Progress(config.num_steps, step))
-        watchdog = stack.enter_context(Watchdog(config.watchdog_seconds, distributed.restart))
+        patience = config.watchdog_seconds if distributed.is_owned() else -1.0
+        watchdog = stack.enter_context(Watchdog(patience, distributed.restart))
         before = {at: f for at, f in writer.evaluations(logged).items() if at < step}
         checkpoints.spared = job.judge(before).best  # from the first save of this process on
         evaluations = Evaluations(job, mesh, before, shared)
@@ -140,9 +141,8 @@ class Trainer:
             batches = self.job.batches(stage)
         prepare = self.job.prepare(stage)
         self._write_config()
-        start, prefetch = max(start, stage.first_step), self.config.data.prefetch_batches
-        size = stage.phase.batch_size
-        rows = sharding.local_rows(self.mesh, size)
+        size, prefetch = stage.phase.batch_size, self.config.data.prefetch_batches
+        start, rows = max(start, stage.first_step), sharding.local_rows(self.mesh, size)
         reader = pipeline.iterate(
             batches, start - stage.first_step, stage.steps, rows=rows, prefetch=prefetch
         )

@@ -1,4 +1,4 @@
-"""Training objectives: sums over a batch; the division happens once, globally.
+"""Training objectives: sums over a batch, which are divided once, globally.
 
 Shape suffixes: B batch, P predictions, V vocab (padded).
 """
@@ -13,8 +13,8 @@ from bertjax.errors import UsageError
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Negative log-likelihood of `labels [...]` under `logits [..., V]`, float32, in nats.
 
-    The label's logit is picked by comparison, not by a gather: its gradient is then elementwise
-    (a gather's is a scatter) and stays local where V is split over devices.
+    A comparison picks the label's logit, not a gather. So the gradient is elementwise, where a
+    gather's gradient is a scatter, and the gradient stays local if V is split over devices.
     """
     columns = jnp.arange(logits.shape[-1])
     chosen = jnp.sum(jnp.where(columns == labels[..., None], logits, 0), axis=-1)
@@ -27,22 +27,22 @@ def loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def correct(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """The weighted number of labels that have the largest logit; shapes as of `loss`."""
+    """The weighted number of labels with the largest logit; shapes as in `loss`."""
     return jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)
 
 
 def means(terms: dict[str, tuple]) -> dict:
-    """The one division: `{name: sum / weight}`, 0 where nothing was weighed."""
+    """The one division: `{name: sum / weight}`; 0 if the weight is 0."""
     return {name: total / jnp.maximum(weight, 1) for name, (total, weight) in terms.items()}
 
 
 def total(config: config_lib.Objective, values: dict) -> jax.Array:
-    """The training loss: the mean losses, `X_loss`, each times its weight `config.objective.X`.
+    """The training loss: the sum of the mean losses `X_loss`, each times `config.objective.X`.
 
-    A loss that has no such field counts once; one of weight 0 is left out.
+    A loss without such a field has weight 1. A loss of weight 0 is left out.
 
     Raises:
-      UsageError: no loss is left.
+      UsageError: all losses have weight 0.
     """
     losses = {k.removesuffix("_loss"): v for k, v in values.items() if k.endswith("_loss")}
     weights = {name: getattr(config, name, 1.0) for name in losses}

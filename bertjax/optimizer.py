@@ -13,11 +13,11 @@ from bertjax import config as config_lib
 
 
 def learning_rate(config: config_lib.Config) -> optax.Schedule:
-    """The schedule `step -> learning rate` of a run, zero at its last step and after.
+    """The schedule `step -> learning rate` of a run, zero at the last step and after.
 
-    One schedule over all steps; where the phases have a `learning_rate` of their own, one for
-    each phase instead, counted from the phase's first step to its end (the second stage of
-    You et al. 2020 warms up again).
+    One schedule covers all steps, unless the phases have their own `learning_rate`. Then each phase
+    has a schedule from its first step to its end (the second stage of You et al. 2020 warms up
+    again).
     """
     opt = config.optimizer
     phases = list(config.active_phases.values())
@@ -34,12 +34,12 @@ def warmup_and_decay(
     warmup: int | jax.Array,
     num_steps: int | jax.Array,
 ) -> optax.Schedule:
-    """`step -> learning rate`: linear up to `peak`, then `decay_power` down to 0 at `num_steps`.
+    """`step -> learning rate`: linear up to `peak`, then a decay to 0 at `num_steps`.
 
-    `warmup_replaces_decay` (google-research/bert optimization.py): the decay runs from step 0
-    and the warm-up only hides its start, so the rate falls from `peak` to
-    `peak * (1 - warmup / num_steps) ** decay_power` where the warm-up ends.
-    `warmup_then_decay`: the decay starts at the peak, where the warm-up ends.
+    `warmup_replaces_decay` (google-research/bert optimization.py): the decay starts at step 0, and
+    the warm-up only hides its start. So at the end of the warm-up, the rate falls from `peak` to
+    `peak * (1 - warmup / num_steps) ** decay_power`.
+    `warmup_then_decay`: the decay starts from `peak` at the end of the warm-up.
     """
     start = 0 if opt.schedule == "warmup_replaces_decay" else warmup
 
@@ -53,10 +53,10 @@ def warmup_and_decay(
 
 
 class Settings(NamedTuple):
-    """What differs between runs of one compiled program.
+    """The settings that may differ between runs of one compiled program.
 
     Attributes:
-      seed: of dropout.
+      seed: the seed of dropout.
       learning_rate: `step -> learning rate`.
     """
 
@@ -65,12 +65,12 @@ class Settings(NamedTuple):
 
 
 def settings(config: config_lib.Config) -> Settings:
-    """Those of a config, as constants of the program."""
+    """The settings of a config, as constants of the program."""
     return Settings(config.seed, learning_rate(config))
 
 
 def _is_weight(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
-    """Whether a parameter is a kernel or an embedding table, not a bias and not LayerNorm."""
+    """Whether a parameter is a kernel or an embedding table, and not a bias or LayerNorm's."""
     return path[-1].key in ("kernel", "embedding")
 
 
@@ -87,9 +87,9 @@ class AdamState(NamedTuple):
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """`m / (sqrt(v) + eps)` without bias correction (google-research/bert optimization.py).
 
-    With `m = b1 m + (1 - b1) g` and `v = b2 v + (1 - b2) g^2` from zero, early updates are
-    `(1 - b1^t) / sqrt(1 - b2^t)` times Adam's, up to 6.5 with BERT's .9 and .999; the recipe's
-    warm-up was tuned with that.
+    `m = b1 m + (1 - b1) g` and `v = b2 v + (1 - b2) g^2` start from zero. So early updates are
+    `(1 - b1^t) / sqrt(1 - b2^t)` times Adam's, up to 6.5 with BERT's .9 and .999. The recipe's
+    warm-up was tuned with these updates.
     """
 
     def init(params: optax.Params) -> AdamState:
@@ -111,10 +111,10 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
 def scale_by_layer_trust() -> optax.GradientTransformation:
     """LAMB's trust ratio: scales an update `r` of weights `w` by `||w|| / ||r||` (You et al. 2020).
 
-    One ratio for each kernel and table of each layer: those of `blocks` are stacked, so their
-    norms are taken over all axes but the first. 1 where a norm is 0. LayerNorm and biases keep
-    their update: google-research/albert lamb_optimizer.py exempts from adaptation what it
-    exempts from decay. `optax.scale_by_trust_ratio` knows neither rule.
+    Each kernel and table of each layer has its own ratio. The parameters of `blocks` are stacked,
+    so their norms are over all axes but the first. The ratio is 1 if a norm is 0. LayerNorm and
+    biases keep their update, because google-research/albert lamb_optimizer.py exempts the same
+    parameters from adaptation and decay. `optax.scale_by_trust_ratio` has neither rule.
     """
 
     def rescale(
@@ -136,20 +136,20 @@ def scale_by_layer_trust() -> optax.GradientTransformation:
 
 
 def clip(grads: optax.Updates, norm: jax.Array, max_norm: float) -> optax.Updates:
-    """Scales `grads` so that their norm, which is `norm`, is at most `max_norm`; 0 does nothing."""
+    """Scales `grads`, whose norm is `norm`, to a norm of at most `max_norm`; 0 does nothing."""
     if not max_norm:
         return grads
-    # The reference's form: exact where nothing is clipped.
+    # The reference's form: the scale is exactly 1 if nothing is clipped.
     scale = max_norm / jnp.maximum(norm, max_norm)
     return jax.tree.map(lambda g: g * scale, grads)
 
 
 def scale_by_depth(decay: float) -> optax.GradientTransformation:
-    """Scales the updates of the block that is d from the top by `decay ** d`, d counted from 1.
+    """Scales the updates of the d-th block from the top by `decay ** d`; the top block has d = 1.
 
-    The head is not scaled, the embeddings by one power more than the lowest block. ELECTRA's code
-    (Clark et al. 2020, section A.2) has one power more for all of these. Blocks are stacked: each
-    has one row of the factors.
+    The head is not scaled. The embeddings have one power more than the lowest block. ELECTRA's code
+    (Clark et al. 2020, section A.2) has one power more for all blocks and the embeddings. Blocks
+    are stacked, so the factors are a vector with one entry for each block.
     """
 
     def rescale(
@@ -176,13 +176,13 @@ def scale_by_depth(decay: float) -> optax.GradientTransformation:
 def make(
     config: config_lib.Config, schedule: optax.Schedule | None = None
 ) -> optax.GradientTransformation:
-    """The optimizer of a config, gradients clipped already (`clip_mode` is the step's business).
+    """The optimizer of a config, for gradients that `train.train_step` has already clipped.
 
-    `adamw` and `lamb` (Algorithm 2 of You et al. 2020) correct the moments' bias; `bert_adamw`
-    and `bert_lamb` do not, as Google's code for either does not.
+    `adamw` and `lamb` (Algorithm 2 of You et al. 2020) correct the moments' bias. `bert_adamw` and
+    `bert_lamb` do not, like Google's code for both.
 
     Args:
-      schedule: `step -> learning rate`, where it is not the config's.
+      schedule: `step -> learning rate`; None takes the config's schedule.
     """
     opt = config.optimizer
     uncorrected = opt.name.startswith("bert_")

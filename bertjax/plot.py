@@ -1,4 +1,4 @@
-"""W/metrics.jsonl as one picture: losses, accuracies, learning rate, throughput."""
+"""Draws W/metrics.jsonl as one picture: losses, accuracies, learning rate, throughput."""
 
 import math
 from pathlib import Path
@@ -17,9 +17,10 @@ TRAIN, HELD_OUT, REFERENCE = "#3b6ea8", "#d1495b", "#6b7280"
 def plot(workdir: Path, out: Path | None = None) -> Path:
     """Draws the metrics of a run and returns the path of the picture, W/plot.png by default.
 
-    Training is a thin line of what was logged and a thick smoothed one; evaluations are dots.
-    The masked-LM loss is compared with the entropy of the training corpus' token frequencies
-    (the loss of a model that knows nothing else), read from W/store/manifest.json if it is there.
+    Training metrics are a thin line (logged values) and a thick line (smoothed); evaluations are
+    dots. A dashed line in the masked-LM loss shows the entropy of the training corpus' token
+    frequencies, the loss of a model that knows nothing else. The entropy is read from
+    W/store/manifest.json if the file exists.
 
     Raises:
       DataError: there are no metrics to draw.
@@ -60,13 +61,13 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "tokens_per_second": "Tokens per second",
 }
-# Drawn last, in this order, and not at all: what another panel says already.
+# _LAST is drawn last, in this order. _UNDRAWN is left out, because other panels show the same.
 _LAST = ("learning_rate", "grad_norm", "tokens_per_second")
 _UNDRAWN = {"step", "loss", "skipped", "seconds_per_step", "mfu", "perplexity"}
 
 
 def _panels(entries: list[dict[str, float]]) -> list[str]:
-    """The metrics to draw: the job's terms, the loss of each first, its figures, then the run's."""
+    """The metrics to draw: those of the job (for each term the loss first), then `_LAST`."""
     logged = {name.removeprefix("eval/") for entry in entries for name in entry}
     terms = [n for n in logged - _UNDRAWN - set(_LAST) if "/" not in n]
     order = {"loss": 0, "accuracy": 1}
@@ -111,7 +112,7 @@ def _entries(workdir: Path) -> list[dict[str, float]]:
 def _unigram_entropy(workdir: Path) -> float | None:
     try:
         return store.read_manifest(workdir / "store").get("unigram_entropy")
-    except DataError:  # the picture is worth drawing without it
+    except DataError:  # the picture is useful without the entropy
         return None
 
 
@@ -123,7 +124,7 @@ def _series(entries: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a centered window of a fortieth of the points, cut off at both ends."""
+    """The mean over a centered window of 1/40 of the points, cut off at the ends of `values`."""
     half = len(values) // 80
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))

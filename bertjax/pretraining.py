@@ -18,11 +18,12 @@ from bertjax import workdir as workdir_lib
 from bertjax.config.stages import Stage
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data import mask_weights, masking, pipeline, prepare, store, stores
+from bertjax.data.tfrecord import batches as stored
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.distill import student, teacher, terms
 from bertjax.distill.teacher import Teacher
 from bertjax.errors import DataError, UsageError
-from bertjax.job import Batch, Terms, Verdict
+from bertjax.job import Batch, HeldoutBatches, Terms, Verdict
 from bertjax.metrics import flops
 from bertjax.metrics.progress import say
 from bertjax.models.placement import Placement
@@ -90,19 +91,27 @@ class Pretraining:
         random = f"; at random: {', '.join(missing)}" if missing else ""
         return params, [f"weights of {self.config.init_from}{random}", *lines]
 
-    def batches(self, stage: Stage) -> pipeline.Batches:
+    def batches(self, stage: Stage) -> pipeline.Batches | stored.Batches:
+        if self.config.data.holds_examples:
+            return stored.Batches(self.config, self.directory, self.tokenizer, stage)
         opened = stores.open_split(self.config, self.directory, "train")
         return pipeline.Batches(opened, self.tokenizer, self.config, stage)
 
-    def heldout(self, stage: Stage) -> pipeline.HeldoutBatches:
+    def heldout(self, stage: Stage) -> HeldoutBatches:
+        if self.config.data.holds_examples:
+            return stored.HeldoutBatches(self.config, self.directory, self.tokenizer, stage)
         opened = stores.open_split(self.config, self.directory, "heldout")
         return pipeline.HeldoutBatches(opened, self.tokenizer, self.config, stage)
 
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
+        if self.config.data.holds_examples:
+            return stored.batch_shapes(stage.phase)
         return pipeline.batch_shapes(self.config, stage.phase)
 
     def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
-        """How a stage masks; raises as `mask_weights.read`."""
+        """How a stage masks, if its examples are not masked; raises as `mask_weights.read`."""
+        if self.config.data.holds_examples:
+            return stored.as_masked
         return functools.partial(
             masking.mask_tokens,
             keys.mask(self.config.seed, stage.phase_index),

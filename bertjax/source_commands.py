@@ -1,17 +1,19 @@
-"""The commands that read weights of any source: `fill-mask`, `embed`, `predict`, `convert`."""
+"""The commands that read weights of any source: `fill-mask`, `embed`, `score`, `predict`, `convert`."""
 
 import json
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 # What takes a tenth of a second to import is imported in the commands, where a Ctrl-C is caught.
 from bertjax import commands
 from bertjax.commands import Flag, Values
-from bertjax.errors import UsageError
+from bertjax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from bertjax.convert.pretrained import Hints, Pretrained
+    from bertjax.inference import Pair
 
 SOURCE = (  # what a source of weights does not say itself
     Flag("hidden_act", choices=("gelu", "gelu_new")),
@@ -20,6 +22,7 @@ SOURCE = (  # what a source of weights does not say itself
     Flag("allow_pickle", False, bool),
 )
 TOP_K = Flag("top_k", 5, int, least=1)
+SCORE = Flag("per_token", False, bool), Flag("pairs", False, bool)
 
 
 def fill_mask(values: Values, args: list[str]) -> None:
@@ -50,7 +53,7 @@ def embed(values: Values, args: list[str]) -> None:
 
     if not args:
         raise UsageError("expected SRC [TEXT ...]; see --help")
-    texts = args[1:] or [line.rstrip("\n") for line in sys.stdin]
+    texts = args[1:] or _stdin()
     model = _read(args[0], values)
     own = model.config.embedding
     if values.pooling is not None and (own.pooling is not None or own.left_out):
@@ -59,6 +62,63 @@ def embed(values: Values, args: list[str]) -> None:
         print_notes([f"{asked}; the model's own vectors: {described}"])
     for vector in inference.embed(model, texts, pooling=values.pooling):
         print(json.dumps([float(str(x)) for x in vector]))  # the shortest form of a float32
+
+
+def score(values: Values, args: list[str]) -> None:
+    """score SRC [TEXT ...] [--per_token] [--pairs]
+
+    How likely a masked LM finds each TEXT, or each line of stdin: a line of JSON with its
+    pseudo-log-likelihood in nats (every token masked in turn; Salazar et al. 2020) and its number of
+    tokens; with --per_token, the share of each. stderr has the mean and the pseudo-perplexity of all.
+    --pairs: two texts a line, a tab between; which one is likelier, and how often the first is. SRC
+    is a run's workdir, or any source of convert.
+    """
+    from bertjax import inference
+
+    if not args:
+        raise UsageError("expected SRC [TEXT ...]; see --help")
+    lines = args[1:] or _stdin()
+    model = _read(args[0], values)
+    if values.pairs:
+        _print_pairs(inference.rank_pairs(model, _pairs(lines)))
+        return
+    count, pll, tokens = 0, 0.0, 0
+    for each in inference.score(model, lines):
+        record = {"text": each.text, "pll": round(each.pll, 6), "tokens": each.tokens}
+        if values.per_token:
+            record["per_token"] = [[piece, round(share, 6)] for piece, share in each.per_token]
+        print(json.dumps(record, ensure_ascii=False))
+        count, pll, tokens = count + 1, pll + each.pll, tokens + each.tokens
+    mean = -pll / max(tokens, 1)
+    perplexity = f"{math.exp(min(mean, 700.0)):.2f}"
+    rate = f"{mean:.4f} nats a token, pseudo-perplexity {perplexity}"
+    print(f"{count:,} texts, {tokens:,} tokens: {rate}", file=sys.stderr)
+
+
+def _stdin() -> Iterator[str]:
+    return (line.rstrip("\n") for line in sys.stdin)
+
+
+def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, start=1):
+        first, *others = line.split("\t")
+        if len(others) != 1:
+            raise DataError(f"line {number}: {len(others) + 1} texts, expected 2, a tab between")
+        yield first, others[0]
+
+
+def _print_pairs(pairs: Iterable["Pair"]) -> None:
+    count = wins = 0
+    for pair in pairs:
+        record = {
+            "texts": [each.text for each in (pair.first, pair.second)],
+            "plls": [round(each.pll, 6) for each in (pair.first, pair.second)],
+            "likelier": pair.likelier,
+        }
+        print(json.dumps(record, ensure_ascii=False))
+        count, wins = count + 1, wins + (pair.likelier == 0)
+    share = wins / max(count, 1)
+    print(f"{count:,} pairs: the first is likelier in {wins:,} ({share:.1%})", file=sys.stderr)
 
 
 def predict(values: Values, args: list[str]) -> None:
@@ -90,10 +150,10 @@ def convert(values: Values, args: list[str]) -> list[str]:
     --hidden_act=gelu (erf form) or gelu_new (tanh form), --do_lower_case=true or false,
     --tokenizer=a file or folder; --allow_pickle opens PyTorch files, with its weights-only loader.
     """
-    from bertjax import convert
+    from bertjax.convert import transfer
 
     source, destination = args
-    written = convert.transfer(source, destination, hints(values))
+    written = transfer(source, destination, hints(values))
     print_notes(written.notes)
     print(f"{source} -> {destination}")
     return commands.after_convert(destination, written)
@@ -108,9 +168,9 @@ def hints(values: Values) -> "Hints":
 
 def _read(source: str, values: Values) -> "Pretrained":
     """The model at any URI; what its reader decided goes to stderr."""
-    from bertjax import convert
+    from bertjax.convert import read
 
-    pretrained = convert.read(source, hints(values))
+    pretrained = read(source, hints(values))
     print_notes(pretrained.notes)
     return pretrained
 

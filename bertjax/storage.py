@@ -1,11 +1,11 @@
-"""Where files are: on a disk, or as objects of Google Cloud Storage (gs://, extra `gcs`).
+"""Files on a disk, or objects in Google Cloud Storage (gs://, extra `gcs`).
 
-A local path is a `pathlib.Path`, one of gs:// an `etils.epath.Path`: both join and print alike.
-What differs is here. An object appears whole or not at all, and its store knows its checksum; but
-it never grows, and there are no directories: to rename one is to copy every object in it.
+A local path is a `pathlib.Path`, a gs:// path is an `etils.epath.Path`; both join and print alike.
+This module hides the other differences. An object appears atomically, and the store knows its
+checksum. But an object cannot grow, and there are no directories: a rename copies every object.
 
-What the store refuses is a StorageError of one line (Unavailable, where it does not answer), except
-that what is not there is a FileNotFoundError, as on a disk.
+A refusal by the store is a StorageError of one line; no answer is Unavailable. A missing object
+raises FileNotFoundError, as on a disk.
 """
 
 import base64
@@ -24,11 +24,11 @@ from typing import Any
 from bertjax.errors import StorageError, Unavailable, UsageError, one_line
 
 _PREFIX = "gs://"
-_BLOCK = 16 << 20  # bytes of one request of a file that is read or written in order
+_BLOCK = 16 << 20  # bytes of one request when a file is read or written in order
 
 # Libraries whose exceptions count as failures of the object store.
 _CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests")
-# Their exceptions without an HTTP status that mean a network failure, by the name of their class.
+# Class names of their exceptions that have no HTTP status and mean a network failure.
 _LOST = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout"}
 _LOST |= {"TransportError", "TimeoutError"}
 
@@ -37,7 +37,7 @@ def path(name: str | os.PathLike) -> Path:
     """`name` as a path whose methods work, local or gs://; a leading ~ is the home directory.
 
     Raises:
-      UsageError: another scheme, or gs:// without the extra `gcs`.
+      UsageError: the scheme is unknown, or gs:// is used without the extra `gcs`.
     """
     text = os.fspath(name)
     if "://" not in text:
@@ -51,37 +51,37 @@ def path(name: str | os.PathLike) -> Path:
 
 
 def absolute(name: str | os.PathLike) -> Path:
-    """As `path`, from the root; `epath` takes gs:// for a folder here."""
+    """The absolute `path`; gs:// stays as it is, since `epath` would take it for a local folder."""
     found = path(name)
     return found if is_remote(found) else found.absolute()
 
 
 def is_remote(name: str | os.PathLike) -> bool:
-    """Whether this is an object store's."""
+    """Whether the path is in an object store."""
     return os.fspath(name).startswith(_PREFIX)
 
 
 @functools.cache
 def _objects() -> Any:
-    """The file system of fsspec that `epath` uses too, so that both have one set of credentials."""
+    """The fsspec file system that `epath` uses too, so that both share credentials."""
     try:
         import fsspec
         import gcsfs  # noqa: F401 (fsspec imports it by name)
         from etils import epath  # noqa: F401
     except ImportError as error:
         raise UsageError(f"gs://: {error}; install the extra: pip install 'bertjax[gcs]'") from None
-    # TensorStore and other hosts write too, so no listing holds for later.
+    # TensorStore and other hosts write too, so a cached listing would be out of date.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
-    for name in ("gcsfs", "google.auth"):  # the exception itself is told once
+    for name in ("gcsfs", "google.auth"):  # bertjax reports the exception itself, once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with refusals("gs://"):
         return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
 def refusal(error: BaseException) -> str | None:
-    """Why the object store or the way to it refused, in one line; None for any other error."""
+    """One line why the object store or the network refused; None for any other error."""
     text = one_line(error)
-    forbidden = isinstance(error, OSError) and text.startswith("Forbidden")  # of gcsfs
+    forbidden = isinstance(error, OSError) and text.startswith("Forbidden")  # gcsfs raises this
     lost = isinstance(error, (TimeoutError, ConnectionError))
     if type(error).__module__.partition(".")[0] not in _CLIENTS and not forbidden and not lost:
         return None
@@ -94,7 +94,7 @@ def refusal(error: BaseException) -> str | None:
 
 
 def kind_of(error: BaseException) -> type[StorageError]:
-    """Unavailable for an outage, which passes; StorageError for what stays as it is."""
+    """Unavailable for a temporary outage, StorageError for a lasting refusal."""
     found = (getattr(error, name, None) for name in ("code", "status"))
     status = next((number for number in found if isinstance(number, int)), None)
     if status is not None:
@@ -108,7 +108,7 @@ def kind_of(error: BaseException) -> type[StorageError]:
 
 @contextlib.contextmanager
 def refusals(name: str | os.PathLike) -> Iterator[None]:
-    """Within, what an object store refuses is a StorageError that names `name`."""
+    """Turns an object store's refusals inside the block into a StorageError that names `name`."""
     try:
         yield
     except Exception as error:
@@ -119,10 +119,10 @@ def refusals(name: str | os.PathLike) -> Iterator[None]:
 
 
 def require_bucket(name: str | os.PathLike) -> None:
-    """Asks for the bucket of a gs:// path, so that a typing error ends at once; else nothing.
+    """Requests the bucket of a gs:// path, so that a typing error ends the run at once.
 
     Raises:
-      StorageError: no such bucket, no right to list it, or no credentials.
+      StorageError: there is no such bucket, no right to list it, or no credentials.
     """
     if is_remote(name):
         bucket = os.fspath(name).removeprefix(_PREFIX).split("/")[0]
@@ -137,7 +137,7 @@ def require_bucket(name: str | os.PathLike) -> None:
 
 
 def open_file(name: str | os.PathLike, mode: str = "rb") -> Any:
-    """A binary file, read ("rb") or written ("wb") in order, in bounded memory."""
+    """Opens a binary file to read ("rb") or write ("wb") it in order, in bounded memory."""
     if not is_remote(name):
         return open(name, mode)
     with refusals(name):
@@ -146,22 +146,22 @@ def open_file(name: str | os.PathLike, mode: str = "rb") -> Any:
 
 
 def read(name: str | os.PathLike, parts: int = 1) -> bytes:
-    """A whole file; an object in up to `parts` parts at once, where it is large."""
+    """The bytes of a file; a large object is read in up to `parts` parallel parts."""
     if not is_remote(name):
         return Path(name).read_bytes()
     with refusals(name):
         return _objects().cat_file(os.fspath(name), concurrency=parts)
 
 
-def read_ranges(name: str | os.PathLike, starts: list[int], ends: list[int]) -> list[bytes]:
-    """Bytes `starts[i]` to `ends[i] - 1` of an object, for all i at once (128 on their way)."""
-    with refusals(name):
-        paths = [os.fspath(name)] * len(starts)
+def read_ranges(names: Sequence, starts: list[int], ends: list[int]) -> list[bytes]:
+    """Bytes `starts[i]` to `ends[i] - 1` of object `names[i]`, for all i, 128 requests in parallel."""
+    paths = [os.fspath(name) for name in names]
+    with refusals(", ".join(sorted({*paths})[:1])):
         return _objects().cat_ranges(paths, starts, ends, on_error="raise")
 
 
 def write(name: str | os.PathLike, data: bytes) -> None:
-    """Writes a file whole or not at all, whenever this process or the machine ends."""
+    """Writes a file atomically, even if this process or the machine dies."""
     if is_remote(name):
         with refusals(name):
             return _objects().pipe_file(os.fspath(name), data)
@@ -176,7 +176,7 @@ def write(name: str | os.PathLike, data: bytes) -> None:
 def request(method: str, name: str | os.PathLike, **query: Any) -> Any:
     """The answer (headers, body) of Google's JSON API: GET, DELETE, or POST `data` as the object.
 
-    Raises FileExistsError where a precondition of `query` does not hold.
+    Raises FileExistsError if a precondition in `query` does not hold.
     """
     bucket, _, key = os.fspath(name).removeprefix(_PREFIX).partition("/")
     with refusals(name):
@@ -187,7 +187,7 @@ def request(method: str, name: str | os.PathLike, **query: Any) -> Any:
 
 
 def exists(name: str | os.PathLike) -> bool:
-    """Whether there is such a file or directory."""
+    """Whether a file or directory exists."""
     if not is_remote(name):
         return os.path.exists(name)
     with refusals(name):
@@ -195,17 +195,17 @@ def exists(name: str | os.PathLike) -> bool:
 
 
 def is_file(name: str | os.PathLike) -> bool:
-    """Whether there is such a file, and no directory."""
+    """Whether the path is a file, not a directory."""
     return os.path.isfile(name) if not is_remote(name) else _info(name).get("type") == "file"
 
 
 def is_directory(name: str | os.PathLike) -> bool:
-    """Whether there is such a directory."""
+    """Whether the path is a directory."""
     return os.path.isdir(name) if not is_remote(name) else _info(name).get("type") == "directory"
 
 
 def sizes(names: Sequence[str | os.PathLike]) -> list[int]:
-    """Bytes of each file; many objects are asked for at once."""
+    """The bytes of each file; objects are requested in parallel."""
     remote = [os.fspath(name) for name in names if is_remote(name)]
     with refusals(remote[0] if remote else ""):
         found = dict(zip(remote, _objects().sizes(remote) if remote else [], strict=True))
@@ -213,7 +213,7 @@ def sizes(names: Sequence[str | os.PathLike]) -> list[int]:
 
 
 def facts(name: str | os.PathLike) -> dict:
-    """What tells versions of a file apart unread: `bytes`, and `modified` (ns) or `crc32c`."""
+    """Facts that tell versions of a file apart: `bytes`, and `modified` (ns) or `crc32c`."""
     if is_remote(name):
         with refusals(name):
             return _checked(_objects().info(os.fspath(name)))
@@ -245,7 +245,7 @@ def find(pattern: str) -> list[str]:
 
 
 def folders(directory: Path) -> list[str]:
-    """Names of the directories in a directory; [] where it is not there."""
+    """The names of the directories in a directory; [] if `directory` does not exist."""
     if not is_remote(directory):
         return [p.name for p in directory.iterdir() if p.is_dir()] if directory.is_dir() else []
     try:
@@ -258,9 +258,9 @@ def folders(directory: Path) -> list[str]:
 
 
 def checksums(directory: Path) -> dict[str, dict]:
-    """`{name: {"bytes", "crc32c"}}` of every object under a gs:// directory, as its store has it.
+    """`{name: {"bytes", "crc32c"}}` of every object under a gs:// directory, from the store.
 
-    One request for a thousand objects; nothing is read.
+    One request lists a thousand objects; no object is read.
     """
     with refusals(directory):
         found = _objects().find(os.fspath(directory), detail=True)
@@ -269,10 +269,10 @@ def checksums(directory: Path) -> dict[str, dict]:
 
 
 def remove(directory: Path, first: tuple[str, ...] = ()) -> None:
-    """Removes a directory and all in it, if it is there.
+    """Removes a directory with its content, if it exists.
 
     Args:
-      first: objects of a gs:// directory that go before the others, one after the other.
+      first: the names of objects that are removed first, one after the other, on gs:// only.
     """
     if not is_remote(directory):
         return shutil.rmtree(directory, ignore_errors=not os.path.exists(directory))
@@ -283,10 +283,10 @@ def remove(directory: Path, first: tuple[str, ...] = ()) -> None:
 
 
 def move(source: Path, target: Path, last: str = "") -> None:
-    """Renames a directory; of gs://, its store copies every object, and then they are removed.
+    """Renames a directory; on gs://, the store copies every object, then the source is removed.
 
     Args:
-      last: name of objects that are copied after all others: what makes the target whole.
+      last: the name of objects to copy after all others, because they mark the target as whole.
     """
     if not is_remote(source):
         return os.rename(source, target)

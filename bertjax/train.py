@@ -26,8 +26,9 @@ def init_state(
     """A fresh state: `params`, `opt_state`, `step`. Nothing else is ever saved.
 
     Args:
-      init: makes the parameters of a key (`Job.init`).
-      seed: `config.seed` where it is not given; as an argument it is no constant of a program.
+      init: makes the parameters from a key (`Job.init`).
+      seed: None takes `config.seed`. An argument of a jitted function avoids a constant, so that
+        one compiled program serves all seeds.
     """
     params = init(keys.root(config.seed if seed is None else seed, keys.INIT))
     opt_state = optimizer.make(config).init(params)
@@ -35,24 +36,24 @@ def init_state(
 
 
 def abstract_state(job: Job, mesh: Mesh) -> dict:
-    """Shapes, types and shardings of the state, without memory."""
+    """The shapes, types and shardings of the state, without allocating it."""
     shapes = jax.eval_shape(lambda: init_state(job.config, job.init))
     over_data = job.config.mesh.shard_optimizer_over_data
     return sharding.abstract(mesh, shapes, optimizer_over_data=over_data)
 
 
 def abstract_frozen(job: Job, mesh: Mesh) -> dict:
-    """As `abstract_state`, of what the job reads and does not train."""
+    """The same as `abstract_state`, for `Job.frozen`."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), job.frozen)
     return sharding.abstract(mesh, shapes)
 
 
 def start(job: Job, abstract: dict, programs: dict) -> tuple[dict, list[str]]:
-    """The state at step 0, of the seed and of the weights that the job starts from; lines to say.
+    """The state at step 0, from the seed and the job's starting weights, and lines to log.
 
     Args:
-      abstract: as of `abstract_state`.
-      programs: compiled ones, as of `loop.run`.
+      abstract: the result of `abstract_state`.
+      programs: compiled programs, see `loop.run`.
     """
     key = "init", job.program
     if key not in programs:
@@ -66,19 +67,20 @@ def start(job: Job, abstract: dict, programs: dict) -> tuple[dict, list[str]]:
 
 
 def form_of(batch: Batch) -> tuple:
-    """Names, shapes and types of a batch's arrays: what one compiled program takes."""
+    """The names, shapes and types of a batch's arrays; each form needs its own compiled program."""
     return tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
 
 
 def clips_per_shard(config: config_lib.Config) -> bool:
-    """Whether every part of the batch has its gradient clipped alone."""
+    """Whether the gradient of each part of the batch is clipped separately."""
     return config.optimizer.clip_mode == "per_shard" and config.optimizer.clip_norm > 0
 
 
 def placement_of(config: config_lib.Config, mesh: Mesh) -> Placement:
-    """What the model knows of devices in this training (see `models.apply`).
+    """The model's placement in this training (see `models.apply`).
 
-    Mapped over parts of the batch, which lie as the partitioner likes, it can place nothing.
+    With clipping per shard, the model is mapped over parts of the batch, and the partitioner
+    decides where they lie. So the model places nothing.
     """
     if clips_per_shard(config):
         field = "config.optimizer.clip_mode=global (here: per_shard)"
@@ -88,12 +90,12 @@ def placement_of(config: config_lib.Config, mesh: Mesh) -> Placement:
 
 
 def attention_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
-    """The kernel that a step on rows of `length` takes; raises as `models.attention_kernel`."""
+    """The attention kernel of a step on rows of `length`; raises as `models.attention_kernel`."""
     return models.attention_kernel(config.model, placement_of(config, mesh), length)
 
 
 def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
-    """A stage and what runs it, in a line."""
+    """A line about a stage: steps, batch, devices, attention kernel, blocks."""
     phase = stage.phase
     kernel = attention_kernel(config, mesh, phase.sequence_length)
     blocks = config.model.num_hidden_layers
@@ -109,14 +111,18 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
 
 
 def check(config: config_lib.Config, mesh: Mesh) -> None:
-    """Raises UsageError where a mesh cannot run all of a config: now, not when its phase begins."""
+    """Raises UsageError at the start if a mesh cannot run one of the config's phases."""
     sharding.check(config, mesh)
     for stage in stages.of(config):
         attention_kernel(config, mesh, stage.phase.sequence_length)
 
 
 def measure(job: Job, outputs: dict, batch: Batch, weights: dict | None = None) -> Terms:
-    """`{term: (sum, weight)}` of a batch; with `weights`, those of a larger batch it is part of."""
+    """`{term: (sum, weight)}` of a batch.
+
+    Args:
+      weights: for a part of a larger batch, the weights of the whole batch.
+    """
     weights = job.weights(batch) if weights is None else weights
     return {name: (total, weights[name]) for name, total in job.sums(outputs, batch).items()}
 
@@ -130,11 +136,13 @@ def gradients(
     placement: Placement,
     weights: dict | None = None,
 ) -> tuple[dict, dict]:
-    """`(gradients, metrics)` of the mean loss over `batch` (prepared already).
+    """`(gradients, metrics)` of the mean loss over `batch`, which `Job.prepare` has processed.
 
-    `dropout_key` is None, one key, or one for each row `[B]`, as of `models.apply`.
-    With `weights`, those of a larger batch (`{term: weight}`), it is what this part of it adds to
-    that batch's gradients and metrics: a mean of means would not be the mean.
+    Args:
+      dropout_key: None, one key, or one key for each row `[B]`, as in `models.apply`.
+      weights: `{term: weight}` of a larger batch that contains `batch`. The result is then what
+        `batch` contributes to the larger batch's gradients and metrics, because a mean of means is
+        not the mean.
     """
     batch = job.targets(frozen, batch, placement)
 
@@ -156,17 +164,18 @@ def reduced_gradients(
     placement: sharding.Placement,
     micro_batches: int,
 ) -> tuple[dict, dict]:
-    """As `gradients`, of parts of the batch one after the other: memory for one part at a time.
+    """The same as `gradients`, but part by part, with memory for only one part at a time.
 
-    `dropout_keys` are None or one for each row `[B]`: rows drop the same in whichever part.
+    `dropout_keys` are None, or one key for each row `[B]`, so a row's dropout does not depend on
+    its part.
 
-    Row `i` belongs to part `i % micro_batches`. Every device so has its share of every part
-    among the rows that it holds already, and which rows make a part does not depend on the mesh.
+    Row `i` belongs to part `i % micro_batches`. So every device already holds its share of every
+    part, and the rows of a part do not depend on the mesh.
 
-    The sum over the mesh's `data` axis is made once, at the end, of float32. Left to itself the
-    partitioner makes it of every layer of every part, in the type that the layer computes in.
-    Until then every device keeps a sum of its own, as large as the one that all would keep alike.
-    So it is over `fsdp` where the weights are gathered once a step (`sharding.mapped_axes`).
+    The sum over the mesh's `data` axis is computed once, at the end, in float32. The partitioner
+    alone would sum every layer of every part, in the layer's compute type. Until the end, every
+    device keeps its own sum, which takes no more memory than a shared sum would. The same holds for
+    `fsdp` if the weights are gathered once a step (`sharding.mapped_axes`).
     """
     mesh, weights = placement.mesh, job.weights(batch)
     mapped = sharding.mapped_axes(job.config.mesh, mesh, micro_batches)
@@ -202,11 +211,11 @@ def shard_clipped_gradients(
     dropout_keys: jax.Array | None,
     placement: Placement,
 ) -> tuple[dict, dict]:
-    """As `gradients`, but clipped part by part, then averaged; the metrics are the parts' means.
+    """The same as `gradients`, but clipped part by part, then averaged; metrics are averaged too.
 
-    The recipe of google-research/bert on TPUs: every core clips the gradient of its own part of
-    the batch before the all-reduce. The number of parts is a field, so the recipe does not
-    change with the mesh.
+    This is google-research/bert's recipe on TPUs: every core clips the gradient of its own part of
+    the batch before the all-reduce. A config field sets the number of parts, so the recipe does not
+    depend on the mesh.
     """
     opt = job.config.optimizer
 
@@ -233,8 +242,9 @@ def train_step(
 ) -> tuple[dict, dict]:
     """One update: `(state, frozen, host batch) -> (state, metrics)`.
 
-    `prepare` is the job's for a stage: it masks the batch. A non-finite loss or gradient leaves
-    parameters and moments as they were; only `step` moves on, and `skipped` is 1.
+    `prepare` is the result of `Job.prepare`; in pretraining it masks the batch. With a non-finite
+    loss or gradient, parameters and moments stay unchanged, `step` still increases, and `skipped`
+    is 1.
     """
     config, params, step = job.config, state["params"], state["step"]
     opt, size = config.optimizer, len(jax.tree.leaves(batch)[0])
@@ -261,9 +271,9 @@ def train_step(
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     kept = params, state["opt_state"]
-    if placement.device.platform == "cpu":  # a choice is another pass over the state there
+    if placement.device.platform == "cpu":  # a `where` would be another pass over the state
         new_params, opt_state = jax.lax.cond(finite, update, lambda: kept)
-    else:  # a branch copies the state; a choice is fused into the update's own pass
+    else:  # a `cond` would copy the state; a `where` is fused into the update
         choose = functools.partial(jnp.where, finite)
         new_params, opt_state = jax.tree.map(choose, update(), kept)
     metrics["learning_rate"] = learning_rate(step)
@@ -276,8 +286,8 @@ def compile_step(
 ) -> jax.stages.Wrapped:
     """`train_step` jitted for a mesh: `(state, frozen, host batch) -> (state, metrics)`.
 
-    The state is donated and stays where it is. The batch `[B, ...]` is prepared whole;
-    `B / micro_batches` must divide by the mesh's data x fsdp (`sharding.check` says so).
+    The state is donated and keeps its sharding. `prepare` gets the whole batch `[B, ...]`;
+    `B / micro_batches` must be a multiple of data x fsdp of the mesh (`sharding.check` tests it).
     """
     state = jax.tree.map(lambda x: x.sharding, abstract_state(job, mesh))
     frozen = jax.tree.map(lambda x: x.sharding, abstract_frozen(job, mesh))

@@ -1,4 +1,4 @@
-"""What W holds beside its families of files: the resolved config of a run, and what it reached."""
+"""The single files in a run's directory W: the resolved config, and the results of fine-tuning."""
 
 import dataclasses
 import json
@@ -9,12 +9,12 @@ from bertjax import config as config_lib
 from bertjax import storage
 from bertjax.errors import DataError, StorageError, UsageError
 
-SCORES, RESULTS = "scores.json", "results.json"  # of a fine-tuned run, of all runs of a grid
+SCORES, RESULTS = "scores.json", "results.json"  # for a fine-tuned run; for all runs of a grid
 PROGRAMS = "compilation_cache"
 
 
 def programs(config: config_lib.Config, workdir: Path) -> Path | None:
-    """Where the compiled programs of a run in `workdir` are kept; None where none are."""
+    """The directory of a run's compiled programs; None with `compilation_cache=off`."""
     asked = config.compilation_cache
     if asked == "off":
         return None
@@ -25,7 +25,7 @@ def read_config(workdir: Path) -> config_lib.Config:
     """The resolved config of a run, from `W/config.json`.
 
     Raises:
-      DataError: there is none, or it cannot be read.
+      DataError: the file is missing or cannot be read.
     """
     path = storage.path(workdir) / "config.json"
     try:
@@ -37,7 +37,7 @@ def read_config(workdir: Path) -> config_lib.Config:
 
 
 def _renamed(tree: Any) -> Any:
-    """A stored config in this version's words: `splash` was the TPU's kernel before `flash`."""
+    """A stored config with this version's names: the TPU kernel `flash` was called `splash`."""
     match tree:
         case {"model": {"attention": "splash"}}:
             return tree | {"model": tree["model"] | {"attention": "flash"}}
@@ -45,18 +45,18 @@ def _renamed(tree: Any) -> Any:
 
 
 def best_run(workdir: Path) -> Path:
-    """The directory of the best run of a grid; of a run alone, `workdir` itself.
+    """The directory of the best run of a grid; for a single run, `workdir` itself.
 
     Raises:
-      DataError: W holds a grid that is not finished, so that no run is the best.
+      DataError: W holds an unfinished grid, or no run of the grid was evaluated.
     """
     place = storage.path(workdir)
     if storage.is_directory(place / "checkpoints") or not storage.is_directory(place / "runs"):
         return place
     if not storage.exists(place / RESULTS):
         raise DataError(
-            f"{place}: a grid that is not finished: run the same bertjax finetune again, or name "
-            f"one run: {place}/runs/NAME"
+            f"{place}: holds an unfinished grid; run the same bertjax finetune again, or name one "
+            f"run: {place}/runs/NAME"
         )
     best = _object(place / RESULTS, "best")
     if best is None:
@@ -65,9 +65,9 @@ def best_run(workdir: Path) -> Path:
 
 
 def selected(workdir: Path) -> tuple[int, str] | None:
-    """The step whose weights count in a finished fine-tuning, and the metric that it goes by.
+    """The step whose weights count in a finished fine-tuning, and the metric that decided.
 
-    None of any other run.
+    None for any other run.
     """
     path = storage.path(workdir) / SCORES
     if not storage.exists(path):
@@ -86,10 +86,10 @@ def _object(path: Path, name: str) -> Any:
 
 
 def resumed(config: config_lib.Config, workdir: Path) -> config_lib.Config:
-    """The config of a run that goes on from its checkpoints: they started where W/config.json says.
+    """The config of a run that resumes from its checkpoints, with `init_from` from W/config.json.
 
     Raises:
-      UsageError: `init_from` names other weights, which nothing would read.
+      UsageError: `init_from` names other weights, which the run would ignore.
     """
     if not storage.exists(storage.path(workdir) / "config.json"):
         return config
@@ -97,14 +97,14 @@ def resumed(config: config_lib.Config, workdir: Path) -> config_lib.Config:
     if config.init_from not in (None, started):
         raise UsageError(
             f"config.init_from={config.init_from!r}: {workdir}/checkpoints holds weights already, "
-            f"which started from {started or 'random ones'}; unset it to go on with them, or take "
-            "another --workdir"
+            f"which started from {started or 'random weights'}; unset it to go on with them, or "
+            "take another --workdir"
         )
     return dataclasses.replace(config, init_from=started)
 
 
 def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
-    """Writes `W/config.json`; returns a line for each field that differs from what was there."""
+    """Writes `W/config.json`; returns a line for each field that differs from the previous file."""
     path = storage.path(workdir) / "config.json"
     changes = _changes(read_config(workdir), config) if storage.exists(path) else []
     try:

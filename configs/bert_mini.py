@@ -1,8 +1,9 @@
 """BERT-Mini (4 layers, hidden 256; Turc et al. 2019) in about an hour on two CPU cores.
 
 Recipe:   BERT's, shortened: 2,900 steps that see 12M tokens, 93% of the steps at 128 and the rest
-          at 512. Less than one epoch of 100 MB of text, so nothing is seen twice and dropout
-          would only slow it down: it is off. The rate is ten times Base's for a small model.
+          at 512. That is less than one epoch of 100 MB of text. No text is seen twice, so dropout
+          would only slow training down and is off. The rate is ten times Base's, because the model
+          is small.
 Data:     any corpus of 100 MB or more; tokenizer.path=vocab.txt for a published vocabulary.
 Command:  bertjax pretrain --config=configs/bert_mini.py --workdir=W \
               --config.data.files=corpus.jsonl.gz --config.tokenizer.path=vocab.txt

@@ -1,22 +1,22 @@
 """DistilBERT: six blocks that learn from the twelve of BERT-Base.
 
-Paper:    Sanh et al. 2019: every second block of the teacher to start from, soft targets, masked LM
+Paper:    Sanh et al. 2019: start from every second block of the teacher, soft targets, masked LM
           and cosine of the last hidden states, dynamic masks, no next-sentence prediction, batches
-          of up to 4,000 sequences. What it leaves out is from its code (transformers,
-          research_projects/distillation): weights 5, 2, 1 of the losses and temperature 2
-          (README.md, the command on one GPU; its command on four has .33 each, the defaults of
-          train.py are .5 and .0); AdamW 5e-4, betas .9/.98, no decay, clip 5, 5% warm-up, 3 passes
-          (train.py, distiller.py); blocks 0, 2, 4, 7, 9, 11 (scripts/extract_distilbert.py); token i
-          masked by count ** -0.7. --freeze_pos_embs of that command freezes nothing in DistilBERT
-          (train.py): its positions train.
-          `published` keeps three choices of that code: masks drawn over a whole batch at once, the
-          teacher's token types dropped from the start, and of its head only the bias and the word
-          table.
-Data:     the teacher's text, cut by the teacher's tokenizer (the default).
+          of up to 4,000 sequences.
+Code:     What the paper leaves out is from its code (transformers, research_projects/distillation).
+          Loss weights 5, 2, 1 and temperature 2: README.md, the command on one GPU (the command on
+          four GPUs has .33 each, the defaults of train.py are .5 and .0). AdamW 5e-4, betas .9/.98,
+          no decay, clip 5, 5% warm-up, 3 passes: train.py, distiller.py. Blocks 0, 2, 4, 7, 9, 11:
+          scripts/extract_distilbert.py. Token i is masked by count ** -0.7. --freeze_pos_embs of
+          that command freezes nothing in DistilBERT (train.py), so the positions train.
+          `published` keeps three choices of that code: masks are drawn over a whole batch at once,
+          the teacher's token types are dropped, and only the bias and the word table of the
+          teacher's head are copied.
+Data:     the teacher's text, tokenized by the teacher's tokenizer (the default).
 Command:  bertjax pretrain --config=configs/distilbert_base.py --workdir=W \
               --config.teacher.init_from=hf:DIR --config.data.files='wiki/*.jsonl.gz,books/*.txt'
-Mesh:     see benchmarks/RESULTS.md, "Distillation"; phases.phase1.micro_batch_size is what all
-          devices hold together.
+Mesh:     see benchmarks/RESULTS.md, "Distillation"; phases.phase1.micro_batch_size is the rows that
+          all devices hold together.
 Expected: 66,985,530 parameters (tested), 97% of BERT-Base's score on GLUE (the paper). Not yet run.
 """
 

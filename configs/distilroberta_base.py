@@ -2,12 +2,12 @@
 
 Paper:    Sanh et al. 2019, and transformers, research_projects/distillation/README.md: as
           DistilBERT, from RoBERTa-Base and on OpenWebText alone, a quarter of the teacher's text.
-          Weights and schedule are those of configs/distilbert_base.py, which says where they are
-          from; no others were published for RoBERTa. --freeze_pos_embs of that README would freeze
-          the positions here (train.py); they train.
-          `published`: masks drawn over a whole batch at once, and only the bias and the word table
-          of the teacher's head.
-Data:     any corpus, cut by the teacher's tokenizer (the default).
+          Weights and schedule are those of configs/distilbert_base.py, which gives their sources;
+          none were published for RoBERTa. --freeze_pos_embs of that README would freeze the
+          positions here (train.py); they train here.
+          `published`: masks are drawn over a whole batch at once, and only the bias and the word
+          table of the teacher's head are copied.
+Data:     any corpus, tokenized by the teacher's tokenizer (the default).
 Command:  bertjax pretrain --config=configs/distilroberta_base.py --workdir=W \
               --config.teacher.init_from=hf:DIR --config.data.files='corpus/*.jsonl.gz'
 Expected: 82,170,201 parameters (tested), 95% of RoBERTa-Base's score on GLUE (that README). Not yet

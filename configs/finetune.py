@@ -1,12 +1,12 @@
-"""Fine-tuning as BERT was: GLUE, SQuAD, SWAG, RACE, IMDb, or data of your own.
+"""BERT's fine-tuning: GLUE, SQuAD, SWAG, RACE, IMDb, or data of your own.
 
 Paper:    Devlin et al. 2018, sections 4 and A.3: Adam, 10% warm-up, linear decay, 2 to 4 epochs of
           batches of 16 or 32 at 5e-5, 3e-5 or 2e-5. Bias correction is on (Mosbach et al. 2021);
-          `published` is without, as the paper ran it. `grid` is the paper's search.
+          `published` turns it off, as in the paper. `grid` is the paper's search.
 Command:  bertjax finetune --config=configs/finetune.py:mrpc --workdir=W \
               --config.init_from=hf:DIR --config.data.files=glue/MRPC
-          The task: cola sst2 mrpc stsb qqp mnli qnli rte wnli squad squad2 swag race imdb; for data
-          of your own single pair regression multiple_choice span token. Then, after a comma: grid,
+          Tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli squad squad2 swag race imdb; for data of
+          your own: single pair regression multiple_choice span token. Options after a comma: grid,
           published.
 Expected: BERT-Base, dev (Devlin et al. 2018, tables 1 and 2; google-research/bert): MNLI 84,
           QQP F1 71 on test, QNLI 90 to 91, SST-2 92 to 93, CoLA 52 to 60, STS-B 85 to 89,

@@ -1,7 +1,7 @@
-"""Fine-tuning as RoBERTa was: 6% warm-up, 10 epochs, the best evaluation counts.
+"""RoBERTa's fine-tuning: 6% warm-up, 10 epochs, the best evaluation counts.
 
 Paper:    Liu et al. 2019, section 5.1 and table 10; rates by task as in fairseq,
-          examples/roberta/README.glue.md. RTE, MRPC and STS-B start from the model that was
+          examples/roberta/README.glue.md. RTE, MRPC and STS-B start from a model that was
           fine-tuned on MNLI: give its workdir as init_from.
 Command:  bertjax finetune --config=configs/finetune_roberta.py:rte --workdir=W \
               --config.init_from=hf:DIR --config.data.files=glue/RTE

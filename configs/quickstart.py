@@ -1,4 +1,4 @@
-"""A small BERT on the prose of the Python installation itself: minutes on a laptop, no download.
+"""A small BERT, trained on the prose of your Python installation: minutes on a laptop, no download.
 
 What:     2 layers, hidden 128, a WordPiece vocabulary of 4,096 trained on the spot, no dropout.
 Command:  make quickstart

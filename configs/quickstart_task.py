@@ -1,7 +1,8 @@
-"""A task on built-in text, for the model of configs/quickstart.py: which package is a docstring of?
+"""A task on built-in text, for configs/quickstart.py's model: which package has this docstring?
 
-What:     docstrings of the six packages of the standard library with most of them; modules that are
-          scored are not trained on. `random` starts from random weights: what pretraining brought is the difference.
+What:     docstrings of the six packages of the standard library that have the most docstrings.
+          Modules for scoring are not used in training. `random` starts from random weights: the
+          difference is the gain from pretraining.
 Command:  make quickstart
           (= bertjax finetune --config=configs/quickstart_task.py --workdir=runs/quickstart/task \
               --config.init_from=runs/quickstart)

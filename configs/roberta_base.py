@@ -2,19 +2,19 @@
 
 Paper:    Liu et al. 2019, table 9: peak 6e-4 after 24,000 steps of warm-up, then linear to 0; betas
           .9/.98, eps 1e-6, decay 0.01, no clipping, dropout 0.1; FULL-SENTENCES (section 4.2).
-          From fairseq's code where the paper is silent: mask_tokens_dataset.py rounds the number
-          of masks up or down at random (76 or 77 of 512), may choose <s> and </s>, and draws
-          replacements from all but the special tokens; polynomial_decay_schedule.py decays from
-          the peak, where the warm-up ends; weight decay spares no parameter. "8K" is read as
+          GPT-2's BPE, 50,265 tokens, one (unused) token type, as in the published weights.
+Code:     Where the paper is silent, we follow fairseq's code. mask_tokens_dataset.py rounds the
+          number of masks up or down at random (76 or 77 of 512), may choose <s> and </s>, and draws
+          replacements from all tokens except the special ones. polynomial_decay_schedule.py decays
+          from the peak, at the end of the warm-up. Weight decay applies to every parameter. "8K" is
           8,192 (examples/roberta/README.pretraining.md says 8192, with a rate of 7e-4 for it).
-          Ours: weights start from a truncated normal. GPT-2's BPE, 50,265 tokens, one (unused)
-          token type, as in the published weights.
-Data:     the paper's 160 GB are not all public; any corpus. tokenizer.path=encoder.json of GPT-2,
+          One difference: here weights start from a truncated normal.
+Data:     any corpus (the paper's 160 GB are not all public). tokenizer.path=encoder.json of GPT-2,
           with vocab.bpe and dict.txt beside it (or unset, to train 50,265 tokens).
 Command:  bertjax pretrain --config=configs/roberta_base.py --workdir=W \
               --config.data.files='corpus/*.jsonl.gz' --config.tokenizer.path=encoder.json
 Mesh:     planned for a TPU v4-64 (32 chips), all of it `data`: 1,024 sequences at once, 32 a chip.
-          Elsewhere set phases.phase1.micro_batch_size to what all devices hold together.
+          Elsewhere set phases.phase1.micro_batch_size to the rows that all devices hold together.
 Expected: 124,697,433 parameters (tested), 4,194,304 tokens a step; memory in benchmarks/RESULTS.md.
           Full run: not yet run.
 """

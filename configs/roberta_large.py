@@ -1,13 +1,13 @@
 """RoBERTa-Large: 500K steps of 8K sequences of 512 tokens, at 24 layers.
 
-Paper:    Liu et al. 2019, table 9: as roberta_base.py but a peak of 4e-4 after 30,000 steps of
-          warm-up. What the paper leaves open is as there.
+Paper:    Liu et al. 2019, table 9: as roberta_base.py, but a peak of 4e-4 after 30,000 steps of
+          warm-up. Choices that the paper leaves open are the same as there.
 Data:     as in roberta_base.py.
 Command:  bertjax pretrain --config=configs/roberta_large.py --workdir=W \
               --config.data.files='corpus/*.jsonl.gz' --config.tokenizer.path=encoder.json
 Mesh:     planned for a TPU v4-128 (64 chips), 512 sequences at once, 8 a chip: 18.2 of 30.75 GiB.
-          With mesh.fsdp=4 it needs less, but gathers the weights in each of 16 parts of a batch.
-          Elsewhere set phases.phase1.micro_batch_size to what all devices hold together.
+          mesh.fsdp=4 needs less memory, but gathers the weights for each of 16 micro-batches.
+          Elsewhere set phases.phase1.micro_batch_size to the rows that all devices hold together.
 Expected: 355,412,057 parameters (tested), 4,194,304 tokens a step; memory in benchmarks/RESULTS.md.
           Full run: not yet run.
 """

@@ -1,19 +1,19 @@
-"""RoBERTa at 4 layers, hidden 256: the ablation grid of its paper, small enough for two CPU cores.
+"""RoBERTa with 4 layers, hidden 256: its paper's ablations, small enough for two CPU cores.
 
 Paper:    Liu et al. 2019, sections 4.1 and 4.2, tables 1 and 2 (there: Base, 1M steps of 256).
 Variants: :builder=segment_pair_nsp | sentence_pair_nsp | full_sentences | doc_sentences
           :nsp=False     no next-sentence loss on pairs (the other two formats never have one)
-          :static=10     masks (and examples) of 10 fixed patterns, as BERT's duplicated data;
-                         0 is dynamic. It tells only on text that is read more than `static` times.
+          :static=10     masks (and examples) of 10 fixed patterns, as in BERT's duplicated data;
+                         0 is dynamic. They differ only on text read more than `static` times.
           :steps=2000    steps in all, a tenth of them warm-up
-          :vocab=8192    pieces of the byte-level BPE; with fewer, a short run learns more than the
-                         frequencies of pieces
+          :vocab=8192    pieces of the byte-level BPE; few pieces let a short run learn more than
+                         their frequencies
           e.g. configs/roberta_small.py:builder=segment_pair_nsp,nsp=False,steps=5000
-Recipe:   RoBERTa's optimizer (betas .9/.98, no clipping) and masks as fairseq draws them, at the
-          rate of a small model. Every step reads about 1,000 tokens in every format: rows are
-          packed, and where whole sentences leave an eighth of them empty there are 9 instead of
-          8 (the paper, too, enlarges the batch of a short format). No token types, so that a model
-          of one format reads the others as well. No dropout: most text is read once.
+Recipe:   RoBERTa's optimizer (betas .9/.98, no clipping) and fairseq's masks, at the rate of a
+          small model. Every step reads about 1,000 tokens in every format. Rows are packed; where
+          whole sentences leave an eighth of the rows empty, a batch has 9 rows instead of 8 (the
+          paper, too, enlarges the batch of a short format). There are no token types, so a model of
+          one format reads the others as well. There is no dropout: most text is read once.
 Data:     any corpus; the byte-level BPE is trained on it.
 Command:  bertjax pretrain --config=configs/roberta_small.py:builder=doc_sentences --workdir=W \\
               --config.data.files=corpus.jsonl.gz

@@ -1,11 +1,11 @@
-"""Several processes of one run on this machine, started again when they say so.
+"""Runs several processes of one run on this machine, and restarts them if their exit codes allow.
 
     python launch/local.py --num_processes=2 --restarts=5 -- pretrain --config=... --workdir=W
 
-What stands after `--` is a bertjax command. Every line of output is preceded by the number of its
-process. A process that ends with 42 or by a signal ends the attempt: the others get some seconds
-to leave, then all start again, up to --restarts times. Any other code is final. SIGTERM, Ctrl-C
-and a closed terminal reach all processes, which save and leave; nothing is started again then.
+The words after `--` are a bertjax command. Every line of output starts with the number of its
+process. A process that ends with exit code 42 or by a signal ends the attempt: the others get some
+seconds to end, then all start again, up to --restarts times. Any other exit code except 0 is final.
+SIGTERM, Ctrl-C and a closed terminal reach all processes: they save and end, without a restart.
 
 DRY_RUN=1 prints the commands and runs none.
 
@@ -25,7 +25,7 @@ import time
 from bertjax import errors
 
 BERTJAX = (sys.executable, "-m", "bertjax")
-_GRACE_SECONDS = 10.0  # for the others to leave by themselves, once one has ended
+_GRACE_SECONDS = 10.0  # after one process has failed, for the others to end by themselves
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -45,14 +45,14 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def free_port() -> int:
-    """A port for the coordinator, another one for each attempt."""
+    """A free port for the coordinator of one attempt."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def variables(arguments: argparse.Namespace, port: int, index: int) -> dict[str, str]:
-    """What process `index` of an attempt is told, beside the environment of this one."""
+    """The variables of process `index` of an attempt, added to the environment of the launcher."""
     told = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(arguments.num_processes),
@@ -78,7 +78,7 @@ def show(arguments: argparse.Namespace, command: list[str]):
 
 
 class Attempt:
-    """The processes of one start."""
+    """The processes of one attempt, started together."""
 
     def __init__(self, arguments: argparse.Namespace, command: list[str]):
         port = free_port()
@@ -88,7 +88,7 @@ class Attempt:
                 env=os.environ | variables(arguments, port, index),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches them through this process only
+                start_new_session=True,  # so that only the launcher receives Ctrl-C
             )
             for index in range(arguments.num_processes)
         ]
@@ -105,7 +105,7 @@ class Attempt:
             try:
                 sys.stdout.write(f"[{index}] {line.decode(errors='replace')}")
                 sys.stdout.flush()
-            except OSError:  # a closed terminal; processes that save must still find a reader
+            except OSError:  # a closed terminal; processes that still save need a reader
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def signal(self, number: int):
@@ -114,12 +114,13 @@ class Attempt:
             process.send_signal(number)
 
     def wait(self, signals: list[int]) -> list[int]:
-        """Exit codes of all, once they ended; what hangs after another has failed is killed.
+        """Waits for all processes, passes on `signals`, and returns the exit codes.
 
-        Passes on `signals`, to which a handler adds while this waits, or did before.
+        A handler may add to `signals` before and during the wait. After one process has failed, the
+        others are killed at the end of a grace period.
         """
         deadline, passed = None, 0
-        while None in [process.poll() for process in self._processes]:  # each of them is asked
+        while None in [process.poll() for process in self._processes]:  # a list, to poll them all
             for number in signals[passed:]:
                 self.signal(number)
                 passed += 1
@@ -135,7 +136,7 @@ class Attempt:
 
 
 def verdict(codes: list[int]) -> int | None:
-    """The exit code that an attempt's codes end the run with; None asks for another attempt."""
+    """The final exit code of the run after an attempt with `codes`; None: start another attempt."""
     final = [code for code in codes if code > 0 and code != errors.RESTART]
     return next(iter(final), None) if any(codes) else errors.DONE
 
@@ -146,7 +147,7 @@ def main() -> int:
     if os.environ.get("DRY_RUN") == "1":
         show(arguments, command)
         return errors.DONE
-    signals = []  # for the processes, since the beginning
+    signals = []  # all signals for the processes, since the start of the launcher
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
@@ -158,7 +159,7 @@ def main() -> int:
             return final
         if not signals:
             print(f"local: processes ended with {codes}, {left} restarts left", flush=True)
-            time.sleep(1.0 if left else 0.0)  # the ports and files of the last attempt
+            time.sleep(1.0 if left else 0.0)  # until the last attempt's ports and files are free
         if signals:
             break
     return errors.RESTART

@@ -1,4 +1,4 @@
-# Sourced by tpu_vm.sh and tpu_queued.sh: which TPU is meant, and how a command runs or is shown.
+# Sourced by tpu_vm.sh and tpu_queued.sh: settings of the TPU, and ways to run or show a command.
 # shellcheck shell=bash disable=SC2034
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then # macOS brings 3.2: empty arrays fail
@@ -15,8 +15,8 @@ die() {
   exit "$code"
 }
 
-# Reads --name=... and so on into NAME ...; what it does not know goes to the array `others`, and
-# what follows -- to the array `training`.
+# Reads --name=... into NAME, and so on. Unknown words go to the array `others`, and the words after
+# -- to the array `training`.
 read_settings() {
   others=() training=()
   while (($#)); do
@@ -44,7 +44,8 @@ need() {
   done
 }
 
-# The flags that say how large a slice, in the array `slice`: by type, or by chips and their shape.
+# Sets the array `slice` to the flags for the size of the slice: accelerator type, or chip type and
+# topology.
 slice_flags() {
   if [[ ${ACCELERATOR_TYPE:-} ]]; then
     [[ ! ${TYPE:-}${TOPOLOGY:-} ]] || die 64 'ACCELERATOR_TYPE or TYPE with TOPOLOGY, not both'
@@ -55,7 +56,7 @@ slice_flags() {
   fi
 }
 
-# A command as it can be pasted into a shell.
+# Prints a command in a form that can be pasted into a shell.
 show() {
   local word line=()
   for word; do
@@ -72,7 +73,7 @@ this_checkout=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
 
 in_checkout() { git -C "$this_checkout" "$@"; }
 
-# The commit that hosts get: COMMIT, or what this checkout is at.
+# The commit for the hosts: COMMIT, or the commit of this checkout.
 this_commit() {
   local changes
   if [[ ! ${COMMIT:-} ]]; then
@@ -83,7 +84,7 @@ this_commit() {
     || die 64 "COMMIT=${COMMIT:-HEAD}: no commit of this checkout"
 }
 
-# Packs the checkout's history up to HEAD into $bundle, once: hosts then need no access to a server.
+# Packs the history of the checkout up to HEAD into $bundle, once. Then hosts need no git server.
 make_bundle() {
   local commit
   commit=$(this_commit)
@@ -92,6 +93,6 @@ make_bundle() {
   [[ $(in_checkout rev-parse --is-shallow-repository) == false ]] \
     || die 65 'a shallow clone, whose history the hosts would lack; first: git fetch --unshallow'
   in_checkout merge-base --is-ancestor "$commit" HEAD \
-    || die 64 "COMMIT=$commit: not in the history of what is checked out"
+    || die 64 "COMMIT=$commit: not in the history of the checked-out commit"
   run git -C "$this_checkout" bundle create --quiet "$bundle" HEAD
 }

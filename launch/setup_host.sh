@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings this host to one commit of bertjax, installed with pinned versions; safe to run again.
+# Installs one commit of bertjax on this host, with pinned versions; safe to run again.
 set -euo pipefail
 
 usage() {
@@ -7,13 +7,13 @@ usage() {
 usage: setup_host.sh --commit=SHA --source=URL|FOLDER|BUNDLE [--dir=bertjax] [--extras=tpu,gcs]
        setup_host.sh --check=SHA [--dir=bertjax]
 
-Checks the commit out into DIR (made if missing) and installs it into DIR/.venv, dependencies at
-the versions of launch/constraints.txt: every host, and every replacement of one, runs the same.
-DIR/.venv/.ready holds the commit that was installed. Where it is this one, nothing is done; where
-it is missing, .venv was half made and is made anew.
+Checks the commit out into DIR (made if missing) and installs it into DIR/.venv. Dependencies have
+the versions of launch/constraints.txt, so every host and every replacement runs the same code.
+DIR/.venv/.ready holds the installed commit. If this is SHA already, nothing is done. If the file is
+missing, .venv is incomplete and is made again.
 
---check only looks: exit code 0 and one line if DIR is at SHA, its files unchanged, and installed;
-else 65. Files that git does not know (a workdir) are no changes.
+--check changes nothing: exit code 0 and one line if DIR is at SHA, without changes, and installed;
+else 65. Untracked files, such as a workdir, do not count as changes.
 
 exit codes: 64 usage, 65 local changes or another commit, 74 the commit cannot be fetched
 environment: PYTHON, an interpreter of version 3.11 or later (default: the newest on PATH; without
@@ -48,7 +48,7 @@ done
 [[ ${commit:-$check} =~ ^[0-9a-f]{40}$ ]] || die 64 "commit '${commit:-$check}': give all 40 digits"
 directory=$(realpath -m "$directory")
 
-# Not of files that git does not know: a training may have its workdir here.
+# Untracked files do not count: a training may have its workdir here.
 changes() { git -C "$directory" status --porcelain --untracked-files=no; }
 head_commit() { git -C "$directory" rev-parse --verify --quiet HEAD || echo none; }
 installed() { cat "$directory/.venv/.ready" 2>/dev/null || echo none; }
@@ -64,10 +64,10 @@ fi
 [[ $source ]] || die 64 '--source: missing'
 [[ ! -e $source ]] || source=$(realpath "$source")
 
-# Debian's Python comes without what venv needs, unless somebody installed it.
+# Debian's Python lacks ensurepip, which venv needs, unless python3-venv is installed.
 suits() { "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# Sets `python`.
+# Sets `python` to the interpreter to use.
 find_python() {
   for python in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
     ! suits "$python" || return 0
@@ -89,7 +89,7 @@ elif [[ $(changes) ]]; then
   die 65 "$directory: local changes, not touched: $(changes | tr '\n' ' ')"
 fi
 if [[ $(head_commit 2>/dev/null) != "$commit" ]]; then
-  # A bundle and most folders offer HEAD; a server gives any commit that it shows.
+  # A server may give a commit by its SHA. A bundle and most folders offer only HEAD.
   run git -C "$directory" fetch --quiet "$source" "$commit" 2>/dev/null \
     || run git -C "$directory" fetch --quiet "$source" HEAD \
     || die 74 "$source: commit $commit cannot be fetched"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a command again for as long as its exit code says that this helps, and it gets on.
+# Restarts a command as long as its exit code allows a restart and it makes progress.
 set -euo pipefail
 
 usage() {
@@ -8,29 +8,31 @@ usage: supervise.sh [--workdir=W] [--failures=5] [--minutes=60] [--state=DIR [--
        supervise.sh --state=DIR --report | --stop
        supervise.sh --would-restart=CODE
 
-Runs COMMAND, and again when it ends with
+Runs COMMAND, and runs it again when it ends with
   42                     preempted, or a peer lost: the same command resumes
-  127-255 without 130    killed by a signal (128 + its number), or not to be started right now
-It stops, with the command's exit code, on everything else:
+  127-255 without 130    killed by a signal (128 + its number), or could not be started now
+It stops with the command's exit code on every other code:
   0                      done
   64 65 70 74            usage or config, bad data or checkpoint, internal or not finite, disk
-  130                    Ctrl-C twice: somebody wants it to end, though a signal's number is in it
-  1-41 43-63 ...         codes that bertjax does not use; nobody promised that a restart helps
+  130                    Ctrl-C twice: the user wants an end, although 130 is 128 + a signal
+  1-41 43-63 ...         codes that bertjax does not use; a restart may not help
 
-Between two attempts it waits 5, 10, 20 ... up to 320 s, and begins with 5 s again after progress:
-when the newest step under W/checkpoints or the last one in W/metrics.jsonl is further than ever.
-After FAILURES failures within MINUTES minutes without progress it stops with exit code 70.
-SIGTERM, SIGINT and SIGHUP are passed to the command; then nothing is restarted, and the exit code
-is the command's. Each attempt is one line on stderr.
+Between two attempts it waits 5, 10, 20 ... up to 320 s. Progress resets the wait to 5 s: the newest
+step under W/checkpoints, or the last step in W/metrics.jsonl, is higher than ever before. After
+FAILURES failures within MINUTES minutes without progress it stops with exit code 70. SIGTERM,
+SIGINT and SIGHUP are passed to the command; after them nothing is restarted, and the exit code is
+the command's. Each attempt prints one line on stderr.
 
-  --workdir=W         where progress is looked for, gs:// too; default: what COMMAND's --workdir= says
-  --state=DIR         keeps attempts.log and the last exit code there, and refuses a second supervisor
-                      while this one, or a process that it started, lives
-  --detach            in the background, out of reach of a closed terminal; output goes to DIR/train.log;
-                      exit code 70 where nothing was started
-  --report            one line: not started, running, stopped with its exit code, or died (a reboot)
-  --stop              SIGTERM to what runs, its supervisor killed or not; waits up to 300 s for its end
-  --would-restart=CODE  exit code 0 if CODE is one to restart after, else 1
+  --workdir=W         the folder to check for progress, also gs://; default: COMMAND's --workdir
+  --state=DIR         keeps attempts.log and the last exit code in DIR, and refuses a second
+                      supervisor while this one, or a process that it started, lives
+  --detach            runs in the background and survives a closed terminal; output goes to
+                      DIR/train.log; exit code 70 if nothing was started
+  --report            prints one line: not started, running, stopped with its exit code, or died
+                      (a reboot)
+  --stop              sends SIGTERM to the command, even if its supervisor was killed, and waits up
+                      to 300 s for its end
+  --would-restart=CODE  exit code 0 if CODE leads to a restart, else 1
 environment: DRY_RUN=1 prints COMMAND and runs nothing; SUPERVISE_UNIT, seconds, instead of 5
 TEXT
 }
@@ -42,7 +44,7 @@ usage_error() {
 
 restartable() { (($1 == 42 || ($1 >= 127 && $1 <= 255 && $1 != 130))); }
 
-# The furthest step that W is known to have reached.
+# The highest step that W has reached, as far as checkpoints and metrics tell.
 furthest_step() {
   {
     echo 0
@@ -57,7 +59,7 @@ furthest_step() {
   } | sort -n | tail -n 1
 }
 
-# Whether nothing holds the lock. Shared, and so unseen by others who look at the same moment.
+# Whether nothing holds the lock. The test takes a shared lock, so two tests at once both succeed.
 free() { flock --shared --nonblock "$state/lock" true; }
 
 report() {
@@ -80,7 +82,7 @@ stop() {
   if ! free; then
     supervisor=$(cat "$state/pid" || true) child=$(cat "$state/child" 2>/dev/null || true)
     [[ ! $child ]] || parent=$(ps -o ppid= -p "$child" | tr -d ' ' || true)
-    # A command whose supervisor was killed has another parent now, and nobody who passes signals on.
+    # If the supervisor was killed, the command has another parent, and nothing passes signals on.
     [[ ! $parent || $parent == "$supervisor" ]] || supervisor=$child
     kill -TERM "$supervisor" || true
     flock --shared --wait 300 "$state/lock" true || { echo 'supervise.sh: still running after 300 s' >&2; exit 75; }
@@ -117,7 +119,7 @@ fi
 (($#)) || usage_error 'no command after --'
 if [[ ! $workdir ]]; then
   previous=''
-  for word; do # as absl reads flags: one dash or two, the value after = or in the next word
+  for word; do # like absl: one dash or two, and the value after = or in the next word
     [[ ! $previous =~ ^--?workdir$ ]] || workdir=$word
     [[ ! $word =~ ^--?workdir= ]] || workdir=${word#*=}
     previous=$word
@@ -140,12 +142,12 @@ if [[ $state ]]; then
       sleep 0.05
     done
     report
-    [[ -e $state/pid || -e $state/code ]] || exit 70 # it ended before it began
+    [[ -e $state/pid || -e $state/code ]] || exit 70 # the supervisor ended before its first attempt
     exit 0
   fi
-  # Whatever the command starts inherits the lock, so that what outlives this shell still holds it.
+  # Processes of the command inherit the lock, so a process that outlives this shell still holds it.
   exec 9>>"$state/lock"
-  flock --wait 5 9 || taken # who only looks, holds it for a moment
+  flock --wait 5 9 || taken # waits, because --report holds the lock for a moment
   rm -f "$state/code"
   echo $$ >"$state/pid"
 fi
@@ -164,19 +166,19 @@ on_signal() {
   [[ ! $child ]] || kill -"$1" "$child" 2>/dev/null || true
 }
 for name in TERM INT HUP; do
-  # shellcheck disable=SC2064  # the name of now is meant
+  # shellcheck disable=SC2064  # $name must expand now
   trap "on_signal $name" "$name"
 done
 
-# Runs a command to its very end, however many signals come in between; its exit code is in $code.
+# Runs a command to its end, through any number of signals. Sets `code` to its exit code.
 attend() {
   local seen
-  # A process group of its own: Ctrl-C reaches the command once, through on_signal.
+  # The command has its own process group, so Ctrl-C reaches it only once, through on_signal.
   set -m
   "$@" </dev/null &
   child=$!
   set +m
-  [[ ! $state ]] || echo "$child" >"$state/child" || true # a full disk must not part the two
+  [[ ! $state ]] || echo "$child" >"$state/child" || true # a full disk must not end the supervisor
   [[ ! $told ]] || kill -"$told" "$child" 2>/dev/null || true
   while :; do
     seen=$signals code=0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a queued resource: waits for it, trains, replaces it when it is preempted, deletes it.
+# Trains on a queued resource: waits for the resource, trains, replaces it if preempted, deletes it.
 set -euo pipefail
 
 usage() {
@@ -10,29 +10,29 @@ usage: tpu_queued.sh [--spot | --reserved] [--tries=10] [--hours=24] [settings] 
     --accelerator-type=v6e-16 --version=v2-alpha-tpuv6e --hours=72 \
     -- bertjax pretrain --config=configs/bert_base.py --workdir=gs://BUCKET/run
 
-Asks for the resource, waits until it is ACTIVE, brings the commit that this checkout is at onto
-every host (the same one to the end), starts COMMAND there under supervise.sh, and looks every POLL
-seconds. When the resource fails or is preempted it is deleted and asked for again; when only the
-training ended (a host was rebooted) it is stopped and started again on all; both within TRIES and
-HOURS. COMMAND must resume by itself from a workdir outside the TPU.
+Requests the resource, waits until it is ACTIVE, installs the commit of this checkout on every host
+(the same commit to the end), starts COMMAND there under supervise.sh, and checks every POLL
+seconds. If the resource fails or is preempted, it is deleted and requested again. If only the
+training ended (a host was rebooted), the training is stopped and started again on all hosts. Both
+happen within TRIES and HOURS. COMMAND must resume by itself from a workdir outside the TPU.
 
-Whatever the end, Ctrl-C and a closed terminal too, training is told to save and what was made
-here is deleted, and only that: a resource NAME that is there already is refused, not touched; the
-requests of this run carry a description of their own, by which it knows what it made. A resource on
-its way to another state, which refuses to be deleted, is asked for up to half an hour. If it cannot
-be deleted, the last lines say so and how to do it. Nothing on this side deletes anything when this
-machine is switched off; the request alone expires, after HOURS.
+At every end, also after Ctrl-C or a closed terminal, the training is told to save, and the
+resource that this run made is deleted, and no other. A resource NAME that exists already is refused
+and not touched. The requests of this run carry their own description, which marks the resource. A
+resource that changes its state refuses deletion; the script repeats the deletion for up to half an
+hour. If the resource cannot be deleted, the last lines say so and name the command. If this machine
+is switched off, nothing here deletes the resource; only the request expires after HOURS.
 
-No call is waited for without end: one that hangs is killed, and taken for a failed one. When nobody
-reads what is said any more (the terminal is closed), it goes to ~/tpu_queued-NAME.log.
+Every call has a time limit: a call that hangs is killed and counts as failed. When nobody reads the
+output any more (the terminal is closed), the output goes to ~/tpu_queued-NAME.log.
 
 settings: as of tpu_vm.sh (NAME, ZONE, PROJECT, ACCELERATOR_TYPE or TYPE and TOPOLOGY, VERSION,
   CREATE_FLAGS, SSH_FLAGS); the node is called NAME too, so tpu_vm.sh logs and status work
-environment: POLL, seconds between two looks (30); STOP_LIMIT, seconds that the hosts have to save
+environment: POLL, seconds between two checks (30); STOP_LIMIT, seconds that the hosts have to save
   when told to stop (420); DRY_RUN=1 prints the commands, runs none
-exit codes: 0 trained to the end; the training's own if it ended with one that no restart helps
-  (64, 65, 70, 130 ...); 75 tries or hours used up; 129, 130, 131, 143 told to stop by SIGHUP, SIGINT,
-  SIGQUIT, SIGTERM; 74 something was not deleted, or the cloud does not answer; 64 usage
+exit codes: 0 trained to the end; the training's exit code if a restart would not help (64, 65, 70,
+  130 ...); 75 tries or hours used up; 129, 130, 131, 143 told to stop by SIGHUP, SIGINT, SIGQUIT,
+  SIGTERM; 74 something was not deleted, or the cloud does not answer; 64 usage
 TEXT
 }
 
@@ -40,10 +40,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/settings.sh
 source "$here/settings.sh"
 
-exec 3>&2 # stderr, also where a trap comes while a command's output goes to a file
-trap '' PIPE # a reader that went away (`| tee`, Ctrl-C to both) must not end what deletes the TPU
+exec 3>&2 # keeps stderr for a trap that comes while a command's output goes to a file
+trap '' PIPE # the end of a reader (`| tee`, Ctrl-C to both) must not prevent the deletion
 
-# A line on stderr; where nobody takes it any more, this one and the rest go to a file.
+# Prints a line on stderr. If nobody reads stderr any more, this line and later ones go to a file.
 tell() {
   echo "$*" >&2 || {
     exec >>"${HOME:-/tmp}/tpu_queued-${NAME:-}.log" 2>&1 || exec >/dev/null 2>&1
@@ -70,23 +70,23 @@ slice_flags
 poll=${POLL:-30}
 deadline=$(($(date +%s) + $(awk "BEGIN { print int($hours * 3600 + 0.5) }")))
 
-# What this run makes is known by it, even where the answer to a request was lost.
+# Marks the resources of this run, so that they are recognized even if an answer was lost.
 token=tpu_queued.sh-${HOSTNAME:-}-$$-$(date +%s)
 
 in_time() { (($(date +%s) < deadline)); }
 
-# So many seconds, or what is left of the budget.
+# The given number of seconds, or the rest of the budget if that is less.
 at_most() {
   local left=$((deadline - $(date +%s)))
   echo $((left < 1 ? 1 : left < $1 ? left : $1))
 }
 
-# Runs a program for so many seconds at most (0: as long as it takes), and such that a signal to this
-# script interrupts the wait; its exit code is the program's, or 137.
+# Runs a program for at most the given seconds (0: without limit). A signal to this script
+# interrupts the wait. The exit code is the program's, or 137 for a killed program.
 attend() {
   local code=0
-  # A process group of its own: gcloud is a tree of processes, which all must go at once, and which
-  # Ctrl-C must not reach. KILL, for TERM is ignored, and inherited so, while cleaning up.
+  # The program has its own process group: gcloud is a tree of processes that must all end at once,
+  # and Ctrl-C must not reach them. KILL, because processes started in clean_up ignore TERM.
   set -m
   timeout -s KILL "$1" "${@:2}" </dev/null &
   set +m
@@ -96,7 +96,7 @@ attend() {
 
 pause() { attend 0 sleep "$poll"; }
 
-# A call of gcloud about the resource, for so many seconds at most.
+# Calls gcloud for the resource, for at most the given seconds.
 queued() {
   local call=(gcloud compute tpus queued-resources "$2" "$NAME" "${@:3}" "--zone=$ZONE" "--project=$PROJECT" --quiet)
   if [[ ${DRY_RUN:-} == 1 ]]; then show "${call[@]}"; else attend "$1" "${call[@]}"; fi
@@ -113,8 +113,8 @@ describe() { queued 120 describe '--format=value(state.state,tpu.nodeSpec[0].nod
 delete() { queued 600 delete --force; }
 stop() { attend "${STOP_LIMIT:-420}" "$here/tpu_vm.sh" stop; }
 
-# Sets `now` to the resource's state, NOT_FOUND, or UNKNOWN where the cloud did not say, and `mark` to
-# its description.
+# Sets `now` to the resource's state, to NOT_FOUND, or to UNKNOWN if the cloud did not answer, and
+# `mark` to the resource's description.
 look() {
   local error
   now='' mark=''
@@ -123,7 +123,7 @@ look() {
   else
     error=$(<"$scratch/error")
     case $error in
-      *NOT_FOUND*"$NAME"*) now=NOT_FOUND ;; # the resource, not a project or a program
+      *NOT_FOUND*"$NAME"*) now=NOT_FOUND ;; # names the resource, not a project or a program
       *) say "describe: ${error:-no answer}" ;;
     esac
   fi
@@ -147,14 +147,14 @@ if [[ ${DRY_RUN:-} == 1 ]]; then
   exit 0
 fi
 
-# `made` is empty, perhaps (a request is on its way, or without an answer) or yes.
+# `made` is empty, perhaps (a request is on its way, or has no answer) or yes.
 made='' started='' scratch=$(mktemp -d)
 # shellcheck disable=SC2329  # called by the traps
 clean_up() {
-  trap '' HUP INT QUIT TERM EXIT # whoever is impatient waits for the deletion
+  trap '' HUP INT QUIT TERM EXIT # further signals must not interrupt the deletion
   set +e
   exec 2>&3
-  mkdir -p "$scratch" # without it, after days in /tmp, a deletion could not even begin
+  mkdir -p "$scratch" # /tmp may have been cleaned after days, and deleting needs the folder
   local code=$1 group
   for group in $(jobs -p); do kill -KILL -- "-$group"; done 2>/dev/null
   wait 2>/dev/null
@@ -166,14 +166,14 @@ clean_up() {
   rm -rf "$scratch"
   exit "$code"
 }
-# Not `exit 130`: within clean_up, in the moment before it ignores signals, that would be the end.
+# Not `exit 130`: a signal at the start of clean_up, not ignored yet, would then end the script.
 trap 'clean_up $?' EXIT
 trap 'clean_up 129' HUP
 trap 'clean_up 130' INT
 trap 'clean_up 131' QUIT
 trap 'clean_up 143' TERM
 
-# Deletes what was made here, and makes sure that it is gone.
+# Deletes the resource of this run, and makes sure that it is gone.
 remove() {
   local attempt=0 absent=0 patience=$(($(date +%s) + 1800))
   started=''
@@ -191,7 +191,7 @@ remove() {
         made=''
         return 0
         ;;
-      perhaps/NOT_FOUND) # what was asked for may still arrive
+      perhaps/NOT_FOUND) # the requested resource may still arrive
         if ((++absent == 3)); then
           say "$NAME was not made"
           made=''
@@ -223,10 +223,10 @@ remove() {
   return 74
 }
 
-# Makes the resource and waits until it is ACTIVE. 0: it is; 1: it will not be; 2: no time left.
+# Makes the resource and waits until it is ACTIVE. Returns 0 if ACTIVE, 1 if failed, 2 out of time.
 acquire() {
   local before='' code=0
-  made=perhaps # before, not after: an interrupted request may have arrived
+  made=perhaps # set before the request, because an interrupted request may have arrived
   create 2>"$scratch/create" || code=$?
   [[ ! -s $scratch/create ]] || tell "$(<"$scratch/create")"
   if ((code == 0)); then
@@ -235,7 +235,7 @@ acquire() {
     made=''
     die 64 'refused'
   elif grep -q ALREADY_EXISTS "$scratch/create"; then
-    # Somebody else's; or our own: gcloud asks again, by itself, when an answer is lost.
+    # The resource is somebody else's, or ours: gcloud itself repeats a request without an answer.
     look
     case $now/$mark in
       */"$token") made=yes ;;
@@ -252,7 +252,7 @@ acquire() {
     case $now in
       ACTIVE) return 0 ;;
       FAILED | SUSPENDING | SUSPENDED | DELETING | NOT_FOUND) return 1 ;;
-    esac # CREATING, ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, or nobody knows: wait
+    esac # CREATING, ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, UNKNOWN: wait
     pause
   done
   return 2
@@ -289,7 +289,7 @@ watch() {
         return
       fi
     done
-    # Without one of its hosts a training goes nowhere, however often the others try.
+    # A training cannot continue without one of its hosts, however often the others restart.
     if ! grep -qE '^worker [0-9]+: (not started|died|stopped, exit code [1-9])' <<<"$lines"; then
       if grep -qE '^worker [0-9]+: running' <<<"$lines"; then
         idle=0
@@ -299,7 +299,7 @@ watch() {
         return
       fi
     fi
-    if ((++idle == 2)); then # once may be a preemption that has not been announced yet
+    if ((++idle == 2)); then # the first time may be a preemption that is not announced yet
       say "$lines"
       outcome=idle
       return
@@ -308,7 +308,7 @@ watch() {
   outcome=late
 }
 
-# Whatever becomes of this checkout in the days to come, every replacement gets the commit of now.
+# Every replacement gets the commit of now, even if this checkout changes in the following days.
 COMMIT=$(this_commit)
 TMPDIR=$scratch
 export COMMIT TMPDIR
@@ -318,7 +318,7 @@ for program in gcloud timeout; do
   command -v "$program" >/dev/null || die 64 "$program: not installed"
 done
 look
-[[ $now != UNKNOWN ]] || die 74 "nobody says whether $NAME is there already"
+[[ $now != UNKNOWN ]] || die 74 "the cloud does not answer whether $NAME exists already; try again"
 [[ $now == NOT_FOUND ]] || die 64 "$NAME: is there already ($now), and was not made here; delete it, or take another --name"
 
 for ((try = 1; try <= tries; try++)); do
@@ -339,7 +339,7 @@ for ((try = 1; try <= tries; try++)); do
   if ((code == 0)); then
     started=1
     attend "$(at_most 900)" "$here/tpu_vm.sh" run -- "${training[@]}" || code=$?
-    # After a dropped connection gcloud sends the command again, to hosts where it runs already.
+    # After a dropped connection, gcloud repeats the command on hosts where it runs already.
     ((code != 64)) || code=0
   fi
   if ((code == 64 || code == 65)); then

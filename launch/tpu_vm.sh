@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One TPU VM, of one host or many: made, set up, trained on, looked at, deleted.
+# Makes one TPU VM of one or many hosts, sets it up, trains on it, shows its state, deletes it.
 set -euo pipefail
 
 usage() {
@@ -15,15 +15,15 @@ usage: tpu_vm.sh create|setup|run|logs|status|stop|delete [--name=N --zone=Z --p
   tpu_vm.sh stop                      SIGTERM on every host: saves, and exits with 42
   tpu_vm.sh delete                    deletes the node with its disks; the only end of its cost
 
-`setup` and `run` want a checkout without local changes; `run` starts nothing unless every host is
-at its commit. The training goes on when the connection ends, under supervise.sh, which restarts
-it; each host keeps its log in ~/bertjax-run/train.log. With several hosts the workdir must be one
-that all see: a bucket, or a file system that they share.
+`setup` and `run` need a checkout without local changes. `run` starts nothing unless every host is
+at its commit. The training runs under supervise.sh, which restarts it, and continues when the
+connection ends. Each host keeps its log in ~/bertjax-run/train.log. With several hosts, all hosts
+must share the workdir: a bucket or a shared file system.
 
 settings, from the environment or as flags: NAME, ZONE, PROJECT; to create, VERSION and either
-  ACCELERATOR_TYPE or both TYPE and TOPOLOGY; COMMIT, an earlier one than the checkout is at
-gcloud knows TYPE for v4 and before only; its alpha release for the others too.
-environment: CREATE_FLAGS and SSH_FLAGS, more flags for gcloud's create, and its ssh and scp;
+  ACCELERATOR_TYPE or both TYPE and TOPOLOGY; COMMIT, an earlier commit of this checkout's history
+gcloud accepts TYPE only for v4 and earlier; its alpha release accepts TYPE for the others too.
+environment: CREATE_FLAGS, more flags for gcloud's create; SSH_FLAGS, for its ssh and scp;
   DRY_RUN=1 prints the commands, runs none
 exit codes: 64 usage, 65 local changes, a shallow clone or hosts at another commit, else gcloud's
 TEXT
@@ -35,20 +35,20 @@ source "$here/settings.sh"
 
 tpu_vm() { run gcloud compute tpus tpu-vm "$1" "${@:2}" "--zone=$ZONE" "--project=$PROJECT" --quiet; }
 
-# One command on one worker or on all, their output mixed; its exit code is a failed worker's.
+# Runs a command on one worker or on all, with mixed output. The exit code is a failed worker's.
 on_workers() {
   # shellcheck disable=SC2086  # SSH_FLAGS holds words
   tpu_vm ssh "$NAME" "--worker=$1" "--command=$2" "${@:3}" ${SSH_FLAGS:-}
 }
 
-# The lines of each worker as "worker 3: ...", in their order.
+# Runs a command on all workers and prints the lines of each in order, as "worker 3: ...".
 on_each_worker() {
   local directory worker code=0
   if [[ ${DRY_RUN:-} == 1 ]]; then
     on_workers all "$1" --output-directory=None
     return
   fi
-  # Since 443 gcloud writes to None/0.log in this folder, whatever directory it is given.
+  # Since version 443 gcloud writes to None/0.log in the current folder, not to the given directory.
   directory=$(mktemp -d)
   mkdir "$directory/None"
   (cd "$directory" && on_workers all "$1" --output-directory=None) >"$directory/gcloud" 2>&1 || code=$?

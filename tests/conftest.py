@@ -14,6 +14,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
 from xla_flags import CHEAP
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -42,3 +43,12 @@ def pytest_configure(config):
 
         jax.config.update("jax_compilation_cache_dir", os.environ["BERTJAX_TEST_PROGRAMS"])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture
+def shown():
+    """What library code logs is printed, as a command prints it."""
+    from bertjax.processes import terminal
+
+    with terminal.shown():
+        yield

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import corpus_files
 import fake_gcs
 import jax
 import labeled
@@ -31,6 +32,8 @@ from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.metrics import remote_log
 from bertjax.metrics import writer as metrics_writer
 from bertjax.processes.compilation_cache import Programs
+
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,9 @@ def test_a_large_file_is_written_and_read_in_parts(server, bucket):
     with storage.open_file("gs://bucket/large") as file:
         assert file.read() == data
     ranges = [(0, 10), (39_999_990, 40_000_001), (5, 5)]
-    found = storage.read_ranges("gs://bucket/large", *map(list, zip(*ranges, strict=True)))
+    found = storage.read_ranges(
+        ["gs://bucket/large"] * len(ranges), *map(list, zip(*ranges, strict=True))
+    )
     assert found == [data[a:b] for a, b in ranges]
 
 
@@ -161,11 +166,17 @@ def test_a_corpus_reads_as_on_a_disk(server, tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "c.txt").write_text("\n\n".join(documents))
     parquet.write_table(pyarrow.table({"text": documents}), tmp_path / "d.parquet")
+    (tmp_path / "e.zst").write_bytes(corpus_files.zstd(lines))
+    (tmp_path / "AA").mkdir()
+    (tmp_path / "AA" / "wiki_00").write_text(corpus_files.article(1, "A", documents[0]))
+    corpus_files.saved_dataset(tmp_path / "saved", {"text": documents})
     upload(server, tmp_path, "text")
-    for name in ("a.jsonl", "*.gz", "c.txt", "d.parquet", "*"):
+    names = ("a.jsonl", "*.gz", "c.txt", "d.parquet", "e.zst", "AA", "saved", "*")
+    for name in names:
         there, here = (Data(files=f"{root}/{name}") for root in ("gs://bucket/text", tmp_path))
         assert texts(there) == texts(here), name
         assert sources.size(there) == sources.size(here)
+        sources.refuse_others(there)
 
 
 def test_a_tokenizer_is_loaded_and_saved(server, tmp_path):

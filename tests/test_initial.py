@@ -113,22 +113,22 @@ def test_what_fits_passes(sources, tmp_path, form):
     [
         (
             {"lowercase": False},
-            "tokenizer has lowercase=True, that of this corpus lowercase=False; "
+            "tokenizer has lowercase=True, this corpus's tokenizer lowercase=False; "
             "set config.tokenizer.lowercase=True and config.tokenizer.path={place}",
         ),
         (
             {"vocab": LONGER},
-            "its vocabulary of 9 pieces is not that of this corpus (10); set "
+            "its vocabulary has 9 pieces, this corpus's vocabulary 10; set "
             "config.tokenizer.path={place}",
         ),
         ({"vocab": [*LOWER[:-1], "!"]}, "piece 8 of its vocabulary is '.', here '!'; set "),
         (
             {"vocab": None},
-            "a vocabulary newly trained on the corpus cannot be that of these "
-            "weights; set config.tokenizer.path={place}",
+            "these weights do not fit a new vocabulary trained on the corpus; "
+            "set config.tokenizer.path={place}",
         ),
         ({"hidden_size": 64}, "this model's [128, 64]; give config.model the sizes of {uri}"),
-        ({"num_attention_heads": 2}, "config.model.num_attention_heads=2: {uri} has 4; set it so"),
+        ({"num_attention_heads": 2}, "config.model.num_attention_heads=2: {uri} has 4; set this"),
         ({"num_hidden_layers": 3}, "give config.model the sizes of {uri}"),
     ],
 )

@@ -22,6 +22,8 @@ from bertjax.errors import NothingHeldOut, UsageError
 from bertjax.metrics import goodput, writer
 from bertjax.processes import distributed
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 
 def params(directory):
     job = toy_job.Line()

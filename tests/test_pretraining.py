@@ -61,13 +61,13 @@ def edit_manifest(place, **changes):
     path.write_text(json.dumps(kept))
 
 
-def test_what_was_prepared_is_opened_without_a_word(made, tmp_path, capsys):
+def test_what_was_prepared_is_opened_without_a_word(made, tmp_path, caplog):
     assert opened(made, tmp_path / "w") == made
     unset = change(made, tokenizer={"lowercase": None, "rules": None})
     assert opened(unset, tmp_path / "w") == made
     runtime = change(made, data={"num_workers": 2, "prefetch_batches": 9})
     assert opened(runtime, tmp_path / "w") == runtime
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_fields_that_read_nothing_here_do_not_matter(made, tmp_path):
     [("corpus*.jsonl", "glob"), ("corpus.jsonl", "relative"), ("moved/*", "moved")],
 )
 def test_the_same_text_by_another_name_goes_on_and_is_said(
-    made, tmp_path, monkeypatch, capsys, spelling, setting
+    made, tmp_path, monkeypatch, caplog, spelling, setting
 ):
     monkeypatch.chdir(tmp_path)
     if setting == "moved":
@@ -118,26 +118,26 @@ def test_the_same_text_by_another_name_goes_on_and_is_said(
         shutil.move(tmp_path / "corpus.jsonl", tmp_path / "moved" / "other.jsonl")
     config = change(made, data={"files": spelling})
     assert opened(config, tmp_path / "w") == config
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"config.data.files='{spelling}' is the text of '{made.data.files}'" in said
     assert said.count("\n") == 1
 
 
-def test_text_that_is_gone_goes_on_and_is_said(made, tmp_path, capsys):
+def test_text_that_is_gone_goes_on_and_is_said(made, tmp_path, caplog):
     (tmp_path / "corpus.jsonl").unlink()
     opened(made, tmp_path / "w")
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"config.data.files='{made.data.files}': not there any more, so not compared" in said
 
 
-def test_some_files_that_are_gone_go_on_and_others_are_compared(config, tmp_path, capsys):
+def test_some_files_that_are_gone_go_on_and_others_are_compared(config, tmp_path, caplog):
     for name, texts in (("a", corpus(100)), ("b", corpus(400)[100:])):
         write_jsonl(tmp_path / f"part-{name}.jsonl", texts)
     config = change(config, data={"files": str(tmp_path / "part-*.jsonl")})
     prepare.prepare(config, tmp_path / "w", progress=False)
     (tmp_path / "part-a.jsonl").rename(tmp_path / "aside")
     opened(config, tmp_path / "w")
-    assert "1 of 2 files of config.data.files=" in capsys.readouterr().err
+    assert "1 of 2 files of config.data.files=" in caplog.text
     one = change(config, data={"files": str(tmp_path / "part-b.jsonl")})
     refused(one, tmp_path / "w", f"(lacks {tmp_path}/part-a.jsonl)")
     (tmp_path / "aside").rename(tmp_path / "part-a.jsonl")
@@ -190,7 +190,7 @@ def test_what_names_no_text_takes_that_of_the_store(made, tmp_path):
     assert opened(unset, tmp_path / "w").data.files == made.data.files
 
 
-def test_a_corpus_in_a_bucket(config, tmp_path, monkeypatch, capsys):
+def test_a_corpus_in_a_bucket(config, tmp_path, monkeypatch, caplog):
     with fake_gcs.serving("text") as server:
         for name, value in fake_gcs.environment(server.url).items():
             monkeypatch.setenv(name, value)
@@ -202,15 +202,15 @@ def test_a_corpus_in_a_bucket(config, tmp_path, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr(identity, "_sample", lambda *_: pytest.fail("reads it to know it"))
             opened(there, tmp_path / "w")
-        assert capsys.readouterr().err == ""
+        assert caplog.messages == []
         opened(config, tmp_path / "w")  # the copy on the disk
-        assert "is the text of 'gs://text/corpus.jsonl'" in capsys.readouterr().err
+        assert "is the text of 'gs://text/corpus.jsonl'" in caplog.text
         server.put("text", "corpus.jsonl", contents.replace(b"house", b"mouse"))
         refused(there, tmp_path / "w", "gs://text/corpus.jsonl has changed since")
     storage._objects.cache_clear()
 
 
-def test_tfds_is_told_by_its_version_and_its_size(config, tmp_path, monkeypatch, capsys):
+def test_tfds_is_told_by_its_version_and_its_size(config, tmp_path, monkeypatch, caplog):
     data = configs.Data(source="tfds", tfds_name="prose")
     manifest = {"data": dataclasses.asdict(data), "text": {"tfds": "prose/1.0.0", "examples": 7}}
     now = ["prose/1.0.0", 7]
@@ -255,13 +255,13 @@ def test_another_tokenizer_is_refused(made, tmp_path):
     refused(missing, place, "config.tokenizer.path='none.txt', made with", "(no such file)")
 
 
-def test_the_same_tokenizer_elsewhere_goes_on(made, tmp_path, capsys):
+def test_the_same_tokenizer_elsewhere_goes_on(made, tmp_path, caplog):
     shutil.move(tmp_path / "vocab.txt", tmp_path / "moved.txt")
     opened(change(made, tokenizer={"path": str(tmp_path / "moved.txt")}), tmp_path / "w")
     opened(change(made, tokenizer={"path": str(tmp_path / "w/tokenizer")}), tmp_path / "w")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     opened(made, tmp_path / "w")  # by its old name, under which there is nothing now
-    assert "is not there, so not compared" in capsys.readouterr().err
+    assert "is not there, so not compared" in caplog.text
 
 
 def test_config_json_gets_the_kind_that_was_read(made, tmp_path):
@@ -352,6 +352,6 @@ def test_weights_beside_another_tokenizer_are_not_read(runnable, tmp_path):
     path = tmp_path / "w/tokenizer/tokenizer.json"
     path.write_text(path.read_text().replace('"house"', '"mouse"'))
     with pytest.raises(
-        DataError, match=r"tokenizer: another one than made .*/store; put that back"
+        DataError, match=r"tokenizer: not the tokenizer that made .*/store; put that"
     ):
         convert.read(str(tmp_path / "w"))

@@ -1,1 +1,1 @@
-"""A checkpoint on a disk or on gs://: written, found whole, restored, verified."""
+"""Checkpoints on a disk or gs://: save, restore and verify."""

@@ -1,8 +1,9 @@
 """The manifest of a checkpoint: size and hash of every file, shapes of every array.
 
-Orbax restores flipped bits without a word. A step directory counts only if `integrity.json` lies
-in it and every byte is as recorded, the manifest's own included. The hash is SHA-256; on gs://,
-where the store keeps a CRC32C of every object, it is that one, and one listing compares them all.
+Orbax restores flipped bits without an error. So a step directory is whole only if it has an
+`integrity.json` that matches every byte, the manifest's own bytes included. On a disk, the hash is
+SHA-256. On gs://, the hash is the CRC32C that the store keeps for every object, so one listing
+compares all files.
 """
 
 import concurrent.futures
@@ -24,13 +25,13 @@ _BLOCK = 1 << 20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What re-reading one step directory found."""
+    """The result of re-reading one step directory."""
 
     step: int
     num_files: int
     num_bytes: int
-    problems: tuple[str, ...]  # one line for every damaged file; empty where the step is whole
-    unfinished: bool = False  # no manifest: its save was cut off, or is still under way
+    problems: tuple[str, ...]  # one line for every damaged file; empty if the step is whole
+    unfinished: bool = False  # no manifest: the save was cut off or is still under way
 
     def __str__(self) -> str:
         if self.unfinished:
@@ -42,10 +43,11 @@ class StepReport:
 
 
 def write(step_dir: Path, shapes: dict, identity: dict[str, str]) -> None:
-    """Hashes every file of a committed step and writes its manifest, last and at once.
+    """Hashes every file of a committed step, then writes the step's manifest atomically.
 
     Args:
-      identity: of the job, as of `Job.identity`.
+      shapes: name, dtype and shape of every array (`shapes.of`).
+      identity: the job's `Job.identity`.
     """
     if storage.is_remote(step_dir):
         files = _objects(step_dir)
@@ -66,15 +68,19 @@ def write(step_dir: Path, shapes: dict, identity: dict[str, str]) -> None:
 
 
 def _dump(manifest: dict) -> bytes:
-    """The only bytes that stand for this manifest, its own hash included."""
+    """The bytes of a manifest with its own hash; equal manifests give equal bytes."""
     body = json.dumps(manifest, sort_keys=True)
     own = hashlib.sha256(body.encode()).hexdigest()
     return json.dumps({**manifest, "sha256": own}, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def load(step_dir: Path) -> dict:
-    """Raises ValueError, saying what is wrong, unless every byte is as written; or
-    FileNotFoundError, where there is none."""
+    """The manifest of a step directory.
+
+    Raises:
+      ValueError: the manifest is damaged; the message says how.
+      FileNotFoundError: there is no manifest.
+    """
     raw = storage.read(step_dir / MANIFEST)
     try:
         manifest = json.loads(raw)
@@ -88,7 +94,7 @@ def load(step_dir: Path) -> dict:
 
 
 def require_same(step_dir: Path, identity: dict[str, str]) -> None:
-    """Raises UsageError where a whole step was trained beside other frozen parameters."""
+    """Raises UsageError if a whole step was trained with other frozen parameters."""
     held = load(step_dir).get("identity", {})
     for name in sorted(held.keys() | identity.keys()):
         before, now = held.get(name), identity.get(name)
@@ -111,7 +117,7 @@ def _files(step_dir: Path) -> list[str]:
 
 
 def _objects(step_dir: Path) -> dict[str, dict]:
-    """What the object store itself knows of every file."""
+    """Size and CRC32C of every file, as the object store lists them."""
     entries = storage.checksums(step_dir)
     entries.pop(MANIFEST, None)
     return entries
@@ -119,7 +125,7 @@ def _objects(step_dir: Path) -> dict[str, dict]:
 
 def _entry(path: Path, kind: str = "sha256", *, sync: bool = False) -> dict:
     with storage.open_file(path) as file:
-        if sync:  # a power cut after this leaves the file as it is hashed here
+        if sync:  # after a power cut, the disk still holds the bytes that are hashed here
             os.fsync(file.fileno())
         if kind == "sha256":
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,10 +141,10 @@ def inspect(step_dir: Path, *, reread: bool = True) -> StepReport:
     """Re-reads every byte of a step directory and compares it with the manifest.
 
     Args:
-      reread: False trusts the checksums that an object store keeps, and reads nothing.
+      reread: False trusts the checksums of an object store and reads no file there.
 
     Raises:
-      StorageError: the object store refuses.
+      StorageError: the object store refuses access.
     """
     step = int(step_dir.name)
     try:
@@ -164,7 +170,7 @@ def inspect(step_dir: Path, *, reread: bool = True) -> StepReport:
 def _problem(path: Path, name: str, expected: dict | None, known: dict | None) -> str | None:
     if expected is None:
         return f"{name}: not part of this checkpoint"
-    kind = "crc32c" if "crc32c" in expected else "sha256"  # of where it was written
+    kind = "crc32c" if "crc32c" in expected else "sha256"  # depends on where the step was saved
     try:
         with storage.refusals(path):
             found = known if known and kind in known else _entry(path, kind)

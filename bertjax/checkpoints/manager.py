@@ -1,23 +1,22 @@
-"""Checkpoints that are either whole or set aside: Orbax, and a hash of every file it wrote.
+"""Saves and restores checkpoints with Orbax, and verifies them by a hash of every file.
 
-Orbax commits a step by renaming its directory, and restores flipped bits without a word. So a
-step counts only once `integrity.json` lies in it: the size and SHA-256 of every other file, the
-shapes of the arrays, and a hash of the manifest itself. Nothing older is deleted before that.
+Orbax commits a step by renaming its directory, and restores flipped bits without an error. So a
+step counts only once it has an `integrity.json`: the size and hash of every other file, the shapes
+of the arrays, and a hash of the manifest itself. Older steps are deleted only after that.
 
     W/checkpoints/200/                  a step: Orbax's files and integrity.json
-    W/checkpoints/damaged-300-0/        set aside by a restore, never read again; the newest two stay
+    W/checkpoints/damaged-300-0/        a damaged step, never read again; the newest two stay
 
-A step without a manifest is unfinished: a kill cut its save off, or a process is still at it. A
-restore removes it, where an older step is whole; readers pass it by.
+A step without a manifest is unfinished: its save was killed or is still running. A restore removes
+an unfinished step if an older step is whole; readers skip it.
 
-With several processes, process 0 alone reads the hashes and decides for all.
+With several processes, only process 0 reads the hashes, and it decides for all.
 """
 
 import concurrent.futures
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,18 @@ from bertjax.checkpoints import integrity, refusal, shapes, steps
 from bertjax.errors import DataError
 from bertjax.processes import distributed
 
-_SAVE_SECONDS = 3600  # Orbax gives up then
-_ITEM = "default"  # where Orbax's manager puts a single tree inside a step directory
+_log = logging.getLogger(__name__)
+
+_SAVE_SECONDS = 3600  # Orbax's limit for one save
+_ITEM = "default"  # the folder of a step directory in which Orbax's manager puts a single tree
 
 
 class _Manager(ocp.CheckpointManager):
-    """Asks nobody whether to stop.
+    """Never asks JAX whether to stop.
 
-    JAX's processes agree on the number of a call to stop at. Orbax's own calls, numbered by the step,
-    would move that number to one that `distributed.StopSignals` has passed, and a SIGTERM be lost.
+    JAX's processes agree on the number of the call at which all of them stop. Orbax would ask with
+    the step as the call's number. `distributed.StopSignals` has its own numbers, so the agreed
+    number could be one that it has passed already, and the SIGTERM would be lost.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -50,13 +52,13 @@ class Checkpoints:
     """Saves and restores the train state under one directory; one writer at a time.
 
     Args:
-      directory: usually W/checkpoints; made if missing. What a killed save left is removed.
-      keep: newest whole steps kept; the step `spared`, where it is set, stays too.
-      identity: of the job (`Job.identity`): kept with every step, and the same in a restored one.
-      in_flight_bytes: memory for writing beside the state's own, more than its largest array; None
-        for as much as is fastest.
+      directory: usually W/checkpoints; created if missing. Leftovers of a killed save are removed.
+      keep: the number of newest whole steps to keep; the step `spared`, if set, is kept too.
+      identity: the job's `Job.identity`, stored with every step; a restored step must have it too.
+      in_flight_bytes: the memory for writing beside the state's own memory, larger than the largest
+        array; None takes as much as is fastest.
 
-    Every method raises StorageError where the disk refuses; what was saved before stays.
+    Every method raises StorageError if the storage refuses; earlier steps stay intact.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Checkpoints:
         self._keep, self._identity = keep, identity or {}
         self.spared: int | None = None
         self._sealing: concurrent.futures.Future | None = None
-        self._last: int | None = None  # of steps, the last saved or restored here
+        self._last: int | None = None  # the step last saved or restored by this object
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         with refusal.storage_errors(self._directory):
             is_remote = storage.is_remote(self._directory)
@@ -80,7 +82,7 @@ class Checkpoints:
                 self._directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
                 steps.remove_leftovers(self._directory)
-            # Orbax's own pruning knows nothing of manifests: max_to_keep stays unset.
+            # max_to_keep stays unset, because Orbax's own pruning ignores manifests.
             options = ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=not is_remote,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
@@ -90,16 +92,16 @@ class Checkpoints:
             self._manager = _Manager(self._directory, options=options, item_handlers=handler)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a pytree of jax arrays in the background; `state` may be donated at once.
+        """Saves a pytree of jax arrays in the background; afterwards, `state` may be donated.
 
-        Returns when the arrays are copied to the host, after the save before it is whole. A step
-        that is there already is left alone: the same run at the same step has the same state.
+        Waits for the previous save, then returns when the arrays are copied to the host. An
+        existing step is not written again: the same run at the same step has the same state.
 
         Raises:
-          StorageError: this save could not start, or the one before it failed.
+          StorageError: this save could not start, or the previous save failed.
         """
         self.wait()
-        # The step in memory comes first: on a shared disk, hosts may disagree about which are there.
+        # `_last` is tested first, since hosts may see different steps on a shared disk.
         if step == self._last or step in steps.numbers(self._directory):
             return
         self._last = step
@@ -113,25 +115,25 @@ class Checkpoints:
             if jax.process_index() == 0:
                 integrity.write(self._directory / str(step), shapes, self._identity)
                 steps.prune(self._directory, self._keep, self.spared)
-        # Nobody leaves, or reports a step as saved, while process 0 still hashes it.
+        # No process may exit or report the step as saved while process 0 still hashes it.
         distributed.wait_for_all(f"{self._directory}/{step} is whole")
 
     def restore(self, abstract_state: Any) -> Any:
-        """`(step, state)` of the newest whole step, or None where nothing was saved yet.
+        """`(step, state)` of the newest whole step, or None if nothing was saved yet.
 
-        Newer steps that are damaged are moved to `damaged-<step>-<n>`, and a line says why; the
-        two with the highest n stay. Newer steps that are unfinished are removed, and a line says
-        so. If the only step is step 0 of a training, nothing was learned: it leaves too, and None
-        is returned.
+        Newer damaged steps are moved to `damaged-<step>-<n>`, each with a log line that says why;
+        the two with the highest n stay. Newer unfinished steps are removed with a log line. If no
+        step is whole but the only step is step 0 of a training, that step is set aside or removed
+        too, since nothing was learned, and the result is None.
 
         Args:
-          abstract_state: pytree of `jax.ShapeDtypeStruct`, with the shardings wanted; the mesh
-            need not be the one that saved. It may hold only some of the state's top-level keys.
+          abstract_state: a pytree of `jax.ShapeDtypeStruct` with the wanted shardings; the mesh may
+            differ from the mesh at the save. Some of the state's top-level keys may be left out.
 
         Raises:
-          DataError: steps exist but none is whole (nothing is moved or removed then), or the
-            state saved has other names, shapes or types.
-          UsageError: it was trained beside other frozen parameters.
+          DataError: steps exist but none is whole (then nothing is moved or removed), or the saved
+            state has other names, shapes or types.
+          UsageError: the step was trained with other frozen parameters.
         """
         self.wait()
         step = self._last = _agreed(self._directory, self._choose)
@@ -153,9 +155,9 @@ class Checkpoints:
         return step
 
     def _is_a_start(self, step: int) -> bool:
-        """Whether a step holds what the same command would make anew: step 0 of a training.
+        """Whether a step is step 0 of a training, which the same command would create again.
 
-        Converted weights may be a step 0 too. They come without an optimizer's state.
+        Converted weights may be a step 0 too, but they have no optimizer state.
         """
         for name in (f"{_ITEM}/_METADATA", integrity.MANIFEST) if step == 0 else ():
             with contextlib.suppress(FileNotFoundError):
@@ -170,7 +172,7 @@ class Checkpoints:
             sealing.result()
 
     def close(self) -> None:
-        """Waits, then releases Orbax's threads."""
+        """Waits for the last save, then releases Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -182,16 +184,16 @@ class Checkpoints:
 def read_newest(
     directory: Path, abstract_state: Any, *, on_host: bool = False, wanted: int | None = None
 ) -> tuple[int | None, Any]:
-    """`(step, state)` of the newest whole step, changing nothing on disk (see `restore`).
+    """`(step, state)` of the newest whole step, without changes on disk (see `restore`).
 
-    For readers that may run beside the training that owns the directory.
+    A reader may call this while a training writes to the directory.
 
     Args:
-      on_host: as NumPy arrays, whatever devices there are.
-      wanted: the step to read where it is whole, however old.
+      on_host: return NumPy arrays, whatever devices there are.
+      wanted: a step to read instead of the newest, if it is whole.
 
     Raises:
-      DataError: no step is whole, or the state saved has other names, shapes or types.
+      DataError: no step is whole, or the saved state has other names, shapes or types.
     """
     _silence_orbax()
     directory = storage.absolute(directory)
@@ -201,12 +203,12 @@ def read_newest(
             report = integrity.inspect(directory / str(wanted), reread=False)
             if not report.problems:
                 return report.step
-            _warn(f"checkpoint skipped: {report}")
+            _log.warning(f"checkpoint skipped: {report}")
         step, others = steps.newest_whole(directory)
         if step is None:
             raise steps.no_whole_step(directory, others)
         for report in others:
-            _warn(f"checkpoint skipped: {report}")
+            _log.warning(f"checkpoint skipped: {report}")
         return step
 
     step = _agreed(directory, choose)
@@ -214,7 +216,7 @@ def read_newest(
 
 
 def holds(directory: Path, group: str) -> bool:
-    """Whether the newest step has arrays under `group` (`params`, `opt_state`), by its manifest."""
+    """Whether the newest step with a manifest has arrays under `group` (`params`, `opt_state`)."""
     directory = storage.absolute(directory)
     for step in reversed(steps.numbers(directory)):
         with contextlib.suppress(ValueError, OSError):
@@ -235,7 +237,7 @@ def verify(directory: Path) -> list[integrity.StepReport]:
 
 
 def _agreed(directory: Path, choose: Callable[[], int | None]) -> int | None:
-    """The step that process 0 chooses; where it fails, so do the others."""
+    """The step that process 0 chooses; if process 0 fails, the other processes fail too."""
     if jax.process_count() == 1:
         return choose()
     none, failed = -1, -2
@@ -271,14 +273,10 @@ def _read(step_dir: Path, abstract_state: Any, on_host: bool = False) -> Any:
         return checkpointer.restore(step_dir / _ITEM, args=args)
 
 
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _silence_orbax() -> None:
-    """Orbax logs a failure's traceback up to six times; the exception itself tells it once."""
+    """Silences Orbax, which logs a failure's traceback up to six times beside the exception."""
     logging.getLogger("absl").addFilter(_not_from_orbax)

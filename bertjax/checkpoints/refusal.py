@@ -1,4 +1,4 @@
-"""What a disk or an object store refuses, as one clear error."""
+"""Turns refusals of a disk or an object store into one clear error."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from bertjax.errors import one_line
 
 @contextlib.contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """Turns what the storage refuses into StorageError."""
+    """Turns the storage's refusals inside the block into StorageError."""
     try:
         yield
     except Exception as error:
@@ -26,7 +26,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str | None:
-    """Of a disk or of TensorStore, which says it in a ValueError's text."""
+    """The reason of a disk, or of TensorStore (in a ValueError's text); None for other errors."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if not isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""Names, types and shapes of a saved state, and which config field explains a difference."""
+"""Names, types and shapes of a saved state, and the config field that explains a difference."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from bertjax.checkpoints import integrity
 from bertjax.config import heads
 from bertjax.errors import DataError
 
-# Parameter name and axis -> the field that decides the size there; hidden_size where none does.
+# (parameter name, axis, the field that decides the size there); any other size is hidden_size.
 _FIELDS = (
     (r"word/embedding|masked_lm/bias", 0, "model.vocab_size"),
     (r"position/embedding", 0, "model.max_position_embeddings"),
@@ -20,7 +20,7 @@ _FIELDS = (
     (r"blocks/output/kernel", 1, "model.intermediate_size"),
     (r"blocks/", 0, "model.num_hidden_layers"),
 )
-# Parameter name -> the field that decides whether there is such a parameter.
+# (parameter name, the field that decides whether the parameter exists).
 _PRESENCE = (
     (r"^opt_state", "optimizer.name"),
     (r"token_type", "model.type_vocab_size"),
@@ -29,7 +29,7 @@ _PRESENCE = (
 
 
 def of(tree: Any) -> dict:
-    """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of their abstractions."""
+    """`{parameter path: {"dtype", "shape"}}` of a pytree of arrays or of shape structs."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         sharding.leaf_name(path): {
@@ -41,14 +41,14 @@ def of(tree: Any) -> dict:
 
 
 def saved(step_dir: Path) -> dict:
-    """As `of`, of the state in a step directory, from its manifest."""
+    """The same as `of`, for the state in a step directory, from its manifest."""
     return integrity.load(step_dir)["arrays"]
 
 
 def check(step_dir: Path, wanted: dict) -> None:
     """Raises DataError, naming the parameter and the likely field, unless the state fits `wanted`.
 
-    Only the top-level groups that `wanted` has are compared.
+    Only the top-level groups in `wanted` are compared.
     """
     groups = {name.split("/")[0] for name in wanted}
     found = {n: array for n, array in saved(step_dir).items() if n.split("/")[0] in groups}
@@ -57,7 +57,7 @@ def check(step_dir: Path, wanted: dict) -> None:
             f"{step_dir}: holds weights without an optimizer's state; start another run from them "
             f"with --config.init_from={step_dir.parents[1]} and another --workdir"
         )
-    # Parameters first: the optimizer's state differs wherever they do, and says less.
+    # Parameters come first: the optimizer's state differs whenever they do, but explains less.
     for name in sorted(found.keys() | wanted.keys(), key=lambda n: (n.startswith("opt_state"), n)):
         old, new = found.get(name), wanted.get(name)
         if old != new:

@@ -1,37 +1,39 @@
-"""The steps under W/checkpoints: which there are, which are whole, and how the others leave.
+"""The steps under W/checkpoints: lists them, finds the newest whole one, removes the others.
 
-A directory is renamed before it is removed or set aside, so a kill leaves no half of a step. On
-gs://, where that is no single act, the marks of a step go first.
+A directory is renamed before it is removed or set aside, so a kill never leaves half a step. On
+gs://, where a rename is not atomic, the files that mark a complete step are removed first.
 
-    W/checkpoints/pruned-100/           local, on its way out: what a kill left of it goes first
+    W/checkpoints/pruned-100/           local disks: being removed; the next start finishes that
     W/checkpoints/damaged-300-0/        set aside by a restore
 """
 
+import logging
 import re
-import sys
 from pathlib import Path
 
 from bertjax import storage
 from bertjax.checkpoints import integrity
 from bertjax.errors import DataError
 
-_PRUNED = "pruned-"  # a directory on its way out: no longer a step, whatever is left of it
+_log = logging.getLogger(__name__)
+
+_PRUNED = "pruned-"  # a directory that is being removed and no longer counts as a step
 _DAMAGED = re.compile(r"damaged-\d+-(\d+)")
 _DAMAGED_KEPT = 2
-# Files whose presence marks a complete step on gs://: Orbax's, which it writes there only, and ours.
+# Files that mark a complete step: Orbax's, which it writes on gs:// only, and ours.
 _MARKS = ("commit_success.txt", integrity.MANIFEST)
 
 
 def numbers(directory: Path) -> list[int]:
-    """The steps that are there, whole or not, in order."""
+    """All steps in the directory, whole or not, in order."""
     names = storage.folders(directory)
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
 def newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport]]:
-    """The newest whole step, and the reports of the damaged and unfinished ones that are newer.
+    """The newest whole step, and the reports of the newer damaged and unfinished steps.
 
-    On gs:// the checksums that the object store keeps are compared, and nothing is read.
+    On gs://, only the checksums that the object store keeps are compared; no file is read again.
     """
     others = []
     for step in reversed(numbers(directory)):
@@ -43,7 +45,7 @@ def newest_whole(directory: Path) -> tuple[int | None, list[integrity.StepReport
 
 
 def no_whole_step(directory: Path, others: list[integrity.StepReport]) -> DataError:
-    """The error of a directory without a whole step."""
+    """The error for a directory without a whole step."""
     if not others:
         return DataError(f"{directory}: holds no checkpoints; run bertjax pretrain first")
     reasons = "; ".join(str(report) for report in others)
@@ -55,7 +57,7 @@ def no_whole_step(directory: Path, others: list[integrity.StepReport]) -> DataEr
 
 
 def prune(directory: Path, keep: int, spared: int | None = None) -> None:
-    """Removes all but the newest `keep` steps that have a manifest, and the one that is spared."""
+    """Removes the steps with a manifest, except the newest `keep` and the step `spared`."""
     places = [directory / str(step) for step in numbers(directory)]
     sealed = [place for place in places if storage.exists(place / integrity.MANIFEST)]
     for leaving in sealed[:-keep]:
@@ -64,32 +66,32 @@ def prune(directory: Path, keep: int, spared: int | None = None) -> None:
 
 
 def _remove(place: Path) -> None:
-    # A kill half-way through leaves no step that looks damaged.
+    # After the rename, a kill half-way leaves no step that looks damaged.
     if not storage.is_remote(place):
         place = place.rename(place.with_name(f"{_PRUNED}{place.name}"))
     storage.remove(place, first=_MARKS)
 
 
 def remove_unfinished(directory: Path, report: integrity.StepReport) -> None:
-    """Removes a step without a manifest, and says so."""
+    """Removes a step without a manifest, with a log line."""
     place = directory / str(report.step)
     _remove(place)
-    print(f"checkpoint unfinished, removed: {place}: its save was cut off", file=sys.stderr)
+    _log.warning(f"checkpoint unfinished, removed: {place}: its save was cut off")
 
 
 def set_aside(directory: Path, report: integrity.StepReport) -> None:
-    """Moves a damaged step to `damaged-<step>-<n>` and says so; the two highest n stay."""
+    """Moves a damaged step to `damaged-<step>-<n>`, with a log line; the two highest n stay."""
     matches = map(_DAMAGED.fullmatch, storage.folders(directory))
     aside = {int(match[1]): directory / match[0] for match in matches if match}
     target = directory / f"damaged-{report.step}-{max(aside, default=-1) + 1}"
     storage.move(directory / str(report.step), target)
-    print(f"checkpoint damaged, moved to {target}: {report}", file=sys.stderr, flush=True)
+    _log.warning(f"checkpoint damaged, moved to {target}: {report}")
     for number in sorted(aside)[: 1 - _DAMAGED_KEPT]:
         storage.remove(aside[number])
 
 
 def remove_leftovers(directory: Path) -> None:
-    """What a killed save or pruning left."""
+    """Removes what a killed save or pruning left."""
     for name in storage.folders(directory):
         if name.startswith(_PRUNED):
             storage.remove(directory / name)

@@ -1,6 +1,6 @@
-"""What a run is: every field with its default, its checks, and the ways it is written down.
+"""The config of a run: all fields with defaults and checks, and how a config is written and read.
 
-A config file imports this package as `config_lib`, and gets from here all that it needs.
+A config file imports this package as `config_lib` and needs nothing else.
 """
 
 from bertjax.config.arg import parse_arg as parse_arg
@@ -20,7 +20,6 @@ from bertjax.config.embedding_fields import Embedding as Embedding
 from bertjax.config.fields import Checkpoints as Checkpoints
 from bertjax.config.fields import Config as Config
 from bertjax.config.fields import Evaluation as Evaluation
-from bertjax.config.fields import Logging as Logging
 from bertjax.config.fields import Model as Model
 from bertjax.config.fields import Objective as Objective
 from bertjax.config.fields import Optimizer as Optimizer
@@ -28,5 +27,6 @@ from bertjax.config.fields import Phase as Phase
 from bertjax.config.finetune_fields import Finetune as Finetune
 from bertjax.config.finetune_fields import Grid as Grid
 from bertjax.config.finetune_fields import Task as Task
+from bertjax.config.logging_fields import Logging as Logging
 from bertjax.config.mesh_fields import Mesh as Mesh
 from bertjax.config.teacher_fields import Teacher as Teacher

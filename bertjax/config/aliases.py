@@ -1,9 +1,9 @@
-"""The fields that people mean by other names: of google-research/bert, transformers, fairseq."""
+"""The names that google-research/bert, transformers and fairseq give to the config's fields."""
 
 import difflib
 import re
 
-# Field -> what else it is called.
+# Field -> its names elsewhere.
 _OTHER_NAMES = {
     "seed": "random_seed data_seed rng_seed",
     "init_from": "init_checkpoint model_name_or_path model_name pretrained "
@@ -37,6 +37,7 @@ _OTHER_NAMES = {
     "data.files": "input_file input_files train_file train_files data_files data_path data_dir "
     "corpus train_data dataset_path",
     "data.tfds_name": "dataset dataset_name tfds_dataset",
+    "data.heldout_files": "eval_file eval_input_file validation_file validation_files eval_files",
     "data.heldout_fraction": "validation_split validation_split_percentage eval_fraction "
     "valid_fraction test_size val_fraction",
     "data.num_workers": "dataloader_num_workers preprocessing_num_workers workers num_proc",
@@ -112,7 +113,7 @@ _OTHER_NAMES = {
 }
 _FIELD = {name: field for field, names in _OTHER_NAMES.items() for name in names.split()}
 
-# Of the fields with namesakes, the one that is meant where the group says nothing.
+# For names that several groups have, the field that is meant if the group gives no hint.
 _HOME = {
     "batch_size": "phases.phase1.batch_size",
     "learning_rate": "optimizer.learning_rate",
@@ -130,7 +131,7 @@ _FLAG = {
     for name in names.split()
 }
 
-# What the other name counts or says otherwise than the field does.
+# How the field differs from the other name, in units or values.
 _HOW = {
     "phases.phase1.micro_batch_size": "the rows computed at once: batch_size divided by the steps "
     "of accumulation",
@@ -159,15 +160,15 @@ _HOW_OF_NAME = {
 
 
 def usual(path: str) -> str:
-    """`path` with NAME for the name of a phase or of a component, which may be any."""
+    """`path` with NAME in place of the name of a phase or component, which users choose."""
     return re.sub(r"^config\.(phases|mixture)\.\w+\.", r"config.\1.NAME.", path)
 
 
 def meant(path: str, known: list[str]) -> str:
-    """The hint about a field that is not there: the one that `path` means, if one is like it.
+    """The hint for an unknown field: the existing field that `path` probably means.
 
     Args:
-      path: `config.optimizer.lr`.
+      path: the unknown field, for example `config.optimizer.lr`.
       known: the paths of all fields, with NAME as in `usual`.
     """
     hint = _meant(usual(path), known)
@@ -183,7 +184,7 @@ def _meant(path: str, known: list[str]) -> str:
     if plain in _FIELD:
         field = _FIELD[plain]
         how = _HOW_OF_NAME.get(plain, _HOW.get(field))
-        # A phase has some of the run's fields: the group that was given counts.
+        # Phases share some field names with the run, so prefer the field of the given group.
         here = f"{group}.{field.rpartition('.')[2]}"
         found = here if here in known else f"config.{field}"
         return f"did you mean {found}{f' ({how})' if how else ''}?"

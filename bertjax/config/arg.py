@@ -1,4 +1,4 @@
-"""The argument of a config file: what stands after the colon of `--config=FILE:arg`."""
+"""The argument of a config file: the part after the colon of `--config=FILE:arg`."""
 
 import types
 from typing import Any
@@ -10,14 +10,14 @@ from bertjax.errors import UsageError
 def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
     """The values of a config file's argument, for its `get_config(arg=None)`.
 
-    `"builder=doc_sentences,nsp=False"` sets two; the name of a bool alone sets it. A value has
-    the type of its default, which must be a bool, int, float or str.
+    `"builder=doc_sentences,nsp=False"` sets two values; a bool's name alone sets it to True. A
+    value has the type of its default, which must be a bool, int, float or str.
 
         arg = config_lib.parse_arg(arg, builder="full_sentences", nsp=True, steps=3000)
         config.examples.builder = arg.builder
 
     Raises:
-      UsageError: a name without a default, one that is given twice, or a value of another type.
+      UsageError: a name has no default or is given twice, or a value has another type.
     """
     values = {}
     for item in arg.split(",") if arg else ():

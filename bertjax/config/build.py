@@ -1,7 +1,7 @@
-"""A config from the tree that a config file returns, and back to plain values.
+"""Builds a config from the tree that a config file returns, and turns it back into plain values.
 
-A config file returns `default()` with some fields changed. `ml_collections` carries it through
-the command line; `from_config_dict` turns it once into the frozen dataclasses of `fields`.
+A config file returns `default()` with some fields changed. The command line then changes fields of
+this `ml_collections` tree. Finally, `from_config_dict` builds the frozen dataclasses of `fields`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from bertjax.config.fields import Config, Model, Phase
 
 
 def default() -> ConfigDict:
-    """All fields with their defaults, for a config file to change; unset fields are placeholders."""
+    """All fields with their defaults, for config files to change; unset fields are placeholders."""
     return config_tree.to_config_dict(Config())
 
 
@@ -36,8 +36,8 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
     """Turns the mutable tree into the frozen `Config`.
 
     Raises:
-      UsageError: an unknown field, a value of another type, or a value out of its range;
-        the message names the field, the value and the fix.
+      UsageError: a field is unknown, or a value has another type or is out of its range; the
+        message names the field, the value and the fix.
     """
     raw = tree.to_dict() if isinstance(tree, ConfigDict) else tree
     config = config_tree.build(Config, raw, "config")
@@ -46,17 +46,17 @@ def from_config_dict(tree: ConfigDict | dict) -> Config:
 
 
 def model_of(fields: dict) -> Model:
-    """A `Model` from plain values; raises UsageError where no model can have one of them."""
+    """A `Model` from plain values; raises UsageError if no model can have one of the values."""
     model = config_tree.build(Model, fields, "config.model")
     checks.check_fields(config_tree.walk(model, "config.model"))
     return model
 
 
 def to_dict(config: Config) -> dict:
-    """The plain nested dict that `config.json` holds; `from_config_dict` reads it back."""
+    """The plain nested dict in `config.json`; `from_config_dict` reads it back."""
     return dataclasses.asdict(config)
 
 
 def leaves(config: Config) -> dict:
-    """`{"config.model.hidden_size": 768, ...}`: every field by its name on the command line."""
+    """`{"config.model.hidden_size": 768, ...}`: all fields by their names on the command line."""
     return {path: value for path, _, value in config_tree.walk(config)}

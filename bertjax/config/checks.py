@@ -1,7 +1,7 @@
-"""Every check on a config: which values can be run, and what to do about the others.
+"""The checks on a config: which values can run, and how to fix the others.
 
-The range of one number stands beside its field (`rules`). What is here compares several fields, or
-says more than a range.
+The range of a single number is part of its field's type (`rules`). The checks here compare several
+fields, or go beyond a range.
 """
 
 import dataclasses
@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bertjax.config import heads, tree
+from bertjax.config import heads, source_checks, tree
 from bertjax.config.data_fields import Masking
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.config.fields import Config, Model, Phase
+from bertjax.config.logging_fields import TRACKERS
 from bertjax.errors import UsageError
 
 
@@ -23,12 +24,13 @@ def _require(ok: object, field: str, value: object, fix: str) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises UsageError, naming the field, the value and the fix, where a config cannot be run."""
+    """Raises UsageError if a config cannot run; the message names the field, value and fix."""
     check_fields(tree.walk(config))
     _check_model(config.model)
     _check_embedding(config.embedding)
     _check_objective(config)
     _check_teacher(config)
+    source_checks.check(config)
     _check_masking(config.masking)
     _check_optimizer(config)
     _check_run(config)
@@ -37,14 +39,14 @@ def check(config: Config) -> None:
 
 
 def check_fields(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> None:
-    """Raises UsageError where a value alone cannot be run, whatever the other fields are."""
+    """Raises UsageError if a single value is invalid, whatever the other fields are."""
     for path, f, value in leaves:
         choices = f.metadata.get("choices")
         if choices and value is not None and value not in choices:
             raise UsageError(f"{path}={value!r}: must be one of {', '.join(choices)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{path}={value!r}: must be a finite number")
-        for rule in getattr(f.type, "__metadata__", ()):  # of `rules`
+        for rule in getattr(f.type, "__metadata__", ()):  # instances of `rules.Rule`
             if not rule.holds(value):
                 raise UsageError(f"{path}={value!r}: {rule.text}")
 
@@ -150,12 +152,19 @@ def _check_run(c: Config) -> None:
         c.checkpoints.keep,
         "keep at least 2, so that a damaged newest checkpoint leaves one to restore",
     )
+    for name in c.logging.tracker_names:
+        _require(
+            name in TRACKERS,
+            "logging.trackers",
+            c.logging.trackers,
+            f"{name!r} is none of {', '.join(TRACKERS)}",
+        )
     rest = [name for name in ("data", "fsdp", "tensor") if getattr(c.mesh, name) == -1]
     _require(
         len(rest) <= 1,
         f"mesh.{rest[-1] if rest else ''}",
         -1,
-        f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is",
+        f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is -1 already",
     )
     _require(
         c.num_steps > 0 or c.is_finetuning,
@@ -217,13 +226,13 @@ def _check_optimizer(c: Config) -> None:
             (rate > 0) == any(rates.values()),
             f"phases.{name}.learning_rate",
             rate,
-            "all phases have a schedule of their own, or none has",
+            "set a learning_rate for all phases that have steps, or for none",
         )
     _require(
         c.mesh.fsdp_gather != "step" or c.optimizer.clip_mode == "global",
         "mesh.fsdp_gather",
         c.mesh.fsdp_gather,
-        "optimizer.clip_mode=per_shard computes its parts otherwise; set this to auto or layer",
+        "does not work with optimizer.clip_mode=per_shard; set this to auto or layer",
     )
 
 
@@ -234,7 +243,7 @@ def _check_phase(c: Config, name: str, p: Phase) -> None:
         8 <= p.sequence_length <= longest,
         f"{field}.sequence_length",
         p.sequence_length,
-        f"must lie between 8 and {longest}, where model.max_position_embeddings ends",
+        f"must lie between 8 and {longest}, the end of model.max_position_embeddings",
     )
     most = p.sequence_length - 3
     _require(
@@ -261,8 +270,8 @@ def _check_phase(c: Config, name: str, p: Phase) -> None:
         rows == p.batch_size or c.optimizer.clip_mode == "global",
         f"{field}.micro_batch_size",
         p.micro_batch_size,
-        "optimizer.clip_mode=per_shard clips parts of a batch that is "
-        "computed at once; set this to 0 or clip_mode to global",
+        "optimizer.clip_mode=per_shard needs the whole batch at "
+        "once; set this to 0 or clip_mode to global",
     )
     if p.ramp_from:
         _check_ramp(field, p)

@@ -1,4 +1,4 @@
-"""The fields of a config that say what is read and how examples are made of it."""
+"""The config fields for the data: tokenizer, corpus, examples and masking."""
 
 import dataclasses
 
@@ -24,13 +24,13 @@ class Tokenizer:
     vocab_size: Count = field(30522, "size of a newly trained vocabulary")
     lowercase: bool | None = field(
         None,
-        "lower-case and strip accents; unset: as the files of tokenizer.path say, or else as its "
-        "vocabulary looks (said in a line); a new vocabulary is lower-cased, except byte_bpe's",
+        "lower-case and strip accents; unset: by the files of tokenizer.path, or else by a look at "
+        "its vocabulary (logged); a new vocabulary is lower-cased, except byte_bpe's",
     )
     rules: str | None = field(
         None,
         "rules of WordPiece: huggingface, or google (google-research/bert's: final sigma, words of "
-        "up to 200 characters); unset: as the files of tokenizer.path say, or else huggingface",
+        "up to 200 characters); unset: by the files of tokenizer.path, or else huggingface",
         ("huggingface", "google"),
     )
 
@@ -39,21 +39,31 @@ class Tokenizer:
 class Data:
     source: str = field(
         "files",
-        "files (data.files), tfds (data.tfds_*) or sample (the prose of the Python installation)",
-        ("files", "tfds", "sample"),
+        "files (data.files), bert_tfrecord (data.files: examples of google-research/bert's "
+        "create_pretraining_data.py, masked already), tfds (data.tfds_*) or sample (the prose of "
+        "the Python installation)",
+        ("files", "bert_tfrecord", "tfds", "sample"),
     )
     files: str | None = field(
         None,
-        "comma-separated paths or globs: .txt .jsonl .jsonl.gz .parquet; for fine-tuning the task's "
-        "folder as it is published, or labeled files",
+        "comma-separated files, globs or folders, told by content: text, JSON lines, WikiExtractor, "
+        "Parquet, Arrow, compressed or not (docs/how-to/corpora.md); for fine-tuning: the task's "
+        "published folder, or labeled files",
+    )
+    heldout_files: str | None = field(
+        None,
+        "source=bert_tfrecord: comma-separated paths or globs of the examples to evaluate on; unset "
+        "holds out heldout_fraction of the records of data.files",
     )
     text_field: str = field(
-        "text", "field of a .jsonl, .parquet or TFDS record that holds the text"
+        "text",
+        "field of a JSON, Parquet, Arrow or TFDS record that holds the text; inner ones dotted",
     )
     txt_format: str = field(
         "auto",
-        "form of .txt: sentences (one a line, blank line between documents), prose, or auto",
-        ("auto", "sentences", "prose"),
+        "form of text: sentences or paragraphs (one a line, blank line between documents), prose, "
+        "or auto",
+        ("auto", "sentences", "paragraphs", "prose"),
     )
     language: str = field("en", "language of the sentence splitter (ISO 639-1)")
     tfds_name: str | None = field(None, "TFDS dataset, for example wikipedia/20230601.en")
@@ -62,8 +72,13 @@ class Data:
     heldout_fraction: BelowOne = field(
         0.01, "share of documents kept out of training, for evaluation"
     )
-    num_workers: Count = field(0, "processes that tokenize; 0 takes one a core")
-    prefetch_batches: Positive = field(4, "host batches assembled ahead of the step")
+    num_workers: Count = field(0, "processes that tokenize; 0 takes one per core")
+    prefetch_batches: Positive = field(4, "host batches prepared ahead of the step")
+
+    @property
+    def holds_examples(self) -> bool:
+        """Whether the source is of examples, masked already, and not of documents."""
+        return self.source == "bert_tfrecord"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Examples:
     )
     short_seq_prob: Share = field(0.1, "share of documents with a random shorter target length")
     max_per_row: int = field(
-        1, "most examples packed into one row, none seeing another; 1 does not pack"
+        1, "most examples packed into one row, without attention between them; 1 does not pack"
     )
 
     @property
@@ -87,18 +102,20 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    masked_lm_prob: Share = field(0.15, "share of tokens predicted")
-    mask_token_prob: Share = field(0.8, "of those, replaced by [MASK]")
-    random_token_prob: Share = field(0.1, "of those, replaced by a random token; the rest stay")
+    masked_lm_prob: Share = field(0.15, "share of tokens to predict")
+    mask_token_prob: Share = field(0.8, "share of these tokens replaced by [MASK]")
+    random_token_prob: Share = field(
+        0.1, "share of these tokens replaced by a random token; the rest stay"
+    )
     rounding: str = field(
         "nearest",
-        "masked_lm_prob * length to a number: nearest (google-research/bert) or probabilistic "
-        "(fairseq: up with the probability of the fraction)",
+        "rounds masked_lm_prob * length: nearest (google-research/bert) or probabilistic (fairseq: "
+        "up with the probability of the fraction)",
         ("nearest", "probabilistic"),
     )
     unit: str = field(
         "token",
-        "what is chosen: token, whole_word, or span (SpanBERT: runs of whole words)",
+        "unit that masking chooses: token, whole_word, or span (SpanBERT: runs of whole words)",
         ("token", "whole_word", "span"),
     )
     span_p: InsideOne = field(0.2, "unit=span: p of the geometric number of words in a span")
@@ -111,22 +128,22 @@ class Masking:
     )
     smoothing: Share = field(
         0.0,
-        "unit=token: choose tokens by count**-smoothing of their id in the training text, so rare "
-        "ones more often (DistilBERT: 0.7); 0 chooses all alike",
+        "unit=token: choose a token with weight count**-smoothing, where count is its frequency in "
+        "the training text, so rare tokens more often (DistilBERT: 0.7); 0 chooses all alike",
     )
     budget: str = field(
         "example",
-        "what has a number of predictions: example (BERT, RoBERTa) or batch (DistilBERT: "
-        "masked_lm_prob * tokens of the whole batch, rounded up, drawn over all its rows; a row "
-        "keeps max_predictions_per_seq)",
+        "scope of the number of predictions: example (BERT, RoBERTa) or batch (DistilBERT: "
+        "masked_lm_prob * tokens of the whole batch, rounded up, drawn over all its rows; "
+        "max_predictions_per_seq still limits a row)",
         ("example", "batch"),
     )
     static_patterns: Count = field(
-        0, "0 masks afresh every epoch (dynamic); k repeats k fixed patterns (static)"
+        0, "0 draws new masks every epoch (dynamic); k repeats k fixed patterns (static)"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    weight: PositiveFloat = field(1.0, "share of rows, relative to the other components'")
+    weight: PositiveFloat = field(1.0, "share of rows, relative to the other components")
     data: Data = Data()

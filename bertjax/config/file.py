@@ -1,4 +1,7 @@
-"""`--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns."""
+"""Loads `--config=FILE` or `--config=FILE:arg`: the tree that the file's `get_config` returns.
+
+`--config=bertjax:NAME` loads a file that is installed with bertjax: `bertjax:bert_base`.
+"""
 
 import dataclasses
 import difflib
@@ -12,18 +15,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import bertjax
 from bertjax.config.fields import Config
 from bertjax.errors import BertjaxError, UsageError
 
+CARRIED = "bertjax"  # in place of a file: a config of the package
+
 
 def load(given: str) -> ConfigDict:
-    """Runs a config file; `arg` after a colon is passed to its `get_config`.
+    """Runs a config file; an `arg` after a colon is passed to `get_config`.
 
     Raises:
-      UsageError: there is no such file, or running it fails; the message names the file's line.
+      UsageError: there is no such file, or running it fails; the message names the line.
     """
     name, colon, arg = given.partition(":")
-    path = Path(os.path.expanduser(name))
+    if name == CARRIED:
+        name, colon, arg = arg.partition(":")
+        path = _carried() / f"{name}.py"
+        if name not in carried_names():
+            raise UsageError(f"--config={given}: bertjax has {', '.join(carried_names())}")
+    else:
+        path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise UsageError(f"--config={given}: {_missing(path)}")
     loader = importlib.machinery.SourceFileLoader("config", str(path))
@@ -44,6 +56,18 @@ def load(given: str) -> ConfigDict:
     return tree
 
 
+def carried_names() -> list[str]:
+    """The configs that are installed with bertjax, as `--config=bertjax:NAME` names them."""
+    return sorted(file.stem for file in _carried().glob("*.py") if file.stem != "__init__")
+
+
+def _carried() -> Path:
+    """Of a wheel, `bertjax/configs`; of a source tree, `configs` beside `bertjax`."""
+    package = Path(bertjax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
 def _missing(path: Path) -> str:
     if path.is_dir():
         return "a folder; name a config file in it"
@@ -54,7 +78,7 @@ def _missing(path: Path) -> str:
 
 
 def _line(error: Exception, path: Path) -> str:
-    """Where in the config file, as far as it says; of a syntax error, the text has it."""
+    """The config file's line in an error, as `line N: `; "" if the error has no line there."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     number = error.lineno if isinstance(error, SyntaxError) else frames and frames[-1].lineno
     return f"line {number}: " if number else ""
@@ -62,7 +86,7 @@ def _line(error: Exception, path: Path) -> str:
 
 def _text(error: Exception) -> str:
     name = re.fullmatch(r"[\"']*(\w+)[\"']*", str(error))
-    if isinstance(error, AttributeError) and name:  # of a ConfigDict
+    if isinstance(error, AttributeError) and name:  # a ConfigDict raises only the name
         groups = [f.name for f in dataclasses.fields(Config)]
         close = difflib.get_close_matches(name[1], groups, n=1)
         return f"no group {name[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")

@@ -1,4 +1,4 @@
-"""The fields of a config that say what a model is fine-tuned on, and how."""
+"""The config fields for fine-tuning: the task, the training and the grid."""
 
 import dataclasses
 
@@ -16,36 +16,37 @@ KINDS = ("single", "pair", "regression", "multiple_choice", "span", "token")
 class Task:
     name: str | None = field(
         None,
-        "a task of the papers; unset for data of one's own",
+        "a task of the papers; unset for your own data",
         TASKS,
     )
     kind: str | None = field(
         None,
-        "what data of one's own are: single (a text), pair, regression (text or pair to a number), "
+        "kind of your own data: single (a text), pair, regression (text or pair to a number), "
         "multiple_choice, span (question answering) or token (CoNLL columns)",
         KINDS,
     )
-    text_column: str = field("text", "column of the text, the first of a pair or the context")
+    text_column: str = field("text", "column of the text, of a pair's first text or of the context")
     pair_column: str | None = field(None, "column of the second text, or of the question")
     label_column: str = field(
-        "label", "column of the label; of token, the word's tag: a number, from 0 or (-1) the end"
+        "label",
+        "column of the label; token: number of the tag's column, from 0, or -1 for the last",
     )
     id_column: str | None = field(None, "column of the id; unset numbers the rows from 0")
     option_columns: tuple[str, ...] = field((), "multiple_choice: columns of the options")
     stride: Positive = field(128, "span: tokens between the starts of two windows (BERT: 128)")
     question_length: Positive = field(64, "span: most tokens of a question")
     answer_length: Positive = field(30, "span: most tokens of an answer")
-    n_best: Positive = field(20, "span: starts and ends that are combined, and answers kept")
+    n_best: Positive = field(20, "span: best starts and ends to combine, and answers to keep")
     target_scale: PositiveFloat = field(
-        1.0, "regression: what targets are divided by in training (fairseq, STS-B: 5)"
+        1.0, "regression: divisor of the targets in training (fairseq, STS-B: 5)"
     )
     null_answers: bool | None = field(
-        None, "span: a question may have no answer; unset: as squad2 does and squad does not"
+        None, "span: a question may have no answer; unset: only for squad2"
     )
     span_loss: str = field(
         "published",
-        "span: the softmax is over the whole row, padding too (published: google-research/bert; with "
-        "finetune.buckets the padding is the bucket's), or over the row's own tokens (own)",
+        "span: softmax over the whole row with padding (published: google-research/bert; with "
+        "finetune.buckets, rows are padded to a bucket), or over the row's own tokens (own)",
         ("published", "own"),
     )
 
@@ -53,28 +54,30 @@ class Task:
 @dataclasses.dataclass(frozen=True)
 class Finetune:
     epochs: PositiveFloat = field(3.0, "passes over the training examples")
-    warmup_fraction: Share = field(0.1, "share of the steps that warms up")
-    evaluations_per_epoch: Positive = field(1, "evaluations, and checkpoints, in an epoch")
+    warmup_fraction: Share = field(0.1, "share of the steps for warm-up")
+    evaluations_per_epoch: Positive = field(1, "evaluations and checkpoints in an epoch")
     select: str = field(
         "last",
-        "the weights that count: those of the last step (last, as BERT), or of the evaluation with "
-        "the best metric (best, as RoBERTa)",
+        "the weights that count: of the last step (last, as in BERT), or of the evaluation with "
+        "the best metric (best, as in RoBERTa)",
         ("last", "best"),
     )
-    metric: str | None = field(None, "the figure that select, patience and grids go by")
-    patience: Count = field(0, "evaluations in a row without a better metric that end a run; 0: no")
+    metric: str | None = field(None, "figure for select, patience and grids; unset: the task's")
+    patience: Count = field(
+        0, "evaluations in a row without a better metric after which a run ends; 0: never"
+    )
     random_start: bool = field(
-        False, "take only sizes and tokenizer of init_from, and draw the weights anew"
+        False, "take only sizes and tokenizer of init_from, and start from random weights"
     )
     reinit_layers: Count = field(
-        0, "top encoder blocks, and the pooler, drawn anew (Zhang et al. 2020)"
+        0, "number of top encoder blocks to reinitialize, with the pooler (Zhang et al. 2020)"
     )
-    shuffle: bool = field(True, "draw a new order for every epoch; False keeps the file's")
+    shuffle: bool = field(True, "draw a new order for every epoch; False keeps the file's order")
     group_lengths: bool = field(
-        True, "put rows of like length into a batch: a pool of 50 batches is sorted, then shuffled"
+        True, "batch rows of similar length: a pool of 50 batches is sorted, then shuffled"
     )
     buckets: Count = field(
-        4, "most lengths to which batches are padded, a compilation each; 0 pads to sequence_length"
+        4, "most padded lengths of batches, each one compilation; 0 pads to sequence_length"
     )
 
 

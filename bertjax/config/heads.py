@@ -1,8 +1,8 @@
-"""What a model carries on top of its encoder: one record a head, which all other code reads.
+"""The heads on top of the encoder: one record a head, which all other code reads.
 
-A head is a few parts, each of them a group of parameters. `models.heads` computes the parts. The
-choices of `config.model.head`, the shapes of parameters, the count of FLOPs, the name maps, the
-exports and the model card follow from the records.
+A head consists of a few parts; each part is a group of parameters. `models.heads` computes the
+parts. The choices of `config.model.head`, the shapes of parameters, the count of FLOPs, the name
+maps, the exports and the model card follow from the records.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ ARCHITECTURES = ("bert", "roberta", "distilbert")  # model types of `transformer
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A group of parameters on top of the encoder: what it reads and what it gives.
+    """A group of parameters on top of the encoder, with its input and output.
 
-    A part is one dense layer, `NAME/dense`; a `tied` part has a transform before its last layer,
-    which is the word table (`models.heads.MaskedLM`).
+    A part is one dense layer, `NAME/dense`. A `tied` part has a transform before its last layer,
+    and the last layer is the word table (`models.heads.MaskedLM`).
 
     Attributes:
-      name: of the group in the parameter tree.
-      reads: `hidden` (every token), `masked` (the P masked positions), `first` (the first token
-        of an example), or the output of an earlier part.
-      gives: the name of its output in what `models.apply` returns.
-      width: features of the output: a number, or the field of `config.Model` that says it.
-      drops: whether training drops a share of what it reads.
-      hf_name: the layer's name in `transformers`; None where architectures differ in it.
-      tf1_scope: where google-research/bert keeps `output_weights`; None where it has other names.
+      name: the group's name in the parameter tree.
+      reads: the input: `hidden` (every token), `masked` (the P masked positions), `first` (the
+        first token of an example), or the output of an earlier part.
+      gives: the output's name in the result of `models.apply`.
+      width: the features of the output: a number, or the name of a field of `config.Model`.
+      drops: whether training applies dropout to the input.
+      hf_name: the layer's name in `transformers`; None if the name depends on the architecture.
+      tf1_scope: the scope of `output_weights` in google-research/bert; None if the names differ.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Part:
 
 
 class Output(NamedTuple):
-    """An output of an exported program: its name there, ours, and the one feature of it."""
+    """An output of an exported program: its name there, our name, and an optional feature index."""
 
     name: str
     of: str
@@ -52,15 +52,15 @@ class Head:
     """One value of `config.model.head`.
 
     Attributes:
-      parts: in the order in which they are computed.
-      outputs: of exported programs, under Hugging Face's names.
-      hf_class: the class of `transformers`, without the architecture before it.
+      parts: the parts in the order of computation.
+      outputs: the outputs of exported programs, with Hugging Face's names.
+      hf_class: the class in `transformers`, without the architecture prefix.
       task: the Hub's tag (`pipeline_tag`).
-      about: what --help adds to its name.
-      architectures: those that have the class.
-      losses: the fields of `config.objective` that it allows.
-      has_choices: an example is several rows, one a choice, and its logits are one row.
-      by_name: another head has the same tensors; only the class named in config.json tells.
+      about: the text that --help adds to the head's name.
+      architectures: the architectures that have the class.
+      losses: the fields of `config.objective` that the head allows.
+      has_choices: an example is several rows, one per choice, and its logits are one row.
+      by_name: another head has the same tensors, so only the class named in config.json decides.
     """
 
     parts: tuple[Part, ...]
@@ -75,11 +75,11 @@ class Head:
 
     @property
     def has_labels(self) -> bool:
-        """Whether its logits are those of `config.model.num_labels`, which can have names."""
+        """Whether the head has `config.model.num_labels` logits, which can have names."""
         return any(part.width == "num_labels" for part in self.parts)
 
     def place(self, part: Part) -> str:
-        """The positions that a part computes a vector for: `hidden`, `masked` or `first`."""
+        """The positions for which a part computes vectors: `hidden`, `masked` or `first`."""
         earlier = {each.gives: each for each in self.parts}
         return self.place(earlier[part.reads]) if part.reads in earlier else part.reads
 
@@ -111,7 +111,7 @@ TOKENS = Part(
     "num_labels",
     drops=True,
     hf_name="classifier",
-    tf1_scope="token/",  # google-research/bert has no such head; the name is ours
+    tf1_scope="token/",  # our own name: google-research/bert has no such head
 )
 
 _HIDDEN = Output("last_hidden_state", "hidden")
@@ -175,21 +175,21 @@ HEADS = {
 
 
 def all_parts() -> list[Part]:
-    """Every part that some head has, one of each name."""
+    """All parts of all heads, one for each name."""
     return list({part.name: part for head in HEADS.values() for part in head.parts}.values())
 
 
 def telling() -> list[tuple[str, Head]]:
-    """The heads by name, those of a bare encoder last: whatever has more has their parts too."""
+    """(name, head) pairs to match in order. Bare encoders come last, as all heads contain them."""
     return sorted(HEADS.items(), key=lambda item: item[1].hf_class == "Model")
 
 
 def with_loss(name: str) -> list[str]:
-    """The heads that allow a loss, a field of `config.objective`."""
+    """The names of the heads that allow a loss, which is a field of `config.objective`."""
     return [head for head, record in HEADS.items() if name in record.losses]
 
 
 def listed() -> str:
-    """Every head with what --help says of it."""
+    """Every head with its text for --help."""
     about = {name: f" ({head.about})" if head.about else "" for name, head in HEADS.items()}
     return ", ".join(f"{name}{text}" for name, text in about.items())

@@ -1,4 +1,4 @@
-"""What the command line says of config fields: `--help`, and the field that somebody meant."""
+"""Config fields on the command line: their types, and the lines of `--help`."""
 
 import dataclasses
 from typing import Any
@@ -8,17 +8,17 @@ from bertjax.config.data_fields import Component
 from bertjax.config.fields import Config
 from bertjax.errors import UsageError
 
-# One example entry represents the groups that users name: phases and mixture components.
+# One example entry stands for the groups that users name: phases and mixture components.
 _EXAMPLE = dataclasses.replace(Config(), mixture={"NAME": Component()})
 
 
 def type_of(path: str) -> Any:
-    """The type of the field `path` (`config.a.b`), by which its text is read.
+    """The type of the field `path` (`config.a.b`), which decides how its text is read.
 
     Phases and the components of a mixture may have any name.
 
     Raises:
-      UsageError: there is no such field.
+      UsageError: there is no such field, or `path` is a group of fields.
     """
     known = tree.paths(Config)
     group = next((field for field in known if field.startswith(f"{path}.")), None)

@@ -1,4 +1,4 @@
-"""The parameters of a model by path: their shapes and their number, without JAX."""
+"""The shapes and the number of a model's parameters, computed without JAX."""
 
 import math
 
@@ -11,7 +11,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes(model: Model) -> Shapes:
-    """Shape of every parameter of a model by its path, as `models.abstract_params` has them."""
+    """The shape of every parameter by path; the same as those of `models.abstract_params`."""
     D, F, N = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     result: Shapes = {"embeddings/word/embedding": (model.padded_vocab_size, D)}
     result["embeddings/position/embedding"] = (model.max_position_embeddings, D)
@@ -38,12 +38,12 @@ def part_shapes(model: Model, part: Part) -> Shapes:
 
 
 def width(model: Model, part: Part) -> int:
-    """Features of what a part gives; of the vocabulary without its padding."""
+    """The output features of a part; the vocabulary counts without its padding."""
     return part.width if isinstance(part.width, int) else getattr(model, part.width)
 
 
 def num_parameters(model: Model) -> int:
-    """Parameters of the model as published: the padding of the vocabulary is not counted."""
+    """The number of parameters, without the padding of the vocabulary, as papers count them."""
     return sum(
         math.prod((model.vocab_size if path in VOCAB_ROWS else shape[0], *shape[1:]))
         for path, shape in shapes(model).items()

@@ -1,18 +1,18 @@
-"""Which numbers a field of a config may have: its type says the range, for example `Positive`.
+"""The ranges of config fields, as types: for example `Positive`.
 
-A rule is one field's own. The rules between fields are in `checks`.
+A rule here is about a single field. Rules between fields are in `checks`.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any
 
-AUTO = "auto"  # the value of a field that is decided by the devices
+AUTO = "auto"  # the value of a field that the devices decide
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A range of numbers, and how a message says it."""
+    """A range of numbers, and its text for messages."""
 
     holds: Callable[[Any], bool]
     text: str

@@ -1,4 +1,4 @@
-"""The stages of a run: steps that one compiled program runs, in order."""
+"""The stages of a run: consecutive steps that share one compiled program."""
 
 import dataclasses
 import math
@@ -13,11 +13,12 @@ class Stage:
     """Steps of a phase with one batch size.
 
     Attributes:
-      name: of the phase.
-      phase_index: place of the phase among those that have steps.
+      name: the name of the phase.
+      phase_index: the index of the phase among the phases with steps.
       phase: the phase, with the batch size of this stage.
-      first_step: steps of the run before this stage; it has `steps` of them.
-      first_row: rows of the phase's examples that its earlier stages read.
+      first_step: the number of the run's steps before this stage.
+      steps: the number of steps in this stage.
+      first_row: the number of the phase's rows that earlier stages read.
     """
 
     name: str
@@ -29,18 +30,18 @@ class Stage:
 
     @property
     def end_step(self) -> int:
-        """The step after the last one."""
+        """The number of the run's steps up to the end of this stage."""
         return self.first_step + self.steps
 
     @property
     def micro_batches(self) -> int:
-        """Parts of a batch whose gradients are computed one after the other."""
+        """The number of parts of a batch whose gradients are computed one after the other."""
         size = self.phase.batch_size
         return size // math.gcd(size, self.phase.micro_batch_size or size)
 
 
 def of(config: Config) -> list[Stage]:
-    """The phases that have steps, in order, cut where a ramp doubles the batch."""
+    """The stages of all phases with steps, in order; a ramp starts a stage at every doubling."""
     stages, step = [], 0
     for index, (name, phase) in enumerate(config.active_phases.items()):
         row = 0
@@ -52,30 +53,30 @@ def of(config: Config) -> list[Stage]:
 
 
 def at(config: Config, step: int) -> Stage:
-    """The stage that runs `step`; the last one past the end."""
+    """The stage that runs `step`; past the end, the last stage."""
     return next(stage for stage in reversed(of(config)) if stage.first_step <= step)
 
 
 def resuming(config: Config, step: int, workdir: Path) -> str:
-    """One line about a run that goes on at `step`.
+    """One line about a run that resumes at `step`.
 
     Raises:
-      UsageError: the config ends before `step`. The weights that are there were trained on the
-        schedule of a longer run. A launcher stops on 0 as on 64, but what comes after it
-        (evaluate, convert) must not take these weights for those of this config.
+      UsageError: the config ends before `step`, so the existing weights were trained on the
+        schedule of a longer run. A launcher stops on exit code 0 as on 64, but the commands that
+        follow (evaluate, convert) must not mistake these weights for this config's result.
     """
     end = config.num_steps
     if step > end:
         raise UsageError(
             f"{workdir}: nothing to train: its checkpoint is at step {step:,}, this config ends at "
-            f"{end:,}; raise the steps of config.phases, take another --workdir to train anew, or "
-            f"evaluate what is there: bertjax evaluate --workdir={workdir}"
+            f"{end:,}; raise the steps of config.phases, take another --workdir to start over, or "
+            f"evaluate the checkpoint: bertjax evaluate --workdir={workdir}"
         )
     return f"resuming at step {step:,} of {end:,}" + (": nothing is left to train" * (step == end))
 
 
 def _sizes(phase: Phase) -> list[tuple[int, int]]:
-    """`(steps, batch size)` of each stage: a ramp doubles after equal numbers of steps."""
+    """`(steps, batch size)` of each stage; a ramp doubles the batch after equal step counts."""
     if not phase.ramp_from:
         return [(phase.steps, phase.batch_size)]
     doublings = (phase.batch_size // phase.ramp_from).bit_length() - 1

@@ -1,4 +1,4 @@
-"""The fields of a config that say which model teaches, and how the student starts from it."""
+"""The config fields for distillation: the teacher, and how the student starts from it."""
 
 import dataclasses
 
@@ -12,27 +12,28 @@ class Teacher:
         None,
         "a trained model to learn from, any source of bertjax convert (hf:DIR, W, ...); unset: none",
     )
-    dtype: str = field("float32", "type of its weights and of its layers", ("float32", "bfloat16"))
+    dtype: str = field(
+        "float32", "type of the teacher's weights and layers", ("float32", "bfloat16")
+    )
     layers: tuple[int, ...] = field(
         (),
-        'pretraining: its blocks, counted from 0, that the student starts from: "(0, 2, 4, 7, 9, '
-        '11)"; () starts from random weights, or from config.init_from',
+        "pretraining: the teacher's blocks, counted from 0, that the student starts from: "
+        '"(0, 2, 4, 7, 9, 11)"; () starts from random weights, or from config.init_from',
     )
     copy_head: bool = field(
-        True, "with layers: start from its masked-LM head, not from its bias alone"
+        True, "with layers: start from the teacher's whole masked-LM head, not only from its bias"
     )
     token_types: str = field(
         "fold",
-        "with layers, where the student has no token types: the vector of type 0 is added to every "
-        "position, so that the embeddings are the teacher's (fold), or left out, as published (drop)",
+        "with layers, for a student without token types: add the vector of type 0 to every "
+        "position, which keeps the teacher's embeddings (fold), or leave it out, as published "
+        "(drop)",
         ("fold", "drop"),
     )
-    temperature: PositiveFloat = field(
-        2.0, "what logits are divided by before the soft-target loss"
-    )
+    temperature: PositiveFloat = field(2.0, "divisor of the logits in the soft-target loss")
     soft_tokens: str = field(
         "attended",
-        "pretraining: the tokens of the soft-target loss: all that are no padding (attended), or "
-        "those to predict (masked)",
+        "pretraining: tokens of the soft-target loss: all except padding (attended), or only the "
+        "tokens to predict (masked)",
         ("attended", "masked"),
     )

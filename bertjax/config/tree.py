@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from the mutable trees that the command line changes."""
+"""Converts frozen dataclasses to and from the mutable trees that the command line changes."""
 
 import dataclasses
 import functools
@@ -16,15 +16,14 @@ T = TypeVar("T")
 
 
 def field(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field with what --help says of it and, where not every value will do, those
-    that will."""
+    """A dataclass field with its text for --help and, if limited, its allowed values."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
 def to_config_dict(node: Any) -> ConfigDict:
     """The mutable tree of a dataclass; fields that are None become placeholders of their type.
 
-    What a config file puts into it is checked by `build`, with the field's whole name.
+    `build` later checks the values that a config file sets, with full field names in messages.
     """
     result = ConfigDict(type_safe=False)
     hints = typing.get_type_hints(type(node))
@@ -55,7 +54,7 @@ def build(cls: type[T], raw: Any, path: str) -> T:
     """A dataclass from plain values; `path` is its name in messages.
 
     Raises:
-      UsageError: an unknown field, or a value of another type.
+      UsageError: a field is unknown, or a value has another type.
     """
     return _build(cls, raw, path, functools.partial(paths, cls, path))
 
@@ -104,7 +103,7 @@ _SEVERAL = {str: "strings, for example ('yes', 'no')", int: "whole numbers, for 
 
 
 def items(kind: type, value: Any, path: str) -> tuple:
-    """A tuple of strings or numbers, which JSON keeps as a list; a number alone is a tuple too."""
+    """A tuple of strings or numbers, from a tuple, a list (JSON) or a single number."""
     several = value if isinstance(value, list | tuple) else (value,)
     if kind is not str and not any(isinstance(item, bool) for item in several):
         wanted = int | float if kind is float else int
@@ -117,7 +116,7 @@ def items(kind: type, value: Any, path: str) -> tuple:
 
 
 def override(tree: ConfigDict, flag: str, value: Any) -> None:
-    """Sets the field that `--config.FIELD` names; raises UsageError where the tree has none."""
+    """Sets the field of `--config.FIELD`; raises UsageError if the tree lacks the field's group."""
     *groups, name = flag.removeprefix("--config.").split(".")
     node = tree
     for depth, group in enumerate(groups):
@@ -133,7 +132,7 @@ def override(tree: ConfigDict, flag: str, value: Any) -> None:
 
 
 def paths(cls: Any, path: str = "config") -> dict:
-    """`{path: type}` of every field, NAME standing for the names that a config file may choose."""
+    """`{path: type}` of every field; NAME stands for names that a config file may choose."""
     result = {}
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):

@@ -1,4 +1,4 @@
-"""The value that a text of the command line stands for: `1e4` for a number, `None` for nothing."""
+"""Reads values from command-line text: `1e4` is a number, `None` unsets a field."""
 
 import ast
 import decimal
@@ -12,20 +12,20 @@ from bertjax.errors import UsageError
 
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _NOTHING = ("none", "null")
-_MOST_DIGITS = 30  # of a whole number: more are a typing error, and 1e999999999 takes a gigabyte
+_MOST_DIGITS = 30  # more digits are a typing error, and 1e999999999 would take a gigabyte
 
 
 def read(hint: Any, text: str, name: str) -> Any:
-    """The value of `name`, a field or flag of the type `hint`, that `text` stands for.
+    """The value of `text` for `name`, a field or flag of the type `hint`.
 
-    A whole number may be written `10000`, `10_000` or `1e4`. `None` (or `null`) unsets a field
-    that may be unset.
+    A whole number may be written `10000`, `10_000` or `1e4`. `None` (or `null`) unsets an optional
+    field.
 
     Args:
-      hint: bool, int, float, str, one of them `| None`, or a tuple of any number of one of them.
+      hint: bool, int, float or str, one of these `| None`, or a tuple of one of these.
 
     Raises:
-      UsageError: `text` is no value of this type.
+      UsageError: `text` is not a value of this type.
     """
     if typing.get_origin(hint) is tuple:
         return _several(typing.get_args(hint)[0], text, name)
@@ -52,7 +52,7 @@ def read(hint: Any, text: str, name: str) -> Any:
 
 
 def _several(kind: type, text: str, name: str) -> tuple:
-    """A tuple, as Python or JSON writes one; numbers also without parentheses."""
+    """A tuple in Python's or JSON's notation; numbers also without parentheses."""
     try:
         return tree.items(kind, ast.literal_eval(text.strip()), name)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -60,7 +60,7 @@ def _several(kind: type, text: str, name: str) -> tuple:
 
 
 def is_bool(text: str) -> bool:
-    """Whether a text is one that a bool may be written as."""
+    """Whether a text is a way to write a bool."""
     return text.lower() in _BOOLS
 
 

@@ -1,7 +1,8 @@
-"""Checkpoints in and out: `read` any source, `convert` it into any other form.
+"""Reads checkpoints of every supported form (`read`) and converts them (`convert`).
 
-A place is a URI, `FORM:PATH`; a path alone is a run's directory. Readers return a `Pretrained`,
-writers take one; everything is written beside its place and renamed into it whole.
+A source or destination is a URI, `FORM:PATH`; a path without a form is a run's directory. Readers
+return a `Pretrained`, and writers take one. Output is written beside its destination and renamed
+into place once it is complete.
 """
 
 import contextlib
@@ -10,16 +11,19 @@ import importlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import bertjax
 from bertjax import storage
 from bertjax.convert import sources
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import StorageError, UsageError
 
-# Form -> (module of this package that reads it, module that writes it, what its path is). A form
-# MODULE-HOW is written by the function `write_HOW`.
+# Form -> (module of this package that reads it, module that writes it, kind of path). The function
+# `write_HOW` of MODULE writes the form MODULE-HOW.
 FORMS = {
     "orbax": ("orbax", "orbax", "DIR"),
     "hf": ("hf", "hf", "DIR"),
@@ -32,7 +36,7 @@ FORMS = {
     "onnx-int8-weights": (None, "onnx", "FILE"),
     "stablehlo": (None, "stablehlo", "FILE"),
 }
-# What a destination without a form is meant to be.
+# Suffix of a destination without a form -> the URI that the user probably means.
 _BY_SUFFIX = {
     ".onnx": "onnx:FILE.onnx",
     ".ckpt": "tf1:DIR/NAME.ckpt",
@@ -47,10 +51,10 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
     """The weights at `uri`, with their config and tokenizer.
 
     Args:
-      moments: also Adam's, from a source that has them.
+      moments: also read Adam's moments, if the source has them.
 
     Raises:
-      UsageError: no such form, or nothing reads it, or the source needs a hint.
+      UsageError: the form is unknown or can only be written, or the source needs a hint.
       DataError: the source is missing, damaged, hostile, or not a model that bertjax computes.
     """
     form, path = parse(uri)
@@ -68,20 +72,35 @@ def read(uri: str, hints: Hints = Hints(), *, moments: bool = False) -> Pretrain
 
 
 def convert(source: str, destination: str, hints: Hints = Hints()) -> list[str]:  # noqa: B008
-    """As `transfer`; returns the notes for the user, on what was decided or left out."""
+    """Calls `transfer`; returns notes for the user on what was decided or left out."""
     return list(transfer(source, destination, hints).notes)
 
 
 def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
-    """Writes the weights at `source` to `destination`, which must not be there yet.
+    """Writes the weights at `source` to `destination`, which must not exist yet.
 
     Returns:
-      What was written; its notes are the reader's and the writer's.
+      The weights as written, with the notes of reader and writer.
 
     Raises:
       UsageError, DataError: as `read`; or the destination exists or cannot hold this model.
-      StorageError: the disk refuses. Nothing is left at the destination.
+      StorageError: writing fails; nothing is left at the destination.
     """
+    form, _ = _writable(destination)
+    return write(read(source, hints, moments=form in _KEEP_MOMENTS), destination)
+
+
+def write(pretrained: Pretrained, destination: str) -> Pretrained:
+    """As `transfer`, of weights at hand."""
+    form, path = _writable(destination)
+    writer = _writer(form)
+    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
+        more = writer(pretrained, place) or ()
+    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
+
+
+def _writable(destination: str) -> tuple[str, Any]:
+    """`(form, path)` of a destination; refused before a source is read for it."""
     form, path = parse(destination)
     meant = _BY_SUFFIX.get(Path(destination).suffix)
     if meant and form == "orbax" and not destination.startswith("orbax:"):
@@ -91,17 +110,13 @@ def transfer(source: str, destination: str, hints: Hints) -> Pretrained:
         raise UsageError(f"{destination}: {form} is only read; destinations are {writable}")
     if form != "hub":
         if storage.is_remote(path):
-            raise UsageError(f"{destination}: write to a disk, and copy the whole from there")
+            raise UsageError(f"{destination}: write to a local disk, then copy the result there")
         _refuse_existing(_target(form, path))
-    pretrained = read(source, hints, moments=form in _KEEP_MOMENTS)
-    write = _writer(form)
-    with contextlib.nullcontext(path) if form == "hub" else _in_place(form, path) as place:
-        more = write(pretrained, place) or ()
-    return dataclasses.replace(pretrained, notes=(*pretrained.notes, *more))
+    return form, path
 
 
 def parse(uri: str) -> tuple[str, Path | str]:
-    """`(form, path)` of a URI; raises UsageError where the form is not known."""
+    """`(form, path)` of a URI; raises UsageError for an unknown form or a path it cannot have."""
     form, colon, rest = uri.partition(":")
     if storage.is_remote(uri) or not colon or not re.fullmatch(r"[a-z][a-z0-9\-]+", form):
         form, rest = "orbax", uri
@@ -113,7 +128,7 @@ def parse(uri: str) -> tuple[str, Path | str]:
     if form == "hub":
         return form, rest
     if storage.is_remote(rest) and form != "orbax":
-        raise UsageError(f"{uri}: on gs:// only runs (orbax:) are read; copy it to a disk")
+        raise UsageError(f"{uri}: from gs:// only runs (orbax:) can be read; copy it to a disk")
     return form, storage.path(rest)
 
 
@@ -124,25 +139,25 @@ def _writer(form: str) -> Callable:
 
 
 def _target(form: str, path: Path) -> Path:
-    """What must not exist yet: TensorFlow's files share a prefix, so theirs is the directory."""
+    """The path that must not exist yet; for tf1, whose files share a prefix, the directory."""
     return path.absolute().parent if form == "tf1" else path.absolute()
 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: is there already; name a new place, nothing is overwritten")
+        raise UsageError(f"{target}: exists already; name a new place, nothing is overwritten")
 
 
 @contextlib.contextmanager
 def _in_place(form: str, path: Path) -> Iterator[Path]:
-    """A path in a new directory beside the target; what was written there moves in at the end."""
+    """Yields a path in a scratch directory beside the target; moves the result in at the end."""
     target = _target(form, path)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     inside = scratch / target.name
     try:
         scratch.mkdir(parents=True)
         yield inside / path.name if form == "tf1" else inside
-        # stablehlo:FILE has its weights in a second file; and somebody else may have been faster.
+        # stablehlo:FILE has a second file, and another process may have made one of them since.
         places = {written: target.with_name(written.name) for written in scratch.iterdir()}
         for place in places.values():
             _refuse_existing(place)
@@ -153,3 +168,6 @@ def _in_place(form: str, path: Path) -> Iterator[Path]:
         raise StorageError(f"{target}: {reason}; nothing was written there") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+sys.modules[__name__].__class__ = bertjax.FunctionPackage  # `bertjax.convert(...)`

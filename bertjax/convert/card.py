@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, how it was trained, what it reached."""
+"""The model card of an exported folder: the model, its training and its held-out figures."""
 
 import json
 
@@ -63,7 +63,7 @@ def _trained_on(pretrained: Pretrained) -> list[str]:
         "",
         f"Fine-tuned on {task} from {source}: batch {phase.batch_size}, rate "
         f"{config.optimizer.learning_rate:g}, {config.finetune.epochs:g} epochs, seed {config.seed}, "
-        f"up to {phase.sequence_length} tokens. The weights are those of the {which} evaluation.",
+        f"up to {phase.sequence_length} tokens. The weights are from the {which} evaluation.",
         "",
     ]
     if pretrained.figures:

@@ -1,4 +1,4 @@
-"""RoBERTa as fairseq saves it: `model.pt`, with the dictionary of its rows beside it."""
+"""Reads fairseq's RoBERTa checkpoints: `model.pt`, with its vocabulary `dict.txt` beside it."""
 
 import argparse
 import re
@@ -23,7 +23,7 @@ _WORDS = f"{_ENCODER}.embed_tokens.weight"
 _POSITIONS = f"{_ENCODER}.embed_positions.weight"
 _NO_TYPES = "token types, which fairseq has none of"
 
-# fairseq's `RobertaModel` of 0.10 and later; `_todays_names` brings older files to it.
+# Names of `RobertaModel` in fairseq 0.10 and later; `_todays_names` renames those of older files.
 TABLE = [
     Row("embeddings/word/embedding", _WORDS),
     Row("embeddings/position/embedding", _POSITIONS),
@@ -44,19 +44,19 @@ TABLE = [
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
-    """The masked-LM model of a `model.pt`, and its tokenizer where the files for it are there.
+    """The masked-LM model of a `model.pt`, and its tokenizer if the tokenizer's files are present.
 
-    The rows of the vocabulary stay where they are: GPT-2's pieces get fairseq's ids.
+    The vocabulary rows keep their order: GPT-2's pieces get fairseq's ids.
 
     Raises:
-      DataError: the file would run code or is damaged, or the model is not RoBERTa's.
+      DataError: the file would run code or is damaged, or its model is not a RoBERTa.
       UsageError: pickles are not allowed, or PyTorch is missing or too old.
     """
     path = Path(path)
     state = torch_file.load_torch_file(path, hints)
     weights = state.get("model")
     if not isinstance(weights, dict):
-        raise DataError(f"{path}: has no 'model', as a checkpoint of fairseq has")
+        raise DataError(f"{path}: has no 'model' entry; expected a checkpoint of fairseq")
     tensors = _todays_names(torch_file.tensors(weights), path)
     rest = sorted(str(name) for name, value in state.items() if value is not None)
     rest = [name for name in rest if name not in ("model", "args", "cfg")]
@@ -74,7 +74,7 @@ def read(path: Path, hints: Hints) -> Pretrained:
 
 
 def _todays_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors as fairseq names them today, each projection of attention for itself."""
+    """The tensors under fairseq's current names; a fused attention projection is split in three."""
     result = {}
     for name, tensor in tensors.items():
         name = re.sub(r"^decoder\.", "encoder.", name)
@@ -86,7 +86,9 @@ def _todays_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         prefix, kind = fused.groups()
         rows, odd = divmod(tensor.shape[0] if tensor.shape else 1, 3)
         if odd:
-            raise DataError(f"{path}: {name} of shape {list(tensor.shape)} holds no 3 projections")
+            raise DataError(
+                f"{path}: {name} of shape {list(tensor.shape)} does not split into 3 projections"
+            )
         for index, part in enumerate(("q_proj", "k_proj", "v_proj")):
             result[f"{prefix}{part}.{kind}"] = _rows_of(tensor, index * rows, rows)
     return result
@@ -97,20 +99,22 @@ def _rows_of(tensor: Tensor, start: int, count: int) -> Tensor:
 
 
 def _arguments(state: dict, path: Path) -> dict:
-    """What the command line that trained the model said in numbers and words."""
+    """The training command's arguments that are numbers or strings."""
     arguments = state.get("args")
     if arguments is None and isinstance(state.get("cfg"), dict):  # since 0.11
         arguments = state["cfg"].get("model")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
     if not isinstance(arguments, dict) or "encoder_attention_heads" not in arguments:
-        raise DataError(f"{path}: its 'args' do not say encoder_attention_heads; shapes cannot")
+        raise DataError(
+            f"{path}: its 'args' lack encoder_attention_heads, which tensor shapes do not show"
+        )
     plain = (bool, int, float, str)
     return {name: value for name, value in arguments.items() if isinstance(value, plain)}
 
 
 def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_lib.Model:
-    """The model that the shapes and the arguments agree on."""
+    """The model config that the tensors' shapes and the arguments agree on."""
     for name in (_WORDS, _POSITIONS, f"{_LAYER.format(0)}.fc1.weight"):
         if len(tensors.get(name, Tensor((), None)).shape) != 2:
             raise DataError(f"{path}: lacks the matrix {name} of a RoBERTa encoder")
@@ -128,7 +132,9 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
             said = repr(arguments[name])[:50]
             raise DataError(f"{path}: args.{name}={said}, but its tensors say {value}")
     if arguments.get("no_scale_embedding", True) is not True:
-        raise DataError(f"{path}: args.no_scale_embedding=False: RoBERTa's are not scaled")
+        raise DataError(
+            f"{path}: args.no_scale_embedding=False: RoBERTa's embeddings are not scaled"
+        )
     activation = arguments.get("activation_fn", "gelu")  # fairseq's own default
     if activation not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
@@ -158,7 +164,7 @@ def _model(arguments: dict, tensors: dict, hints: Hints, path: Path) -> config_l
 
 
 def _check_the_rest(model: config_lib.Model, params: dict, tensors: dict, path: Path) -> list[str]:
-    """Nothing that the table does not read may change what the encoder computes."""
+    """Notes on tensors left out; raises DataError for one that would change the encoder."""
     used = {name for name, _ in names.named_shapes(TABLE, model)}
     tied = "encoder.lm_head.weight"
     words = names.lookup(params, "embeddings/word/embedding")[: model.vocab_size]
@@ -181,7 +187,8 @@ def _tokenizer(
         found, said = tokenizer_files.read(named, hints.tokenizer_wish)
         notes += said
     else:
-        # The dictionary belongs to the weights, GPT-2's files are everybody's.
+        # dict.txt differs from model to model, so the one beside the weights comes first; GPT-2's
+        # two files are the same for every model.
         there, beside = Folder(named), Folder(path.parent)
         places = {"encoder.json": there, "vocab.bpe": there, "dict.txt": beside}
         wanted = {}

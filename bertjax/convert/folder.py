@@ -1,4 +1,4 @@
-"""A folder that somebody else made: nothing outside it is read, nothing in it is trusted."""
+"""Reads an untrusted folder: its files are checked, and no file outside it is opened."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from bertjax.errors import DataError, one_line
 
-# Configs and indices have some kilobytes, and a megabyte of empty lists takes 25 to hold.
+# Configs and indices take kilobytes, while a megabyte of empty lists takes 25 MB once parsed.
 MAX_JSON_BYTES = 1 << 20
 
 
@@ -25,8 +25,8 @@ class Folder:
             unpack = "; unpack it first" if self.root.is_file() else ""
             raise DataError(f"{self.root}: not a directory{unpack}")
         real = self.root.resolve()
-        # The Hub's cache keeps snapshots/COMMIT as links into the `blobs` beside `snapshots`, whose
-        # large files are links into the `blobs` that all its models share.
+        # In the Hub's cache, files of snapshots/COMMIT are links into the `blobs` beside
+        # `snapshots`. Large files there are links into the `blobs` that all cached models share.
         cached = real.parent.name == "snapshots"
         blobs = [parent / "blobs" for parent in real.parents[1:3]] if cached else []
         self._inside = [real, *blobs]
@@ -35,11 +35,11 @@ class Folder:
         return (self.root / name).exists()
 
     def names(self) -> list[str]:
-        """What the directory holds, sorted."""
+        """The names of all entries, sorted."""
         return sorted(path.name for path in self.root.iterdir())
 
     def unread(self, known: tuple[str, ...]) -> list[str]:
-        """A note that names what the directory holds beyond some patterns; none where nothing."""
+        """A note that lists the entries that match no pattern in `known`; [] if all match."""
         left = [n for n in self.names() if not any(fnmatchcase(n, pattern) for pattern in known)]
         return [f"not read: {listed(left)}"] if left else []
 
@@ -47,8 +47,8 @@ class Folder:
         """The path of a regular file in this directory.
 
         Raises:
-          DataError: `name` has a directory in it, or leads out of the folder by a link, or is
-            missing, or is no regular file (opening a pipe would wait for ever).
+          DataError: `name` contains a directory, is a link that leads out of the folder, is
+            missing, or is not a regular file (opening a pipe would block forever).
         """
         path = self._inner(name)
         if not path.is_file():
@@ -56,10 +56,10 @@ class Folder:
         return path
 
     def folder(self, name: str) -> "Folder":
-        """A directory in this one, whose links too may lead no further than this folder.
+        """A subdirectory, whose links must stay inside this folder too.
 
         Raises:
-          DataError: as `file`, or it is no directory.
+          DataError: as `file`; or `name` is not a directory.
         """
         inner = Folder(self._inner(name))
         inner._inside = self._inside
@@ -83,17 +83,17 @@ class Folder:
         """The object (or with `kind=list` the array) that a .json file holds.
 
         Raises:
-          DataError: as `file`; or it is too large, or not JSON, or not of this kind.
+          DataError: as `file`; or the file is too large, is not JSON, or holds another kind.
         """
         return read_json(self.file(name), kind)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The object (or array) that a small .json file holds; raises DataError where there is none."""
+    """The object (or array) that a small .json file holds; raises DataError if there is none."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise DataError(f"{path}: {size:,} bytes; no such file has over {MAX_JSON_BYTES:,}")
+            raise DataError(f"{path}: {size:,} bytes; expected at most {MAX_JSON_BYTES:,}")
         tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
@@ -105,7 +105,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def listed(names: list[str], most: int = 5) -> str:
-    """The first names of a list that somebody else made, on one line, and how many more there are."""
+    """The first names of an untrusted list, printable on one line, and how many more there are."""
     shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names[:most]]
     first = ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in shown)
     return first + (f" and {len(names) - most} more" if len(names) > most else "")

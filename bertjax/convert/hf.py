@@ -1,7 +1,7 @@
 """Hugging Face folders: `config.json`, safetensors, tokenizer files and a model card.
 
-Nothing of `transformers` or PyTorch is needed; a `pytorch_model.bin` is opened only where pickles
-are allowed (see `torch_file`).
+`transformers` and PyTorch are not needed, with one exception: PyTorch opens a `pytorch_model.bin`,
+and only if pickles are allowed (see `torch_file`).
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ from bertjax.errors import DataError, UsageError
 
 
 def read(path: Path, hints: Hints) -> Pretrained:
-    """A folder as the Hub lays it out, of any BERT, RoBERTa or DistilBERT class.
+    """Reads a folder in the Hub's layout, saved from any BERT, RoBERTa or DistilBERT class.
 
-    The head is what the tensors make up, whatever class the config names; a head that bertjax has
-    not is left out and named. Weights of lower precision become float32, which holds them exactly.
+    The tensors decide the head, whatever class config.json names. A head that bertjax does not
+    have is left out, with a note. Weights of lower precision become float32 without rounding.
 
     Raises:
       DataError: a file is missing, damaged or leads out of the folder, or the model is not one
@@ -82,9 +82,9 @@ def read(path: Path, hints: Hints) -> Pretrained:
 def _plain_names(
     tensors: Mapping[str, Tensor], architecture: str, tied: bool, where: str
 ) -> dict[str, Tensor]:
-    """The tensors under the names of the table: no prefix, no names of before 2019, no buffers.
+    """The tensors under the table's names: no prefix, names from before 2019 renamed, no buffers.
 
-    Of two tied names a file may hold either one (`safetensors.torch.save_model` keeps one of them).
+    A file may hold either of two tied names: `safetensors.torch.save_model` keeps only one.
     """
     result: dict[str, Tensor] = {}
     for full, tensor in tensors.items():
@@ -116,7 +116,7 @@ def _head(
     tied: bool,
     where: str,
 ) -> tuple[str, list[str]]:
-    """The head that the tensors make up, of those that bertjax computes; and notes."""
+    """The name of the head that the tensors form, among those that bertjax computes; and notes."""
     claimed, notes = _claimed_class(tree), []
     another, rows = None, hf_names.table(architecture, "masked_lm")
     if names.has_parts(rows, heads.HEADS["masked_lm"], tensors):
@@ -125,7 +125,7 @@ def _head(
         notes.append(f"head: the masked-LM head is left out: {another}")
     head = _of_tensors(architecture, tensors, claimed or "", masked_lm=another is None)
     if claimed != hf_names.class_of(architecture, head):
-        notes.append(f"head: {head}, by the tensors; config.json names {claimed or 'no class'}")
+        notes.append(f"head: {head}, from the tensors; config.json names {claimed or 'no class'}")
     return head, notes
 
 
@@ -136,9 +136,9 @@ def _another_masked_lm(
     tied: bool,
     where: str,
 ) -> str | None:
-    """Why bertjax's masked-LM head is not the one of the tensors; None where it is."""
+    """How bertjax's masked-LM head differs from the tensors' head; None if it does not."""
     if architecture == "roberta" and model.hidden_act != "gelu":
-        return f"RoBERTa's has the erf form of gelu always, bertjax's {model.hidden_act}"
+        return f"RoBERTa's always has the erf form of gelu, bertjax's would have {model.hidden_act}"
     if tied:
         return None
     decoders = [name for name in hf_names.TIED if name.endswith(".weight") and name in tensors]
@@ -147,16 +147,16 @@ def _another_masked_lm(
     words = tensors.get(hf_names.TIED[decoders[0]])
     if words is not None and _same(tensors[decoders[0]], words):
         return None
-    return f"{decoders[0]} is not the table of words, to which bertjax's is tied"
+    return f"{decoders[0]} differs from the word embeddings; bertjax ties the two"
 
 
 def _of_tensors(
     architecture: str, tensors: Mapping[str, Tensor], claimed: str, *, masked_lm: bool
 ) -> str:
-    """The first head whose parts are all there; of heads with equal tensors the claimed class's.
+    """The first head whose parts are all present; among heads with equal tensors, the claimed one.
 
-    Before version 4, `BertForTokenClassification` had a pooler, which it did not use: its tensors
-    are those of `BertForSequenceClassification`.
+    Before version 4, `BertForTokenClassification` had an unused pooler, so its tensors are the same
+    as those of `BertForSequenceClassification`.
     """
     by_name = [head for head in heads.HEADS.values() if head.by_name]
     shared = {part.hf_name for head in by_name for part in head.parts} - {None}
@@ -174,7 +174,7 @@ def _of_tensors(
 
 
 def _num_labels(architecture: str, head: str, tensors: Mapping[str, Tensor]) -> int:
-    """Rows of the last layer of a head with labels; 0 where there is none."""
+    """Rows of the last layer of a head with labels; 0 if the head has none."""
     paths = [f"{p.name}/dense/bias" for p in heads.HEADS[head].parts if p.width == "num_labels"]
     for row in hf_names.table(architecture, head):
         if row.path in paths and row.name in tensors:
@@ -193,7 +193,7 @@ def _check_the_rest(
     tied: bool,
     where: str,
 ) -> list[str]:
-    """Copies of tied parameters must be copies; what no row reads is named."""
+    """Notes on tensors that no row reads; raises DataError if a tied copy differs."""
     used = {name for name, _ in names.named_shapes(rows, model)}
     left_out = []
     for name in tensors.keys() - used:
@@ -206,10 +206,10 @@ def _check_the_rest(
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:
-    """The folder that `transformers`' Auto classes load with no key missing and none unexpected.
+    """Writes a folder that `transformers`' Auto classes load with no missing or unexpected key.
 
     Returns:
-      Notes on what the other side will not do.
+      Notes on what `transformers` will not do.
 
     Raises:
       UsageError: `transformers` has no class that computes this model.
@@ -244,7 +244,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     if getattr(tokenizer, "absent", ()):
         return [
             *notes,
-            f"tokenizer: not written: to transformers' no piece can be <unk>, as "
-            f"{len(tokenizer.absent):,} are here",
+            f"tokenizer: not written: {len(tokenizer.absent):,} pieces are <unk> here, which "
+            "tokenizers of transformers cannot express",
         ]
     return notes + hf_tokenizer.write(tokenizer, architecture, longest, path)

@@ -37,15 +37,15 @@ _DISTILBERT = {
 }
 _FIELDS = {"bert": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT}
 
-# What a file means by leaving a field out: the defaults of the `transformers` config classes,
-# where they are not those of config.Model.
+# Values of fields that a file leaves out: the defaults of the `transformers` config classes, where
+# they differ from those of config.Model.
 _ABSENT: dict[str, dict[str, Any]] = {
     "bert": {},
     "roberta": {"vocab_size": 50265},
     "distilbert": {"num_hidden_layers": 6},
 }
 
-# Theirs -> ours: names of one formula.
+# Theirs -> ours: several names stand for one formula.
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -56,7 +56,7 @@ _ACTIVATIONS = {
     "gelu_accurate": "gelu_new",
 }
 
-# Switches that would change what the encoder computes, and the values that do not.
+# Switches that can change what the encoder computes, with the values that do not.
 _REFUSED = {
     "is_decoder": (False, None),
     "is_encoder_decoder": (False, None),
@@ -67,7 +67,7 @@ _REFUSED = {
     "quantization_config": (None,),
 }
 _FIXES = {"quantization_config": "; take the model that was quantized"}
-# Read, beyond the fields of `_FIELDS`.
+# Fields that are read, besides those of `_FIELDS`.
 _READ = {
     "model_type",
     "architectures",
@@ -84,8 +84,8 @@ _READ = {
     "seq_classif_dropout",
     "qa_dropout",
 }
-# Of no weight for what an encoder computes: how PyTorch runs it, where the file comes from, what
-# text generation does, and fields of a pooler that no code reads (google-research/bert's
+# Fields that do not change what an encoder computes: how PyTorch runs it, where the file comes
+# from, text generation, and pooler fields that no code reads (in google-research/bert's
 # multilingual and Chinese releases).
 _HARMLESS = {
     "_name_or_path",
@@ -147,12 +147,12 @@ _HARMLESS = {
     "typical_p",
 }
 
-# The tokenizer classes whose rules the tokenizer's files say whole.
+# Tokenizer classes whose rules are all in the tokenizer's files.
 _TOKENIZERS = {
     f"{name}Tokenizer{fast}" for name in ("Bert", "Roberta", "DistilBert") for fast in ("", "Fast")
 } | {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
-# The dropout before a head, under the name that the class reads.
+# The field from which a class reads the dropout before its head.
 _HEAD_DROPOUT = {
     ("bert", "classification"): "classifier_dropout",
     ("bert", "multiple_choice"): "classifier_dropout",
@@ -166,16 +166,14 @@ _HEAD_DROPOUT = {
 
 
 def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
-    """`(architecture, model, notes)`; the model's head is not in this file and left at `none`.
+    """`(architecture, model, notes)`; the model's head is `none`, because config.json has no head.
 
     Raises:
-      DataError: another architecture, or a switch or an activation that bertjax does not compute.
+      DataError: another architecture, or a switch or an activation that bertjax does not support.
     """
     architecture = tree.get("model_type")
     if not isinstance(architecture, str) or architecture not in _FIELDS:
-        own = (
-            "; a run of bertjax is named without hf:" if {"model", "phases"} <= tree.keys() else ""
-        )
+        own = "; for a run of bertjax, leave out hf:" if {"model", "phases"} <= tree.keys() else ""
         known = ", ".join(_FIELDS)
         raise DataError(f"{where}: model_type={architecture!r:.80}; bertjax reads {known}{own}")
     for switch, allowed in _REFUSED.items():
@@ -190,7 +188,7 @@ def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
     }
     notes = unused(tree, {*names, *names.values(), *_READ, *_REFUSED}, where)
     if "hidden_act" not in fields:
-        notes.append(f"gelu: the erf form, which {where} means by not naming one")
+        notes.append(f"gelu: the erf form, the default; {where} names no activation")
     act = fields.get("hidden_act", "gelu")
     if not isinstance(act, str) or act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
@@ -207,7 +205,7 @@ def read(tree: dict, where: str) -> tuple[str, config_lib.Model, list[str]]:
 
 
 def unused(tree: dict, known: set[str], where: str) -> list[str]:
-    """A note on the fields that are neither read nor without weight; none where there are none."""
+    """A note that lists the fields that are neither read nor harmless; [] if there are none."""
     names = [
         name
         for name, value in tree.items()
@@ -220,18 +218,18 @@ def unused(tree: dict, known: set[str], where: str) -> list[str]:
 
 
 def read_dropout(tree: dict, architecture: str, model: config_lib.Model) -> list[str]:
-    """A note where training would drop another share before the head than bertjax does."""
+    """A note if the class trains with another dropout before the head than bertjax does."""
     name = _HEAD_DROPOUT.get((architecture, model.head))
     ours = _dropped(model)
     absent = {"seq_classif_dropout": 0.2, "qa_dropout": 0.1}.get(name, ours)
     theirs = tree.get(name, absent)
     if name is None or theirs is None or theirs == ours:
         return []
-    return [f"{name}={theirs!r:.40}: in training bertjax drops {ours} before this head"]
+    return [f"{name}={theirs!r:.40}: not used; bertjax trains this head with dropout {ours}"]
 
 
 def _dropped(model: config_lib.Model) -> float:
-    """The share that training drops before the head's last layer."""
+    """The dropout rate before the head's last layer."""
     drops = any(part.drops for part in model.head_record.parts)
     return model.hidden_dropout_prob if drops else 0.0
 
@@ -272,6 +270,6 @@ def write(model: config_lib.Model, special_ids: dict[str, int]) -> dict:
     if model.head_record.has_labels:
         tree |= hf_labels.write(model)
     if architecture == "distilbert" and (architecture, model.head) in _HEAD_DROPOUT:
-        # Its classes drop a share of their own; bertjax's heads what is dropped everywhere.
+        # DistilBERT's heads have a dropout rate of their own; bertjax's use hidden_dropout_prob.
         tree[_HEAD_DROPOUT[architecture, model.head]] = _dropped(model)
     return tree

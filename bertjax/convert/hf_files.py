@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder: where its weights are, and what nothing here reads."""
+"""The files of a Hugging Face folder: those with weights, and those that bertjax does not read."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -25,12 +25,12 @@ _ELSEWHERE = {
     "model.*.safetensors": f"a variant; rename it to {WEIGHTS}",
     "*.index": "a TensorFlow 1 checkpoint; tf1:PREFIX reads it",
     "model.pt": "fairseq's weights; fairseq:FILE reads them",
-    "*.onnx": "an ONNX graph, which is only written; take the folder that it was made of",
-    "*.gguf": "llama.cpp's weights; take the folder that they were made of",
-    "*.xml": "OpenVINO's graph; take the folder that it was made of",
-    "rust_model.ot": f"rust-bert's weights; take the {WEIGHTS} that they were made of",
+    "*.onnx": "an ONNX graph, which bertjax only writes; take the folder that it was made from",
+    "*.gguf": "llama.cpp's weights; take the folder that they were made from",
+    "*.xml": "OpenVINO's graph; take the folder that it was made from",
+    "rust_model.ot": f"rust-bert's weights; take the {WEIGHTS} that they were made from",
 }
-# Read here, by the tokenizer's reader, or by that of sentence-transformers' files.
+# Files that are read here, by the tokenizer's reader or by `sentence_encoder`.
 _READ = (
     CONFIG,
     "*.safetensors",
@@ -45,7 +45,7 @@ _READ = (
     "config_sentence_transformers.json",
     "[0-9]_*",
 )
-# Of no weight: words for people, what belongs to a repository, other forms of the same weights.
+# Files that need no note: documents, repository files, other forms of the same weights.
 _HARMLESS = (
     "README*",
     "LICENSE*",
@@ -68,7 +68,7 @@ _HARMLESS = (
 
 
 def refuse_other_folders(folder: Folder) -> None:
-    """Raises DataError, saying what to do, where a folder is no Hugging Face model of its own."""
+    """Raises DataError, with the fix, if a folder is not a complete Hugging Face model."""
     if folder.has(ADAPTER):
         raise DataError(
             f"{folder.root / ADAPTER}: a PEFT adapter changes what the weights compute; merge it "
@@ -86,11 +86,12 @@ def refuse_other_folders(folder: Folder) -> None:
 
 
 def tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
-    """The tensors of all the folder's weight files, unread.
+    """The tensors of all weight files of the folder, not read yet.
 
     Raises:
-      DataError: there are none that are read, or one is damaged or leads out of the folder.
-      UsageError: they are pickles, and pickles are not allowed.
+      DataError: the folder has no weights that bertjax reads, or a file is damaged or leads out of
+        the folder.
+      UsageError: the weights are pickles, and pickles are not allowed.
     """
 
     def pickled(path: Path) -> dict[str, Tensor]:
@@ -123,5 +124,5 @@ def tensors(folder: Folder, hints: Hints) -> Mapping[str, Tensor]:
 
 
 def strangers(folder: Folder) -> list[str]:
-    """A note that names what the folder holds and nothing here reads; none where there is nothing."""
+    """A note that lists the files that nothing here reads; [] if there are none."""
     return folder.unread((*_READ, *_HARMLESS))

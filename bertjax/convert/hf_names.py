@@ -1,7 +1,7 @@
-"""Parameter names of `transformers`: one table an architecture, read in both directions.
+"""Parameter names of `transformers`: one table per architecture, used to read and to write.
 
-Names are those of the base model; a class with a head puts `bert.`, `roberta.` or `distilbert.`
-before all but the head's own (`base_prefix`).
+The tables have no prefix. A class with a head puts `bert.`, `roberta.` or `distilbert.` before the
+base model's names, but not before the head's (`base_prefix`).
 """
 
 from bertjax import config as config_lib
@@ -69,7 +69,7 @@ _TABLES = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT}
 # RobertaForSequenceClassification has a dense layer of its own where the others have a pooler.
 _ROBERTA_CLASSIFICATION = {"pooler.dense": "classifier.dense", "classifier": "classifier.out_proj"}
 
-# Copies of tied parameters: name -> the one that counts.
+# Copies of tied parameters: name of the copy -> name of the original.
 TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -78,19 +78,19 @@ TIED = {
     "vocab_projector.weight": "embeddings.word_embeddings.weight",
 }
 
-# The class of `transformers` begins with this.
+# How the names of an architecture's classes in `transformers` begin.
 _PREFIXES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
 
 
 def class_of(architecture: str, head: str) -> str | None:
-    """The class that `transformers` loads a head into; None where it has none."""
+    """The class that `transformers` loads a head into; None if it has no such class."""
     record = heads.HEADS[head]
     known = architecture in record.architectures
     return _PREFIXES[architecture] + record.hf_class if known else None
 
 
 def table(architecture: str, head: str) -> list[Row]:
-    """The rows of an architecture, named as the class with this head has them, without prefix."""
+    """The rows of an architecture, with the names that the class with this head uses, no prefix."""
     rows = _TABLES[architecture]
     if (architecture, head) != ("roberta", "classification"):
         return rows
@@ -103,22 +103,22 @@ def table(architecture: str, head: str) -> list[Row]:
 
 
 def base_prefix(architecture: str, head: str, name: str) -> str:
-    """What stands before `name` in the file of the class with this head."""
+    """The prefix of `name` in a file of the class with this head; "" if it has none."""
     in_base = name.split(".")[0] in ("embeddings", "encoder", "transformer", "pooler")
     return f"{architecture}." if in_base and heads.HEADS[head].hf_class != "Model" else ""
 
 
 def architecture(model: config_lib.Model) -> str:
-    """`bert`, `roberta` or `distilbert`: whose class computes what this model does.
+    """The architecture that computes this model: `bert`, `roberta` or `distilbert`.
 
     Raises:
-      UsageError: no class of `transformers` does; names the field that stands in the way.
+      UsageError: no class of `transformers` computes it; the message names the field that differs.
     """
     if model.type_vocab_size == 0:
         name, act = "distilbert", "relu" if model.has_pooler else model.pooler_act
         fixed = {"position_offset": 0, "layer_norm_eps": 1e-12, "pooler_act": act}
     elif model.position_offset:
-        # Its masked-LM head has the erf form whatever the config says.
+        # RoBERTa's masked-LM head has the erf form of gelu, whatever the config says.
         act = "gelu" if model.has_masked_lm else model.hidden_act
         name, fixed = "roberta", {"pooler_act": "tanh", "hidden_act": act}
     else:

@@ -1,8 +1,8 @@
-"""What a fine-tuned model was trained on, in `config.json` of `transformers`.
+"""The task of a fine-tuned model, kept in `config.json` of `transformers`.
 
-Under `task_specific_params`, where `transformers` keeps what only a task's code reads: the fields of
-`config.task` that are not at their defaults, and the length of a row. With it, a folder predicts what
-the run does that it came from.
+The field is `task_specific_params`, which `transformers` leaves to a task's own code. It holds the
+fields of `config.task` that differ from their defaults, and the length of a row. With them, an
+exported folder makes the same predictions as its run.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _FIELD, _NAME = "task_specific_params", "bertjax"
 
 
 def write(config: config_lib.Config) -> dict[str, Any]:
-    """The field, {} where the model was not fine-tuned here."""
+    """The field and its value; {} if bertjax did not fine-tune the model."""
     if not config.is_finetuning or config.model.head not in _TASK_HEADS:
         return {}
     [phase, *_] = config.phases.values()
@@ -30,14 +30,14 @@ def write(config: config_lib.Config) -> dict[str, Any]:
 
 
 def read(tree: dict, model: config_lib.Model) -> dict[str, Any] | None:
-    """What `write` wrote, for `pretrained.config_of`; None where there is none of it."""
+    """The values that `write` wrote, for `pretrained.config_of`; None if there are none."""
     found = tree.get(_FIELD)
     found = found.get(_NAME) if isinstance(found, dict) else None
     return found if isinstance(found, dict) and model.head in _TASK_HEADS else None
 
 
 def without(tree: dict) -> dict:
-    """The tree without what `write` wrote."""
+    """The tree without the field that `write` wrote."""
     found = tree.get(_FIELD)
     is_ours = isinstance(found, dict) and found.keys() == {_NAME}
     return {name: value for name, value in tree.items() if name != _FIELD or not is_ours}

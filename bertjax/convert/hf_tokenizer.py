@@ -18,9 +18,9 @@ def read(
     """The tokenizer of a folder, its part of the config, and notes on what was decided.
 
     Args:
-      model_type: as config.json names it; says the kind of tokenizer where there is none.
-      hints: `tokenizer`, a file or directory, stands in for the folder's files; `lowercase`
-        decides where they contradict each other, or do not say whether text is lower-cased.
+      model_type: from config.json; it decides the kind of tokenizer if the folder has none.
+      hints: `tokenizer`, a file or directory, replaces the folder's files. `lowercase` decides if
+        the files contradict each other or do not say whether text is lower-cased.
 
     Raises:
       DataError, UsageError: as `tokenizer_files.read`.
@@ -44,15 +44,16 @@ def write(
     max_length: int,
     directory: Path,
 ) -> list[str]:
-    """The files from which `transformers.AutoTokenizer` makes the same tokenizer.
+    """Writes the files from which `transformers.AutoTokenizer` makes the same tokenizer.
 
-    One difference stays: there a special token's spelling inside a text is the special token.
+    One difference remains: `transformers` reads a special token's spelling inside a text as that
+    special token.
 
     Args:
       max_length: longest sequence of the model, in tokens.
 
     Returns:
-      Notes on what the other side will not do.
+      Notes on what `transformers` will not do.
     """
     pad, unk, cls, sep, mask = tokenizer_.tokens(
         getattr(tokenizer_, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")
@@ -64,7 +65,7 @@ def write(
     if tokenizer_.kind == "wordpiece":
         distil = model_type == "distilbert"
         settings["tokenizer_class"] = "DistilBertTokenizer" if distil else "BertTokenizer"
-        if tokenizer_.ruleset == "google":  # the others make their own rules of the settings
+        if tokenizer_.ruleset == "google":  # other classes derive their rules from the settings
             settings["tokenizer_class"] = "PreTrainedTokenizerFast"
             notes.append("tokenizer: google-research/bert's rules are in tokenizer.json alone")
         settings["do_lower_case"] = tokenizer_.lowercase
@@ -96,7 +97,7 @@ def write(
 
 
 def _decoder(tokenizer_: Tokenizer, specials: dict) -> dict[str, dict]:
-    """Every added token by its id; `transformers` counts the core special tokens among them."""
+    """Every added token by its id. For `transformers`, the core special tokens are added tokens."""
     plain = dict.fromkeys(FLAGS, False) | {"special": True}
     found = {}
     for token in specials.values():

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub, by `huggingface_hub`: its address, its log-in, its cache."""
+"""Models on the Hugging Face Hub, through `huggingface_hub` with its endpoint, login and cache."""
 
 import contextlib
 import tempfile
@@ -12,11 +12,12 @@ from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer_files
 from bertjax.errors import BertjaxError, DataError, StorageError, UsageError, one_line
 
-# What a model is read from: no pickles, no code.
+# Files to download: no pickles, no code.
 _WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
-# Nothing in a directory, and so nothing that leads out of the cache, but what modules.json names.
+# Files in directories are not downloaded, so that none leads out of the cache. The directories that
+# modules.json names are downloaded separately.
 _UNWANTED = ["*/*", "*\\*"]
-# Left behind by another model, these would be read in place of what is pushed.
+# Files to delete on a push: an earlier model's would be read instead of the pushed ones.
 _REPLACED = {hf_files.INDEX, hf_files.ADAPTER, sentence_encoder.MODULES, sentence_encoder.PROMPTS}
 _REPLACED |= {sentence_encoder.SETTINGS, f"{sentence_encoder.POOLING}/config.json"}
 _REPLACED |= tokenizer_files.NAMES
@@ -33,19 +34,19 @@ def _open(name: str) -> tuple[ModuleType, str, str | None]:
     with _failing_as(UsageError, name):
         validate_repo_id(repository)
     if at and (not revision or revision.startswith("/") or ".." in revision):  # git's rules
-        raise UsageError(f"hub:{name}: {revision!r} is no branch, tag or commit")
+        raise UsageError(f"hub:{name}: {revision!r} is not a branch, tag or commit")
     return library, repository, revision or None
 
 
 @contextlib.contextmanager
 def _failing_as(kind: type[BertjaxError], name: str) -> Iterator[None]:
-    """What the library raises, in one line that no progress bar shares."""
+    """Raises the library's errors as `kind`, in one line; closes its progress bars first."""
     from huggingface_hub import errors, utils
 
     try:
         yield
-    # The base class of its HTTP client, which is no OSError; a ValueError for names and answers
-    # that make no sense; a RuntimeError for an upload that broke off, with the reason as cause.
+    # HTTPError is the HTTP client's base class, not an OSError. ValueError: an invalid name or
+    # answer. RuntimeError: an interrupted upload, with the reason as its cause.
     except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ if type(error) is RuntimeError else None
         reason = one_line(error) + (f" {one_line(cause)}" if cause else "")
@@ -59,7 +60,7 @@ def read(name: str, hints: Hints) -> Pretrained:
     """`OWNER/NAME[@REVISION]`, downloaded into the library's cache.
 
     Raises:
-      UsageError: nothing can have this name, or the library is not installed.
+      UsageError: the name is invalid, or the library is not installed.
       DataError: no such model or revision, no access to it, no network; or as `hf.read`.
     """
     library, repository, revision = _open(name)
@@ -81,18 +82,18 @@ def read(name: str, hints: Hints) -> Pretrained:
 
 
 def write(pretrained: Pretrained, name: str) -> list[str]:
-    """Pushes the folder that `hf.write` makes as one commit; the repository is made if missing.
+    """Pushes the folder that `hf.write` makes as one commit; creates the repository if missing.
 
     Raises:
       UsageError: as `read`, or as `hf.write`.
-      StorageError: the Hub refuses, or the network fails; the branch is as it was.
+      StorageError: the Hub refuses, or the network fails; the branch is unchanged.
     """
     library, repository, revision = _open(name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         notes = hf.write(pretrained, folder)
         with _failing_as(StorageError, name):
-            # Not `upload_folder`, which may make several commits: between two no model is whole.
+            # `upload_folder` may make several commits, and between two the model is incomplete.
             api = library.HfApi()
             repository = api.create_repo(repository, exist_ok=True).repo_id  # now with its owner
             stale = _REPLACED & set(api.list_repo_files(repository, revision=revision))

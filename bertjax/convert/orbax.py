@@ -1,7 +1,7 @@
 """Orbax: a run's directory (see `workdir`) as a source and as a destination.
 
-As a destination it holds `config.json`, `tokenizer/` and one checkpoint: the weights alone, or
-with Adam's moments the whole train state, from which `pretrain` goes on.
+A destination gets `config.json`, `tokenizer/` and one checkpoint. The checkpoint holds the weights
+alone or, with Adam's moments, the whole train state, from which `pretrain` continues.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from bertjax.errors import DataError
 
 
 def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
-    """The newest whole checkpoint of a run; of a finished fine-tuning, the one that counts.
+    """The newest complete checkpoint of a run; for a finished fine-tuning, the selected one.
 
     Args:
-      moments: also read Adam's moments, where the checkpoint has them.
+      moments: also read Adam's moments, if the checkpoint has them.
 
     Raises:
-      DataError: no run, no whole checkpoint, or one that is not of the run's config; a tokenizer
-        that is not the store's.
+      DataError: no run, no complete checkpoint, a checkpoint that does not match the run's config,
+        or a tokenizer that did not make the run's store.
     """
     from bertjax import models, workdir
     from bertjax.checkpoints import manager
@@ -49,7 +49,7 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
     wanted, metric = workdir.selected(path) or (None, None)
     step, state = manager.read_newest(path / "checkpoints", abstract, on_host=True, wanted=wanted)
     figures = _figures(path, step)
-    if metric in figures:  # first
+    if metric in figures:  # the metric that selected the checkpoint comes first
         figures = {metric: figures[metric], **figures}
     return Pretrained(
         config,
@@ -63,12 +63,12 @@ def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
 
 
 def _require_own(tokenizer: tokenizer_lib.Tokenizer | None, path: Path) -> None:
-    """Refuses a W/tokenizer that is not the one which W/store, and so the weights, were made by."""
+    """Raises DataError if W/tokenizer did not make W/store, and so does not fit the weights."""
     for manifest in used.manifests(path).values() if tokenizer else ():
         if manifest["tokenizer_sha256"] != tokenizer.sha256:
             raise DataError(
-                f"{path}/tokenizer: another one than made {path}/store; put that back, or name the "
-                "weights' own with --tokenizer"
+                f"{path}/tokenizer: not the tokenizer that made {path}/store; put that one back, "
+                "or name it with --tokenizer"
             )
 
 
@@ -84,7 +84,7 @@ def _abstract_state(config: config_lib.Config) -> dict:
 
 
 def _moments(opt_state: Iterable) -> dict | None:
-    """Adam's moments, from whichever part of the optimizer's chain has them."""
+    """Adam's moments, from the part of the optimizer's chain that has them; None if no part has."""
     for part in opt_state:
         fields = part if isinstance(part, dict) else getattr(part, "_asdict", dict)()
         if {"mu", "nu"} <= fields.keys():
@@ -103,7 +103,7 @@ def _figures(path: Path, step: int) -> dict[str, float]:
 
 
 def write(pretrained: Pretrained, path: Path) -> None:
-    """A run's directory with one checkpoint, at the step of the source."""
+    """Writes a run's directory with one checkpoint, at the step of the source."""
     import jax
 
     from bertjax import workdir
@@ -128,14 +128,14 @@ def _with_tokenizer(pretrained: Pretrained) -> config_lib.Config:
 
 
 def _state(pretrained: Pretrained) -> dict:
-    """What a checkpoint holds, as jax arrays: in the host's memory where JAX has its CPU at hand."""
+    """The checkpoint's tree of jax arrays, in the host's memory if JAX has its CPU backend."""
     import jax
 
     from bertjax import sharding
 
     try:
         host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS=tpu leaves it out
+    except RuntimeError:  # JAX_PLATFORMS=tpu leaves the CPU out
         host = jax.local_devices()[0]
     if pretrained.moments is None:
         return jax.device_put({"params": pretrained.params}, host)

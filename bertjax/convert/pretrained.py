@@ -1,12 +1,17 @@
-"""What every reader returns and every writer takes: a config, a tokenizer, weights."""
+"""The type that every reader returns and every writer takes: config, tokenizer and weights."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertjax import config as config_lib
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.tokenizer_files import Wish
 from bertjax.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import jax
+
+    from bertjax.models.attention import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +19,11 @@ class Pretrained:
     """Weights with what is needed to use them.
 
     Attributes:
-      config: its groups `model` and `tokenizer` are the source's; the others a run's, or defaults.
-      tokenizer: None where the source has none.
+      config: groups `model` and `tokenizer` are the source's; other groups a run's, or defaults.
+      tokenizer: None if the source has none.
       params: nested dict of float32 arrays as `models.init` makes it, the vocabulary padded.
-      step: updates behind these weights, where the source knows.
-      moments: `{"mu": tree, "nu": tree}`, Adam's, shaped as `params`; None where there are none.
+      step: number of updates behind these weights; 0 if the source does not say.
+      moments: Adam's moments, `{"mu": tree, "nu": tree}`, shaped as `params`; None if absent.
       figures: held-out figures of the run at `step`, for the model card.
       notes: a line for everything a reader decided or left out; the commands print them.
     """
@@ -31,10 +36,50 @@ class Pretrained:
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def apply(
+        self,
+        params: dict,
+        batch: "Batch",
+        *,
+        dropout_key: "jax.Array | None" = None,
+        attention: str = "xla",
+    ) -> "dict[str, jax.Array]":
+        """Runs the model: a pure function of its arguments, for `jit`, `grad`, `vmap`, `shard_map`.
+
+        Args:
+          params: such as `self.params`.
+          batch: int32 `input_ids`, `token_type_ids` and `attention_mask`, each `[B, L]`, as
+            `bertjax.tokenize` makes them; with `masked_lm_positions [B, P]` also the masked-LM
+            logits, of those positions.
+          dropout_key: a key, or one a row `[B]`; None runs without dropout.
+          attention: the kernel, as `config.model.attention`: xla can be transformed and
+            partitioned in every way; auto takes a fused kernel where it computes the same, of
+            which JAX differentiates once, in reverse, and partitions nothing.
+
+        Returns:
+          `hidden [B, L, D]`, and by the head `masked_lm_logits [B, P, V]` (-inf where V is
+          padded), `pooled [B, D]`, `next_sentence_logits [B, 2]`, `classification_logits [B, C]`,
+          `span_logits [B, L, 2]`, `token_logits [B, L, C]`; see `bertjax.models.apply`.
+        """
+        from bertjax import models
+
+        model = dataclasses.replace(self.config.model, attention=attention)
+        return models.apply(model, params, batch, dropout_key=dropout_key)
+
+    def inspect(self, params: dict, batch: "Batch") -> "dict[str, jax.Array]":
+        """What is inside: `hidden [N + 1, B, L, D]`, `attention [N, B, H, L, L]`; pure, as `apply`.
+
+        Of N blocks, `hidden` has the embeddings first, and `attention` the share of each key (last
+        axis) in each query.
+        """
+        from bertjax.models import inspection
+
+        return inspection.inspect(self.config.model, params, batch)
+
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What a source may not say itself, from the command line; None where nobody said it."""
+    """Values from the command line that a source may not record; None if not given."""
 
     hidden_act: str | None = None  # gelu (erf) or gelu_new (tanh)
     lowercase: bool | None = None
@@ -43,7 +88,7 @@ class Hints:
 
     @property
     def tokenizer_wish(self) -> Wish:
-        """What is asked of the tokenizer's files."""
+        """The hints for the reader of the tokenizer's files."""
         return Wish(self.lowercase, field="--do_lower_case")
 
 
@@ -56,11 +101,11 @@ def config_of(
     """The whole config around a source's model and tokenizer, checked.
 
     Args:
-      task: what the source says of the task that it was fine-tuned on: fields of `config.task`, and
-        `sequence_length`, the most tokens of a row.
+      task: the source's record of its fine-tuning task: fields of `config.task`, and
+        `sequence_length`, the maximum number of tokens in a row.
 
     Raises:
-      DataError: no model can have these fields.
+      DataError: the fields make no valid config.
     """
     longest = min(128, model.max_sequence_length)
     tree = config_lib.to_dict(config_lib.Config())

@@ -1,7 +1,7 @@
-"""sentence-transformers' files around a Hugging Face folder: how vectors are made of tokens.
+"""sentence-transformers' files in a Hugging Face folder: how a text's tokens become a vector.
 
-`modules.json` lists what runs one after the other (the encoder, a pooling, often a normalization),
-each with a folder of its own or, for the encoder of every version since 2.0, the root.
+`modules.json` lists the modules in the order in which they run: the encoder, a pooling, often a
+normalization. Each module has its own folder; since version 2.0, the encoder's is the root.
 """
 
 import json
@@ -25,7 +25,7 @@ POOLING = "1_Pooling"
 # Versions before 1.0 named the settings, and the class of the encoder, after the architecture.
 _OLD_SETTINGS = ("sentence_roberta_config.json", "sentence_distilbert_config.json")
 _ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT")
-# Before version 5.4: one switch a mode. Several modes are put one after the other in this order.
+# Before version 5.4: one switch per mode. Vectors of several modes are concatenated in this order.
 _SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -35,7 +35,7 @@ _SWITCHES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-# Settings of no weight for a text encoder that reads plain text.
+# Settings that need no note: they are read here, or do not concern an encoder of plain text.
 _HARMLESS = {
     "max_seq_length",
     "do_lower_case",
@@ -54,11 +54,11 @@ _HARMLESS = {
 def read(folder: Folder) -> tuple[Embedding, Folder, list[str]]:
     """`(how vectors are made, the folder of the encoder, notes)`.
 
-    A folder without modules.json is the encoder's, and no sentence encoder was made of it.
+    A folder without modules.json is a plain encoder, not a sentence encoder.
 
     Raises:
-      DataError: a file is missing or damaged or leads out of the folder, or says what no version
-        of sentence-transformers does.
+      DataError: a file is missing, damaged or leads out of the folder, or has a value that no
+        version of sentence-transformers accepts.
     """
     if not folder.has(MODULES):
         return Embedding(), folder, []
@@ -78,7 +78,7 @@ def read(folder: Folder) -> tuple[Embedding, Folder, list[str]]:
 
 
 def directories(folder: Folder) -> list[str]:
-    """The folders in this one that `read` opens: plain names that modules.json gives."""
+    """The subfolders that `read` opens: the plain names in modules.json."""
     modules = folder.json(MODULES, list) if folder.has(MODULES) else []
     found = [_module(entry, folder) for entry in modules]
     return [
@@ -98,7 +98,7 @@ def _module(entry: Any, folder: Folder) -> tuple[str, str]:
 
 
 def _settings(inner: Folder, notes: list[str]) -> dict:
-    """What the encoder's settings say: the longest text, lower-casing."""
+    """`max_length` (tokens, 0 if not given) and `lowercase`, from the encoder's settings."""
     names = [name for name in (SETTINGS, *_OLD_SETTINGS) if inner.has(name)]
     tree = inner.json(names[0]) if names else {}
     _name_unused(tree, names and names[0], notes)
@@ -111,7 +111,7 @@ def _settings(inner: Folder, notes: list[str]) -> dict:
 
 
 def _prompts(folder: Folder, fields: dict, notes: list[str]) -> None:
-    """What is put before every text, and how vectors are compared."""
+    """Adds to `fields` the prompt before every text, and the similarity that compares vectors."""
     tree = folder.json(PROMPTS) if folder.has(PROMPTS) else {}
     _name_unused(tree, PROMPTS, notes)
     prompts = tree.get("prompts") if isinstance(tree.get("prompts"), dict) else {}
@@ -131,7 +131,7 @@ def _prompts(folder: Folder, fields: dict, notes: list[str]) -> None:
 
 
 def _steps(folder: Folder, modules: list, fields: dict, notes: list[str]) -> None:
-    """What is done to the vectors of the tokens: a pooling first, then perhaps a normalization."""
+    """Adds to `fields` the modules after the encoder: a pooling, then perhaps a normalization."""
     left_out = [] if modules and modules[0][0] == "Pooling" else ["no Pooling"]
     for number, (kind, path) in enumerate(modules):
         if kind == "Pooling" and number == 0:
@@ -140,13 +140,13 @@ def _steps(folder: Folder, modules: list, fields: dict, notes: list[str]) -> Non
             fields["include_prompt"] = tree.get("include_prompt", True)
         elif kind == "Normalize" and number:
             fields["normalize"] = True
-        elif kind != "Dropout":  # which drops nothing where nothing is trained
+        elif kind != "Dropout":  # it does nothing outside training
             left_out.append(f"{kind} ({path})")
     if left_out:
         fields["left_out"] = listed(left_out)
         notes.append(
             f"sentence encoder: {fields['left_out']}: bertjax has no such module, so its vectors "
-            "are not the model's"
+            "differ from the model's"
         )
 
 
@@ -173,10 +173,10 @@ def _name_unused(tree: dict, name: str, notes: list[str]) -> None:
 
 
 def refuse(embedding: Embedding) -> None:
-    """Raises UsageError where a model's own vectors are made by modules that bertjax has not."""
+    """Raises UsageError if a model makes its vectors with modules that bertjax does not have."""
     if embedding.left_out:
         raise UsageError(
-            f"the model makes its vectors with modules that bertjax has not: {embedding.left_out}; "
+            f"the model makes its vectors with modules that bertjax lacks: {embedding.left_out}; "
             "--pooling=mean gives vectors of the encoder alone"
         )
 
@@ -192,16 +192,16 @@ def describe(embedding: Embedding) -> str:
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:
-    """The files from which sentence-transformers, of version 2 and later, makes the same vectors.
+    """Writes the files from which sentence-transformers 2 and later makes the same vectors.
 
-    Nothing is written for a model that no sentence encoder was made of.
+    Writes nothing for a model that is not a sentence encoder.
 
     Returns:
       Notes on what sentence-transformers will not do.
     """
     embedding, model = pretrained.config.embedding, pretrained.config.model
     if embedding.left_out or "pooler" in (embedding.pooling or ""):
-        return [f"sentence-transformers cannot say {describe(embedding)}; no {MODULES} is written"]
+        return [f"sentence-transformers cannot do {describe(embedding)}; no {MODULES} is written"]
     if embedding.pooling is None:
         return []
     modules = [("", "Transformer"), (POOLING, "Pooling")]
@@ -225,7 +225,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     )
     modes = embedding.pooling.split("+")
     (path / POOLING).mkdir()
-    # Versions before 2.4 know the first four switches and nothing else.
+    # Versions before 2.4 know only the first four switches.
     known = [switch for i, switch in enumerate(_SWITCHES) if i < 4 or _SWITCHES[switch] in modes]
     pooling = {"word_embedding_dimension": model.hidden_size}
     pooling |= {switch: _SWITCHES[switch] in modes for switch in known}
@@ -234,7 +234,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
     _write_json(path / POOLING / "config.json", pooling)
     ordered = [mode for mode in _SWITCHES.values() if mode in modes]
     if ordered != modes:
-        return [f"sentence-transformers puts pooled vectors in its order: {'+'.join(ordered)}"]
+        return [f"sentence-transformers joins pooled vectors in its own order: {'+'.join(ordered)}"]
     return []
 
 

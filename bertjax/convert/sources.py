@@ -1,4 +1,4 @@
-"""What people type for a source: a file of it instead of its place, or a folder instead of a file."""
+"""Finds the source that a user means: the path may be a file in it, or the folder around it."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -11,11 +11,11 @@ _TF1_FILE = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 
 
 def place(form: str, path: Path) -> Path:
-    """The place of a source that `path` names, or a file or folder of which it is.
+    """The source that `path` means: `path` itself, or the source inside or around it.
 
     Raises:
-      DataError: a folder holds several checkpoints, and none is named by it.
-      UsageError: a path without a form is of another form than a run's directory.
+      DataError: a folder holds no checkpoint, or several and does not say which.
+      UsageError: a path without a form is not a run's directory.
     """
     return {"tf1": _tf1, "hf": _hf, "fairseq": _fairseq, "orbax": _run}[form](path)
 
@@ -32,7 +32,7 @@ def _tf1(path: Path) -> Path:
         found = re.search(r'^model_checkpoint_path: "(.*)"', text, re.M)
         newest = (
             PurePosixPath(found[1]).name if found else None
-        )  # its folder may be another machine's
+        )  # the recorded folder may be another machine's
         if newest in prefixes:
             return path / newest
     raise DataError(_which(path, "tf1", prefixes, "a checkpoint (PREFIX.index)"))
@@ -62,7 +62,7 @@ def _run(path: Path) -> Path:
     for run in (path.parent, path.parent.parent):
         if "checkpoints" in (path.name, path.parent.name) and storage.is_file(run / "config.json"):
             if path.parent.name == "checkpoints":
-                raise UsageError(f"{path}: one step; the newest whole one is read: write {run}")
+                raise UsageError(f"{path}: is one step of a run; write {run} for the newest one")
             return run
     if storage.is_directory(path / "runs") and storage.is_file(path / "config.json"):
         from bertjax import workdir
@@ -79,7 +79,7 @@ def _run(path: Path) -> Path:
 
 
 def _other_form(path: Path) -> str | None:
-    """What a path without a form is, and how it is written."""
+    """What a path without a form is, and the URI to write; None if it may be a run."""
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / "checkpoints").is_dir():
         return None
@@ -98,5 +98,5 @@ def _other_form(path: Path) -> str | None:
     ):
         return f"a Hugging Face folder: write hf:{folder}"
     if not is_here and re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", str(path)):
-        return "nothing that is there: of the Hugging Face Hub, write hub:OWNER/NAME"
+        return "a path that does not exist; for the Hugging Face Hub, write hub:OWNER/NAME"
     return None

@@ -1,7 +1,7 @@
-"""Models out to StableHLO: a program for cpu, cuda and tpu that runs without bertjax.
+"""Exports models to StableHLO: a program for cpu, cuda and tpu that runs without bertjax.
 
-It is two files, the program and its weights: inside the program they would be constants, hundreds
-of megabytes to parse and to fold at every compilation. This is all it takes to use them:
+An export is two files, the program and its weights. Inside the program the weights would be
+constants, hundreds of megabytes to parse and to fold at every compilation. To run an export:
 
     import jax, safetensors.numpy
     program = jax.export.deserialize(bytearray(open("bert.stablehlo", "rb").read()))
@@ -24,17 +24,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(pretrained: Pretrained, path: Path) -> list[str]:
-    """PATH, a serialized `jax.export` program, and PATH.safetensors, its weights.
+    """Writes PATH, a serialized `jax.export` program, and PATH.safetensors, its weights.
 
-    The program takes the weights, a flat dict by our paths (`blocks/query/kernel`; the vocabulary
-    without its padding), then int32 arrays of any batch and length, and returns a dict. Inputs and
-    outputs have the names, order and shapes of `onnx.write`. It computes in float32 without
-    dropout; matrix products have the platform's default precision, as in `models.apply`. The
-    metadata of the weights has the names of the labels, and how a sentence encoder makes its
+    The program takes the weights as a flat dict by our paths (`blocks/query/kernel`; the vocabulary
+    without its padding), then int32 arrays of any batch size and length, and returns a dict. Inputs
+    and outputs have the names, order and shapes of `onnx.write`. The program computes in float32
+    without dropout; matrix products have the platform's default precision, as in `models.apply`.
+    The metadata of the weights has the names of the labels, and how a sentence encoder makes its
     vectors.
 
     Returns:
-      Notes on what whoever runs the program has to do.
+      Notes on what the export leaves to the program that runs it.
     """
     import jax
 
@@ -54,7 +54,7 @@ def write(pretrained: Pretrained, path: Path) -> list[str]:
 
 
 def float32(model: config_lib.Model) -> config_lib.Model:
-    """The model as exports compute it: in float32, by plain XLA, for inference."""
+    """The model config of exports: float32, plain XLA attention, no rematerialization."""
     return dataclasses.replace(model, dtype="float32", attention="xla", remat="none")
 
 
@@ -82,7 +82,7 @@ def program(model: config_lib.Model) -> Callable[..., dict]:
         for name, array in weights.items():
             names.insert(params, name, array)
         length = input_ids.shape[-1]
-        ids_BL = input_ids.reshape(-1, length)  # a row a choice
+        ids_BL = input_ids.reshape(-1, length)  # one row per choice
         types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         batch = {
             "input_ids": ids_BL,

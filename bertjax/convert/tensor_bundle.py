@@ -1,7 +1,7 @@
 """TensorFlow's checkpoint files (the V2 format, "tensor bundle"), without TensorFlow.
 
-PREFIX.index is a LevelDB table from a tensor's name to a BundleEntryProto: its type, shape and
-place, and the CRC of its bytes; the empty name has a BundleHeaderProto. PREFIX.data-*-of-* hold
+PREFIX.index is a LevelDB table that maps a tensor's name to a BundleEntryProto: its type, shape and
+place, and the CRC of its bytes. The empty name maps to a BundleHeaderProto. PREFIX.data-*-of-* hold
 the values, little-endian, row by row.
 
 Source: TensorFlow's core/protobuf/tensor_bundle.proto and core/util/tensor_bundle.
@@ -20,7 +20,8 @@ import numpy as np
 
 from bertjax.convert import leveldb_table
 from bertjax.convert.folder import Folder
-from bertjax.convert.leveldb_table import masked_crc, read_varint, varint
+from bertjax.convert.leveldb_table import read_varint, varint
+from bertjax.data.tfrecord.framing import masked_crc
 from bertjax.errors import DataError
 
 _MAX_INDEX_BYTES = 1 << 20  # BERT Large with Adam's slots has 100 KB
@@ -40,10 +41,10 @@ _DTYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor that is not read yet; the index says where it lies.
+    """A tensor that is not read yet, with its place in a data file.
 
     Attributes:
-      dtype: None where it is of a type that weights do not have (text, for example).
+      dtype: None for a type that weights do not have (text, for example).
       offset, size: bytes of `path`.
       checksum: masked CRC-32C of those bytes.
     """
@@ -60,10 +61,10 @@ class Entry:
         """The values.
 
         Raises:
-          DataError: the bytes are not those that were written, or the type is not supported.
+          DataError: the bytes do not match their checksum, or the type is not supported.
         """
         if self.dtype is None:
-            raise DataError(f"{self.path}: {self.name} holds no numbers that weights are made of")
+            raise DataError(f"{self.path}: {self.name} holds no numbers of a supported type")
         try:
             data = np.fromfile(self.path, np.uint8, self.size, offset=self.offset)
         except OSError as error:
@@ -77,10 +78,10 @@ class Entry:
 
 
 def read_index(prefix: Path) -> dict[str, Entry]:
-    """Every tensor of a checkpoint by its name; none is read yet.
+    """Every tensor of a checkpoint by its name, not read yet.
 
-    What the index says is checked here: each tensor's bytes are as many as its shape has, lie
-    within a data file beside the index, and belong to no other tensor.
+    Checks the index: a tensor has as many bytes as its shape needs, they lie within a data file
+    beside the index, and no other tensor shares them.
 
     Args:
       prefix: the checkpoint's path without `.index`.
@@ -123,7 +124,7 @@ class _Shards:
         return self._found[shard]
 
 
-# What the records say
+# Parsing the records
 
 
 def _read_header(message: bytes | None) -> int:
@@ -161,7 +162,7 @@ def _read_shape(message: bytes) -> tuple[int, ...]:
 
 
 def _check_disjoint(entries: list[Entry]) -> None:
-    """Otherwise a small file could stand for any number of large tensors."""
+    """Raises ValueError if tensors share bytes: a small file could then claim huge tensors."""
     ordered = sorted(entries, key=lambda e: (e.path, e.offset, e.size))
     for first, second in itertools.pairwise(ordered):
         if first.path == second.path and first.offset + first.size > second.offset:
@@ -200,7 +201,7 @@ def write(prefix: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes PREFIX.index and one data file, as TensorFlow reads them.
 
     Args:
-      tensors: names, each once, with arrays of any strides; taken one at a time.
+      tensors: `(name, array)`, each name once, arrays of any strides; consumed one at a time.
     """
     # One data file, little-endian, made by version 1 of the format.
     records = {b"": _field(1, 1) + _field(2, 0) + _field(3, _field(1, 1))}

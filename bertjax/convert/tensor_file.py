@@ -1,7 +1,7 @@
-"""safetensors files: checked by the library that defines them, read and written piece by piece.
+"""Reads and writes safetensors files, one tensor at a time; the safetensors library checks them.
 
-The library maps the whole file into memory and knows no bfloat16 in NumPy; here only the tensor
-asked for is read, so that a conversion holds one copy of the weights.
+The library maps the whole file into memory and does not support bfloat16 in NumPy. Here only the
+requested tensor is read, so that a conversion holds one copy of the weights.
 """
 
 import json
@@ -16,7 +16,7 @@ import safetensors
 from bertjax.convert.names import Tensor
 from bertjax.errors import DataError, one_line
 
-# The format's names of what weights come in; all of them are exact in float32 but F64.
+# The format's names for the types of weights; float32 holds all of them exactly, except F64.
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -26,10 +26,10 @@ _DTYPES = {
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file by name, none of them read yet.
+    """The tensors of a .safetensors file by name, not read yet.
 
     Raises:
-      DataError: the file is no safetensors file, or its header does not describe its bytes.
+      DataError: the file is not a safetensors file, or its header does not match its bytes.
     """
     try:
         with safetensors.safe_open(path, "np"):
@@ -59,7 +59,7 @@ def _tensor(path: Path, name: str, entry: dict, start: int) -> Tensor:
 
 
 def write(path: Path, tensors: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str]) -> None:
-    """Writes float32 arrays, views of any strides, one after the other."""
+    """Writes float32 arrays of any strides, one after the other."""
     tensors = list(tensors)
     header: dict = {"__metadata__": metadata}
     end = 0

@@ -1,4 +1,4 @@
-"""TensorFlow 1 checkpoints of google-research/bert, with Adam's slots, to and from ours.
+"""Reads and writes TensorFlow 1 checkpoints of google-research/bert, with Adam's slots.
 
 A checkpoint is PREFIX.index and PREFIX.data-*-of-* (see `tensor_bundle`) with `bert_config.json`
 and `vocab.txt` beside them.
@@ -30,7 +30,7 @@ CONFIG = "bert_config.json"
 VOCAB = "vocab.txt"
 _TOKENIZER_FILES = tokenizer_files.IN_ONE_FILE
 _READ = (CONFIG, "checkpoint", "README*", "LICENSE*", ".git*", *_TOKENIZER_FILES)
-# What google-research/bert's scripts leave beside a checkpoint: nothing of a model.
+# Files that google-research/bert's scripts leave beside a checkpoint; no part of the model.
 _OF_ITS_TRAINING = ("*.ckpt*", "graph.pbtxt", "events.out.*", "eval*", "*.tf_record", "*.tfrecord")
 
 # Fields that bert_config.json and `config.Model` both have, under one name.
@@ -50,16 +50,16 @@ _FIELDS = (
 
 
 def read(path: Path, hints: Hints, *, moments: bool = False) -> Pretrained:
-    """A checkpoint that google-research/bert or `write` made.
+    """Reads a checkpoint that google-research/bert or `write` made.
 
-    The head is what the tensors make up. What google-research/bert's files do not say is decided
-    in the open: `hidden_act` only by a hint (its "gelu" is the erf form in the releases of 2018
-    and the tanh form in its code since January 2019), casing by a hint or by the vocabulary. Text
-    is cut by google-research/bert's rules (see `data.wordpiece`).
+    The tensors decide the head. google-research/bert's files leave two things open. `hidden_act`
+    needs a hint, because their "gelu" is the erf form in the releases of 2018 and the tanh form in
+    the code since January 2019. Casing follows a hint or the vocabulary. Text is tokenized by
+    google-research/bert's rules (see `data.wordpiece`).
 
     Args:
       path: PREFIX, for example `uncased_L-12_H-768_A-12/bert_model.ckpt`.
-      moments: also read Adam's, where every parameter has both.
+      moments: also read Adam's moments, if every parameter has both.
 
     Raises:
       DataError: a file is missing, damaged, hostile, or describes another model.
@@ -115,7 +115,7 @@ def _global_step(entries: Mapping[str, Entry]) -> int:
     if entry is None:
         return 0
     if entry.shape != () or entry.dtype is None or entry.dtype.kind != "i":
-        raise DataError(f"{entry.path}: global_step is no count of steps")
+        raise DataError(f"{entry.path}: global_step is not a count of steps")
     step = int(entry.read())
     if not 0 <= step < 1 << 31:
         raise DataError(f"{entry.path}: global_step={step}; expected a count of steps")
@@ -132,7 +132,7 @@ def _left_out(model: config_lib.Model, entries: Mapping[str, Entry]) -> list[str
     return [f"left out: {len(others)} tensors ({first}{', ...' if len(others) > 3 else ''})"]
 
 
-# What google-research/bert says of a model
+# google-research/bert's own config and vocabulary
 
 
 def _model_of(
@@ -152,7 +152,7 @@ def _model_of(
 
 
 def _head(entries: Mapping[str, Entry]) -> str:
-    """The first head whose parts are all there; nothing tells those apart that share tensors."""
+    """The first head whose parts are all present; heads that share tensors cannot be told apart."""
     named = ((name, head) for name, head in heads.telling() if not head.by_name)
     return next(name for name, head in named if names.has_parts(ROWS, head, entries))
 
@@ -171,7 +171,7 @@ def _activation(name: Any, hints: Hints, where: str) -> str:
 def _open_vocabulary(
     folder: Folder, hints: Hints
 ) -> tuple[Tokenizer | None, config_lib.Tokenizer, list[str]]:
-    """`(tokenizer, its config, notes)` where nothing is recorded of the tokenizer."""
+    """`(tokenizer, its config, notes)` of a checkpoint that records no tokenizer."""
     if hints.tokenizer is not None:
         tokenizer, notes = tokenizer_files.read(hints.tokenizer, hints.tokenizer_wish, google=True)
     elif folder.has(VOCAB):
@@ -184,7 +184,7 @@ def _open_vocabulary(
     return tokenizer, tokenizer_lib.resolved(group, tokenizer), notes
 
 
-# What `write` records beside it
+# The record that `write` adds to bert_config.json
 
 
 def _recorded_config(own: Any, hints: Hints, where: str) -> config_lib.Config:
@@ -204,8 +204,10 @@ def _recorded_config(own: Any, hints: Hints, where: str) -> config_lib.Config:
         recorded["lowercase"] = others.tokenizer.lowercase
     for name, value in recorded.items():
         if getattr(hints, name) not in (None, value):
-            raise UsageError(f"{where}: records {name}={value}; {getattr(hints, name)} was asked")
-    # Whoever made this file has no say in what else is opened here.
+            raise UsageError(
+                f"{where}: records {name}={value}; {getattr(hints, name)} was asked for"
+            )
+    # The file is not trusted: its tokenizer.path must not decide which files are opened.
     tokenizer = dataclasses.replace(others.tokenizer, path=None)
     config = config_of(model, tokenizer, where)
     return dataclasses.replace(config, optimizer=others.optimizer, embedding=others.embedding)
@@ -219,30 +221,33 @@ def _recorded_tokenizer(
         return tokenizer_files.read(hints.tokenizer, hints.tokenizer_wish)[0]
     if name is None:
         return None
-    if name not in _TOKENIZER_FILES:  # others would lead to files that the folder does not check
-        raise DataError(f"{folder.root / CONFIG}: tokenizer_file={name!r:.80}; no such is written")
+    if name not in _TOKENIZER_FILES:  # other names could lead to files that nothing checks
+        raise DataError(
+            f"{folder.root / CONFIG}: tokenizer_file={name!r:.80}; bertjax writes no such file"
+        )
     if name == VOCAB:
         return _of_vocabulary(folder.file(name), config.tokenizer)
     return tokenizer_files.read(folder, Wish(), name=name)[0]
 
 
 def _of_vocabulary(path: Path, group: config_lib.Tokenizer) -> WordPiece:
-    """The tokenizer of a vocab.txt whose group of the config is recorded beside it."""
-    ruleset = group.rules or "huggingface"  # as it was before there was a choice
+    """The tokenizer of a vocab.txt, with the recorded group of the config."""
+    ruleset = group.rules or "huggingface"  # the only rules before the config recorded them
     pieces = vocabulary.read_pieces(path)
     return WordPiece(pieces, bool(group.lowercase), str(path), ruleset=ruleset)
 
 
 def write(pretrained: Pretrained, path: Path) -> None:
-    """The files of a checkpoint under PREFIX, `bert_config.json` and the vocabulary.
+    """Writes a checkpoint under PREFIX, with `bert_config.json` and the vocabulary beside it.
 
-    google-research/bert reads them all. It computes the same model only from BERTs: it has no
-    position offset (RoBERTa), always adds token types (DistilBERT has none), knows one pooler
-    (tanh) and one LayerNorm epsilon (1e-12), and its "gelu" is the tanh form. What its config
-    cannot say is under `bertjax` in `bert_config.json`, from which `read` returns exactly this.
+    google-research/bert reads every such checkpoint, but computes the same model only for BERT: it
+    has no position offset (RoBERTa), always adds token types (DistilBERT has none), knows one
+    pooler (tanh) and one LayerNorm epsilon (1e-12), and its "gelu" is the tanh form. Values that
+    its config cannot express are under `bertjax` in `bert_config.json`, so that `read` restores the
+    model exactly.
 
     Args:
-      path: PREFIX; its directory is made where it is missing.
+      path: PREFIX; its directory is created if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     config = pretrained.config
@@ -273,7 +278,7 @@ def _tensors(pretrained: Pretrained) -> Iterator[tuple[str, np.ndarray]]:
 def _write_tokenizer(
     tokenizer: Tokenizer | None, config: config_lib.Tokenizer, directory: Path
 ) -> str | None:
-    """The name of the file from which `tokenizer.load` makes the same tokenizer."""
+    """Writes the tokenizer; returns the file from which `tokenizer.load` makes the same one."""
     if tokenizer is None:
         return None
     if tokenizer.kind == "wordpiece":

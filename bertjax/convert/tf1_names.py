@@ -1,4 +1,4 @@
-"""google-research/bert's names of variables, one table for both directions.
+"""google-research/bert's variable names: one table, used to read and to write.
 
 Source: its modeling.py, run_pretraining.py, run_classifier.py, run_squad.py, optimization.py.
 """

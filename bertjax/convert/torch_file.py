@@ -1,8 +1,9 @@
-"""Files of `torch.save`: looked through without running anything, then opened by PyTorch.
+"""Reads files of `torch.save`: checks a file without running anything, then PyTorch opens it.
 
-The weights are raw, but what says where they lie is a pickle, a program. PyTorch's weights-only
-loader runs only a harmless part of that language; as it has had holes, its version is checked,
-and what it gets to see was found to hold nothing else beforehand, before PyTorch is imported.
+The weights are raw bytes, but their places are in a pickle, and a pickle is a program. PyTorch's
+weights-only loader runs only a harmless part of the pickle language, but some versions had holes.
+Therefore the loader's version is checked, and so is the pickle: it must hold nothing but harmless
+instructions before PyTorch is even imported.
 """
 
 import argparse
@@ -33,11 +34,11 @@ _MEMBER = re.compile(
 
 
 def load_torch_file(path: Path, hints: Hints) -> dict:
-    """What `torch.save` wrote, every tensor as a `Tensor` that is not read yet.
+    """The dict that `torch.save` wrote, with every tensor as a `Tensor` that is not read yet.
 
     Raises:
-      DataError: as `check_torch_file`; or PyTorch's weights-only loader refuses the file, or its
-        tensors ask for more than it holds.
+      DataError: as `check_torch_file`; or PyTorch's weights-only loader refuses the file, or a
+        tensor reaches beyond the file.
       UsageError: pickles are not allowed, or PyTorch is missing or too old.
     """
     legacy = check_torch_file(path)
@@ -52,10 +53,10 @@ def load_torch_file(path: Path, hints: Hints) -> dict:
             if legacy:
                 state = torch_legacy.load(legacy, torch)
             else:
-                # On the meta device a tensor has a shape and a place in the file, and no memory.
+                # On the meta device a tensor has a shape and a place in the file, but no memory.
                 state = torch.load(path, map_location="meta", weights_only=True)
         state = _unread(state, path, torch, {})
-    except Exception as error:  # a damaged file ends in any class at all
+    except Exception as error:  # a damaged file can raise any class
         reason = one_line(error, longest=200)
         raise DataError(f"{path}: PyTorch cannot load it ({reason})") from None
     if not isinstance(state, dict):
@@ -64,7 +65,7 @@ def load_torch_file(path: Path, hints: Hints) -> dict:
 
 
 def tensors(state: dict) -> dict[str, Tensor]:
-    """Those entries of a state dict that are tensors."""
+    """The entries of a state dict that are tensors."""
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -83,10 +84,11 @@ def _import_torch(path: Path) -> ModuleType:
 
 
 def _unread(value: Any, path: Path, torch: ModuleType, seen: dict) -> Any:
-    """Nested dicts with a `Tensor` in place of each of PyTorch's.
+    """Nested dicts, with a `Tensor` in place of each PyTorch tensor.
 
     Args:
-      seen: results by identity; 50 dicts with the next one twice each would take for ever.
+      seen: results by identity of a dict. Without them, 50 dicts that each hold the next one twice
+        would take forever.
     """
     if isinstance(value, dict):
         if id(value) not in seen:
@@ -98,7 +100,7 @@ def _unread(value: Any, path: Path, torch: ModuleType, seen: dict) -> Any:
         return value
     dtype = np.dtype(str(value.dtype).removeprefix("torch."))
     shape, strides = tuple(value.shape), value.stride()
-    # From the first to the last element of a view of the storage.
+    # Elements of the storage from the first to the last that the view uses.
     count = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if not value.numel():
         return Tensor(shape, lambda: np.zeros(shape, dtype))
@@ -117,13 +119,14 @@ def _unread(value: Any, path: Path, torch: ModuleType, seen: dict) -> Any:
 
 
 def check_torch_file(path: Path) -> torch_legacy.Layout | None:
-    """Raises DataError unless a file holds what `torch.save` writes of weights, and only that.
+    """Raises DataError unless a file holds only what `torch.save` writes for weights.
 
-    Nothing is executed and PyTorch is not imported: the members of the zip file must have their
-    names, uncompressed, and the pickle only instructions and globals that weights need.
+    Nothing is executed and PyTorch is not imported. The members of the zip file must be
+    uncompressed and have `torch.save`'s names; the pickle must hold only instructions and globals
+    that weights need.
 
     Returns:
-      What lies where in a file of before PyTorch 1.6; None for a zip file, which says it itself.
+      The layout of a file from before PyTorch 1.6; None for a zip file, which has a directory.
     """
     try:
         if path.exists() and not path.is_file():
@@ -144,7 +147,7 @@ def check_torch_file(path: Path) -> torch_legacy.Layout | None:
 
 
 def _read_pickle(path: Path) -> bytes:
-    """The program in the zip file, whose members are all found to be in order."""
+    """The pickle in the zip file, after all members have been checked."""
     with _Bounded(path) as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -153,13 +156,13 @@ def _read_pickle(path: Path) -> bytes:
             for info in members:
                 _check_member(info, path)
             if len(roots) != 1 or len({info.filename for info in members}) < len(members):
-                raise DataError(f"{path}: not one directory of members, each once")
+                raise DataError(f"{path}: expected one directory of members, each named once")
             if sum(info.file_size for info in members) > os.path.getsize(path):
                 raise DataError(f"{path}: its members overlap: together longer than the file")
             root = roots.pop()
             order = f"{root}/byteorder"
             if order in archive.NameToInfo and _contents(archive, order, path) != b"little":
-                raise DataError(f"{path}: numbers with their highest byte first; re-save it")
+                raise DataError(f"{path}: its numbers are big-endian; re-save it")
             return _contents(archive, f"{root}/data.pkl", path)
         except (
             zipfile.BadZipFile,
@@ -180,7 +183,7 @@ def _contents(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
 
 
 class _Bounded(io.FileIO):
-    """A file whose zip directory cannot be longer than it should."""
+    """A file that refuses to read a zip directory longer than MAX_DIRECTORY_BYTES."""
 
     def read(self, size: int = -1) -> bytes:
         if size > MAX_DIRECTORY_BYTES:
@@ -194,4 +197,4 @@ def _check_member(info: zipfile.ZipInfo, path: Path) -> None:
     if root in ("", ".", "..") or "\\" in root or not _MEMBER.fullmatch(rest):
         raise DataError(f"{path}: member {name[:100]!r} has no place in a file of torch.save")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise DataError(f"{path}: member {name[:100]!r} is compressed; torch.save does not")
+        raise DataError(f"{path}: member {name[:100]!r} is compressed; torch.save compresses none")

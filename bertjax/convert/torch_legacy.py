@@ -1,7 +1,8 @@
 """The layout of `torch.save` before PyTorch 1.6: five pickles, then the weights.
 
-The pickles are a magic number, the version of the layout, what machine wrote it, the object, and
-the keys of the storages in the order in which these follow, each an int64 count and its elements.
+The pickles are a magic number, the version of the layout, the machine that wrote the file, the
+object, and the keys of the storages. The storages follow in the order of their keys; each is an
+int64 count and its elements.
 """
 
 import io
@@ -17,7 +18,7 @@ MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class Layout(NamedTuple):
-    """What lies where in a file that was found to be in order."""
+    """The pickles of a checked file, and where its storages are."""
 
     pickles: bytes
     offsets: list[int]  # byte at which each storage starts, in the order the object names them
@@ -27,12 +28,12 @@ def check(path: Path) -> Layout:
     """Finds the storages of a file without running its pickles.
 
     Raises:
-      DataError: a pickle has what weights do not need, or the storages are not those that it
-        describes, or the file is too short for them.
+      DataError: a pickle has something that weights do not need, the storages differ from the
+        pickle's description, or the file is too short for them.
       OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        # The pickles and some weights: no more is looked at than pickles may have.
+        # The start holds the pickles and some weights: pickles may not be longer than this.
         start = io.BytesIO(file.read(MAX_PICKLE_BYTES))
         for _ in range(3):
             for _ in instructions(start, path):
@@ -40,7 +41,7 @@ def check(path: Path) -> Layout:
         described = storages(instructions(start, path), path)
         keys = [value for _, value in instructions(start, path) if isinstance(value, str)]
         if sorted(keys) != sorted(described):
-            raise DataError(f"{path}: its storages are not those that its pickle describes")
+            raise DataError(f"{path}: its storages differ from those that its pickle describes")
         end = start.tell()
         found = _find(file, end, [(key, *described[key]) for key in keys], path)
     return Layout(start.getvalue()[:end], [found[key] for key in described])
@@ -68,10 +69,10 @@ def _find(
 
 
 def load(layout: Layout, torch: ModuleType) -> Any:
-    """The object, its tensors without their elements: each storage knows where these lie.
+    """The object, its tensors without elements: each storage knows its place in the file.
 
-    PyTorch gets the pickles that were looked through and nothing else. The memory of a storage
-    is set aside and never touched, so that none is used.
+    PyTorch gets the checked pickles and nothing else. A storage's memory is reserved but never
+    touched, so none is used.
     """
     offsets = iter(layout.offsets)
 

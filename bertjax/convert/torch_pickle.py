@@ -1,4 +1,4 @@
-"""The pickles inside files of `torch.save`: read as text that says something, never run."""
+"""Inspects the pickles inside files of `torch.save`, without running them."""
 
 import pickletools
 from collections import deque
@@ -24,13 +24,13 @@ ITEM_SIZES = {
 }
 _GLOBALS = {
     "collections OrderedDict",
-    "argparse Namespace",  # fairseq keeps its command line so
+    "argparse Namespace",  # fairseq keeps its command line in one
     "torch Size",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
     *ITEM_SIZES,
 }
-# What `torch.save` writes: containers, numbers, strings, and the building of what _GLOBALS allow.
+# Instructions that `torch.save` writes: containers, numbers, strings, and calls of _GLOBALS.
 # fmt: off
 _OPCODES = {
     "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "BINPERSID", "BINPUT",
@@ -44,12 +44,13 @@ _UNKNOWN = object()
 
 
 def instructions(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
-    """Name and argument of every instruction of the pickle that begins here.
+    """Yields name and argument of every instruction of the pickle that begins here.
 
-    Whoever trusts them must have taken the last, after which `file` stands behind the pickle.
+    The instructions are trusted only after the last one was yielded without an error. `file` then
+    stands behind the pickle.
 
     Raises:
-      DataError: an instruction or a global that weights do not need, or no pickle.
+      DataError: the pickle is damaged, or has an instruction or a global that weights do not need.
     """
     strings = deque(maxlen=2)
     foreign = None
@@ -59,7 +60,7 @@ def instructions(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
                 name = argument or " ".join(strings)
                 if name not in _GLOBALS:
                     name = name.replace(" ", ".")[:100]
-                    raise DataError(f"{path}: its pickle calls {name!r}; weights need no such")
+                    raise DataError(f"{path}: its pickle calls {name!r}, which weights do not need")
             elif isinstance(argument, str):
                 strings.append(argument)
             if opcode.name not in _OPCODES:
@@ -68,15 +69,17 @@ def instructions(file: BinaryIO, path: Path) -> Iterator[tuple[str, object]]:
     except ValueError as error:
         raise DataError(f"{path}: its pickle is damaged ({str(error)[:200]})") from None
     if foreign:
-        raise DataError(f"{path}: its pickle has the instruction {foreign}; torch.save writes none")
+        raise DataError(
+            f"{path}: its pickle has the instruction {foreign}, which torch.save never writes"
+        )
 
 
 def storages(program: Iterator[tuple[str, object]], path: Path) -> dict[str, tuple[str, int]]:
-    """Type and number of elements of each storage, in the order in which a program asks for them.
+    """Type and number of elements of each storage by key, in the order of their use.
 
-    `torch.save` before 1.6 names a storage ("storage", type, key, device, count, None). Only
-    where such a tuple is made of constants and used at once is it known without running
-    anything; nobody but an attacker has another.
+    `torch.save` before 1.6 names a storage ("storage", type, key, device, count, None). The tuple
+    is known without running the pickle only if it is made of constants and used at once. Only an
+    attacker would write any other.
 
     Raises:
       DataError: as `instructions`; or a storage is asked for in another way.
@@ -111,4 +114,4 @@ def _storage(value: Any, path: Path) -> tuple[str, tuple[str, int]]:
         case ("storage", str(kind), str(key), str(), int(count), None):
             if kind in ITEM_SIZES and count >= 0:
                 return key, (kind, count)
-    raise DataError(f"{path}: its pickle asks for a storage as torch.save does not")
+    raise DataError(f"{path}: its pickle names a storage in a form that torch.save does not write")

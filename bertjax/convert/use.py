@@ -1,4 +1,4 @@
-"""What exported programs leave to whoever runs them: the names of labels, vectors of sentences."""
+"""What users of an exported file need besides its outputs: label names, pooling of vectors."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from bertjax.convert.pretrained import Pretrained
 
 
 def of(pretrained: Pretrained) -> dict[str, str]:
-    """Metadata of an exported file, JSON by name; empty where there is nothing to say."""
+    """Metadata of an exported file: JSON text by name. Empty if the model needs none."""
     model, embedding = pretrained.config.model, pretrained.config.embedding
     result = {}
     if model.head_record.has_labels and model.label_names:
@@ -21,7 +21,7 @@ def of(pretrained: Pretrained) -> dict[str, str]:
 
 
 def of_task(pretrained: Pretrained) -> list[str]:
-    """What whoever takes the outputs of a fine-tuned model has to know."""
+    """Notes on how to read the outputs of a fine-tuned model."""
     scale = pretrained.config.task.target_scale
     if pretrained.config.model.problem_type != "regression" or scale == 1:
         return []
@@ -29,12 +29,12 @@ def of_task(pretrained: Pretrained) -> list[str]:
 
 
 def notes(pretrained: Pretrained) -> list[str]:
-    """What there is to do beyond the outputs of an exported file."""
+    """Notes on what an exported file leaves to the program that runs it."""
     embedding, said = pretrained.config.embedding, of_task(pretrained)
     if embedding.pooling is None:
         return said
     return [
         *said,
-        "sentence encoder: the file gives the vectors of the tokens; what makes one vector of them "
-        f"is in its metadata: {sentence_encoder.describe(embedding)}",
+        "sentence encoder: the file outputs one vector per token; its metadata says how to pool "
+        f"them: {sentence_encoder.describe(embedding)}",
     ]

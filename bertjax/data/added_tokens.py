@@ -1,7 +1,7 @@
-"""Tokens added to a vocabulary after its training: a text that spells one has its id there.
+"""Tokens added to a vocabulary after its training. Their spelling in a text becomes their id.
 
-They are matched as `tokenizers` matches them, by that library. The five core special tokens
-([MASK], <mask>...) are none of these: their spelling in a text is text.
+The library `tokenizers` matches them. The five core special tokens ([MASK], <mask>...) are not
+among them: their spelling in a text is text.
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 @dataclasses.dataclass(frozen=True)
 class Added:
-    """One token.
+    """One added token.
 
     Attributes:
-      special: it stands for no text; masking neither predicts nor, where told so, draws it.
-      lstrip, rstrip: white space on that side of it belongs to it.
-      single_word: it is found only where no letter or digit stands next to it.
-      normalized: it is looked for in the normalized text (lower-cased, say), as spelled there.
+      special: the token stands for no text. Masking predicts it only with `choose_special`, and
+        never draws it with `random_special=False`.
+      lstrip, rstrip: white space on the left or right of the token belongs to the token.
+      single_word: the token matches only if no letter or digit is next to it.
+      normalized: the token is searched in the normalized text (for example lower-cased).
     """
 
     content: str
@@ -36,14 +37,14 @@ class Added:
 
 
 def parse(entry: dict, token_id: int, name: str) -> Added:
-    """A token as tokenizer.json and tokenizer_config.json write it; raises DataError."""
+    """The token of an entry of tokenizer.json or tokenizer_config.json; raises DataError."""
     content = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(content, str) or not content:
         raise DataError(f"{name}: added token {str(content or entry)[:60]!r} has no content")
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{name}: added token {content[:60]!a} is no text") from None
+        raise DataError(f"{name}: added token {content[:60]!a} is not valid text") from None
     if type(token_id) is not int:
         raise DataError(f"{name}: added token {content[:60]!r} has the id {str(token_id)[:40]!r}")
     special = entry.get("special", False)
@@ -56,10 +57,10 @@ def parse(entry: dict, token_id: int, name: str) -> Added:
 
 
 def complete(pieces: list[str], added: Iterable[Added], name: str) -> list[str]:
-    """All pieces by their ids: those of the vocabulary, then the added tokens that it lacks.
+    """All pieces in the order of their ids: `pieces`, then the added tokens that `pieces` lacks.
 
     Raises:
-      DataError: the ids of the added tokens have gaps, or a token has two.
+      DataError: the ids of the added tokens have gaps, or a token has two ids.
     """
     ids = {piece: i for i, piece in enumerate(pieces)}
     result = list(pieces)
@@ -83,14 +84,14 @@ def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved:
     """Adds tokens to a backend, in the order of their ids.
 
     Args:
-      as_saved: with the flag `special`; without it special ones are found too by a backend that
-        takes the spelling of special tokens for text.
+      as_saved: keep the flag `special`, for the saved file. Without the flag, a backend that
+        encodes the spelling of special tokens as text still finds these tokens.
     """
     ordered = sorted(added, key=lambda token: token.id)
     flags = [{flag: getattr(token, flag) for flag in FLAGS} for token in ordered]
     if not as_saved:
         flags = [each | {"special": False} for each in flags]
-    # In one call: each of them builds the search anew.
+    # One call for all tokens, because every call rebuilds the search.
     backend.add_tokens(
         [tokenizers.AddedToken(t.content, **f) for t, f in zip(ordered, flags, strict=True)]
     )
@@ -100,14 +101,14 @@ def register(backend: tokenizers.Tokenizer, added: Iterable[Added], *, as_saved:
 
 
 def any_of(contents: list[str]) -> re.Pattern | None:
-    """Finds texts that hold one of these; None where there are none."""
+    """A pattern that finds texts with one of `contents`; None if there are none."""
     return re.compile("|".join(map(re.escape, contents))) if contents else None
 
 
 def across_spaces(added: Iterable[Added], normalize: Callable[[str], str]) -> re.Pattern | None:
-    """Finds texts with a token that a cut at the text's spaces could take apart; None: no such.
+    """A pattern that finds texts in which cutting at spaces could split an added token, or None.
 
-    One that is looked for in the normalized text may be in any.
+    A token that is searched in the normalized text may be in any text, so every text matches.
     """
     apart = [a for a in added if re.search(r"\s", a.content + normalize(a.content))]
     return any_of(["" if a.normalized else a.content for a in apart])

@@ -1,14 +1,14 @@
 """Tokenizes a corpus on the workers of an Apache Beam runner: Dataflow, Flink, Spark, ...
 
-Beam keeps no order and may do any work twice; in a store every byte has its place. So the tokens
-of each chunk go into a part file under a name of its own, and what comes out of the pipeline is
-one index: which parts make the corpus, in its order. One machine then copies them, a few chunks
-in memory at a time, into the same writer that the processes of `tokenize` feed.
+Beam keeps no order and may do any work twice, but every byte of a store has its place. So the
+tokens of each chunk go into a part file with a unique name. The output of the pipeline is one
+index: the parts of each corpus in the order of its text. One machine then copies the parts, a few
+chunks in memory at a time, into the same writer that the processes of `tokenize` feed.
 
-Elements are `(place, item)`, a place being the numbers of a corpus, a piece of it and a chunk of
-that. An error that says what is wrong with the corpus takes the place of the item that it
-prevents, and the workers leave the rest undone: raised, it would be tried again, at length, and
-end in a traceback of Beam's.
+Elements are `(place, item)`. A place holds the numbers of a corpus, of a piece of the corpus, and
+of a chunk of the piece. An error in the corpus replaces the item that cannot be made, and the
+workers skip the remaining work. A raised error would make Beam retry, slowly, and end in a
+traceback.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ from bertjax.data.tokenize import Tokenized, in_order, tokenize
 from bertjax.errors import BertjaxError, StorageError, UsageError, one_line
 
 _COUNTERS = ("dropped", "seen", "unknown_words")  # fields of `Tokenized`
-READERS = 16  # part files read at once: a bucket answers slowly, but many at a time
+READERS = 16  # part files read at once: a bucket is slow for one read, but serves many at a time
 
 
 class Failure(NamedTuple):
-    """An error on its way through the pipeline: its class in `errors`, and what it says."""
+    """An error as an element of the pipeline: its class in `errors`, and its message."""
 
     kind: str
     message: str
@@ -52,12 +52,12 @@ def tokenize_all(
 
     Args:
       saved: the tokenizer's file, which each worker loads.
-      directory: for part files, which are as large as the stores; like `saved` and the text it
-        must be where this machine and all workers reach it.
+      directory: for part files, which are as large as the stores. This machine and all workers
+        must have access to it, as to `saved` and the text.
       options: pipeline options of Beam, `--runner=...` among them.
 
     Raises:
-      UsageError: Beam does not take the options.
+      UsageError: Beam refuses the options.
       DataError: something is wrong with the text.
       StorageError: the workers do not share `directory`.
       BertjaxError: the pipeline failed.
@@ -65,7 +65,7 @@ def tokenize_all(
     if not storage.is_remote(directory):
         directory.mkdir()
     pipeline = _pipeline(options)
-    # Reshuffle: without it Beam would fuse these steps and one worker would do all of them.
+    # Without Reshuffle, Beam would fuse these steps and one worker would do all the work.
     (
         pipeline
         | beam.Create([((number,), None) for number in range(len(corpora))])
@@ -85,16 +85,16 @@ def tokenize_all(
 
 
 def _pipeline(options: Iterable[str]) -> beam.Pipeline:
-    said = io.StringIO()  # argparse shows all of Beam's options before it says what is wrong
+    stderr = io.StringIO()  # argparse prints all of Beam's options before the error
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             parsed = PipelineOptions(list(options))
-            parsed.get_all_options()  # parsed now, not in the runner
+            parsed.get_all_options()  # fails on bad options here and not in the runner
             pipeline = beam.Pipeline(options=parsed)
-        print(said.getvalue(), end="", file=sys.stderr)  # unknown options, for example
+        print(stderr.getvalue(), end="", file=sys.stderr)  # a note on unknown options, for example
         return pipeline
     except SystemExit:
-        reason = said.getvalue().strip().splitlines()[-1]
+        reason = stderr.getvalue().strip().splitlines()[-1]
     except (ValueError, ImportError, AttributeError) as error:
         reason = one_line(error)
     raise UsageError(f"Beam, with {' '.join(options)}: {reason}")
@@ -106,22 +106,22 @@ def _run(pipeline: beam.Pipeline) -> None:
         try:
             result.wait_until_finish()
         except KeyboardInterrupt:
-            result.cancel()  # left alone it would go on, and cost
+            result.cancel()  # otherwise the job would go on, and cost money
             raise
     except OSError:
         raise
-    except Exception as error:  # whatever a runner raises
-        reason = str(error).strip().splitlines()[-1:]  # below a traceback
+    except Exception as error:  # runners raise errors of any class
+        reason = str(error).strip().splitlines()[-1:]  # the line below a traceback
         raise BertjaxError(": ".join(["Beam", type(error).__name__, *reason])) from error
 
 
 class _Step(beam.DoFn):
-    """What workers do with one element: `work`, which yields elements for the next step."""
+    """One step of the pipeline: `work` turns an element into elements for the next step."""
 
     def __init__(self, corpora: Sequence[Corpus], directory: Path) -> None:
         self.corpora, self.directory = corpora, directory
 
-    def process(self, element: Any) -> Iterator[Any]:  # Beam would check narrower types
+    def process(self, element: Any) -> Iterator[Any]:  # Any: Beam would check narrower types
         place, item = element
         stop = self.directory / "stop"
         if isinstance(item, Failure):
@@ -132,7 +132,7 @@ class _Step(beam.DoFn):
                 with corpus.blamed():
                     yield from self.work(place, item, corpus.data)
             except BertjaxError as error:
-                with contextlib.suppress(FileNotFoundError):  # two stop at once
+                with contextlib.suppress(FileNotFoundError):  # two workers stop at once
                     storage.write(stop, b"")
                 yield place, Failure(type(error).__name__, str(error))
 

@@ -1,4 +1,4 @@
-"""The formats without next-sentence prediction: FULL-SENTENCES and DOC-SENTENCES, compiled."""
+"""Input formats without next-sentence prediction: FULL-SENTENCES and DOC-SENTENCES, compiled."""
 
 import numba
 import numpy as np
@@ -17,14 +17,14 @@ def fill(
 ) -> tuple[int, int]:
     """Fills examples with whole sentences, as many as fit (Liu et al. 2019, section 4.2).
 
-    Documents follow one another in `order`. Where one ends, `across` lets the example go on with
-    the next one behind a [SEP] (FULL-SENTENCES); otherwise the example ends (DOC-SENTENCES). A
-    sentence longer than an example is cut, and what is left of it opens the next example:
-    no token is lost and none comes twice.
+    Documents are read in the order `order`. At the end of a document, the example continues with
+    the next document behind a [SEP] if `across` is set (FULL-SENTENCES); otherwise the example
+    ends (DOC-SENTENCES). A sentence longer than an example is cut, and the rest of the sentence
+    opens the next example. No token is lost or repeated.
 
     Returns:
-      The numbers of parts K and of examples N; `part_start`, `part_length` [K] and
-      `first_part` [N + 1] are written.
+      The number of parts K and the number of examples N. The function writes `part_start` and
+      `part_length` [K], and `first_part` [N + 1].
     """
     parts, examples, room = 0, 0, sequence_length - 1  # [CLS] is in every example
     first_part[0] = 0
@@ -43,7 +43,7 @@ def fill(
                 parts += 1
                 room -= stop - start + 1
                 start = stop
-            # Sentences are left and none of them fits, or the document has ended.
+            # The next sentence does not fit, or the document has ended.
             if sentence < end or not across:
                 examples += 1
                 first_part[examples] = parts

@@ -1,7 +1,7 @@
-"""Byte-level BPE, the tokenizer of GPT-2 and RoBERTa, from any of the files it is kept in.
+"""Byte-level BPE, the tokenizer of GPT-2 and RoBERTa, from any of its file formats.
 
-Each byte of a text is written as one printable character (a space as "Ġ"), so that 256 pieces
-cover every text and nothing is unknown; `tokenizers` does the work.
+Each byte of a text is written as one printable character (a space as "Ġ"), so 256 pieces cover
+every text and nothing is unknown. `tokenizers` does the work.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from bertjax.data.store import token_dtype
 from bertjax.data.tokenizer_base import Tokenizer, WordMemory, backend_offsets
 from bertjax.errors import DataError, one_line
 
-ROWS = "rows"  # field of a tokenizer.json: pieces from this id on are <unk>
+ROWS = "rows"  # field of a tokenizer.json: pieces with this id or a higher one are <unk>
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 _WHITE_SPACE = "".join(
-    # Unicode's White_Space, as `tokenizers` has it; Python counts four separators more.
+    # Unicode's White_Space, as in `tokenizers`; Python's isspace adds four separators.
     c
     for c in map(chr, range(0x3001))
     if c.isspace() and c not in "\x1c\x1d\x1e\x1f"
 )
-_SPACE_MARKS = tuple(chr(0x100 + ord(c)) for c in "\t\n\v\f\r ")  # how byte-level BPE spells them
+_SPACE_MARKS = tuple(chr(0x100 + ord(c)) for c in "\t\n\v\f\r ")  # their byte-level BPE spellings
 _WORD_BREAK = re.compile(r"(?= \S)")
 
 
@@ -38,8 +38,8 @@ class ByteBPE(Tokenizer):
 
     Attributes:
       merges: pairs of pieces in order of rank.
-      add_prefix_space: a text begins as if a space stood before it (RoBERTa: False).
-      vocabulary: the pieces that merges make: all but the added tokens of the last ids.
+      add_prefix_space: a text is cut as if a space preceded it (RoBERTa: False).
+      vocabulary: the pieces that merges make: all pieces except added tokens with the last ids.
     """
 
     kind = "byte_bpe"
@@ -80,7 +80,8 @@ class ByteBPE(Tokenizer):
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self._added is None:
             return self._memory.encode_flat([words(text) for text in texts])
-        # What stands before an added token ends there, its last spaces too: such a text is whole.
+        # The text before an added token ends there, trailing spaces included, so cutting at spaces
+        # would change its ids: such a text stays whole.
         whole = self._added.search
         return self._memory.encode_flat([[t] if whole(t) else words(t) for t in texts])
 
@@ -88,7 +89,7 @@ class ByteBPE(Tokenizer):
         return backend_offsets(self._backend, texts)
 
     def _split_at_masks(self, text: str) -> list[str]:
-        # RoBERTa's mask takes the place of a word and of the space before it.
+        # RoBERTa's mask replaces a word and the space before the word.
         *before, last = super()._split_at_masks(text)
         return [part.rstrip(_WHITE_SPACE) for part in before] + [last]
 
@@ -96,9 +97,9 @@ class ByteBPE(Tokenizer):
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
     def word_starts(self) -> np.ndarray:
-        # fairseq's rule is a space before the word, and its texts are single lines; a line break
-        # or tab ends a word too. Punctuation belongs to the word that it follows. The first word
-        # of a text has no space before it: it begins a word because a special token precedes it.
+        # By fairseq's rule a word starts with a space, and fairseq's texts are single lines. Here
+        # a line break or tab ends a word too. Punctuation belongs to the word before it. The first
+        # word of a text has no space; it starts a word because a special token precedes it.
         flags = np.array([piece.startswith(_SPACE_MARKS) for piece in self._pieces])
         flags[list(self.special_ids)] = True
         flags[[token.id for token in self.added]] = True
@@ -106,14 +107,14 @@ class ByteBPE(Tokenizer):
 
 
 class PartialBPE(ByteBPE):
-    """GPT-2's byte-level BPE with a dictionary that lacks some of its pieces.
+    """GPT-2's byte-level BPE with a dictionary that lacks some of GPT-2's pieces.
 
-    As in fairseq, text is cut by all of GPT-2's merges, and then a piece without a row of its own
-    is <unk>. The file that `save` writes has these pieces behind the others, and says where they
-    begin; other libraries cannot say so, and refuse the file.
+    As in fairseq, all of GPT-2's merges cut the text, and then a piece that is not in the
+    dictionary becomes <unk>. The file that `save` writes lists these pieces last, and its field
+    `rows` gives their first id. Other libraries do not know this field and refuse the file.
 
     Attributes:
-      absent: the pieces that are <unk>.
+      absent: the pieces that become <unk>.
     """
 
     def __init__(self, pieces: list[str], merges: list, absent: list[str], name: str) -> None:
@@ -153,13 +154,13 @@ def _backend(
     ids = {piece: i for i, piece in enumerate(pieces)}
     try:
         model = models.BPE(ids, merges, unk_token=unk_token)
-    except Exception as error:  # the library has no class of its own
+    except Exception as error:  # the library has no error class of its own
         raise DataError(f"{name}: not a byte-level BPE ({one_line(error)})") from None
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     if ids.keys() >= set(SPECIALS):
-        # Only for whoever opens the saved file with another library.
+        # Only for other libraries that open the saved file.
         mask = AddedToken("<mask>", lstrip=True, normalized=False, special=True)
         backend.add_special_tokens([*SPECIALS[:-1], mask])
         ends = (("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
@@ -170,17 +171,17 @@ def _backend(
 
 
 def words(text: str) -> list[str]:
-    """Cuts a text before each space that something other than white space follows.
+    """Cuts a text before each space that is followed by something other than white space.
 
-    There GPT-2's pattern always begins a piece, and it does not look across: of a run of white
-    space it leaves the last space to the word, and a run that ends the text is cut like one
-    before a space. So the ids of a text are those of its words, one after the other.
+    GPT-2's pattern always starts a piece there and never looks across. Of a run of white space,
+    the last space goes to the next word; a run at the end of a text is cut like a run before a
+    space. So the ids of a text are the ids of its words, one after the other.
     """
     return _WORD_BREAK.split(text)
 
 
 def from_json(tree: dict, name: str) -> ByteBPE:
-    """The tokenizer that a tokenizer.json holds; raises DataError where it is another kind."""
+    """The tokenizer of a tokenizer.json; raises DataError if its kind is not supported."""
     if ROWS in tree:
         return _partial_from_json(tree, name)
     model, splitter = tree["model"], tree["pre_tokenizer"]
@@ -213,15 +214,15 @@ def from_files(vocab: Path, merges: Path, add_prefix_space: bool = False) -> Byt
 
 
 def from_gpt2(encoder: Path, merges: Path, dictionary: Path) -> ByteBPE:
-    """GPT-2's `encoder.json` + `vocab.bpe`, its ids put in the order of fairseq's `dict.txt`.
+    """GPT-2's `encoder.json` + `vocab.bpe`, with ids in the order of fairseq's `dict.txt`.
 
     The rows of a fairseq model are <s>, <pad>, </s>, <unk>, the lines of the dictionary (each
-    one an id of GPT-2, or "madeupword0000" and the like), and <mask> (fairseq `Dictionary` and
-    its masked-LM task); Hugging Face's vocab.json of RoBERTa has them in this order too. What the
-    dictionary of somebody's own text lacks is <unk> to fairseq, and here.
+    line is an id of GPT-2, or "madeupword0000" and the like), and <mask> (fairseq `Dictionary` and
+    its masked-LM task). Hugging Face's vocab.json of RoBERTa has the same order. The dictionary of
+    somebody's own text may lack pieces; they are <unk> in fairseq and here.
 
     Raises:
-      DataError: a file is missing or damaged, or the three do not belong together.
+      DataError: a file is missing or damaged, or the three files do not belong together.
     """
     gpt2 = vocabulary.in_order(vocabulary.read_json(encoder), str(encoder))
     piece_of = {str(i): piece for i, piece in enumerate(gpt2)}

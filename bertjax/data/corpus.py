@@ -88,8 +88,11 @@ class Corpus:
         """
         with self.blamed():
             self.size = sources.size(self.data)
+            sources.refuse_others(self.data)
             if twice := sources.aliases(self.data):
                 self.dropped["another name of a file"] = twice
+            if beside := sources.passed_over(self.data):
+                self.dropped["file beside the data (_*, README, LICENSE)"] = beside
 
     def peek(self, needed: int) -> None:
         """Reads up to `needed` documents that have text.
@@ -103,7 +106,8 @@ class Corpus:
         found = 0
         with self.blamed(), contextlib.closing(sources.chunks(self.data)) as chunks:
             for record in (record for chunk in chunks for record in chunk.records):
-                found += bool(paragraphs(read_text(record, self.data.text_field), record.form))
+                text = read_text(record, self.data.text_field)
+                found += bool(text and paragraphs(text, record.form))
                 if found == needed:
                     return
             if found:
@@ -135,7 +139,7 @@ class Corpus:
         with contextlib.closing(sources.chunks(self.data)) as chunks:
             for chunk in self.watched(chunks, "read for vocabulary", console):
                 for record in chunk.records:
-                    text = read_text(record, self.data.text_field)
+                    text = read_text(record, self.data.text_field) or ""
                     if first or low <= share(text) < high:
                         found = paragraphs(text, record.form)
                         first = first and not found

@@ -7,13 +7,16 @@ other times it keeps a quotation of several sentences whole.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sentencex
 
+from bertjax.data.readers import wiki_extractor
 from bertjax.errors import DataError, one_line
 
+LONGEST_RECORD = 16 << 20  # bytes; a longer one is no document
 LONGEST_SENTENCE = 10_000  # characters; a longer one is cut at a space
 
 # What may end a sentence, closing quotes and brackets after it included.
@@ -29,41 +32,87 @@ class Record(NamedTuple):
     path: str
     line: int  # of its first line, from 1
     offset: int  # of its first byte in the file, decompressed
-    form: str  # json, sentences, or prose
+    form: str  # row (of a table), or what `readers.forms` calls a text file
     data: bytes
 
 
-def read_text(record: Record, text_field: str) -> str:
+def read_text(record: Record, text_field: str, dropped: Counter | None = None) -> str | None:
     """The document's text, lone surrogates replaced.
+
+    Args:
+      dropped: counts, by reason, what is left out of an article of WikiExtractor.
+
+    Returns:
+      None for an article that is left out as a whole, which `dropped` has then counted.
 
     Raises:
       DataError: not UTF-8, not JSON, or no such field; the message names file and line.
     """
     path, line, offset, form, raw = record
+    dropped = Counter() if dropped is None else dropped
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         line += len(_LINE_END.findall(raw, 0, error.start))
         where = f"{path}:{line}"
         raise DataError(f"{where}: not UTF-8 at byte {offset + error.start}; convert it") from None
-    if form == "json":
-        text = _json_text(text, f"{path}:{line}", text_field)
+    if form == "wiki":
+        return wiki_extractor.text_of(unix_lines(text), dropped)
+    if form not in ("json", "oscar", "wiki_json"):
+        return text
+    tree = _json_object(text, f"{path}:{line}")
+    text = _json_text(tree, f"{path}:{line}", "content" if form == "oscar" else text_field)
+    if form == "wiki_json":
+        return wiki_extractor.cleaned(str(tree.get("title")), unix_lines(text), dropped)
     return text
 
 
-def _json_text(text: str, where: str, field: str) -> str:
+def _json_object(text: str, where: str) -> dict:
     try:
         tree = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise DataError(f"{where}: a JSON {type(tree).__name__}, expected an object")
-    if field not in tree:
-        raise DataError(no_field(where, field, tree))
-    value = "" if tree[field] is None else tree[field]
+    return tree
+
+
+def _json_text(tree: dict, where: str, field: str) -> str:
+    try:
+        value = value_of(tree, field)
+    except KeyError:
+        raise DataError(no_field(where, field, tree)) from None
+    value = "" if value is None else value
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} is {type(value).__name__}, expected a string")
     return value.encode("utf-8", "replace").decode()
+
+
+def value_of(tree: Any, field: str) -> Any:
+    """The field of that name, or else the one that `outer.inner` leads to.
+
+    Raises:
+      KeyError: there is no such field.
+    """
+    for name in [field] if field in tree else field.split("."):
+        if not isinstance(tree, dict):
+            raise KeyError(name)
+        tree = tree[name]
+    return tree
+
+
+def text_record(path: str, row: int, value: Any, field: str, dropped: Counter) -> Record | None:
+    """A value as a record, or None for one that is left out, and counted."""
+    if value is None:
+        dropped["empty document"] += 1
+        return None
+    value = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    if not isinstance(value, bytes):
+        raise DataError(f"{path}, row {row}: {field!r} is {type(value).__name__}, expected text")
+    if len(value) > LONGEST_RECORD:
+        dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
+        return None
+    return Record(path, row, 0, "row", value)
 
 
 def no_field(where: str, field: str, present: Iterable[str]) -> str:
@@ -139,7 +188,7 @@ def cut(text: str, limit: int) -> list[str]:
 def one_sentence_a_line(head: str, language: str) -> bool:
     """Whether the start of a .txt looks like google-research/bert's form: most lines are one
     sentence, and there are several of them between blank lines."""
-    blocks = [b.split("\n") for b in _BLANK_LINES.split(unix_lines(head).strip())]
+    blocks = _line_blocks(head)
     lines = [line.strip() for block in blocks for line in block]
     if len(lines) < 1.5 * len(blocks):
         return False
@@ -147,3 +196,17 @@ def one_sentence_a_line(head: str, language: str) -> bool:
         bool(_TERMINAL.search(line)) and len(segment(line, language)) == 1 for line in lines
     )
     return whole > 0.6 * len(lines)
+
+
+def one_paragraph_a_line(head: str) -> bool:
+    """Whether the start of a text looks like CC-100's form: several lines between blank lines,
+    and most such blocks are not one paragraph that was wrapped at a margin."""
+    blocks = _line_blocks(head)
+    several = [block for block in blocks if len(block) > 1]
+    wrapped = sum(_is_wrapped([line.strip() for line in block]) for block in several)
+    return len(blocks) > 1 and 2 * len(several) > len(blocks) and 2 * wrapped < len(several)
+
+
+def _line_blocks(head: str) -> list[list[str]]:
+    """The lines between blank lines."""
+    return [block.split("\n") for block in _BLANK_LINES.split(unix_lines(head).strip())]

@@ -1,7 +1,7 @@
-"""Texts at hand -> a batch: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut and padded.
+"""Texts -> a batch: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut and padded.
 
-Rows of a store are made by `pipeline`, compiled: its examples are ranges of tokens and not lists,
-and many may share a row. A test holds the two together.
+Pretraining batches come from `pipeline` instead, in compiled code: there examples are ranges of
+tokens and not lists, and many may share a row. A test checks that the two agree.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ def encode(
     """The batch of `B` examples.
 
     Args:
-      examples: of each, the ids of its one or two texts, without special tokens.
+      examples: the ids of the one or two texts of each example, without special tokens.
       tokenizer: gives `cls_id`, `sep_id` and `pad_id`.
-      longest: most tokens in a row. A text that is too long is cut at its end; of two, the longer
-        one token by token (google-research/bert, `_truncate_seq_pair` of run_classifier.py).
-      multiple: a row's length L is that of the longest example, made up to a multiple of this, so
+      longest: most tokens in a row. A single text is cut at its end. Of two texts, the longer one
+        loses a token at a time (google-research/bert, `_truncate_seq_pair` of run_classifier.py).
+      multiple: L is the length of the longest example, rounded up to a multiple of this number, so
         that few programs are compiled.
 
     Returns:
@@ -57,7 +57,7 @@ def _row(
 
 
 def _cut(lengths: list[int], most: int) -> list[int]:
-    """Lengths that sum to at most `most`: the longest loses a token at a time, the last of equals."""
+    """Lengths that sum to at most `most`: the longer loses a token at a time, b when equal."""
     if len(lengths) == 1:
         return [min(lengths[0], most)]
     first, second = lengths

@@ -1,4 +1,4 @@
-"""One corpus, epoch after epoch: the examples of each and the rows that they are read in."""
+"""The examples of one corpus in each epoch, and the rows that hold them."""
 
 import threading
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from bertjax.data.examples import Index, build_index
 from bertjax.data.store import Store
 from bertjax.errors import DataError, NothingHeldOut
 
-_EXAMPLES, _ORDER = range(2)  # what a generator is for
+_EXAMPLES, _ORDER = range(2)  # uses of a generator: part of its seed
 
-# Of BERT's pairs a little over half are random. Where more than 19 in 20 are, always answering
-# "random" is as good, and the entropy of the label is below 0.2 of 0.69 nats.
+# A little over half of BERT's pairs are random. Above 19 in 20, a model that always answers
+# "random" is hardly worse, and the entropy of the label is below 0.2 nats (of 0.69 at one half).
 MOST_RANDOM = 0.95
-FEWEST_LABELS = 100  # that are judged: of a handful all may be random by chance
+FEWEST_LABELS = 100  # with fewer, all labels may be random by chance: no check
 MANY_RANDOM = 2 / 3
 
-# Split -> how a message names it, and what to do where it is too small.
+# Split -> its name in messages, and the fix for a split that is too small.
 _SPLITS = {
     "train": ("train", "add documents"),
     "heldout": ("held-out", "raise config.data.heldout_fraction and prepare again"),
@@ -30,7 +30,7 @@ _SPLITS = {
 class _Epoch(NamedTuple):
     examples: Index
     members: np.ndarray  # [n] int32, example ids in the order of the rows
-    first: np.ndarray | None  # [R + 1]: row r has members[first[r] : first[r + 1]]; None: one each
+    first: np.ndarray | None  # [R + 1]: row r has members[first[r] : first[r + 1]]; None: 1 a row
 
     @property
     def num_rows(self) -> int:
@@ -40,20 +40,22 @@ class _Epoch(NamedTuple):
 class Epochs:
     """The rows of one component in every epoch of a phase.
 
-    Epochs are built when first needed and the two latest are kept: 33 bytes a pair (index and
-    order) each. Safe to use from several threads. The nominal length of an epoch is that of
-    epoch 0: the draws of another may give a few more rows, of which the last in its order are
-    left out, or a few fewer, and then its first ones come twice. (A share of some
-    1 / sqrt(examples) either way.)
+    An epoch is built at its first use, and the two latest epochs stay in memory: 33 bytes a pair
+    each (index and order). The class is safe to use from several threads.
 
-    With `masking.static_patterns=k`, epoch e has the examples of epoch e % k and says so in
-    `pattern`, so their masks repeat as well; only the order is new.
+    The nominal length of every epoch is the number of rows of epoch 0. The random draws of another
+    epoch may give a few more rows or a few fewer, a share of about 1 / sqrt(examples). If there are
+    more, the last rows in the epoch's order are left out; if fewer, its first rows come twice.
+
+    With `masking.static_patterns=k`, epoch e has the examples of epoch e % k. `pattern` returns
+    that number, so the masks repeat as well. Only the order is new.
 
     Attributes:
       store: the corpus.
       num_rows: rows R of an epoch.
       num_examples: examples in epoch 0.
-      random_share: of the next-sentence labels of epoch 0; None where it has none.
+      random_share: share of the next-sentence labels of epoch 0 that are "random"; None without
+        such labels.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class Epochs:
 
         Args:
           store: `tokens`, `sentences`, `documents`.
-          stage: of it, phase and sequence length count; None takes the run's first.
-          split: the one that `store` is of, "train" or "heldout": an error says what to do.
-          component: its number in the mixture; each draws its own examples.
-          most: take no more examples than this (of epoch 0's order).
+          stage: gives the phase and its sequence length; None means the first stage of the run.
+          split: the split of `store`, "train" or "heldout"; decides the fix that an error names.
+          component: number of the corpus in the mixture; each component draws its own examples.
+          most: the largest number of examples to take, the first ones in the epoch's order.
 
         Raises:
-          DataError: no documents, or one where next-sentence prediction needs two.
+          DataError: `store` has no documents, or only one and next-sentence prediction needs two.
         """
         self.store, self._config = store, config
         self._stage = stage or stages.of(config)[0]
@@ -90,7 +92,7 @@ class Epochs:
         self.random_share = None if labels is None else float(labels.mean())
 
     def pattern(self, epoch: int) -> int:
-        """The epoch whose examples and masks this one repeats."""
+        """The epoch whose examples and masks `epoch` repeats."""
         return epoch % self._patterns if self._patterns else epoch
 
     def index(self, epoch: int) -> Index:
@@ -98,7 +100,7 @@ class Epochs:
         return self._epoch(epoch).examples
 
     def examples(self, epoch: int, rows: np.ndarray) -> np.ndarray:
-        """Ids of the examples in `rows` [n] of an epoch: [n, E] int32, -1 where there are fewer."""
+        """Ids of the examples in `rows` [n] of an epoch: [n, E] int32, -1 in unused slots."""
         _, members, first = built = self._epoch(epoch)
         rows = rows % built.num_rows
         if first is None:
@@ -108,7 +110,7 @@ class Epochs:
         return np.where(slots < first[rows + 1][:, None], ids, np.int32(-1))
 
     def describe(self) -> str:
-        """What epoch 0 holds and how full its rows are."""
+        """The size of epoch 0 and how full its rows are, as text."""
         epoch, length = self._epoch(0), self._stage.phase.sequence_length
         tokens = int(epoch.examples.lengths()[epoch.members].sum())
         text = f"{len(epoch.members):,} examples an epoch, "
@@ -128,7 +130,7 @@ class Epochs:
         with self._lock:
             if epoch not in self._epochs:
                 built = self._build(epoch)
-                # Threads that read ahead cross into the next epoch while others finish this.
+                # Threads that read ahead enter the next epoch while others finish this one.
                 kept = sorted(self._epochs)[-1:]
                 self._epochs = {e: self._epochs[e] for e in kept} | {epoch: built}
             return self._epochs[epoch]
@@ -158,7 +160,7 @@ class Epochs:
 
 
 def require_labels(corpora: list[Epochs], config: Config) -> None:
-    """Raises DataError where next-sentence labels are nearly all "random": nothing to learn."""
+    """Raises DataError if nearly all next-sentence labels are "random": they teach nothing."""
     if not config.objective.nsp or sum(part.num_examples for part in corpora) < FEWEST_LABELS:
         return
     weights = list(config.weights.values())
@@ -167,14 +169,14 @@ def require_labels(corpora: list[Epochs], config: Config) -> None:
     if share > MOST_RANDOM:
         raise DataError(
             f'{share:.1%} of the next-sentence labels are "random", because documents have one '
-            "sentence or sentences as long as an example: nothing can be learned of them; keep the "
+            "sentence, or sentences as long as an example: such labels teach nothing; keep the "
             "sentences of a text in one document and prepare again, or set config.objective.nsp=0 "
             "and config.examples.builder=full_sentences"
         )
 
 
 def generator(config: Config, *numbers: int) -> np.random.Generator:
-    """Host randomness: a function of the seed and what it is for."""
+    """The host's generator for the numbers of one use: a function of them and of `config.seed`."""
     seeds = np.random.SeedSequence((config.seed, *numbers))
     return np.random.Generator(np.random.Philox(seeds))
 

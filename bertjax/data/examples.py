@@ -1,9 +1,10 @@
 """Examples: (store, generator) -> an index of every example of one epoch.
 
-An example is [CLS] and one or more ranges of tokens, its parts, each closed by [SEP]: sentences of
-one document lie side by side in the store, so segment A, segment B and what a block takes from one
-document are each one range, also after truncation. The builders are the four input formats of
-Liu et al. 2019 (RoBERTa), section 4.2; they read sentence lengths only.
+An example is [CLS] and one or more parts, each closed by [SEP]. A part is a range of tokens of one
+document: segment A, segment B, or the tokens that a block takes from one document. One range is
+enough, also after truncation, because the sentences of a document lie side by side in the store.
+The builders are the four input formats of Liu et al. 2019 (RoBERTa), section 4.2; they read
+sentence lengths only.
 """
 
 import dataclasses
@@ -23,14 +24,14 @@ LENGTH = np.uint16
 class Index:
     """`N` examples of `K` parts in reading order; a pair takes 29 bytes.
 
-    Example i has the parts `first_part[i]` to `first_part[i + 1] - 1`, part k is
+    Example i has the parts `first_part[i]` to `first_part[i + 1] - 1`. Part k is
     `tokens[part_start[k] : part_start[k] + part_length[k]]`.
     """
 
     part_start: np.ndarray  # [K] int64
     part_length: np.ndarray  # [K] uint16
     first_part: np.ndarray  # [N + 1] int64
-    is_random: np.ndarray | None  # [N] bool: B is of another document; None without such labels
+    is_random: np.ndarray | None  # [N] bool: B is from another document; None without such labels
 
     def __len__(self) -> int:
         return len(self.first_part) - 1
@@ -40,16 +41,16 @@ class Index:
         return _lengths(self.part_length, self.first_part)
 
     def documents(self, store: Store) -> np.ndarray:
-        """The document of `store` that every part is of: [K] int64.
+        """The document of `store` that each part comes from: [K] int64.
 
-        A part is of one document, and so is all of an example but the second part of a pair whose
-        `is_random` is True, and the parts of `full_sentences`.
+        All parts of an example come from one document, except in two cases: the second part of a
+        pair with `is_random`, and the parts of `full_sentences`.
         """
         starts = np.asarray(store.sentences)[np.asarray(store.documents)]
         return np.searchsorted(starts, self.part_start, "right") - 1
 
     def select(self, examples: np.ndarray) -> tuple["Index", np.ndarray]:
-        """The index of `examples` [n, E] alone, and their numbers in it [n, E]; -1 stays -1."""
+        """The index of only `examples` [n, E], and their numbers in it [n, E]; -1 stays -1."""
         used = examples >= 0
         chosen = examples[used]
         counts = self.first_part[chosen + 1] - self.first_part[chosen]
@@ -63,22 +64,22 @@ class Index:
 def build_index(
     store: Store, config: Examples, *, sequence_length: int, rng: np.random.Generator
 ) -> Index:
-    """Cuts every document of `store` into examples: one epoch of them.
+    """Cuts every document of `store` into the examples of one epoch.
 
     A pure function of its arguments and the state of `rng`. The builders:
 
     - `segment_pair_nsp`: BERT's pairs of segments (see `pairs.segments`).
     - `sentence_pair_nsp`: pairs of single sentences (see `pairs.sentences`).
-    - `full_sentences`: sentences up to the sequence length, documents one after the other in
-      random order, a [SEP] between two (see `blocks.fill`).
+    - `full_sentences`: sentences up to the sequence length; documents in random order, a [SEP]
+      between two documents (see `blocks.fill`).
     - `doc_sentences`: the same, but an example ends where its document ends.
 
     Returns:
-      The index; ids of examples are positions in it.
+      The index. The id of an example is its position in the index.
 
     Raises:
       UsageError: `sequence_length` does not fit the 16 bits of a length.
-      DataError: the offsets of the store do not ascend: compiled code would read anywhere.
+      DataError: the offsets of the store do not ascend; compiled code would read out of bounds.
     """
     if sequence_length > np.iinfo(LENGTH).max:
         raise UsageError(
@@ -99,8 +100,8 @@ def _pairs(
     sequence_length: int,
     rng: np.random.Generator,
 ) -> Index:
-    # A pair consumes at least one sentence. Untouched pages of the arrays cost no memory, and
-    # `resize` gives them back without a copy.
+    # A pair consumes at least one sentence, so there are at most as many pairs as sentences.
+    # Unused pages of the arrays cost no memory, and `resize` frees them without a copy.
     most = len(offsets[0]) - 1
     columns = np.empty((most, 2), np.int64), np.empty((most, 2), LENGTH), np.empty(most, np.bool_)
     if config.builder == "segment_pair_nsp":
@@ -125,7 +126,7 @@ def _blocks(
     order = np.arange(len(documents) - 1)
     if across:
         rng.shuffle(order)
-    # A part ends at a sentence's end, or it is a full example cut from a long sentence.
+    # A part ends at the end of a sentence, or is a full example cut from a long sentence.
     most = len(sentences) - 1 + (int(sentences[-1]) // max(sequence_length - 2, 1)) + 1
     sizes = ((most, np.int64), (most, LENGTH), (most + 1, np.int64))
     columns = [np.empty(size, dtype) for size, dtype in sizes]

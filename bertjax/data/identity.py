@@ -4,12 +4,12 @@ The manifest of a store keeps the fields of `config.data` and `config.tokenizer`
 with, the tokenizer's hash, and what its text was:
 
     "text": {"files": [{"path", "bytes", "sample", "modified" or "crc32c"}, ...]}
+    "text": {"files": [...], "heldout_files": [...]}                  of bert_tfrecord
     "text": {"tfds": "name/config/version", "examples": 1000}
     "text": {}                                  the built-in sample
 
-A file is known again by its size and the hash of three parts of it, wherever it lies now; an
-object by the checksum that its bucket keeps. Manifests of earlier versions have no "text": their
-fields alone are compared.
+A file is known again by its size and the hash of three parts of it, wherever it lies; an object by
+its bucket's checksum. Of an earlier version's manifest, without "text", the fields are compared.
 """
 
 import dataclasses
@@ -22,21 +22,19 @@ from pathlib import Path
 from bertjax import storage
 from bertjax.config import Data
 from bertjax.config import Tokenizer as TokenizerConfig
-from bertjax.data import sources, tokenizer
+from bertjax.data import folders, sources, tokenizer
+from bertjax.data.readers import forms
 from bertjax.errors import BertjaxError, StorageError
 
 # Fields of config.data that do not change what is written.
 RUNTIME_FIELDS = ("num_workers", "prefetch_batches")
 
-# Fields that only one source reads; `text_field` is none of the sample's.
-_OF_SOURCE = {
-    "files": "files",
-    "txt_format": "files",
-    "tfds_name": "tfds",
-    "tfds_split": "tfds",
-    "tfds_data_dir": "tfds",
-}
-_PLACES = ("files", "tfds_name", "tfds_data_dir")  # say where the text is: compared by the text
+# The sources that read a field, where not all do.
+_SOURCES_OF = {"txt_format": ("files",), "tfds_split": ("tfds",), "text_field": ("files", "tfds")}
+_SOURCES_OF["language"] = ("files", "tfds", "sample")
+# Fields that say where the text is: compared by the text.
+_FILES = {"files": ("files",), "bert_tfrecord": ("files", "heldout_files")}
+_PLACES = ("files", "heldout_files", "tfds_name", "tfds_data_dir")
 
 _SAMPLE_BYTES = 1 << 16  # of each of the three parts of a file
 _READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
@@ -67,8 +65,7 @@ def text_of(data: Data) -> dict:
       UsageError, DataError: as `sources.pieces`, where it is not there.
     """
     if data.source == "files":
-        with ThreadPoolExecutor(_READERS) as pool:
-            return {"files": list(pool.map(_describe, sources.find_files(data)))}
+        return {"files": describe(sources.find_files(data))}
     if data.source == "tfds":
         name, examples = sources.tfds_version(data)
         return {"tfds": name, "examples": examples}
@@ -86,19 +83,18 @@ def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
         found.differ(f"{place}.source", data.source, made["source"])
         return
     text = manifest.get("text", {})
-    endings = {str(file["path"]).endswith(".txt") for file in text.get("files", ())}
+    named = {forms.named(str(file["path"])) for file in text.get("files", ())}
     for name, wanted in dataclasses.asdict(data).items():
         if name in (*RUNTIME_FIELDS, *_PLACES) or name not in made or made[name] == wanted:
             continue
-        is_read = _OF_SOURCE.get(name, data.source) == data.source
-        if name == "text_field":
-            is_read = data.source != "sample" and endings != {True}
-        if name == "txt_format":
-            is_read = is_read and endings != {False}
-        if is_read:
+        # A field of text alone, or of records alone, is not read where there is only the other.
+        unread = {"text_field": {"text"}, "txt_format": {"records"}}.get(name)
+        if data.source in _SOURCES_OF.get(name, (data.source,)) and named != unread:
             found.differ(f"{place}.{name}", wanted, made[name])
-    if data.source == "files":
-        _compare_files(f"{place}.files", data.files, made.get("files"), text.get("files"), found)
+    for name in _FILES.get(data.source, ()):
+        _compare_files(
+            f"{place}.{name}", getattr(data, name), made.get(name), text.get(name), found
+        )
     if data.source == "tfds":
         _compare_tfds(place, data, made, text, found)
 
@@ -178,6 +174,12 @@ def _was_of_weights(made: dict, manifest: dict) -> bool:
 # Files
 
 
+def describe(paths: Iterable[str]) -> list[dict]:
+    """What the manifest says of each file."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(_describe, paths))
+
+
 def _describe(path: str) -> dict:
     facts = storage.facts(path)
     return {"path": str(storage.absolute(path)), **facts, "sample": _sample(path, facts["bytes"])}
@@ -188,7 +190,8 @@ def _sample(path: str, size: int) -> str:
     length = min(_SAMPLE_BYTES, size)
     starts = sorted({0, (size - length) // 2, size - length})
     if storage.is_remote(path):
-        parts = storage.read_ranges(path, starts, [start + length for start in starts])
+        ends = [start + length for start in starts]
+        parts = storage.read_ranges([path] * len(starts), starts, ends)
     else:
         with open(path, "rb") as file:
             parts = [os.pread(file.fileno(), length, start) for start in starts]
@@ -215,7 +218,7 @@ def _compare_files(
     if known is None:
         return found.differ(field, wanted, made)
     try:
-        paths = dict.fromkeys(p for pattern in _split(wanted) for p in storage.find(pattern))
+        paths = dict.fromkeys(p for pattern in _split(wanted) for p in folders.find(pattern))
         with ThreadPoolExecutor(_READERS) as pool:
             facts = dict(zip(paths, pool.map(storage.facts, paths), strict=True))
         gone, other = _match(known, facts)

@@ -1,4 +1,4 @@
-"""Bytes of a text file to its lines, whatever ends them."""
+"""Splits the bytes of a text file into lines, with any line ending."""
 
 import re
 from collections import Counter
@@ -10,10 +10,10 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r*\n|\r)|[^\r\n]+")  # slower than bytes.split
 
 
 def read_lines(file: BinaryIO, longest: int, dropped: Counter) -> Iterator[tuple[int, int, bytes]]:
-    """Yields `(line number, byte offset, line)`, from where the file stands.
+    """Yields `(line number, byte offset, line)` from the current position of the file.
 
-    A line ends at LF, CRLF (whatever number of CRs before the LF) or a lone CR, mixed or not. A
-    line of `longest` bytes or more is left out and counted in `dropped`, and never held whole.
+    A line ends at LF, CRLF (with any number of CRs before the LF) or a lone CR; one file may mix
+    them. A line of `longest` bytes or more is left out, counted in `dropped`, and never held whole.
     """
     number, offset, rest, skipped = 0, file.tell(), b"", 0
     while block := _block(file):
@@ -36,7 +36,7 @@ def read_lines(file: BinaryIO, longest: int, dropped: Counter) -> Iterator[tuple
 
 
 def _block(file: BinaryIO) -> bytes:
-    """The next bytes of a file, b"" at its end; a line's end is never cut in two."""
+    """The next bytes of a file, b"" at its end. A line ending is never cut in two."""
     block = file.read(BLOCK_BYTES)
     while block.endswith(b"\r") and (more := file.read(1)):
         block += more

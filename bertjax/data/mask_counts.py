@@ -1,4 +1,4 @@
-"""How many tokens are predicted: of an example (`masking.budget=example`) or of a batch."""
+"""The number of predictions: for an example (`masking.budget=example`) or for a whole batch."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from bertjax.data import mask_units
 
 
 def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.ndarray:
-    """Most predictions that an example of n tokens may want, for n from 0 to `length`.
+    """The most predictions that an example of n tokens may want, for n from 0 to `length`.
 
     Returns:
       [length + 1] int32.
@@ -23,14 +23,15 @@ def largest_counts(length: int, masking: Masking, max_predictions: int) -> np.nd
 def of_lengths(length: int, masking: Masking) -> tuple[np.ndarray, np.ndarray]:
     """`(least [length + 1] int32, probability of one more [length + 1] float32)`.
 
-    What an example of n tokens wants, [CLS] and [SEP] counted:
+    The number of predictions for an example of n tokens, [CLS] and [SEP] counted:
 
-    - rounding=nearest: `max(1, round(masked_lm_prob * n))`, where `round` is Python's, a half
-      to the even side (google-research/bert, `create_masked_lm_predictions`);
-    - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1), which may
-      be none (fairseq, `MaskTokensDataset`; with its whole words, fairseq counts words here).
+    - rounding=nearest: `max(1, round(masked_lm_prob * n))` with Python's `round`, which takes
+      halves to the even number (google-research/bert, `create_masked_lm_predictions`);
+    - rounding=probabilistic: `floor(masked_lm_prob * n + u)` with u uniform in [0, 1). The result
+      may be 0 (fairseq, `MaskTokensDataset`; for whole words, fairseq counts words here).
 
-    A table, made in Python's float64: float32 on a device would round some halves otherwise.
+    The result is a table in Python's float64, because float32 on a device would round some halves
+    the other way.
     """
     wanted = [masking.masked_lm_prob * n for n in range(length + 1)]
     if masking.rounding == "nearest":
@@ -43,21 +44,21 @@ def of_lengths(length: int, masking: Masking) -> tuple[np.ndarray, np.ndarray]:
 def share(
     tokens: mask_units.Tokens, example_ids: jax.Array, prob: float, size: int
 ) -> mask_units.Tokens:
-    """Lets all rows of a batch share one number of predictions: `ceil(prob * tokens)`.
+    """Gives all rows of a batch one shared number of predictions: `ceil(prob * tokens)`.
 
     The published rule of DistilBERT (huggingface/transformers, research_projects/distillation,
-    `prepare_batch_mlm`): special tokens are counted and not drawn. There a row keeps all that fall
-    to it; here at most `size`, those that come first, and the rest is lost.
+    `prepare_batch_mlm`): special tokens count but are never drawn. In the published code a row
+    keeps all predictions that fall to it. Here a row keeps its first `size`, and the rest are lost.
 
     Every device counts its own rows. Devices exchange counts only: 3 in each of 16 rounds, and one
-    a row. The order is that of `mask_units.ordered`, then that of the rows.
+    a row. Tokens are ordered by `mask_units.ordered`, then by row.
 
     Args:
-      tokens: of all rows, [B, L] each.
-      example_ids: [B, E], negative where a row only fills the batch: it counts no tokens.
+      tokens: the tokens of all rows, [B, L] each.
+      example_ids: [B, E], negative in a row that only fills the batch; such a row counts no tokens.
 
     Returns:
-      `tokens` with the `candidates` that count, and `wanted` [B, 1], of each row as a whole.
+      `tokens` with `candidates` reduced to real rows, and `wanted` [B, 1] for each whole row.
     """
     real = jnp.take_along_axis(example_ids, jnp.maximum(tokens.segments, 0), 1) >= 0
     real &= tokens.segments >= 0
@@ -66,23 +67,23 @@ def share(
     wanted = jnp.minimum(_ceil(prob, real.sum()), candidates.sum())
     last = _smallest(order, wanted)
     before = (order < last).sum(1)
-    equal = (order == last).sum(1)  # at most one in a row: the order has the place in it
+    equal = (order == last).sum(1)  # at most one in a row: the low bits hold the place in the row
     equal = equal * (jnp.cumsum(equal) <= wanted - before.sum())
     of_row = jnp.minimum(before + equal, size)
     return tokens._replace(candidates=candidates, wanted=of_row[:, None])
 
 
 def _ceil(prob: float, count: jax.Array) -> jax.Array:
-    """`ceil(prob * count)` without rounding: exact for probabilities of up to four decimals."""
+    """`ceil(prob * count)` in integers: exact for probabilities of up to four decimals."""
     exact = Fraction(str(prob)).limit_denominator(1 << 15)
     whole, rest = count // exact.denominator, count % exact.denominator
     return whole * exact.numerator - (-rest * exact.numerator) // exact.denominator
 
 
 def _smallest(values: jax.Array, number: jax.Array) -> jax.Array:
-    """The value [] that is the `number`-th smallest (from 1) of uint32 `values` [B, L].
+    """The `number`-th smallest (from 1) of uint32 `values` [B, L], a scalar.
 
-    It is the largest v with fewer than `number` values below it, found two bits at a time.
+    This is the largest v with fewer than `number` values below v, found two bits at a time.
     """
 
     def add_digit(step: jax.Array, found: jax.Array) -> jax.Array:

@@ -1,11 +1,11 @@
-"""Which tokens of a row are predicted: single tokens, whole words or spans, in random order.
+"""The choice of tokens to predict in a row: single tokens, whole words or spans, in random order.
 
-Everything is a matter of order: every token has random bits, and what comes first is taken until
-each example of the row has as many as it wants. The place in the row is packed into the low bits,
-so that sorts and minima of plain integers do it; on a CPU a sort is then six times faster than
-`argsort`. The order of an example's tokens does not depend on what else the row holds.
+Every token has random bits, and tokens are taken in the order of these bits until each example of
+the row has the number of predictions that it wants. The low bits hold the token's place in the
+row, so sorts and minima of plain integers are enough; on a CPU such a sort is six times faster
+than `argsort`. The order of an example's tokens does not depend on the other examples of the row.
 
-Shapes are those of one row: L tokens, E examples, P predictions.
+Shapes are for one row: L tokens, E examples, P predictions.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LAST = np.uint32(0xFFFFFFFF)  # sorts behind every token
+_LAST = np.uint32(0xFFFFFFFF)  # sorts after every token
 
 
 class Tokens(NamedTuple):
-    """What a choice is made from.
+    """The tokens of one row, as the input of a choice.
 
     Attributes:
-      draws: [L] uint32, random, to order the tokens by.
-      candidates: [L] bool, which may be chosen.
+      draws: [L] uint32, random; they order the tokens.
+      candidates: [L] bool, True for tokens that may be chosen.
       segments: [L] int32, the example of each token; -1 for padding.
-      wanted: [E] int32, predictions of each example; not more than it has candidates.
+      wanted: [E] int32, the number of predictions for each example, at most its candidates.
     """
 
     draws: jax.Array
@@ -35,9 +35,10 @@ class Tokens(NamedTuple):
 
 
 class Words(NamedTuple):
-    """Attributes: [L] int32 numbers of each token's word and of its stretch of text.
+    """The word number and the stretch number of each token, [L] int32 each.
 
-    A stretch lies between special tokens; each special token is a stretch and a word of its own.
+    A stretch is the text between two special tokens. Each special token is a stretch and a word of
+    its own.
     """
 
     word: jax.Array
@@ -47,8 +48,8 @@ class Words(NamedTuple):
 def number_words(starts: jax.Array, special: jax.Array, candidates: jax.Array) -> Words:
     """Numbers words by `starts` [L] (the vocabulary's word starts) within stretches of text.
 
-    What truncation left of a word at the start of a stretch is a word too (google-research/bert
-    adds that of B to the last word of A).
+    The rest of a truncated word at the start of a stretch is a word too. (google-research/bert
+    adds such a rest in B to the last word of A.)
     """
     text = candidates & ~special
     edge = ~(text & jnp.pad(text[:-1], (1, 0)))
@@ -56,19 +57,19 @@ def number_words(starts: jax.Array, special: jax.Array, candidates: jax.Array) -
 
 
 def choose_tokens(tokens: Tokens, size: int) -> jax.Array:
-    """Of each example, the wanted number of candidates, uniformly.
+    """Chooses the wanted number of candidates in each example, uniformly.
 
     Returns:
-      Places in the row in any order, L where a slot is unused; so do the other choices.
+      Places in the row in any order, L in unused slots. The other choices return the same.
     """
     return _first_wanted(ordered(tokens.draws, tokens.candidates), tokens, size)
 
 
 def choose_words(tokens: Tokens, words: Words, size: int) -> jax.Array:
-    """Whole words in random order; one that would exceed what is wanted is skipped.
+    """Chooses whole words in random order, and skips a word that would exceed the wanted number.
 
-    The rule of google-research/bert: an example may end with fewer than it wants. A word that
-    does not fit now never will, so every step takes one that does.
+    The rule of google-research/bert: an example may get fewer predictions than it wants. A word
+    that does not fit now never will, so every step takes a word that does.
     """
     length = len(tokens.candidates)
     first = jnp.pad(words.word[1:] != words.word[:-1], (1, 0), constant_values=True)
@@ -85,13 +86,13 @@ def choose_words(tokens: Tokens, words: Words, size: int) -> jax.Array:
 
 
 def choose_spans(tokens: Tokens, words: Words, lengths: jax.Array, size: int) -> jax.Array:
-    """Spans of whole words (Joshi et al. 2020, SpanBERT, section 3.1), until enough is chosen.
+    """Chooses spans of whole words (Joshi et al. 2020, SpanBERT, section 3.1), until enough.
 
-    A span starts with the word of a token that is uniform among those not chosen yet, and has as
-    many words as `lengths` [L] says at that token. It ends with its stretch of text at the latest
-    and may run over chosen tokens. The last one is cut where the number wanted is reached, within
-    a word if need be. (facebookresearch/SpanBERT, `PairWithSpanMaskingScheme`, whose number is
-    0.15 * n rounded up, the special tokens not counted, and whose text is one stretch.)
+    A span starts with the word of a token that is uniform among the tokens not chosen yet. Its
+    number of words is `lengths` [L] at that token. The span ends at the latest with its stretch of
+    text, and may run over chosen tokens. The last span is cut at the wanted number, if necessary
+    within a word. (facebookresearch/SpanBERT, `PairWithSpanMaskingScheme`, wants 0.15 * n rounded
+    up, special tokens not counted, and its text is one stretch.)
     """
 
     def can_start(left: jax.Array) -> jax.Array:
@@ -105,10 +106,10 @@ def choose_spans(tokens: Tokens, words: Words, lengths: jax.Array, size: int) ->
 
 
 def span_lengths(draws: jax.Array, p: float, most: int) -> jax.Array:
-    """Words in a span for each of `draws` [L] uint32: geometric, truncated and renormalized.
+    """The number of words in a span for each of `draws` [L] uint32: a truncated geometric law.
 
-    The shares are p * (1 - p)**(k - 1) of those of 1 to `most` words. Compared as integers, so
-    that the result is the same on every backend.
+    The probability of k words is proportional to p * (1 - p)**(k - 1), for k from 1 to `most`.
+    Draws are compared as integers, so the result is the same on every backend.
     """
     tail = 1 - (1 - p) ** np.arange(1, most)
     bounds = np.floor(tail / (1 - (1 - p) ** most) * 2.0**32)
@@ -121,16 +122,16 @@ def _take_units(
     can_start: Callable[[jax.Array], jax.Array],
     unit: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Takes units one after the other, each the first that can start in the order of the draws.
+    """Takes units one after the other: always the first in the order of the draws that can start.
 
-    `size` steps are enough, as each takes at least one token of those wanted. A number of steps
-    that depended on the rows would have all devices ask each other at every step.
+    `size` steps are enough, because each step takes at least one wanted token. If the number of
+    steps depended on the rows, all devices would have to communicate at every step.
     """
     length = len(tokens.candidates)
     order = ordered(tokens.draws, tokens.candidates)
 
     def take(step: jax.Array, state: Any) -> Any:
-        taken, left = state  # [L]: at which step; what the token's example still wants
+        taken, left = state  # [L]: the step that took the token; what its example still wants
         open_ = (taken == size) & can_start(left)
         start = _place(jnp.where(open_, order, _LAST).min(), length)
         new = unit(start) & tokens.candidates & (taken == size) & (start < length)
@@ -145,12 +146,12 @@ def _take_units(
 
 
 def _first_wanted(order: jax.Array, tokens: Tokens, size: int) -> jax.Array:
-    """Places of each example's first tokens in `order` [L], as many as it wants."""
+    """Places of the first tokens of each example in `order` [L], as many as the example wants."""
     length, examples = len(order), len(tokens.wanted)
     place = _place(jax.lax.sort(order), length)
     if examples == 1:
         return jnp.where(jnp.arange(size) < tokens.wanted[0], place[:size], length)
-    # A second sort brings the tokens of an example together, in the order of the first.
+    # A second sort groups the tokens by example and keeps the order of the first sort.
     segment = tokens.segments.at[place].get(mode="fill", fill_value=examples)
     grouped = jax.lax.sort(segment * length + jnp.arange(length))
     segment, place = grouped // length, place[grouped % length]
@@ -160,18 +161,18 @@ def _first_wanted(order: jax.Array, tokens: Tokens, size: int) -> jax.Array:
 
 
 def ordered(bits: jax.Array, valid: jax.Array) -> jax.Array:
-    """[L] uint32: `bits` with each token's place as the low ones; those not `valid` come last."""
+    """[L] uint32: `bits` with each token's place as the low bits; tokens not `valid` come last."""
     low = np.uint32((1 << _place_bits(len(valid))) - 1)
     packed = (bits & ~low) | jnp.arange(len(valid), dtype=jnp.uint32)
     return jnp.where(valid, packed, _LAST)
 
 
 def _place(order: jax.Array, length: int) -> jax.Array:
-    """The places that `ordered` packed; L for those that come last."""
+    """The places that `ordered` packed into the low bits; L for tokens that are not valid."""
     low = np.uint32((1 << _place_bits(length)) - 1)
     return jnp.minimum(order & low, length).astype(jnp.int32)
 
 
 def _place_bits(length: int) -> int:
-    """Enough for L too, so that no place has ones only, as `_LAST` has."""
+    """Bits that hold 0 to L. No place below L is all ones then, so none is `_LAST`."""
     return length.bit_length()

@@ -1,13 +1,13 @@
-"""How likely each token is to be chosen for prediction: by how often the text has its id.
+"""Weights for the choice of tokens to predict: rare ids are chosen more often than frequent ids.
 
 The published rule of DistilBERT (huggingface/transformers, research_projects/distillation:
-`token_counts.py`, `train.py`, `distiller.py`), after word2vec and XLM: a token weighs the count of
-its id to the power of -0.7, an id that was never seen weighs as one seen once, special tokens
-weigh nothing, and tokens are drawn by weight without replacement.
+`token_counts.py`, `train.py`, `distiller.py`), after word2vec and XLM. The weight of a token is the
+count of its id to the power of -0.7. An id that was never seen counts as seen once, and special
+tokens have weight 0. Tokens are drawn by weight without replacement.
 
-Drawing by weight without replacement is a race: a token of weight w arrives after `-log(u) / w`,
-u uniform in (0, 1), and the first to arrive are chosen. The logarithm is made of integers: tokens
-that arrive nearly together must come in the same order on every mesh and every backend.
+The code draws by weight as a race: a token of weight w arrives after `-log(u) / w`, u uniform in
+(0, 1), and the first tokens to arrive are chosen. The logarithm is computed in integers, so that
+nearly equal arrivals have the same order on every mesh and every backend.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,9 @@ from bertjax.config import Config
 from bertjax.data import store
 from bertjax.errors import DataError
 
-# -log2 of the mantissas 1/2 to 1 in equal segments, in units of 2**-26; a line within a segment.
-# A line from 0 keeps the relative error of the smallest below 1 / 4096.
+# -log2 of the mantissas 1/2 to 1 at the ends of equal segments, in units of 2**-26; linear within
+# a segment. The last line ends at 0, so the relative error of the smallest values stays below
+# 1 / 4096.
 _SEGMENT_BITS = 11
 _NODES = np.linspace(0.5, 1.0, (1 << _SEGMENT_BITS) + 1)
 _LOG = np.round(-np.log2(_NODES) * 2.0**26).astype(np.uint32)
@@ -33,13 +34,13 @@ _LATEST = np.nextafter(np.float32(2.0**64), np.float32(0))
 
 
 def read(config: Config, directory: Path | None) -> np.ndarray | None:
-    """The weights [V] float32 for what a config reads; None without `masking.smoothing`.
+    """The weights [V] float32 for the corpora of a config; None without `masking.smoothing`.
 
     Args:
-      directory: W; None where no text is at hand (a plan): all weights are 1 then.
+      directory: W. None without a text (in a plan); all weights are then 1.
 
     Raises:
-      DataError: a store has no counts, because an earlier version made it, or is missing.
+      DataError: a store is missing, or has no counts because an earlier version made it.
     """
     power = config.masking.smoothing
     if not power:
@@ -60,12 +61,12 @@ def read(config: Config, directory: Path | None) -> np.ndarray | None:
 
 
 def mixed(counts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Counts [V] of a mixture as it is read: those of its components, each as often as it is read.
+    """Token counts [V] of a mixture: the components' counts, scaled by how often each is read.
 
-    The counts of a component of t tokens, which has a share s of the weights, are multiplied by
-    s * T / t, T being the tokens of all components: it gives s of the T tokens (rows of all
-    components taken to be as full). One component alone keeps its counts, and those of components
-    that are weighed by their tokens are summed.
+    The counts of a component with t tokens and a share s of the weights are multiplied by
+    s * T / t, where T is the number of tokens of all components. The component then gives s of the
+    T tokens, if the rows of all components are equally full. A single component keeps its counts.
+    If the weights are the components' token numbers, the result is the plain sum.
     """
     totals = [max(int(c.sum()), 1) for c in counts]
     read = np.array(weights, np.float64) / sum(weights) * sum(totals)
@@ -78,27 +79,27 @@ def smoothed(counts: np.ndarray, power: float) -> np.ndarray:
 
 
 def arrivals(draws: jax.Array, ids: jax.Array, weights: np.ndarray) -> jax.Array:
-    """When each token arrives in the race: numbers to order by, in place of its draw.
+    """The arrival time of each token in the race, as a number that replaces the token's draw.
 
     Args:
       draws: [N] uint32, uniform.
       ids: [N], the token ids.
-      weights: [V] float32 in (0, 1], of the ids.
+      weights: [V] float32 in (0, 1], the weight of each id.
 
     Returns:
-      [N] uint32, the logarithm of `-log(u) / w`, in steps of less than one part in a million. Equal
-      weights leave the order of the draws.
+      [N] uint32, the logarithm of `-log(u) / w`, in steps of less than one part in a million. With
+      equal weights the order of the draws stays.
     """
     waits = jnp.maximum(_minus_log(draws), 1).astype(jnp.float32)
-    # One product, and nothing added to it: rounded alike everywhere.
+    # A single product without a sum rounds the same on every backend.
     waits = jnp.minimum(waits * jnp.asarray(np.float32(1) / weights)[ids], _LATEST)
-    # The bits of positive floats are in their order; those from 1 to 2**64 leave three unused.
+    # The bits of positive floats sort like the floats. Floats from 1 to 2**64 leave 3 bits unused.
     bits = jax.lax.bitcast_convert_type(waits, jnp.uint32)
     return (bits - np.float32(1).view(np.uint32)) << 3
 
 
 def _minus_log(draws: jax.Array) -> jax.Array:
-    """`-log2(u)` [N] uint32 in units of 2**-26, of u = 1 - (draw + 1) / 2**32, but never of 0."""
+    """`-log2(u)` [N] uint32 in units of 2**-26, for u = 1 - (draw + 1) / 2**32, but u > 0."""
     u = jnp.maximum(~draws, 1)
     halvings = jax.lax.clz(u)
     mantissa = u << halvings  # 2**31 to 2**32 - 1

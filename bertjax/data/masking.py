@@ -1,13 +1,12 @@
 """Masked-LM corruption, in JAX, inside the jitted step: (key, batch) -> masked batch.
 
-The mask of an example depends on the key, its epoch and its id alone: neither on the batch it
-arrives in, nor on the examples that share its row, nor on the number of hosts, nor on the mesh.
-(With budget=batch, on the batch too.)
-The draws of a token are the two words of one Threefry block, whose counter is the token's
-position within its example: the same wherever the example lies. All shapes are static.
+The mask of an example depends only on the key, the epoch and the id of the example: not on its
+batch, on the other examples in its row, on the number of hosts, or on the mesh. (With budget=batch
+the mask depends on the batch too.) The draws of a token are the two words of one Threefry block.
+The block's counter is the token's position within its example, so the draws are the same wherever
+the example lies. All shapes are static.
 
-What is chosen is the business of `mask_units`: tokens, whole words or spans; how many, that of
-`mask_counts`; how likely, that of `mask_weights`.
+`mask_units` chooses tokens, words or spans; `mask_counts` says how many, `mask_weights` how likely.
 """
 
 import functools
@@ -22,25 +21,25 @@ from bertjax.config import Masking
 from bertjax.data import mask_counts, mask_units, mask_weights
 from bertjax.errors import UsageError
 
-# Counters of an example's other draws; those of its tokens are their positions.
+# Counters of an example's other draws. The counters of its tokens are their positions.
 _SPANS = np.uint32(1 << 31)  # + position
 _ROUNDING = np.uint32(0xFFFFFFFF)
 
 
 class _Row(NamedTuple):
-    """What is drawn for a row before anything is chosen."""
+    """The random draws of a row, made before any token is chosen."""
 
     tokens: mask_units.Tokens
-    keys: jax.Array  # [E], of the examples
-    replacement: jax.Array  # [L] uint32, decides what a token becomes
+    keys: jax.Array  # [E], one for each example
+    replacement: jax.Array  # [L] uint32, decides what replaces a token
 
 
 class Vocabulary(Protocol):
-    """What masking asks of a tokenizer."""
+    """The part of a tokenizer that masking uses."""
 
     @property
     def vocab_size(self) -> int:
-        """Real ids, the padding of the embedding table not counted."""
+        """Number of real ids, without the padding of the embedding table."""
 
     @property
     def special_ids(self) -> Sequence[int]:
@@ -75,30 +74,32 @@ def mask_tokens(
     """Chooses positions to predict and corrupts them.
 
     An example wants a number of predictions (`mask_counts.of_lengths`), at most
-    `max_predictions_per_seq` and at most what may be chosen. With `budget=batch`, all rows share
-    one number (DistilBERT, see `mask_counts.share`). With `smoothing`, rare tokens are likelier to be chosen (DistilBERT, see `mask_weights`).
+    `max_predictions_per_seq` and at most the number of tokens that may be chosen. With
+    `budget=batch`, all rows share one number (DistilBERT, see `mask_counts.share`). With
+    `smoothing`, rare tokens are more likely to be chosen (DistilBERT, see `mask_weights`).
 
-    Padding is never chosen; [CLS], [SEP] and special tokens that were added to the vocabulary only
-    with `choose_special`, and so is [UNK] with either rule of DistilBERT. Each chosen token becomes
-    [MASK], a random id, or stays, on its own draw; with unit=span, adjacent chosen tokens share
-    that draw (SpanBERT merges touching spans too) and random ids are drawn token by token. Random
-    ids are uniform over the vocabulary; `random_special=False` leaves out all special ids (fairseq
-    leaves out all but <mask>; SpanBERT draws tokens by frequency).
+    Padding is never chosen. [CLS], [SEP] and special tokens added to the vocabulary are chosen only
+    with `choose_special`, and so are all special ids with `smoothing` or `budget=batch`.
 
-    Static masking is no other rule: `pipeline.Batches` then repeats the epochs themselves.
+    Each chosen token becomes [MASK], becomes a random id, or stays, by its own draw. With
+    unit=span, adjacent chosen tokens share that draw (SpanBERT merges touching spans too), but each
+    draws its own random id. Random ids are uniform over the vocabulary. `random_special=False`
+    excludes all special ids (fairseq excludes all but <mask>; SpanBERT draws tokens by frequency).
+
+    Static masking follows the same rule: `pipeline.Batches` then repeats whole epochs.
 
     Args:
-      key: made with `impl="threefry2x32"`, so that the bits are the same on every backend;
-        fold the phase in, as every phase counts its epochs from 0.
+      key: made with `impl="threefry2x32"`, so that the bits are the same on every backend. Fold
+        the phase in, because every phase counts its epochs from 0.
       batch: the host batch: `input_ids`, `attention_mask` [B, L]; `mask_epochs`, `example_ids`
-        [B] and, of a mixture, `components` [B].
+        [B]; for a mixture also `components` [B].
         With several examples a row, `example_ids` [B, E], `segment_ids` [B, L] (1 to E, 0 for
-        padding) and `position_ids` [B, L]. Nothing is chosen where `example_ids` < 0.
-      tokenizer: says which ids are special, and where words start.
-      masking: unit, probabilities, rounding and the part of special tokens.
-      max_predictions_per_seq: P, of a whole row; the examples of a row must not want more.
-      num_components: of the mixture; an epoch of each has masks of its own.
-      weights: [V] float32 in (0, 1], as of `mask_weights.read`; None without `smoothing`.
+        padding) and `position_ids` [B, L]. Nothing is chosen in examples with `example_ids` < 0.
+      tokenizer: gives the special ids and the ids that start words.
+      masking: unit, probabilities, rounding, and whether special tokens may be chosen or drawn.
+      max_predictions_per_seq: P for a whole row; the examples of a row must not want more together.
+      num_components: number of components of the mixture; each has its own masks in an epoch.
+      weights: [V] float32 in (0, 1], from `mask_weights.read`; None without `smoothing`.
 
     Returns:
       `batch` with `input_ids` corrupted, and `masked_lm_positions` [B, P] (ascending places in
@@ -107,7 +108,7 @@ def mask_tokens(
 
     Raises:
       UsageError: P is more than L.
-      ValueError: `num_components` or `weights` do not fit `batch` and `masking`.
+      ValueError: `num_components` does not fit `batch`, or `weights` does not fit `masking`.
     """
     ids, epochs = batch["input_ids"], _epochs(batch, num_components)
     segments, positions, example_ids = _layout(batch)
@@ -125,7 +126,7 @@ def mask_tokens(
 
 
 def _require_fit(length: int, size: int, masking: Masking, weights: np.ndarray | None) -> None:
-    """Raises as `mask_tokens`, of rows of `length`."""
+    """Raises the errors of `mask_tokens` for rows of `length` tokens."""
     if size > length:
         raise UsageError(
             f"max_predictions_per_seq={size}: a row has {length} places; use at most {length}"
@@ -135,7 +136,7 @@ def _require_fit(length: int, size: int, masking: Masking, weights: np.ndarray |
 
 
 def _epochs(batch: dict[str, jax.Array], num_components: int) -> jax.Array:
-    """The number [B] that a mask is drawn by: of a mixture, an epoch and a component make one."""
+    """The number [B] to fold into the key: the epoch, or in a mixture the epoch and component."""
     if ("components" in batch) != (num_components > 1):
         raise ValueError(f"num_components={num_components}, batch has {', '.join(batch)}")
     if "components" not in batch:
@@ -144,9 +145,9 @@ def _epochs(batch: dict[str, jax.Array], num_components: int) -> jax.Array:
 
 
 def _layout(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(segments [B, L], positions [B, L], example_ids [B, E])`, of rows with one example too.
+    """`(segments [B, L], positions [B, L], example_ids [B, E])`, also for rows with one example.
 
-    Segments count from 0, -1 for padding; positions start anew in each example.
+    Segments count from 0, and -1 is padding. Positions restart at 0 in each example.
     """
     example_ids = batch["example_ids"]
     if "segment_ids" in batch:
@@ -170,7 +171,7 @@ def _draw_row(
     size: int,
     weights: np.ndarray | None,
 ) -> _Row:
-    """Draws for one row: `ids`, `segments` (-1 for padding), `positions` [L]; `example_ids` [E]."""
+    """Draws for a row of `ids`, `segments` (-1: padding), `positions` [L] and `example_ids` [E]."""
     fold_in = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold_in(jax.random.fold_in(key, epoch), example_ids)
     candidates = (segments >= 0) & (masking.choose_special | ~_special(ids, tokenizer, masking))
@@ -186,9 +187,9 @@ def _draw_row(
 
 
 def _special(ids: jax.Array, tokenizer: Vocabulary, masking: Masking) -> jax.Array:
-    """Tokens [L] that are chosen with `choose_special` only."""
+    """Bool [L]: True for tokens that only `choose_special` lets be chosen."""
     special = tokenizer.cls_id, tokenizer.sep_id, *tokenizer.marker_ids
-    if masking.smoothing or masking.budget == "batch":  # as published: [UNK] and [MASK] too
+    if masking.smoothing or masking.budget == "batch":  # DistilBERT: [UNK] and [MASK] too
         special = tuple(tokenizer.special_ids)
     return functools.reduce(jnp.logical_or, (ids == i for i in special))
 
@@ -202,7 +203,7 @@ def _mask_row(
     masking: Masking,
     size: int,
 ) -> dict[str, jax.Array]:
-    """Masks one row, of `ids` and `positions` [L], by its draws."""
+    """Masks one row of `ids` and `positions` [L] with its draws."""
     tokens = row.tokens
     if masking.unit == "token":
         chosen = mask_units.choose_tokens(tokens, size)
@@ -229,8 +230,8 @@ def _draws(
 ) -> tuple[jax.Array, jax.Array]:
     """Two random words for each counter [N] of the examples `segments` [N]: two [N] uint32.
 
-    `fold_in` is the Threefry block of a counter under a key; its result, read as numbers, is
-    64 random bits. One key for all is not copied for each: the key schedule would be too.
+    `fold_in` computes the Threefry block of a counter under a key; its result holds 64 random
+    bits. A single key is not copied for each counter, because its key schedule would be too.
     """
     alone = len(keys) == 1
     fold_in = jax.vmap(jax.random.fold_in, (None if alone else 0, 0))
@@ -241,7 +242,7 @@ def _draws(
 def _wanted(
     keys: jax.Array, lengths: jax.Array, masking: Masking, size: int, longest: int
 ) -> jax.Array:
-    """Predictions that examples of `lengths` [E], none over `longest`, want: [E]."""
+    """The number of predictions that examples of `lengths` [E], at most `longest`, want: [E]."""
     least, fraction = (
         jnp.asarray(table)[lengths] for table in mask_counts.of_lengths(longest, masking)
     )
@@ -257,7 +258,7 @@ def _at(index: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _first_of_run(draws: jax.Array, chosen: jax.Array, positions: jax.Array) -> jax.Array:
-    """Each slot's draw [P] replaced by that of the first slot of its run of adjacent tokens."""
+    """`draws` [P] where all slots of a run of adjacent tokens have the draw of the first slot."""
     goes_on = jnp.pad(chosen[1:] == chosen[:-1] + 1, (1, 0)) & (_at(chosen, positions) > 0)
     return draws[jax.lax.cummax(jnp.where(goes_on, 0, jnp.arange(len(chosen))))]
 
@@ -270,11 +271,11 @@ def _replace(
     tokenizer: Vocabulary,
     masking: Masking,
 ) -> dict[str, jax.Array]:
-    """Replaces tokens of `ids` [L] at `chosen` [P] (L where unused).
+    """Replaces tokens of `ids` [L] at `chosen` [P] (L in unused slots).
 
-    `shared` [P] uint32 decides what becomes of a token. Its range is cut in three by the
-    probabilities; where it falls into the part of the random ids, its place in that part is as
-    uniform as a second draw, so the id is made of the token's `own` [P], the same but in a span.
+    `shared` [P] uint32 decides what replaces a token: the probabilities cut its range in three.
+    `own` [P], the token's own draw, gives the random id. The two differ only in spans. One draw is
+    enough for both uses: its place within the part of the random ids is as uniform as a new draw.
     """
     used = chosen < len(ids)
     labels = _at(chosen, ids)
@@ -283,9 +284,9 @@ def _replace(
         for p in (masking.mask_token_prob, masking.mask_token_prob + masking.random_token_prob)
     )
     left_out = () if masking.random_special else tokenizer.special_ids
-    # The remainder favors some ids, in BERT's recipe by less than one in 10**4.
+    # The remainder favors some ids, by less than one in 10**4 in BERT's recipe.
     random = (own - to_mask) % np.uint32(tokenizer.vocab_size - len(left_out))
-    for special in left_out:  # ascending: steps over each in turn
+    for special in left_out:  # ascending, so that each is skipped in turn
         random += random >= special
     new = jnp.where(shared < to_random, random.astype(ids.dtype), labels)
     new = jnp.where(shared < to_mask, tokenizer.mask_id, new)

@@ -1,31 +1,31 @@
-"""Corpora read together: which one a row is of, as a function of the row's number."""
+"""Several corpora read together: the number of a row decides its corpus."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-BLOCK = 10_000  # rows that hold the exact shares
+BLOCK = 10_000  # rows; each block holds the exact shares
 
 
 class Mixture:
-    """Every `BLOCK` rows hold each component's share of them, in an order of their own draw.
+    """Every block of `BLOCK` rows holds each component's share, in a random order of its own.
 
-    The component of a row, and how many rows of that component come before it, are found from
-    the row's number alone. Shares are exact to 1 / `BLOCK` (largest remainders).
+    The number of a row alone gives the component of the row and the number of earlier rows of
+    that component. Shares are exact to 1 / `BLOCK` (largest remainders).
     """
 
     def __init__(
         self, weights: list[float], rng_of_block: Callable[[int], np.random.Generator]
     ) -> None:
         """Args:
-        weights: of the components, positive; only their ratios count.
+        weights: one positive number for each component; only the ratios count.
         rng_of_block: `block number -> np.random.Generator`.
         """
         self.counts = _shares(weights)  # [C], rows of each component in a block
         self._rng_of_block = rng_of_block
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of row numbers [n]: the component [n], and the number within that component [n]."""
+        """The component [n] of row numbers [n], and the numbers [n] within these components."""
         if len(self.counts) == 1:
             return np.zeros(len(rows), np.int64), rows
         components, numbers = np.empty_like(rows), np.empty_like(rows)

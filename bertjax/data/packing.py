@@ -1,9 +1,9 @@
-"""Several examples in one row: which ones, decided on the host; what sees what, in the model."""
+"""Packing on the host: which examples share a row. (The model keeps their attention apart.)"""
 
 import numba
 import numpy as np
 
-OPEN_ROWS = 128  # rows that still take examples; more pack no better, and each is looked at
+OPEN_ROWS = 128  # rows that still take examples; more pack no better, and every one is searched
 
 
 def pack(
@@ -15,17 +15,17 @@ def pack(
     max_predictions: int,
     max_per_row: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts examples into rows: each into the fullest open row that holds it (best fit).
+    """Puts each example into the fullest open row that has room for it (best fit).
 
-    A pure function of its arguments. Rows are numbered in the order in which they were opened,
-    so rows of examples in random order are in random order too, but for the last few, which
-    stay emptier.
+    A pure function of its arguments. Rows are numbered in the order in which they are opened, so
+    examples in random order give rows in random order. The last few rows stay emptier.
 
     Args:
       order: ids of the examples, [n] int32, in the order in which they are placed.
-      lengths: tokens of each of these, [n].
-      predictions: the most that masking may choose in each, [n], all at most `max_predictions`;
-        the examples of a row stay within `max_predictions` together, so nothing is cut off.
+      lengths: tokens of each example, [n].
+      predictions: the most tokens that masking may choose in each example, [n], each at most
+        `max_predictions`. Their sum over a row stays within `max_predictions`, so no prediction
+        is cut off.
 
     Returns:
       `members` [n] int32, the ids row by row, and `first` [R + 1] int64: row r has
@@ -53,7 +53,7 @@ def _assign(
 ) -> tuple[np.ndarray, int]:
     """The row of each example, and the number of rows."""
     row_of = np.empty(len(lengths), np.int32)
-    # Of the open rows: their number and what they still take.
+    # Open rows: the number of each row, and the tokens, predictions and examples it has room for.
     rows = np.empty(OPEN_ROWS, np.int32)
     tokens, masks, slots = np.empty(OPEN_ROWS, np.int32), rows.copy(), rows.copy()
     opened = held = 0
@@ -67,7 +67,7 @@ def _assign(
             if held < OPEN_ROWS:
                 best = held
                 held += 1
-            else:  # the fullest row is closed in its favor
+            else:  # the new row takes the place of the fullest open row
                 best = tokens.argmin()
             rows[best], opened = opened, opened + 1
             tokens[best], masks[best], slots[best] = sequence_length, max_predictions, max_per_row
@@ -75,7 +75,7 @@ def _assign(
         tokens[best] -= lengths[i]
         masks[best] -= predictions[i]
         slots[best] -= 1
-        if slots[best] == 0:  # the last open row takes its place
+        if slots[best] == 0:  # the row is closed; the last open row takes its place
             held -= 1
             for column in (rows, tokens, masks, slots):
                 column[best] = column[held]

@@ -1,8 +1,8 @@
 """The next-sentence formats: pairs of segments (BERT) and pairs of sentences, compiled.
 
-The rules of segments are those of google-research/bert, `create_pretraining_data.py`. They are
-sequential, and are compiled rather than vectorized. Both write `starts`, `lengths` [N, 2] (A, B)
-and `is_random` [N], and return N.
+The rules for segments come from google-research/bert, `create_pretraining_data.py`. They are
+sequential, so the code is compiled and not vectorized. Both functions write `starts` and `lengths`
+[N, 2] (A, B) and `is_random` [N], and return N.
 """
 
 import numba
@@ -22,22 +22,23 @@ def segments(
     lengths: np.ndarray,
     is_random: np.ndarray,
 ) -> int:
-    """Pairs of segments; the rules, in the order in which `rng` is used:
+    """Pairs of segments. The rules, in the order in which they use `rng`:
 
-    1. A document's target length is `sequence_length - 3`, or with `short_seq_prob` uniform in
-       [2, `sequence_length - 3`].
-    2. Sentences are gathered until they reach the target or the document ends; A is the first
-       k of them, k uniform, and at least one sentence is left for B where there are two.
-    3. B is what is left, or, with probability one half and whenever nothing is left, it starts
-       at a uniform sentence of another uniform document and takes sentences until A and B
-       reach the target or that document ends. What was left then opens the next example.
+    1. The target length of a document is `sequence_length - 3`; with probability
+       `short_seq_prob` it is uniform in [2, `sequence_length - 3`].
+    2. Sentences are gathered until they reach the target or the document ends. A is the first
+       k of them, k uniform; of two or more sentences, at least one remains for B.
+    3. B is the remaining sentences. With probability one half, and whenever none remain, B is
+       random instead: it starts at a uniform sentence of another uniform document and takes
+       sentences until A and B reach the target or that document ends. The remaining sentences
+       then open the next example.
     4. A pair that is too long loses tokens one by one from the longer side (from B when equal),
        each from the front or the back with probability one half.
 
-    The reference draws another document by up to ten attempts, and after ten failures takes the
-    same one; here it is always another, which is the same law but for a chance of
-    `num_documents ** -10`. With a single document no pair is random, and where nothing is left
-    for B, B is empty.
+    The reference draws the other document in up to ten attempts, and takes the same document
+    after ten failures. Here the document is always another one; the distribution differs only
+    by a probability of `num_documents ** -10`. With a single document no pair is random, and B is
+    empty if no sentences remain.
     """
     count, most = 0, sequence_length - SPECIAL_TOKENS
     for document in range(len(documents) - 1):
@@ -78,9 +79,9 @@ def sentences(
 ) -> int:
     """Pairs of single sentences (SENTENCE-PAIR+NSP), in the order of the documents.
 
-    A is the next sentence. B is the one after it, or, with probability one half and whenever the
-    document ends with A, a uniform sentence of another uniform document; the one after A then
-    is the next A. A pair that is too long is cut as segments are.
+    A is the next unused sentence. B is the sentence after A; with probability one half, and
+    whenever the document ends with A, B is a uniform sentence of another uniform document instead.
+    The sentence after A is then the next A. A pair that is too long is cut like a pair of segments.
     """
     count, most = 0, sequence_length - SPECIAL_TOKENS
     for document in range(len(documents) - 1):
@@ -102,7 +103,7 @@ def sentences(
 
 @numba.njit(cache=True, nogil=True)
 def _gather(sentence_ends: np.ndarray, first: int, end: int, target: int) -> int:
-    """The sentence after the last one taken: at least one, then more until `target` tokens."""
+    """The end (exclusive) of at least one sentence from `first` on, until `target` tokens."""
     last = first + 1
     while last < end and sentence_ends[last] - sentence_ends[first] < target:
         last += 1
@@ -137,11 +138,11 @@ def _write(
 def truncate(
     a: int, a_tokens: int, b: int, b_tokens: int, most: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Rule 4 in closed form: how many tokens each side loses does not depend on the draws.
+    """Rule 4 in closed form: the number of tokens that each side loses does not depend on draws.
 
-    The longer side shrinks to the other's length, then both shrink in turn, B first. So the
-    shorter side stays whole if it takes no more than half, and else A keeps the larger half.
-    Only how many of a side's tokens go from the front is random.
+    The longer side shrinks to the length of the other, then both shrink in turn, B first. So the
+    shorter side stays whole if it takes at most half of the room; otherwise A keeps the larger
+    half. Only the number of tokens that a side loses at its front is random.
     """
     if a_tokens + b_tokens <= most:
         return a, a_tokens, b, b_tokens

@@ -23,7 +23,11 @@ _MIXTURE = 2  # what a generator is for; `epochs` has 0 and 1
 
 
 class Batches:
-    """The training batches of one stage. Safe to use from several threads."""
+    """The training batches of one stage. Safe to use from several threads.
+
+    Attributes:
+      num_rows: rows of an epoch, of all components.
+    """
 
     def __init__(
         self, corpora: list, tokenizer: Tokenizer, config: Config, stage: Stage | None = None
@@ -47,6 +51,7 @@ class Batches:
         ]
         require_labels(self._corpora, config)
         self._sizes = np.array([corpus.num_rows for corpus in self._corpora])
+        self.num_rows = int(self._sizes.sum())
         self._mixture = Mixture(
             list(config.weights.values()),
             lambda block: generator(config, stage.phase_index, block, _MIXTURE),

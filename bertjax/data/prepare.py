@@ -9,31 +9,31 @@ one process then writes what they leave, the same bytes.
 
 import contextlib
 import dataclasses
+import logging
 import os
 import time
 import types
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from bertjax import storage
-from bertjax.config import Config
+from bertjax.config import Config, Data
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import corpus, identity, report, sources, tokenizer, train_tokenizer, used
 from bertjax.data.store import Writer
+from bertjax.data.tfrecord import index
 from bertjax.data.tokenize import Tokenized, tokenize_all
 from bertjax.errors import DataError, StorageError, UsageError
-from bertjax.processes import lock
+from bertjax.processes import lock, terminal
+
+_log = logging.getLogger(__name__)
 
 # Text that a tokenizer learns from, in bytes; SentencePiece holds it all, about twenty times over.
 # Each component of a mixture gives its weight's part of it, or all it has.
 TRAINING_BYTES = {"wordpiece": 256 << 20, "sentencepiece": 32 << 20, "byte_bpe": 256 << 20}
-
-# How a line is printed, so that it stays one in a log.
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 def prepare(
@@ -54,7 +54,7 @@ def prepare(
     Args:
       beam_options: tokenize with Apache Beam, given these options (`--runner=...` and the
         runner's own); by default in processes of this machine.
-      progress: show progress and print the report on stderr.
+      progress: show progress, where a command has a terminal for it.
       locked: the caller holds W's lock.
 
     Returns:
@@ -69,13 +69,13 @@ def prepare(
       StorageError: the disk is full or refuses to be written.
     """
     workdir = storage.path(workdir)
-    console = Console(stderr=True, quiet=not progress)
+    console = Console(stderr=True, quiet=not (progress and terminal.is_shown()))
     started = time.monotonic()
     try:
         with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare") as held:
             recorded = used.tokenizer_of(config, workdir)
             for line in used.changes(config, workdir, recorded):
-                console.print(line, **_PLAIN)
+                _log.info(line, extra=terminal.STDERR)
             _remove_leftovers(workdir)
             scratch = workdir / f"store.tmp-{os.getpid()}"
             try:
@@ -88,11 +88,12 @@ def prepare(
     except OSError as error:
         raise StorageError(f"{error.filename or workdir}: {error.strerror or error}") from None
     facts, warnings = zip(*(report.split(m["report"]) for m in manifests.values()), strict=True)
-    console.print("\n".join(facts), **_PLAIN)
+    _log.info("\n".join(facts), extra=terminal.STDERR)
     seconds = time.monotonic() - started
-    console.print(f"{'written':12}{workdir / 'store'} in {seconds:.0f} s", **_PLAIN)
+    written = f"{'written':12}{workdir / 'store'} in {seconds:.0f} s"
+    _log.info(written, extra=terminal.STDERR)
     for warning in filter(None, warnings):
-        console.print(warning, style="bold red", **_PLAIN)
+        _log.warning(warning, extra=terminal.ALARM)
     return manifests if config.mixture else manifests[""]
 
 
@@ -130,6 +131,8 @@ def _build(
     """Writes `scratch/store` and `scratch/tokenizer`; returns the manifests by component."""
     if not storage.is_remote(scratch):
         scratch.mkdir(parents=True)
+    if config.data.holds_examples:
+        return {"": _index_examples(config, recorded, scratch, beam_options, console)}
     corpora = corpus.of(config)
     with console.status("opening the corpus"):
         for part in corpora:
@@ -138,6 +141,55 @@ def _build(
             part.peek(2 if config.objective.nsp else 1)
         texts = {part.name: part.identity() for part in corpora}
     model = _get_tokenizer(config.tokenizer, recorded, corpora, console)
+    saved, description = _save_tokenizer(config, recorded, model, scratch)
+    manifests = {}
+    tokenized = _tokenized(corpora, saved, scratch / "parts", beam_options, console)
+    for part, results in zip(corpora, tokenized, strict=True):
+        with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
+            text_bytes = _fill(writer, part, results, console)
+            manifests[part.name] = writer.finish(
+                text_bytes=text_bytes,
+                dropped=dict(sorted(part.dropped.items())),
+                data=_fields(part.data),
+                text=texts[part.name],
+                **description,
+                report=report.describe(part, writer.counts, text_bytes, model, config),
+            )
+    return manifests
+
+
+def _index_examples(
+    config: Config,
+    recorded: used.Source,
+    scratch: Path,
+    beam_options: Sequence[str] | None,
+    console: Console,
+) -> dict:
+    """As `_build`, of examples that are masked already; raises as `index.build` too."""
+    if beam_options is not None:
+        raise UsageError("--runner: config.data.source=bert_tfrecord has nothing to tokenize")
+    files = index.find(config.data)
+    if not recorded.path:
+        raise UsageError(
+            "config.tokenizer.path is unset: the files of config.data.source=bert_tfrecord hold "
+            "token ids only; name the vocab.txt that they were made with"
+        )
+    model = _get_tokenizer(config.tokenizer, recorded, [], console)
+    _, description = _save_tokenizer(config, recorded, model, scratch)
+    place, description = scratch / "store", description | {"data": _fields(config.data)}
+    return index.build(config, files, model, place, console, description)
+
+
+def _fields(data: Data) -> dict:
+    """What a manifest keeps of a corpus' fields."""
+    fields = dataclasses.asdict(data)
+    return {name: fields[name] for name in fields if name not in identity.RUNTIME_FIELDS}
+
+
+def _save_tokenizer(
+    config: Config, recorded: used.Source, model: tokenizer.Tokenizer, scratch: Path
+) -> tuple[Path, dict]:
+    """Writes `scratch/tokenizer`; returns its file, and what the manifests say of it."""
     vocab_size = config.model.vocab_size
     if 0 < vocab_size < model.vocab_size:
         raise UsageError(
@@ -145,24 +197,8 @@ def _build(
             "set it to that, or to 0 to take the tokenizer's size"
         )
     saved = model.save(scratch / "tokenizer")
-    used_config = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
-    recorded_tokenizer = {"tokenizer": used_config} | recorded.fields
-    manifests = {}
-    tokenized = _tokenized(corpora, saved, scratch / "parts", beam_options, console)
-    for part, results in zip(corpora, tokenized, strict=True):
-        with part.blamed(), Writer(scratch / "store" / part.name, model.vocab_size) as writer:
-            text_bytes = _fill(writer, part, results, console)
-            data = dataclasses.asdict(part.data)
-            manifests[part.name] = writer.finish(
-                tokenizer_sha256=model.sha256,
-                text_bytes=text_bytes,
-                dropped=dict(sorted(part.dropped.items())),
-                data={name: data[name] for name in data if name not in identity.RUNTIME_FIELDS},
-                text=texts[part.name],
-                **recorded_tokenizer,
-                report=report.describe(part, writer.counts, text_bytes, model, config),
-            )
-    return manifests
+    fields = dataclasses.asdict(tokenizer.resolved(config.tokenizer, model))
+    return saved, {"tokenizer_sha256": model.sha256, "tokenizer": fields} | recorded.fields
 
 
 def _get_tokenizer(
@@ -174,7 +210,7 @@ def _get_tokenizer(
     if recorded.path:
         found, notes = tokenizer.read(dataclasses.replace(config, path=recorded.path))
         for note in notes:
-            console.print(note, **_PLAIN)
+            _log.info(note, extra=terminal.STDERR)
         return found
     with contextlib.closing(_training_texts(config, corpora, console)) as texts:
         return train_tokenizer.train(config, texts)
@@ -191,7 +227,8 @@ def _training_texts(
                 yield from train_tokenizer.fit_lines(texts, part.dropped)
             else:
                 yield from texts
-    console.print(f"learning a vocabulary of {config.vocab_size:,} tokens ...")
+    learning = f"learning a vocabulary of {config.vocab_size:,} tokens ..."
+    _log.info(learning, extra=terminal.STDERR)
 
 
 def _tokenized(

@@ -42,7 +42,8 @@ class Tokens:
         new = np.empty_like(starts)
         new[order] = first + (at - begins)[np.cumsum(opens) - 1]
         size = self.dtype.itemsize
-        parts = storage.read_ranges(self._path, (begins * size).tolist(), (stops * size).tolist())
+        names = [self._path] * len(begins)
+        parts = storage.read_ranges(names, (begins * size).tolist(), (stops * size).tolist())
         read, asked = b"".join(parts), int((stops - begins).sum()) * size
         if len(read) != asked:
             raise errors.DataError(

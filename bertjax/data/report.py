@@ -1,7 +1,7 @@
-"""What a person should know of a corpus: counted while it is tokenized, said when it is stored.
+"""The report on a corpus: counted while the corpus is tokenized, shown when it is stored.
 
-Facts and notes make the report. What most likely means that the wrong text or the wrong vocabulary
-was used makes warnings, which end the report and are shown last.
+The report lists facts, notes and, at its end, warnings. A warning means that most likely the wrong
+text or the wrong vocabulary was used.
 """
 
 import re
@@ -12,14 +12,14 @@ from bertjax.config import Config
 from bertjax.data.corpus import Corpus
 from bertjax.data.tokenizer_base import Tokenizer
 
-MOST_UNKNOWN = 0.05  # of all tokens; a vocabulary that fits leaves well under 1%
-CASED_VOCABULARY = 0.02  # of its pieces have a capital; BERT's cased one has 39%, the uncased none
-FEW_CAPITALS = 0.01  # of the documents: names and sentence starts give nearly each one a capital
+MOST_UNKNOWN = 0.05  # of all tokens; with a fitting vocabulary well under 1% are unknown
+CASED_VOCABULARY = 0.02  # of the pieces have a capital; 39% in BERT's cased vocabulary, 0% uncased
+FEW_CAPITALS = 0.01  # of the documents; names and sentence starts give nearly every text a capital
 MANY_CAPITALS = 0.05
-# Pairs of BERT's format are random half of the time, and always where nothing is left for B. With
-# a third of single sentences at least two labels in three are "random".
+# BERT's pairs are random with probability one half, and always if no sentence remains for B. If a
+# third of the documents have a single sentence, at least two labels in three are "random".
 MANY_SINGLE = 1 / 3
-SHORT_DOCUMENT = 16  # tokens on average: titles and labels, hardly texts
+SHORT_DOCUMENT = 16  # tokens on average; fewer are titles and labels, hardly texts
 MANY_MARKUP = 0.05
 MANY_GARBLED = 0.01
 
@@ -29,11 +29,14 @@ _NOT_RECORDS = (
     "tokenizer training",
     "empty file",
     "another name",
-)  # left out, but no documents
+    "file beside",
+    "title line",
+    "leftover",
+)  # counted as left out, but not documents
 
 
 def describe(part: Corpus, counts: dict, text_bytes: int, model: Tokenizer, config: Config) -> str:
-    """The report that a person reads: what was stored, what was left out and why, and warnings."""
+    """The report as text: what was stored, what was left out and why, notes, and warnings."""
     lines = [f"{part.name:12}{'documents':>14}{'sentences':>16}{'tokens':>18}"]
     for split, count in counts.items():
         documents, sentences, tokens = (count[k] for k in ("documents", "sentences", "tokens"))
@@ -60,7 +63,7 @@ def describe(part: Corpus, counts: dict, text_bytes: int, model: Tokenizer, conf
 
 
 def split(report: str) -> tuple[str, str]:
-    """A report's facts and notes, and its warnings ("" where it has none), both in lines."""
+    """A report's facts and notes, and its warnings ("" without any), both as lines."""
     lines = report.split("\n")
     loud = [line for line in lines if line.startswith(f"{_WARNING} ")]
     return "\n".join(line for line in lines if line not in loud), "\n".join(loud)
@@ -68,9 +71,10 @@ def split(report: str) -> tuple[str, str]:
 
 def _form(part: Corpus) -> Iterator[str]:
     data = part.data
-    if data.source == "files" and ".txt" in (data.files or "") and data.txt_format == "auto":
+    if data.source == "files" and data.txt_format == "auto":
         counts = {
             "of one sentence a line": part.seen["sentences"],
+            "of one paragraph a line": part.seen["paragraphs"],
             "of prose": part.seen["prose"],
         }
         taken = [f"{count:,} documents {form}" for form, count in counts.items() if count]
@@ -79,6 +83,10 @@ def _form(part: Corpus) -> Iterator[str]:
                 f".txt read as {' and '.join(taken)}, by the start of each file; "
                 "config.data.txt_format sets it"
             )
+    if articles := part.seen["wiki"] + part.seen["wiki_json"]:
+        yield f"{articles:,} articles of WikiExtractor, entities such as &lt; read as characters"
+    if of_oscar := part.seen["oscar"]:
+        yield f"{of_oscar:,} documents of OSCAR: their text is the field content"
     if cut := part.seen["cut"]:
         yield (
             f"{cut:,} documents end after 1 MiB of lines without a blank line; "
@@ -91,7 +99,7 @@ def _heldout(part: Corpus, documents: int, config: Config) -> Iterator[str]:
     if not documents:
         yield f"no document is held out for evaluation: the corpus is too small; {fix}"
     elif config.objective.nsp and documents == 1:
-        yield f"1 document is held out, pairs of sentences need 2: no evaluation; {fix}"
+        yield f"1 document is held out, but sentence pairs need 2: no evaluation; {fix}"
 
 
 def _contents(part: Corpus, total: dict[str, int]) -> Iterator[str]:
@@ -101,7 +109,7 @@ def _contents(part: Corpus, total: dict[str, int]) -> Iterator[str]:
         yield f"{share:.0%} of the documents hold HTML tags or entities, which are read as text"
     share = part.seen["garbled"] / documents
     if share > MANY_GARBLED:
-        yield f"{share:.0%} of the documents hold characters that a wrong decoding leaves (�, â€)"
+        yield f"{share:.0%} of the documents hold characters of a wrong decoding (�, â€)"
     mean = total["tokens"] / max(total["documents"], 1)
     has_field = part.data.source == "tfds" or part.seen["json"]
     if has_field and mean < SHORT_DOCUMENT:
@@ -112,15 +120,15 @@ def _contents(part: Corpus, total: dict[str, int]) -> Iterator[str]:
 
 
 def _casing(seen: Counter, model: Tokenizer) -> Iterator[str]:
-    """Whether text and vocabulary are of the same casing; both are judged by what they hold."""
+    """Warns if text and vocabulary differ in casing; both are judged by their letters."""
     capital, share = _capitals(model)
     lowercases = model.lowercase
     letters, capitals = seen["letters"], seen["capitals"]
     if lowercases and share > CASED_VOCABULARY:
         yield (
-            f"the vocabulary is cased ({share:.0%} of its pieces have a capital, {capital!r} for "
-            "one), but text is lower-cased first: such pieces are never used; take the files of a "
-            "cased tokenizer, or an uncased vocabulary"
+            f"the vocabulary is cased ({share:.0%} of its pieces have a capital, such as "
+            f"{capital!r}), but text is lower-cased first: such pieces are never used; take the "
+            "files of a cased tokenizer, or an uncased vocabulary"
         )
     elif not lowercases and share > CASED_VOCABULARY and capitals <= FEW_CAPITALS * letters > 0:
         yield (
@@ -137,9 +145,10 @@ def _casing(seen: Counter, model: Tokenizer) -> Iterator[str]:
 
 
 def _capitals(model: Tokenizer) -> tuple[str | None, float]:
-    """A piece with a capital, and the share of pieces that have one.
+    """A piece with a capital, and the share of such pieces.
 
-    Byte-level BPE has a piece for each byte, and writes some bytes as capitals.
+    Byte-level BPE has a piece for each byte and writes some bytes as capitals, so its pieces of one
+    character do not count.
     """
     special = set(model.special_ids)
     pieces = [model.tokens([i])[0] for i in range(model.vocab_size) if i not in special]
@@ -157,8 +166,8 @@ def _unknown(seen: Counter, words: Counter, tokens: int) -> Iterator[str]:
         often = ", ".join(repr(word) for word, _ in words.most_common(3))
         often = f" ({often} most often)" if often else ""
         yield (
-            f"{share:.1%} of the tokens are unknown to the vocabulary{often}: take one"
-            " of this language and casing (config.tokenizer.path), or unset it to train one"
+            f"{share:.1%} of the tokens are unknown to the vocabulary{often}: take a vocabulary"
+            " of this language and casing (config.tokenizer.path), or unset the field to train one"
         )
 
 
@@ -177,7 +186,7 @@ def _single_sentences(seen: Counter, documents: int, config: Config) -> Iterator
     share = seen["one sentence"] / max(documents, 1)
     if config.objective.nsp and share > MANY_SINGLE:
         yield (
-            f"{share:.0%} of the documents have one sentence, which has no next one: at least "
+            f"{share:.0%} of the documents have one sentence, so no next sentence: at least "
             f'{(1 + share) / 2:.0%} of the next-sentence labels are "random"; keep the sentences '
             "of a text in one document, or set config.objective.nsp=0 and "
             "config.examples.builder=full_sentences"

@@ -1,8 +1,8 @@
-"""The rows of a batch, written from an index of ranges of tokens: compiled.
+"""Writes the rows of a batch from an index of token ranges, in compiled code.
 
-A row takes some 0.2 microseconds to write and several times that to wait for: its examples lie
-anywhere in the index, their tokens anywhere in the store. So what a batch needs is read once before
-any of it is written, in loops so short that the processor waits for many rows at a time.
+Writing a row takes about 0.2 microseconds, and waiting for its memory several times as long: the
+examples lie anywhere in the index, and their tokens anywhere in the store. So `touch` first reads
+everything that a batch needs, in loops so short that the processor waits for many rows at once.
 """
 
 import numba
@@ -19,10 +19,10 @@ def touch(
     first_part: np.ndarray,
     examples: np.ndarray,
 ) -> int:
-    """Reads a token of every cache line of `examples` [n, E], of which -1 is none.
+    """Reads one token of every cache line of `examples` [n, E]; -1 is an unused slot.
 
     Returns:
-      A number of no meaning: a result that nobody could use would not be computed.
+      A number without meaning. Without a result the compiler would drop the reads.
     """
     total = 0
     for n in range(len(examples)):
@@ -59,18 +59,18 @@ def write(
     position_ids: np.ndarray,
     cls_positions: np.ndarray,
 ) -> int:
-    """Writes every element of the rows `places` [n], which hold `examples` [n, E].
+    """Writes every element of the rows `places` [n] of a batch, which hold `examples` [n, E].
 
     Args:
-      input_ids, token_type_ids, attention_mask: of the batch, [B, L] int32.
-      segment_ids, position_ids: [B, L] int32; [0, 0] where a row has one example.
-      cls_positions: [B, E] int32, as they are.
+      input_ids, token_type_ids, attention_mask: arrays of the batch, [B, L] int32.
+      segment_ids, position_ids: [B, L] int32; [0, 0] if a row has one example.
+      cls_positions: [B, E] int32; [0, 0] if a row has one example.
 
     Returns:
       The largest id written.
     """
-    # Loops over a view from 0 to its length are compiled to vector instructions; those over a
-    # range of a row are not, as their indices might be negative.
+    # Loops over a view, from 0 to its length, compile to vector instructions. Loops over a range
+    # of a row do not, because their indices might be negative.
     largest, packed, length = np.uint32(0), len(segment_ids) > 0, input_ids.shape[1]
     for n in range(len(places)):
         row, at, second, end = places[n], 0, 0, 0  # B of the last example: [second, end)
@@ -112,7 +112,11 @@ def _write_parts(
     ids: np.ndarray,
     at: int,
 ) -> tuple[int, int, int]:
-    """Writes one example into a row's `ids` from `at` on: where it ends, and its second part lies."""
+    """Writes one example into a row's `ids` from `at` on.
+
+    Returns:
+      The end of the example, and the start and end of its second part with the [SEP].
+    """
     ids[at] = cls_id
     at += 1
     second, first = at, first_part[example]

@@ -1,8 +1,8 @@
-"""The corpus that needs no download: English prose that every Python installation carries.
+"""A corpus without a download: English prose that every Python installation carries.
 
-`pydoc_data.topics` is Python's language reference; the rest are docstrings of the standard
-library and of the installed packages, read from source files without importing anything. What
-is not prose (examples, signatures, tables) is left out, and no paragraph comes twice.
+`pydoc_data.topics` is Python's language reference. The rest are docstrings of the standard library
+and of the installed packages, read from source files without importing them. Text that is not
+prose (examples, signatures, tables) is left out, and no paragraph comes twice.
 """
 
 import ast
@@ -18,8 +18,8 @@ from pydoc_data import topics
 from typing import Any, NamedTuple
 
 MOST_BYTES = 8 << 20
-FEWEST_PARAGRAPHS = 3  # of a document
-FEWEST_BYTES = 1000  # in docstrings of a module, for it to be parsed
+FEWEST_PARAGRAPHS = 3  # in a document
+FEWEST_BYTES = 1000  # of docstrings in a module; with fewer the module is not parsed
 _SKIPPED = {"test", "tests", "testing", "idlelib", "_vendor", "site-packages", "__pycache__"}
 _MARKUP = [
     (re.compile(r"``([^`\n]+)``"), r"\1"),
@@ -38,24 +38,27 @@ class Source(NamedTuple):
     package: str
     module: str
     text: str
-    is_standard: bool  # a part of Python itself
+    is_standard: bool  # part of Python itself
 
 
 @cache
 def documents() -> list[str]:
-    """Documents of paragraphs, a blank line between them, in an order that only the installed
-    packages decide; at most `MOST_BYTES` bytes in all."""
+    """Documents of paragraphs with blank lines between them, about `MOST_BYTES` bytes in all.
+
+    The order of the documents depends only on the installed packages.
+    """
     return ["\n\n".join(paragraphs) for _, paragraphs in _documents()]
 
 
 def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
-    """`(package, module, paragraph)` of the standard library: which package is a docstring of?
+    """`(package, module, paragraph)` of the standard library: a task to guess the package.
 
-    What else is installed does not matter, the version of Python does.
+    The result depends on the version of Python, but not on the installed packages.
 
     Args:
-      classes: packages that are kept, of at least four modules: those with most paragraphs.
-      most: paragraphs of each: one of every module, then another one.
+      classes: number of packages to keep: those with the most paragraphs among the packages with
+        at least four modules.
+      most: most paragraphs of a package, taken from its modules in turn.
     """
     found: dict[str, list[list[tuple[str, str, str]]]] = {}
     seen: set[str] = set()
@@ -73,7 +76,7 @@ def labeled(classes: int, most: int) -> list[tuple[str, str, str]]:
 
 
 def _documents() -> Iterator[tuple[Source, list[str]]]:
-    """Sources with their paragraphs, none of which comes twice."""
+    """Sources with their paragraphs; no paragraph comes twice."""
     seen, size = set(), 0
     for source in _sources():
         paragraphs = _paragraphs(source, seen)
@@ -86,7 +89,7 @@ def _documents() -> Iterator[tuple[Source, list[str]]]:
 
 
 def _paragraphs(source: Source, seen: set[str]) -> list[str]:
-    """The prose of a source that did not come before; `seen` grows by it."""
+    """The prose paragraphs of a source that are not in `seen`; adds them to `seen`."""
     parts = map(_prose, re.split(r"\n\s*\n", source.text))
     paragraphs = list(dict.fromkeys(p for p in parts if p and p not in seen))
     seen.update(paragraphs)
@@ -119,7 +122,7 @@ def _docstrings(path: Path) -> str:
         source = path.read_bytes()
         quoted = sum(map(len, source.split(b'"""')[1::2]))
         if quoted < max(FEWEST_BYTES, 0.3 * len(source)):
-            return ""  # parsing is slow, and this would yield little
+            return ""  # parsing is slow, and would yield little
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other people's invalid escapes
             tree = ast.parse(source)
@@ -129,7 +132,7 @@ def _docstrings(path: Path) -> str:
 
 
 def _collect(node: Any) -> Iterator[str]:
-    """Docstrings of a module or class and of what it defines, in the order of the source."""
+    """Docstrings of a module or class and of its definitions, in source order."""
     text = ast.get_docstring(node)
     if text:
         yield text

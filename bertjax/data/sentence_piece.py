@@ -1,4 +1,4 @@
-"""SentencePiece, the tokenizer of ALBERT; the library of that name does the work."""
+"""SentencePiece, the tokenizer of ALBERT; the library `sentencepiece` does the work."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -36,13 +36,13 @@ class SentencePiece(Tokenizer):
         super().__init__(contents, pieces, SPECIALS, name)
         self.lowercase = "B" not in self._backend.normalize("B")
         for special in self.special_ids:
-            # A user-defined piece would be found in plain text.
+            # The library would find a user-defined piece in plain text.
             if not (self._backend.is_control(special) or self._backend.is_unknown(special)):
                 raise DataError(f"{name}: {pieces[special]} must be a control piece")
 
     @property
     def rules(self) -> dict:
-        return super().rules | {"model": self.sha256}  # the model file says all of them
+        return super().rules | {"model": self.sha256}  # the model file holds all rules
 
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         parts = self._backend.encode(list(texts), num_threads=1)
@@ -58,7 +58,7 @@ class SentencePiece(Tokenizer):
         return self._backend.decode(list(ids))
 
     def word_starts(self) -> np.ndarray:
-        # Punctuation stands alone without the mark of a word start, as ALBERT's masking has it.
+        # As in ALBERT's masking, punctuation is a word of its own without the mark of a word start.
         def starts(piece: str) -> bool:
             return piece.startswith(_WORD_START) or (
                 len(piece) == 1 and unicodedata.category(piece)[0] in "PS"
@@ -74,7 +74,7 @@ def _pieces(text: str, proto: Any) -> tuple[list[int], np.ndarray]:
     ids = [piece.id for piece in proto.pieces]
     ends = [(piece.begin, piece.end) for piece in proto.pieces]
     raw = np.frombuffer(text.encode(), np.uint8)
-    # A byte belongs to the character of the last byte, up to it, that begins one.
+    # A byte belongs to the character of the nearest first byte at or before it.
     character = np.append(np.cumsum((raw & 0xC0) != 0x80) - 1, len(text)).astype(np.int32)
     offsets = character[np.array(ends, np.int64).reshape(-1, 2)]
     for span in offsets:

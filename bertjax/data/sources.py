@@ -1,4 +1,4 @@
-"""A corpus cut into raw records: .txt, .jsonl, .jsonl.gz, .parquet, TFDS, the built-in sample.
+"""A corpus cut into raw records: files (see `readers.forms`), TFDS, the built-in sample.
 
 Reading is cheap: one process reads for all the others, or each reads pieces of its own. What is
 costly about a record (decoding, JSON, sentences) waits for `documents`.
@@ -7,30 +7,26 @@ What is wrong with one record only (empty, far too long) is left out and counted
 the file is not what it claims to be (not UTF-8, broken JSON, truncated gzip) stops the run.
 """
 
-import codecs
+import contextlib
 import functools
-import gzip
+import io
 import itertools
 import os
-import zlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from bertjax import storage
 from bertjax.config import Data
-from bertjax.data import sample
-from bertjax.data.documents import Record, no_field, one_sentence_a_line
-from bertjax.data.lines import read_lines
+from bertjax.data import folders, sample
+from bertjax.data.documents import Record, no_field, text_record, value_of
+from bertjax.data.readers import compression, forms, text_files
 from bertjax.errors import DataError, UsageError, one_line
 
-EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 CHUNK_BYTES = 1 << 20  # what a worker gets at a time
-LONGEST_RECORD = 16 << 20  # bytes of a line; a longer one is no document
-PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the next blank line
-SENTENCES_DOCUMENT = 1 << 20  # bytes at which lines without a blank line between them are cut
 TFDS_PIECE = 1 << 14  # examples
-SNIFFED = 64 << 10  # bytes looked at to tell the form of a .txt
+_READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
 
 
 class Piece(NamedTuple):
@@ -63,7 +59,7 @@ def pieces(data: Data) -> list[Piece]:
     """The parts of the corpus that can be read apart from each other, in order.
 
     Raises:
-      UsageError: the config names no corpus, or a kind of file that is not known.
+      UsageError: the config names no corpus.
       DataError: a file or dataset is missing.
     """
     if data.source == "files":
@@ -89,8 +85,9 @@ def estimate_bytes(data: Data) -> int:
     """About how many bytes of text the corpus has: a compressed file counts threefold."""
     if data.source != "files":
         return 4096 * size(data)
+    compressed = (*compression.SUFFIXES, ".parquet")
     return sum(
-        (piece.end - piece.start) * (3 if piece.name.endswith((".gz", ".parquet")) else 1)
+        (piece.end - piece.start) * (3 if piece.name.endswith(compressed) else 1)
         for piece in pieces(data)
     )
 
@@ -113,8 +110,8 @@ def chunks(data: Data, some: Iterable[Piece] | None = None) -> Generator[Chunk, 
       some: the pieces to read; by default all of them.
 
     Raises:
-      UsageError: the config names no corpus, or a kind of file that is not known.
-      DataError: a file is missing, binary, truncated or damaged.
+      UsageError: the config names no corpus.
+      DataError: a file is missing, of a kind that is not read, truncated or damaged.
     """
     read = {"files": _read_file, "tfds": _read_tfds, "sample": _read_sample}[data.source]
     records, held, position, dropped = [], 0, 0, Counter()
@@ -145,109 +142,75 @@ def aliases(data: Data) -> int:
     return len(set(_matches(data))) - len(find_files(data))
 
 
-def _matches(data: Data) -> list[str]:
+def passed_over(data: Data) -> int:
+    """How many files lie beside those of the folders of `data.files` and are not read."""
+    if data.source != "files":
+        return 0
+    return sum(len(folders.passed_over(pattern)) for pattern in _patterns(data))
+
+
+def _patterns(data: Data) -> list[str]:
     patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
     if not patterns:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
+    return patterns
+
+
+def _matches(data: Data) -> list[str]:
     paths = []
-    for pattern in patterns:
-        found = storage.find(pattern)
+    for pattern in _patterns(data):
+        found = folders.find(pattern)
         if not found:
-            folder = storage.is_directory(pattern)
-            fix = f"; it is a folder: name its files, as {pattern.rstrip('/')}/*.txt" * folder
+            fix = "; the folder is empty" if storage.is_directory(pattern) else ""
             raise DataError(f"config.data.files={pattern!r}: no file matches{fix}")
         paths += found
-    for path in paths:
-        if not path.endswith(EXTENSIONS):
-            raise UsageError(f"config.data.files: {path!r} is none of {', '.join(EXTENSIONS)}")
     return paths
 
 
+def refuse_others(data: Data) -> None:
+    """Looks at how each file starts, so that one that cannot be read is not met after hours.
+
+    Raises:
+      DataError: a file is none of the forms that are read, named with what it looks like.
+    """
+    if data.source == "files":
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(_refuse_other, find_files(data)))
+
+
+def _refuse_other(path: str) -> None:
+    if storage.is_remote(path):
+        first = storage.read_ranges([path], [0], [text_files.SNIFFED])[0]
+    else:
+        with open(path, "rb") as file:
+            first = file.read(text_files.SNIFFED)
+    if forms.is_table(path, first):
+        return
+    head = b""
+    with contextlib.suppress(DataError):  # cut after `SNIFFED` bytes; reading it will tell
+        head = compression.decompressed(io.BytesIO(first), path).read1(text_files.SNIFFED)
+    forms.refuse(path, head)
+
+
 def _read_file(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
-    path = piece.name
-    if piece.start == piece.end:
+    path, size = piece.name, piece.end - piece.start
+    if not size:
         dropped["empty file"] += 1
         return
-    read = _read_parquet if path.endswith(".parquet") else _read_lines
     try:
-        with storage.refusals(path):
-            for record, position in read(path, data, dropped):
+        with storage.refusals(path), storage.open_file(path) as raw:
+            first = raw.read(8)
+            raw.seek(0)
+            if forms.is_table(path, first):
+                from bertjax.data.readers import tables  # pyarrow is slow to import
+
+                found = tables.read(path, raw, size, data.text_field, dropped)
+            else:
+                found = text_files.read(path, raw, data, dropped)
+            for record, position in found:
                 yield record, piece.start + position
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-
-
-def _read_lines(path: str, data: Data, dropped: Counter) -> Iterator[tuple[Record, int]]:
-    with storage.open_file(path) as raw:
-        file: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-        head = file.read(SNIFFED)
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{path}: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
-        if b"\0" in head:
-            raise DataError(f"{path}: binary, or not UTF-8: NUL at byte {head.index(0)}")
-        file.seek(3 if head.startswith(codecs.BOM_UTF8) else 0)
-        lines = read_lines(file, LONGEST_RECORD, dropped)
-        if not path.endswith(".txt"):
-            records = ((n, at, "json", line) for n, at, line in lines if line.strip())
-        else:
-            form = data.txt_format
-            if form == "auto":
-                form = (
-                    "sentences"
-                    if one_sentence_a_line(head.decode("utf-8", "ignore"), data.language)
-                    else "prose"
-                )
-            records = _blocks(lines, form)
-        for record in records:
-            yield Record(path, *record), raw.tell()
-
-
-def _blocks(
-    lines: Iterable[tuple[int, int, bytes]], form: str
-) -> Iterator[tuple[int, int, str, bytes]]:
-    """Groups the lines of a .txt into documents.
-
-    In google-research/bert's form a blank line ends a document. Plain prose has no documents:
-    it is cut at the first blank line after `PROSE_DOCUMENT` bytes, or at any line after twice that.
-    """
-    shortest, longest = {
-        "sentences": (0, SENTENCES_DOCUMENT),
-        "prose": (PROSE_DOCUMENT, 2 * PROSE_DOCUMENT),
-    }[form]
-    block, held = [], 0
-    for number, offset, line in lines:
-        if not block:
-            first = (number, offset, form)
-        block.append(line)
-        held += len(line)
-        if (held >= shortest and not line.strip()) or held >= longest:
-            if not b"".join(block).isspace():
-                yield *first, b"".join(block)
-            block, held = [], 0
-    if block:
-        yield *first, b"".join(block)
-
-
-def _read_parquet(path: str, data: Data, dropped: Counter) -> Iterator[tuple[Record, int]]:
-    import pyarrow  # heavy, and only some corpora need it
-    from pyarrow import parquet
-
-    try:
-        place = storage.open_file(path) if storage.is_remote(path) else path
-        with parquet.ParquetFile(place, buffer_size=CHUNK_BYTES, pre_buffer=False) as file:
-            if data.text_field not in file.schema_arrow.names:
-                raise DataError(no_field(path, data.text_field, file.schema_arrow.names))
-            row, rows, length = 0, max(file.metadata.num_rows, 1), storage.sizes([path])[0]
-            for batch in file.iter_batches(batch_size=256, columns=[data.text_field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    record = _text_record(path, row, value, data.text_field, dropped)
-                    if record:
-                        yield record, length * row // rows
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: damaged parquet ({one_line(error)})") from None
 
 
 def _read_tfds(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
@@ -255,10 +218,12 @@ def _read_tfds(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Rec
     for start in range(piece.start, piece.end, 256):
         rows = range(start, min(start + 256, piece.end))
         for row, example in zip(rows, source.__getitems__(rows), strict=True):
-            if data.text_field not in example:
-                raise DataError(no_field(f"TFDS {data.tfds_name}", data.text_field, example))
-            value = example[data.text_field]
-            record = _text_record(str(data.tfds_name), row, value, data.text_field, dropped)
+            try:
+                value = value_of(example, data.text_field)
+            except KeyError:
+                where = f"TFDS {data.tfds_name}"
+                raise DataError(no_field(where, data.text_field, example)) from None
+            record = text_record(str(data.tfds_name), row, value, data.text_field, dropped)
             if record:
                 yield record, row + 1
 
@@ -281,16 +246,3 @@ def _tfds_source(data: Data) -> Any:
 def _read_sample(data: Data, piece: Piece, dropped: Counter) -> Iterator[tuple[Record, int]]:
     for number, text in enumerate(sample.documents(), 1):
         yield Record("sample", number, 0, "prose", text.encode()), number
-
-
-def _text_record(path: str, row: int, value: Any, field: str, dropped: Counter) -> Record | None:
-    if value is None:
-        dropped["empty document"] += 1
-        return None
-    value = value.encode("utf-8", "replace") if isinstance(value, str) else value
-    if not isinstance(value, bytes):
-        raise DataError(f"{path}, row {row}: {field!r} is {type(value).__name__}, expected text")
-    if len(value) > LONGEST_RECORD:
-        dropped[f"line over {LONGEST_RECORD >> 20} MiB"] += 1
-        return None
-    return Record(path, row, 0, "prose", value)

@@ -61,6 +61,13 @@ class Store:
     def num_documents(self) -> int:
         return len(self.documents) - 1
 
+    def slice(self, begin: int, end: int) -> np.ndarray:
+        """Tokens `begin` to `end - 1`; raises as `remote.Tokens.gather` where they are on gs://."""
+        if not isinstance(self.tokens, remote.Tokens):
+            return self.tokens[begin:end]
+        tokens, [start] = self.tokens.gather(np.array([begin]), np.array([end - begin]))
+        return tokens[start : start + end - begin]
+
 
 def components(directory: Path) -> list[str]:
     """Names of the stores within W/store, [""] where it is one itself, [] where there is none."""
@@ -101,7 +108,7 @@ def open_store(directory: Path, split: str) -> Store:
     manifest = read_manifest(directory)
     dtypes = {"tokens": token_dtype(manifest["vocab_size"])}
     arrays: Any = {
-        name: _open(directory, f"{split}/{name}.bin", dtypes.get(name, OFFSET), manifest)
+        name: open_array(directory, f"{split}/{name}.bin", dtypes.get(name, OFFSET), manifest)
         for name in COUNTS
     }
     return Store(**arrays, vocab_size=manifest["vocab_size"])
@@ -120,7 +127,7 @@ def read_unigrams(directory: Path) -> np.ndarray | None:
     manifest = read_manifest(directory)
     if UNIGRAMS not in manifest["files"]:
         return None
-    return np.asarray(_open(directory, UNIGRAMS, OFFSET, manifest))
+    return np.asarray(open_array(directory, UNIGRAMS, OFFSET, manifest))
 
 
 def verify(directory: Path) -> None:
@@ -136,9 +143,10 @@ def verify(directory: Path) -> None:
             raise DataError(f"{path}: bytes differ from the manifest; run `bertjax prepare` again")
 
 
-def _open(
+def open_array(
     directory: Path, name: str, dtype: np.dtype, manifest: dict
 ) -> np.ndarray | remote.Tokens:
+    """A file of a store; raises DataError where its size is not the manifest's."""
     path, expected = directory / name, manifest["files"].get(name, {}).get("bytes")
     size: Any = storage.sizes([path])[0] if storage.is_file(path) else "no"
     if size != expected:
@@ -159,7 +167,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Column:
+class Column:
     """One file that only grows, hashed as it is written."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
@@ -207,12 +215,12 @@ class Writer:
                     (self.directory / split).mkdir(parents=True)
                 for name in COUNTS:
                     dtype = token_dtype(self._vocab_size) if name == "tokens" else OFFSET
-                    column = _Column(self.directory / split / f"{name}.bin", dtype)
+                    column = Column(self.directory / split / f"{name}.bin", dtype)
                     stack.callback(column.close)
                     if name != "tokens":
                         column.append([0])
                     self._columns[f"{split}/{name}.bin"] = column
-            column = _Column(self.directory / UNIGRAMS, OFFSET)
+            column = Column(self.directory / UNIGRAMS, OFFSET)
             stack.callback(column.close)
             self._columns[UNIGRAMS] = column
             self._stack = stack.pop_all()

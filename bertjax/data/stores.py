@@ -1,7 +1,7 @@
-"""The stores that a run reads: where they lie in W, and whether they are what its config asks for."""
+"""The stores that a run reads: their places in W, and checks that they match the config."""
 
 import dataclasses
-import sys
+import logging
 from pathlib import Path
 
 from bertjax import config as config_lib
@@ -11,12 +11,14 @@ from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 
+_log = logging.getLogger(__name__)
+
 
 def read(config: config_lib.Config, workdir: Path) -> tuple[dict[str, dict], Tokenizer]:
-    """The manifest of every component that a config reads, and the tokenizer that made them.
+    """The manifest of every component that a config reads, and the tokenizer that made the stores.
 
     Raises:
-      DataError: a store is missing or damaged, or made by another tokenizer than W holds.
+      DataError: a store is missing, damaged, or made with another tokenizer than W/tokenizer.
     """
     places = _places(config, workdir)
     manifests = {name: store.read_manifest(place) for name, place in places.items()}
@@ -37,11 +39,11 @@ def _require_tokenizer(
 
 
 def require_same(config: config_lib.Config, workdir: Path, manifests: dict[str, dict]) -> None:
-    """Raises DataError where a config asks for other stores than W has; says what it cannot tell."""
+    """Raises DataError if the stores in W differ from the config; prints what it cannot compare."""
     directory, found = storage.path(workdir) / "store", identity.Findings()
     for part in corpus.of(config):
         identity.compare(part.place, part.data, manifests[part.name], found)
-    # One tokenizer made all of them.
+    # One tokenizer made all stores.
     identity.compare_tokenizer(config.tokenizer, next(iter(manifests.values())), found)
     if found.differences:
         raise DataError(
@@ -49,13 +51,13 @@ def require_same(config: config_lib.Config, workdir: Path, manifests: dict[str, 
             "run bertjax prepare again with this config, or take another --workdir"
         )
     for note in found.notes:
-        print(f"{directory}: {note}", file=sys.stderr, flush=True)
+        _log.warning(f"{directory}: {note}")
 
 
 def resolved(
     config: config_lib.Config, manifests: dict[str, dict], tokenizer: Tokenizer
 ) -> config_lib.Config:
-    """The config with what it leaves open, or says and nobody reads, as the stores have it."""
+    """The config with its open fields, and fields that a run ignores, set to the stores' values."""
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
         raise UsageError(
@@ -74,11 +76,11 @@ def resolved(
 
 
 def open_split(config: config_lib.Config, directory: Path, split: str) -> list[store.Store]:
-    """One split ("train" or "heldout") of everything that a run reads.
+    """One split ("train" or "heldout") of every corpus that a run reads.
 
     Returns:
-      A store for each component of `config.mixture`, in its order (by name); one without a
-      mixture.
+      A store for each component of `config.mixture`, in the order of the names; a single store
+      without a mixture.
 
     Raises:
       DataError: a store is missing or damaged, or `W/store` was made for another mixture.
@@ -88,7 +90,7 @@ def open_split(config: config_lib.Config, directory: Path, split: str) -> list[s
 
 
 def _places(config: config_lib.Config, workdir: Path) -> dict[str, Path]:
-    """Where the store of each component is; refused where W/store was made of others."""
+    """The place of each component's store; DataError if W/store lacks a component."""
     directory = storage.path(workdir) / "store"
     held, wanted = store.components(directory), [part.name for part in corpus.of(config)]
     if held and not set(wanted) <= set(held):

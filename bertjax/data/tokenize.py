@@ -18,13 +18,15 @@ import numpy as np
 from bertjax.config import Data
 from bertjax.data import tokenizer
 from bertjax.data.documents import Record, paragraphs, read_text, segment
-from bertjax.data.sources import SENTENCES_DOCUMENT, Chunk
+from bertjax.data.readers import text_files
+from bertjax.data.sources import Chunk
 from bertjax.errors import BertjaxError
 
 ENCODED_AT_ONCE = 1 << 17  # characters, so that what the tokenizer returns stays small
 IN_FLIGHT = 3  # chunks handed out per worker
 UNSPACED = ("ja", "zh")  # languages that put no space between sentences
 OBSERVED = 1000  # characters at the start of a document, for the report
+_OF_LINES = ("sentences", "paragraphs")  # forms whose documents a blank line ends
 SAMPLED = 32  # one sentence in so many, about, may be searched for words that are unknown
 _SMALL_LETTER = re.compile("[a-zà-öø-ÿα-ωа-я]")  # of scripts that have capitals
 _MARKUP = re.compile(
@@ -119,7 +121,9 @@ def tokenize(chunk: Chunk, data: Data, encoder: tokenizer.Tokenizer) -> Tokenize
     ids, sentence_lengths, document_lengths, shares = [], [], [], []
     text_bytes = 0
     for record in chunk.records:
-        text = read_text(record, data.text_field)
+        text = read_text(record, data.text_field, dropped)
+        if text is None:
+            continue
         sentences = paragraphs(text, record.form)
         if record.form != "sentences":
             sentences = [s for p in sentences for s in segment(p, data.language)]
@@ -162,7 +166,7 @@ def _observe(seen: Counter, record: Record, text: str) -> None:
     """Counts a document by what its start shows: a part of the text, so that it costs little."""
     start, form = text[:OBSERVED], record.form
     seen[form] += 1
-    if form == "sentences" and len(record.data) >= SENTENCES_DOCUMENT:
+    if form in _OF_LINES and len(record.data) >= text_files.SENTENCES_DOCUMENT:
         seen["cut"] += 1
     if start != start.lower():
         seen["capitals"] += 1

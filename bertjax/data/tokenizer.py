@@ -1,7 +1,7 @@
-"""Opening a tokenizer: WordPiece, SentencePiece or byte-level BPE, from any of their files.
+"""Opens a tokenizer: WordPiece, SentencePiece or byte-level BPE, from any of their files.
 
 `tokenizers` and `sentencepiece` do the work. Text is always encoded as text: a literal "[MASK]"
-in a corpus becomes pieces, never the special token. Tokens added to a vocabulary are found.
+in a corpus becomes pieces, never the special token. Tokens added to a vocabulary are recognized.
 """
 
 import dataclasses
@@ -29,34 +29,34 @@ __all__ = [
 
 
 def read(config: TokenizerConfig) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer at `config.path`, and a line for each thing that only its looks say.
+    """The tokenizer at `config.path`, and a line for each setting guessed from the vocabulary.
 
     Raises:
-      DataError, UsageError: as `load`.
+      DataError, UsageError: as for `load`.
     """
     assert config.path is not None
     return tokenizer_files.read(config.path, Wish(config.lowercase, config.rules))
 
 
 def load(path: Path | str, lowercase: bool | None = None, rules: str | None = None) -> Tokenizer:
-    """Opens what `save` wrote, or the files that published models come with.
+    """Opens a file that `save` wrote, or the tokenizer files of a published model.
 
     Args:
       path: a tokenizer.json; a SentencePiece .model; a vocab.txt; a vocab.json beside its
         merges.txt; GPT-2's encoder.json beside vocab.bpe and fairseq's dict.txt; or a directory
-        that holds one of these, looked for in this order. What tokenizer_config.json,
-        special_tokens_map.json and added_tokens.json beside them say counts.
-      lowercase, rules: as in `config.tokenizer`; None leaves them to the files.
+        that holds one of these, searched in this order. Settings in tokenizer_config.json,
+        special_tokens_map.json and added_tokens.json in the same folder apply.
+      lowercase, rules: as in `config.tokenizer`; None takes them from the files.
 
     Raises:
-      DataError: no such file, not one of these formats, a special token is missing, or the files
-        contradict each other.
-      UsageError: the files say the contrary of `lowercase` or `rules`.
+      DataError: the file is missing or in none of these formats, a special token is missing, or
+        the files contradict each other.
+      UsageError: the files contradict `lowercase` or `rules`.
     """
     return tokenizer_files.read(path, Wish(lowercase, rules))[0]
 
 
 def resolved(config: TokenizerConfig, found: Tokenizer) -> TokenizerConfig:
-    """The config with what `found` is in place of what was left open or was not used."""
+    """The config with `kind`, `lowercase` and `rules` of the tokenizer `found`."""
     rules = found.ruleset if isinstance(found, WordPiece) else None
     return dataclasses.replace(config, kind=found.kind, lowercase=found.lowercase, rules=rules)

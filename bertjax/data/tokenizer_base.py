@@ -1,4 +1,4 @@
-"""What every tokenizer is: text to ids and back, and the file it is kept in."""
+"""The base class of all tokenizers: text to ids and back, and the file of the tokenizer."""
 
 import dataclasses
 import hashlib
@@ -16,22 +16,23 @@ from bertjax.data.store import token_dtype
 from bertjax.errors import DataError
 
 REMEMBERED_WORDS = 1 << 18  # about 60 MB in each process
-LONGEST_REMEMBERED = 64  # characters; a language without spaces makes words of whole sentences
+LONGEST_REMEMBERED = 64  # characters; in a language without spaces a word is a whole sentence
 
 
 class Tokenizer:
     """Text to ids and back.
 
     Attributes:
-      kind: its name in `config.tokenizer.kind`.
+      kind: the value of `config.tokenizer.kind`.
       vocab_size: number of ids.
       pad_id, unk_id, cls_id, sep_id, mask_id: the core special ids.
-      added: tokens added to the vocabulary, by id; those that it lacks have the last ids.
-      marker_ids: ids of the special ones among `added`, ascending: no text to predict.
+      added: tokens added to the vocabulary, ascending by id. Tokens that the vocabulary lacks have
+        the last ids.
+      marker_ids: ids of the special tokens in `added`, ascending; they are no text to predict.
       special_ids: all special ids, ascending.
       lowercase: text is lower-cased before it is cut into pieces.
       sha256: hash of the file that `save` writes.
-      marks_spaces: a space is part of the word after it, so that "word" and " word" differ.
+      marks_spaces: a space is part of the word after it, so "word" and " word" differ.
     """
 
     kind: str
@@ -66,10 +67,10 @@ class Tokenizer:
 
     @property
     def rules(self) -> dict[str, object]:
-        """How text is cut, the pieces apart: name -> plain value, `kind` among them.
+        """The rules by which text is cut, without the pieces: name -> plain value, with `kind`.
 
-        Two tokenizers with the same pieces and equal rules give the same ids; a rule that differs
-        is the one to name.
+        Two tokenizers with the same pieces and equal rules give the same ids. A message about two
+        tokenizers names the rule that differs.
         """
         added = {token.content: dataclasses.asdict(token) for token in self.added}
         return {"kind": self.kind, "lowercase": self.lowercase, "added_tokens": added}
@@ -78,8 +79,8 @@ class Tokenizer:
         """Encodes many texts at once, without special tokens.
 
         Returns:
-          ids [T] of all the texts, one after the other (uint16, or uint32 beyond 65,536 tokens),
-          and the number of ids of each text [S] (int64).
+          The ids [T] of all texts, one text after the other (uint16, or uint32 beyond 65,536
+          tokens), and the number of ids of each text [S] (int64).
         """
         raise NotImplementedError
 
@@ -89,21 +90,21 @@ class Tokenizer:
         return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] if texts else []
 
     def encode_with_offsets(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
-        """The ids of each text as `encode` has them, and where in the text each piece is.
+        """The ids of each text as from `encode`, and the place of each piece in the text.
 
         Returns:
-          of each text, ids (T of them) and the characters [T, 2] (int32) of the text as given,
-          from the first to the one after the last. White space before a word is not part of its
-          first piece; a combining mark that the rules take away is part of the piece before it.
-          Pieces of one character (its bytes, its jamo) each have all of it; of white space alone,
-          none.
+          For each text, T ids and the characters [T, 2] (int32) of each piece in the given text:
+          the first character, and the one after the last. White space before a word is not part
+          of its first piece. A combining mark that the rules remove is part of the piece before
+          it. If several pieces make one character (its bytes, its jamo), each piece has the whole
+          character. A piece of only white space has no characters.
         """
         raise NotImplementedError
 
     def encode_with_masks(self, text: str) -> list[int]:
-        """The ids of a text in which the mask token's spelling stands for the mask.
+        """The ids of a text in which the spelling of the mask token stands for the mask.
 
-        Nothing else that looks like a special token is one, and none is added at the ends.
+        Other core special tokens in the text are encoded as text. None are added at the ends.
         """
         first, *others = self.encode(self._split_at_masks(text))
         return first + [i for ids in others for i in (self.mask_id, *ids)]
@@ -139,15 +140,15 @@ class Tokenizer:
 def backend_offsets(
     backend: tokenizers.Tokenizer, texts: list[str]
 ) -> list[tuple[list[int], np.ndarray]]:
-    """As `Tokenizer.encode_with_offsets`, as `tokenizers` has them: without lost marks."""
+    """Like `Tokenizer.encode_with_offsets`, but from `tokenizers`: removed marks have no piece."""
     encoded = backend.encode_batch(texts, add_special_tokens=False)
     return [(e.ids, np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded]
 
 
 class WordMemory:
-    """Encodes texts that are cut into words, and remembers the ids of words: most recur.
+    """Encodes texts that are cut into words, and remembers the ids of words, because most recur.
 
-    Only for a tokenizer that never looks from one of these words into the next.
+    Only for tokenizers that encode each of these words independently of its neighbors.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
@@ -159,7 +160,7 @@ class WordMemory:
         return len(self._bytes_of_word)
 
     def encode_flat(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """As `Tokenizer.encode_flat`, of the words of each text."""
+        """Like `Tokenizer.encode_flat`, for the words of each text."""
         known, dtype = self._bytes_of_word, self._dtype
         new = list(set(chain.from_iterable(texts)).difference(known))
         encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
@@ -167,7 +168,7 @@ class WordMemory:
             (w, array(dtype.char, e.ids).tobytes()) for w, e in zip(new, encoded, strict=True)
         )
         parts = [b"".join([known[word] for word in words]) for words in texts]
-        for word in new:  # frequent words came early: once full, the new ones are forgotten
+        for word in new:  # frequent words come early, so a full memory forgets the new words
             if len(known) > REMEMBERED_WORDS or len(word) > LONGEST_REMEMBERED:
                 del known[word]
         lengths = np.fromiter(map(len, parts), np.int64, len(parts)) // dtype.itemsize

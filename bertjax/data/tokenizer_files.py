@@ -1,7 +1,7 @@
-"""The files that a tokenizer is kept in: which of a folder are read, and what they say together.
+"""The files of a tokenizer: which files of a folder are read, and how they are combined.
 
-`transformers` takes the pieces from one file, and how to cut text from another: where the files
-of a folder contradict each other, nothing tells which one its weights were trained with.
+`transformers` takes the pieces from one file and the rules for cutting text from another. If the
+files of a folder contradict each other, nothing tells which file the weights were trained with.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from bertjax.data.tokenizer_settings import ADDED, CONFIG, SPECIALS, Directory, 
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError, UsageError, one_line
 
-# The most telling first.
+# The formats that hold most of the settings come first.
 FORMATS = (
     ("tokenizer.json",),
     ("spiece.model",),
@@ -33,11 +33,11 @@ NAMES = {name for names in FORMATS for name in names} | {CONFIG, SPECIALS, ADDED
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What a user asks of a tokenizer; None leaves it to its files.
+    """The settings that a user asks for; None takes them from the tokenizer's files.
 
     Attributes:
       lowercase, rules: as in `config.tokenizer`.
-      field: where the user says `lowercase`, for messages.
+      field: the config field or flag that sets `lowercase`, for messages.
     """
 
     lowercase: bool | None = None
@@ -46,26 +46,26 @@ class Wish:
 
 
 def holds_one(folder: Files) -> bool:
-    """Whether there is a tokenizer in a folder."""
+    """Whether a folder holds a tokenizer."""
     return any(folder.has(first) for first, *_ in FORMATS)
 
 
 def read(
     place: Path | str | Files, wish: Wish, *, name: str | None = None, google: bool = False
 ) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer of a folder or of a file, and a line for each thing that no file says.
+    """The tokenizer of a folder or a file, and a line for each setting that no file gives.
 
-    The settings beside a file count where it has a name of `FORMATS`: `transformers` would read
-    that folder with them. A file of another name stands alone.
+    The settings beside a file apply if the file has a name of `FORMATS`, because `transformers`
+    would read the whole folder. A file with another name stands alone.
 
     Args:
       name: the file of the folder `place` to read; by default the first of `FORMATS`.
-      google: a vocab.txt has google-research/bert's rules where nobody asks for others. It has
-        them also beside google-research/bert's own bert_config.json.
+      google: a vocab.txt has google-research/bert's rules unless `wish` asks for others. The same
+        holds for a vocab.txt beside google-research/bert's own bert_config.json.
 
     Raises:
-      DataError: no such file, damaged, of another kind; or files contradict each other.
-      UsageError: `wish` contradicts what the files say.
+      DataError: a file is missing, damaged or of another kind, or files contradict each other.
+      UsageError: `wish` contradicts the files.
     """
     folder, names, settings = _open(place, name)
     path, *others = [folder.file(each) for each in names]
@@ -84,7 +84,7 @@ def read(
 
 
 def _open(place: Path | str | Files, name: str | None) -> tuple[Files, tuple[str, ...], Settings]:
-    """The folder, the files that hold the pieces, and the settings that count."""
+    """The folder, the files that hold the pieces, and the settings that apply."""
     if not isinstance(place, Files):
         path = storage.path(place)
         if storage.is_directory(path):
@@ -104,7 +104,7 @@ def _open(place: Path | str | Files, name: str | None) -> tuple[Files, tuple[str
 
 
 def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> Tokenizer:
-    """The tokenizer of one format's files, before all that their folder says is looked at."""
+    """The tokenizer of one format's files, before the other settings of the folder are applied."""
     if path.name == "vocab.json":
         space = settings.choices.get("add_prefix_space", False)
         return byte_bpe.from_files(path, others[0], space)
@@ -115,7 +115,7 @@ def _pieces(path: Path, others: list[Path], settings: Settings, wish: Wish) -> T
     if path.suffix != ".json":
         pieces = vocabulary.read_pieces(path)
         said = settings.choices.get("do_lower_case", wish.lowercase)
-        likely = _capital(pieces) is None if said is None else said  # decided by _casing
+        likely = _capital(pieces) is None if said is None else said  # a guess; `_casing` decides
         return WordPiece(pieces, likely, str(path), ruleset=wish.rules or "huggingface")
     tree, name = vocabulary.read_json(path), str(path)
     try:
@@ -136,7 +136,7 @@ def _as_it_is(
     wish: Wish,
     notes: list[str],
 ) -> SentencePiece:
-    """A SentencePiece model, which can be given nothing that it does not have."""
+    """A SentencePiece model as its file has it: settings cannot change it, so they must agree."""
     if added:
         raise DataError(
             f"{path}: added token {added[0].content[:60]!r}: cannot be kept with a SentencePiece "
@@ -217,7 +217,7 @@ def _wordpiece(
 def _rules(
     found: WordPiece, path: Path, folder: Files, wish: Wish, google: bool, notes: list[str]
 ) -> str:
-    """The set of rules: as tokenizer.json says, or asked for, or those of the folder's maker."""
+    """The rules to use: from tokenizer.json, or as asked for, or from the origin of the folder."""
     if path.suffix == ".json":
         if wish.rules not in (None, found.ruleset):
             raise UsageError(
@@ -231,7 +231,7 @@ def _rules(
         return "google"
     beside = path.name == "vocab.txt" and folder.has("bert_config.json")
     if beside and not (folder.has("config.json") or folder.has(CONFIG)):
-        notes.append(f"rules: google, as {path.name} lies beside google-research/bert's config")
+        notes.append(f"rules: google, because {path.name} is beside google-research/bert's config")
         return "google"
     return "huggingface"
 
@@ -245,16 +245,16 @@ def _agree(path: Path, settings: Settings, field: str, value: object) -> None:
 
 
 def _casing(pieces: Iterable[str], path: Path, said: dict, wish: Wish, notes: list) -> bool:
-    """Whether text is lower-cased: said by a file, or asked for, or seen in the vocabulary.
+    """Whether text is lower-cased: by the files, or as asked for, or guessed from the vocabulary.
 
-    A wish settles what files contradict each other about; against files that agree it is refused.
+    A wish decides if the files contradict each other. A wish against files that agree is refused.
     """
     said = {name: value for name, value in said.items() if value is not None}
     if len(set(said.values())) > 1:
         names = " and ".join(f"{name} (lowercase={value})" for name, value in said.items())
         if wish.lowercase is None:
             raise DataError(
-                f"{path.parent}: {names} contradict each other; say {wish.field}=true or false"
+                f"{path.parent}: {names} contradict each other; set {wish.field}=true or false"
             )
         notes.append(f"casing: lowercase={wish.lowercase}, as asked; {names} contradict each other")
         return wish.lowercase
@@ -269,8 +269,8 @@ def _casing(pieces: Iterable[str], path: Path, said: dict, wish: Wish, notes: li
     capital = _capital(pieces)
     if wish.lowercase and capital is not None:
         raise DataError(
-            f"{path}: {capital!r} has a capital letter, which lower-cased text never reaches; "
-            f"say {wish.field}=false with this vocabulary"
+            f"{path}: {capital!r} has a capital letter, which lower-cased text never has; "
+            f"set {wish.field}=false with this vocabulary"
         )
     if wish.lowercase is not None:
         return wish.lowercase
@@ -280,6 +280,6 @@ def _casing(pieces: Iterable[str], path: Path, said: dict, wish: Wish, notes: li
 
 
 def _capital(pieces: Iterable[str]) -> str | None:
-    """The first piece with a capital letter, [unused1] and the like apart."""
+    """The first piece with a capital letter, except pieces like [unused1]."""
     words = (piece for piece in pieces if not re.fullmatch(r"[\[<].*[\]>]", piece))
     return next((piece for piece in words if piece != piece.lower()), None)

@@ -1,5 +1,7 @@
-"""What Hugging Face keeps beside a vocabulary: tokenizer_config.json, special_tokens_map.json and
-added_tokens.json, read as `transformers` reads them."""
+"""Hugging Face's settings beside a vocabulary, read as `transformers` reads them.
+
+The files are tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+"""
 
 import dataclasses
 import re
@@ -17,7 +19,7 @@ CONFIG, SPECIALS, ADDED = "tokenizer_config.json", "special_tokens_map.json", "a
 _CHOICES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
 _CORE = ("pad", "unk", "cls", "sep", "mask")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-# Classes that cut text as BERT's and as RoBERTa's tokenizer do, where no tokenizer.json says how.
+# Classes that cut text like BERT's and like RoBERTa's tokenizer. Other classes need tokenizer.json.
 _CLASSES = {
     "wordpiece": ("Bert", "DistilBert", "Electra", "MobileBert", "SqueezeBert", "ConvBert"),
     "byte_bpe": ("Roberta", "Longformer", "Bart", "GPT2"),
@@ -27,7 +29,7 @@ _ANY_CLASS = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBacke
 
 @runtime_checkable
 class Files(Protocol):
-    """A folder: `has` says whether a file is in it, `file` gives the path to open it by."""
+    """A folder: `has` tells whether the folder holds a file, `file` gives a path to open."""
 
     root: Path
 
@@ -37,7 +39,7 @@ class Files(Protocol):
 
 
 class Directory:
-    """A folder that its user named, on a disk or on gs://."""
+    """A folder that the user named, on a disk or on gs://."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,11 +53,11 @@ class Directory:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The three files of one folder; empty where they are missing.
+    """The three files of one folder; a missing file is empty.
 
     Attributes:
       where: path of tokenizer_config.json, for messages.
-      choices: the fields of tokenizer_config.json that say how text is cut, where they are set.
+      choices: the fields of tokenizer_config.json for the cutting of text, if they are set.
     """
 
     where: Path
@@ -80,7 +82,7 @@ class Settings:
 
 
 def read(folder: Files) -> Settings:
-    """The settings of a folder; raises DataError where a file is damaged or no object."""
+    """The settings of a folder; raises DataError if a file is damaged or not a JSON object."""
     config, specials, added = (_object(folder, name) for name in (CONFIG, SPECIALS, ADDED))
     where = folder.root / CONFIG
     choices = {name: config[name] for name in _CHOICES if config.get(name) is not None}
@@ -102,14 +104,14 @@ def _object(folder: Files, name: str) -> dict:
 
 
 def none(root: Path) -> Settings:
-    """Of a file that stands alone."""
+    """The empty settings of a file that stands alone."""
     return Settings(root / CONFIG, {}, {}, {}, {})
 
 
 def check_class(settings: Settings, kind: str, file: str) -> None:
-    """Raises DataError where the folder's class cuts text in a way that its files do not show.
+    """Raises DataError if the folder's tokenizer class cuts text in a way that its files hide.
 
-    A tokenizer.json shows all. With a vocab.txt, BertJapaneseTokenizer cuts words by MeCab.
+    A tokenizer.json shows everything. With a vocab.txt, BertJapaneseTokenizer cuts words by MeCab.
     """
     name = settings.config.get("tokenizer_class")
     if file == "tokenizer.json" or name is None or kind not in _CLASSES or name in _ANY_CLASS:
@@ -123,7 +125,7 @@ def check_class(settings: Settings, kind: str, file: str) -> None:
 
 
 def check_core(settings: Settings, found: Tokenizer, file: str) -> None:
-    """Raises DataError where a core special token is renamed, or something must not be split."""
+    """Raises DataError if a core special token is renamed, or `never_split` names other tokens."""
     for field, token in settings.named():
         content = token.get("content") if isinstance(token, dict) else token
         role = field.removesuffix("_token")
@@ -141,9 +143,9 @@ def check_core(settings: Settings, found: Tokenizer, file: str) -> None:
 
 
 def added_to(settings: Settings, found: Tokenizer) -> list[Added]:
-    """The added tokens of a folder: those of `found`, which its tokenizer.json may hold, and more.
+    """The added tokens of a folder: those of `found` (from tokenizer.json) and of `settings`.
 
-    A token that is listed without an id gets the next one, as in `transformers`.
+    A token that is listed without an id gets the next free id, as in `transformers`.
 
     Raises:
       DataError: two files give a token two ids or different flags.
@@ -175,7 +177,7 @@ def added_to(settings: Settings, found: Tokenizer) -> list[Added]:
 
 
 def _numbered(settings: Settings) -> list[Added]:
-    """Added tokens with the ids that tokenizer_config.json, or else added_tokens.json, gives."""
+    """Added tokens with their ids from tokenizer_config.json, or else from added_tokens.json."""
     decoder = settings.config.get("added_tokens_decoder")
     if decoder is not None:
         if not isinstance(decoder, dict) or not all(re.fullmatch(r"\d{1,9}", i) for i in decoder):

@@ -20,22 +20,23 @@ from bertjax.data.wordpiece import SPECIALS as WORDPIECE_SPECIALS
 from bertjax.data.wordpiece import WordPiece
 from bertjax.errors import DataError, UsageError, one_line
 
-COUNTED_WORDS = 1 << 21  # distinct words held while counting; the rare ones go first
-ALPHABET = 1000  # most frequent characters kept
-LONGEST_PIECE = 100  # characters; WordPiece gives [UNK] beyond, in the reference too
+COUNTED_WORDS = 1 << 21  # distinct words held while counting; beyond, rare words are dropped
+ALPHABET = 1000  # number of most frequent characters that are kept
+LONGEST_PIECE = 100  # characters; a longer word is [UNK], in the reference too
 SENTENCEPIECE_LINE = 4192  # bytes
 
 
 def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Learns a vocabulary of at most `config.vocab_size` pieces.
 
-    The result depends on the texts alone: the same in every run, on any number of cores.
-    It is lower-cased unless `config.lowercase` is False; byte-level BPE keeps case and accents.
+    The result depends only on the config and the texts: it is the same in every run and on any
+    number of cores. It is lower-cased unless `config.lowercase` is False; byte-level BPE keeps case
+    and accents.
 
     Raises:
       DataError: the texts hold no words, or SentencePiece finds too few.
-      UsageError: a vocabulary too small for the bytes that byte-level BPE begins with; or a choice
-        that the kind does not have.
+      UsageError: `vocab_size` is too small for the bytes of byte-level BPE, or the config sets a
+        field that the kind does not have.
     """
     if config.rules is not None and config.kind != "wordpiece":
         raise UsageError(f"config.tokenizer.rules={config.rules}: {config.kind} has no such choice")
@@ -49,9 +50,9 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 def _train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> WordPiece:
     """Counts words here and leaves the merges to `tokenizers`.
 
-    Its trainer numbers characters in the order of a randomly seeded hash table and breaks ties
-    by these numbers, so two runs on one corpus differ. Naming every character beforehand, as
-    if it were special, fixes the numbers.
+    The trainer of `tokenizers` numbers characters in the order of a randomly seeded hash table and
+    breaks ties by these numbers, so two runs on one corpus differ. Naming every character as a
+    special token beforehand fixes the numbers.
     """
     lowercase, rules = config.lowercase is not False, config.rules or "huggingface"
     normalizer, splitter = wordpiece.parts_of(rules, lowercase)
@@ -82,11 +83,13 @@ def _train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> WordPiece
 def _train_byte_bpe(config: TokenizerConfig, texts: Iterable[str]) -> ByteBPE:
     """Counts the pieces of GPT-2's pattern here and leaves the merges to `tokenizers`.
 
-    The pair of neighbors that occurs most often is merged next; of equals, the one whose left
-    piece, then right piece, has the lower id (the bytes come first, in the order of their
-    characters). Overlapping pairs all count: "aaa" holds two. Nothing here hangs on the order of
-    a hash table, unlike in WordPiece. Ids: <s>, <pad>, </s>, <unk>, the pieces, <mask> (RoBERTa's);
-    none of the specials can be learned as a piece, because the pattern cuts words from punctuation.
+    The most frequent pair of neighbors is merged next. Among equal pairs, the pair with the lower
+    id of the left piece, then of the right piece, comes first (bytes have the lowest ids, in the
+    order of their characters). Overlapping pairs all count: "aaa" holds two. Unlike in WordPiece,
+    nothing depends on the order of a hash table.
+
+    Ids, as in RoBERTa: <s>, <pad>, </s>, <unk>, the pieces, <mask>. A special token cannot be
+    learned as a piece, because the pattern separates words from punctuation.
     """
     if config.lowercase:
         raise UsageError(
@@ -125,7 +128,7 @@ def _train_byte_bpe(config: TokenizerConfig, texts: Iterable[str]) -> ByteBPE:
 
 
 def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter:
-    """How often each word occurs, in bounded memory."""
+    """The number of occurrences of each word, counted in bounded memory."""
     words = Counter()
     for text in texts:
         words.update(split(text))
@@ -136,7 +139,7 @@ def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> Cou
 
 
 def _count_pieces(words: Counter, normalizer: Any, splitter: Any) -> Counter:
-    """How often each piece between spaces and punctuation occurs."""
+    """The number of occurrences of each piece between spaces and punctuation."""
     by_count = {}
     for word, count in words.items():
         by_count.setdefault(count, []).append(word)
@@ -184,8 +187,9 @@ def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> Sente
 def fit_lines(texts: Iterable[str], report: Counter) -> Iterator[str]:
     """Cuts texts so that the SentencePiece trainer takes every line.
 
-    It skips lines over `SENTENCEPIECE_LINE` bytes and lines with a character that it reserves,
-    without a word; here the first are cut, the second left out, and `report` counts both.
+    The trainer silently skips lines over `SENTENCEPIECE_LINE` bytes and lines with a reserved
+    character. This function cuts the long lines, leaves out the others, and counts both in
+    `report`.
     """
     for text in texts:
         if "\0" in text or "▅" in text:

@@ -1,4 +1,4 @@
-"""What `prepare` respects in a W that was used before: weights whose token ids mean something."""
+"""The tokenizer of a W that was used before: `prepare` must keep it for the weights in W."""
 
 import dataclasses
 from pathlib import Path
@@ -12,10 +12,10 @@ from bertjax.errors import DataError, UsageError
 
 
 class Source(NamedTuple):
-    """Where a store's tokenizer comes from.
+    """The origin of a store's tokenizer.
 
-    `path` is None where it is to be trained; `fields` are what the manifest says of one that the
-    config does not name.
+    `path` is None if the tokenizer must be trained. `fields` are the manifest's fields for a
+    tokenizer that the config does not name.
     """
 
     path: str | None
@@ -23,18 +23,18 @@ class Source(NamedTuple):
 
 
 def has_weights(workdir: Path) -> bool:
-    """Whether W/checkpoints holds a step. An empty folder is what a refused run leaves."""
+    """Whether W/checkpoints holds a step. A refused run leaves an empty folder."""
     return any(name.isdigit() for name in storage.folders(workdir / "checkpoints"))
 
 
 def tokenizer_of(config: Config, workdir: Path) -> Source:
-    """The tokenizer that a new store of W takes.
+    """The tokenizer for a new store in W.
 
-    Weights that lie in W, converted or trained, read their ids by W's own tokenizer: it is taken
-    where the config names none, and another one is refused.
+    Weights in W, converted or trained, fit only the tokenizer of W. A config that names no
+    tokenizer gets this one; another tokenizer is refused.
 
     Raises:
-      UsageError: the weights in W read their ids by another tokenizer, or by one that is lost.
+      UsageError: the weights in W belong to another tokenizer, or their tokenizer is lost.
       DataError: a tokenizer is missing or damaged.
     """
     asked, mine = config.tokenizer, workdir / "tokenizer"
@@ -42,16 +42,16 @@ def tokenizer_of(config: Config, workdir: Path) -> Source:
         return Source(asked.path, {})
     if not asked.path and not storage.is_directory(mine):
         raise UsageError(
-            f"config.tokenizer.path is unset, and {mine}, by which the weights in "
-            f"{workdir}/checkpoints read their ids, is not there; set it to theirs"
+            f"config.tokenizer.path is unset, and {mine}, the tokenizer of the weights in "
+            f"{workdir}/checkpoints, is missing; set the field to a copy of that tokenizer"
         )
     made, found = _of_weights(asked, workdir), identity.Findings()
     if made:
         identity.compare_tokenizer(asked, made, found)
     if found.differences:
         raise UsageError(
-            f"{'; '.join(found.differences)}: the weights in {workdir}/checkpoints read their ids "
-            f"by the tokenizer in {mine}; take that one, or another --workdir"
+            f"{'; '.join(found.differences)}: the weights in {workdir}/checkpoints need the "
+            f"tokenizer in {mine}; take that one, or another --workdir"
         )
     if asked.path:
         return Source(asked.path, {})
@@ -60,7 +60,7 @@ def tokenizer_of(config: Config, workdir: Path) -> Source:
 
 
 def _of_weights(asked: TokenizerConfig, workdir: Path) -> dict | None:
-    """The tokenizer of the weights in W, as a manifest says it; None where nothing tells it."""
+    """The manifest fields for the tokenizer of the weights in W; None if nothing records it."""
     mine, held = workdir / "tokenizer", next(iter(manifests(workdir).values()), None)
     if not storage.is_directory(mine):
         return held
@@ -83,18 +83,18 @@ def manifests(workdir: Path) -> dict[str, dict]:
 
 
 def changes(config: Config, workdir: Path, source: Source) -> list[str]:
-    """Lines on what the weights in W go on with: their own tokenizer, and another text."""
+    """Lines for the user: the weights in W keep their own tokenizer, or continue on other text."""
     lines = []
     if source.path and source.path != config.tokenizer.path:
-        lines.append(f"{'tokenizer':12}{source.path}, by which the weights in W read their ids")
+        lines.append(f"{'tokenizer':12}{source.path}, the tokenizer of the weights in W")
     held, found = manifests(workdir), identity.Findings()
     if held and has_weights(workdir):
         for part in corpus.of(config):
             if part.name in held:
                 identity.compare(part.place, part.data, held[part.name], found)
             else:
-                found.differences.append(f"{part.place}, which {workdir}/store has not")
+                found.differences.append(f"{part.place}, which is not in {workdir}/store")
     if found.differences:
         said = "; ".join(found.differences)
-        lines.append(f"{'note':12}the weights in W go on with other text: {said}")
+        lines.append(f"{'note':12}the weights in W continue on other text: {said}")
     return lines

@@ -1,4 +1,4 @@
-"""Reading the files that vocabularies are kept in, which somebody else may have made."""
+"""Reads vocabulary files, which may come from anybody: sizes are checked before parsing."""
 
 import json
 from collections import Counter
@@ -10,29 +10,31 @@ from bertjax.data import added_tokens
 from bertjax.data.added_tokens import Added
 from bertjax.errors import DataError, UsageError, one_line
 
-# LaBSE, the published BERT with most pieces, has 501,153: 14 MB as an indented tokenizer.json.
+# LaBSE, the published BERT with most pieces, has 501,153 of them: 14 MB as an indented JSON file.
 MAX_BYTES = 16 << 20
 MAX_PIECES = 1 << 19
-MAX_JSON_VALUES = 3 << 18  # strings, lists and objects; as many lists take 80 MB to hold
+MAX_JSON_VALUES = 3 << 18  # strings, lists and objects; this many lists take 80 MB of memory
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file; raises DataError where it cannot be read or is far too large."""
+    """The contents of a file; raises DataError if the file cannot be read or is far too large."""
     try:
         (size,) = storage.sizes([path])
         if size > MAX_BYTES:
-            raise DataError(f"tokenizer {path}: {size:,} bytes; none has over {MAX_BYTES:,}")
+            raise DataError(
+                f"tokenizer {path}: {size:,} bytes; no vocabulary has over {MAX_BYTES:,}"
+            )
         contents = storage.read(path)
     except OSError as error:
         raise DataError(f"tokenizer {path}: {error.strerror or 'no such object'}") from None
-    # Each piece has one in text, and in SentencePiece's encoding two: the tags of field 1.
+    # A piece has one "\n" in a text file, and two in a SentencePiece model: the tags of field 1.
     if contents.count(b"\n") > 2 * MAX_PIECES:
         raise DataError(f"tokenizer {path}: no vocabulary has over {MAX_PIECES:,} pieces")
     return contents
 
 
 def read_text(path: Path) -> str:
-    """As `read_bytes`, and raises DataError where it is not UTF-8."""
+    """The text of a file; raises DataError as `read_bytes`, or if the file is not UTF-8."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,23 +42,23 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file, which only line feeds end: other separators may be pieces.
+    """The lines of a file. Only line feeds end a line, because other separators may be pieces.
 
     Raises:
-      DataError: as `read_text`, or there are far too many.
+      DataError: as for `read_text`, or there are far too many lines.
     """
     text = read_text(path)
     if text.count("\n") > MAX_PIECES:
-        raise DataError(f"tokenizer {path}: over {MAX_PIECES:,} lines; no vocabulary has as many")
+        raise DataError(f"tokenizer {path}: over {MAX_PIECES:,} lines; no vocabulary has so many")
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def read_json(path: Path) -> Any:
-    """What a .json file holds; raises DataError where it is damaged or far too much."""
+    """The value of a .json file; raises DataError if the file is damaged or far too large."""
     text = read_text(path)
     if text.count('"') // 2 + text.count("[") + text.count("{") > MAX_JSON_VALUES:
         raise DataError(
-            f"tokenizer {path}: over {MAX_JSON_VALUES:,} values; no vocabulary has them"
+            f"tokenizer {path}: over {MAX_JSON_VALUES:,} values; no vocabulary has so many"
         )
     try:
         return json.loads(text)
@@ -65,7 +67,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_pieces(path: Path) -> list[str]:
-    """The pieces of a vocab.txt, one a line; raises DataError where one is there twice."""
+    """The pieces of a vocab.txt, one a line; raises DataError if a piece is repeated."""
     lines = read_lines(path)
     repeated = [piece for piece, count in Counter(lines).items() if count > 1]
     if repeated:
@@ -74,18 +76,18 @@ def read_pieces(path: Path) -> list[str]:
 
 
 def as_lines(pieces: list[str]) -> str:
-    """The text of a vocab.txt; raises UsageError where a piece does not fit on a line."""
+    """The text of a vocab.txt; raises UsageError if a piece does not fit on one line."""
     broken = [piece for piece in pieces if "\n" in piece or piece.endswith("\r")]
     if broken:
-        raise UsageError(f"vocab.txt: the piece {broken[0]!r} does not fit on one line of it")
+        raise UsageError(f"vocab.txt: the piece {broken[0]!r} does not fit on one line")
     return "".join(f"{piece}\n" for piece in pieces)
 
 
 def in_order(ids: dict[str, int], name: str) -> list[str]:
-    """The pieces of a vocabulary by their ids.
+    """The pieces of a vocabulary in the order of their ids.
 
     Raises:
-      DataError: the ids are not 0, 1, 2... with each one once, or far too many.
+      DataError: the ids are not 0, 1, 2... with each id once, or there are far too many.
     """
     if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
         raise DataError(f"{name}: expected a vocabulary, an object of piece: id")
@@ -98,12 +100,13 @@ def in_order(ids: dict[str, int], name: str) -> list[str]:
 
 
 def all_pieces(tree: dict, specials: tuple, name: str) -> tuple[list[str], list[Added]]:
-    """The pieces of a tokenizer.json by their ids, and the tokens added to them.
+    """The pieces of a tokenizer.json in the order of their ids, and the added tokens.
 
-    Early files hold the core special tokens `specials` in `added_tokens` only; here they are pieces.
+    Early files list the core special tokens `specials` only in `added_tokens`. They are pieces
+    here.
 
     Raises:
-      DataError: the ids have gaps, a token has two, or a core special token is not special.
+      DataError: the ids have gaps, a token has two ids, or a core special token is not special.
     """
     ids, added = dict(tree["model"]["vocab"]), {}
     for entry in tree.get("added_tokens") or ():
@@ -120,10 +123,10 @@ def all_pieces(tree: dict, specials: tuple, name: str) -> tuple[list[str], list[
 
 
 def require(section: dict, name: str, **allowed: tuple) -> None:
-    """Raises DataError where a section of a tokenizer.json asks for what is not reproduced here.
+    """Raises DataError if a section of a tokenizer.json has a setting that is not supported here.
 
     Args:
-      allowed: the values that a field may have; None among them where it may be absent.
+      allowed: the values that each field may have, with None if the field may be absent.
     """
     for field, values in allowed.items():
         if section.get(field) not in values:

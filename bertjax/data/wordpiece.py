@@ -1,12 +1,14 @@
-"""WordPiece, the tokenizer of BERT, by either of two sets of rules.
+"""WordPiece, the tokenizer of BERT, with one of two sets of rules.
 
-huggingface: those of `transformers` (`tokenizers.normalizers.BertNormalizer`).
-google: those of google-research/bert's `tokenization.py`. They differ from the first in these
-points: a capital sigma that ends a word becomes a final sigma when lower-cased; words may have
-200 characters before they are unknown, not 100; private-use characters are kept; characters are
-classified by today's Unicode, and U+2B820 to U+2B91F are CJK ideographs. In Python the same file
-answers by the Unicode version of that Python: characters assigned or reclassified since then
-may differ.
+huggingface: the rules of `transformers` (`tokenizers.normalizers.BertNormalizer`).
+google: the rules of google-research/bert's `tokenization.py`. They differ in these points:
+
+- A capital sigma at the end of a word becomes a final sigma when lower-cased.
+- A word is unknown from 201 characters on, not from 101.
+- Private-use characters are kept.
+- Characters are classified by today's Unicode, and U+2B820 to U+2B91F are CJK ideographs.
+  `tokenization.py` itself uses the Unicode version of its Python: characters assigned or
+  reclassified since then may differ.
 """
 
 import functools
@@ -28,8 +30,9 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 RULES = ("huggingface", "google")
 LONGEST_WORD = {"huggingface": 100, "google": 200}  # characters; beyond, a word is [UNK]
 
-# Python's str.lower: final where a cased letter comes before and none after, whatever of quotes,
-# accents and the like stands between. "\K" leaves what comes before out of the match.
+# The rule of Python's str.lower: a sigma is final if a cased letter precedes it and none follows;
+# case-ignorable characters (quotes, accents) between them do not count. "\K" drops the text before
+# the sigma from the match.
 _IGNORED, _CASED = r"\p{Case_Ignorable}*", r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
 _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
 _REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
@@ -46,9 +49,9 @@ class WordPiece(Tokenizer):
     Attributes:
       ruleset: "huggingface" or "google", see above.
       lowercase: text is lower-cased first.
-      strip_accents: accents are removed; None does so where `lowercase` is set.
+      strip_accents: accents are removed; None means the value of `lowercase`.
       handle_chinese_chars: each CJK ideograph is a word.
-      vocabulary: the pieces that a word may be cut into: all but the added tokens of the last ids.
+      vocabulary: the pieces of words: all pieces except the added tokens with the last ids.
     """
 
     kind = "wordpiece"
@@ -94,8 +97,8 @@ class WordPiece(Tokenizer):
         }
 
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        # Nothing that BERT's normalizer, splitter or WordPiece does looks across a space; only an
-        # added token may.
+        # BERT's normalizer, splitter and WordPiece never look across a space. Only an added token
+        # may hold one.
         if self._across is None:
             return self._memory.encode_flat([text.split(" ") for text in texts])
         whole = self._across.search
@@ -118,7 +121,7 @@ class WordPiece(Tokenizer):
 
 
 def _take_lost_marks(text: str, offsets: np.ndarray) -> None:
-    """Moves each end in `offsets` [T, 2] behind the combining marks that no piece has."""
+    """Moves each end in `offsets` [T, 2] behind the combining marks that belong to no piece."""
     starts, ends = offsets[:, 0].tolist(), offsets[:, 1].tolist()
     for index, (end, until) in enumerate(zip(ends, [*starts[1:], len(text)], strict=True)):
         while end < until and unicodedata.category(text[end])[0] == "M":
@@ -135,7 +138,7 @@ def parts_of(
     """`(normalizer, pre-tokenizer)` of a set of rules.
 
     Raises:
-      UsageError: Google's rules have no choice about accents and ideographs.
+      UsageError: `ruleset` is "google", and accents or ideographs are set against its rules.
     """
     if ruleset == "google":
         if strip_accents not in (None, lowercase) or not handle_chinese_chars:
@@ -171,7 +174,7 @@ def _backend(
     backend.decoder = decoders.WordPiece()
     if all(special in ids for special in SPECIALS):
         backend.add_special_tokens(list(SPECIALS))
-        # Only for whoever opens the saved file with another library.
+        # Only for other libraries that open the saved file.
         ends = (("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
         backend.post_processor = processors.BertProcessing(*ends)
     return backend
@@ -179,7 +182,7 @@ def _backend(
 
 @functools.cache
 def _google_parts(lowercase: bool) -> tuple[dict, dict]:
-    """The normalizer and pre-tokenizer of Google's rules as tokenizer.json spells them."""
+    """The normalizer and pre-tokenizer of Google's rules as JSON trees of a tokenizer.json."""
     backend = tokenizers.Tokenizer(models.WordPiece())
     backend.normalizer, backend.pre_tokenizer = parts_of("google", lowercase)
     tree = json.loads(backend.to_str())
@@ -187,7 +190,7 @@ def _google_parts(lowercase: bool) -> tuple[dict, dict]:
 
 
 def from_json(tree: dict, name: str) -> WordPiece:
-    """The tokenizer that a tokenizer.json holds; raises DataError where it is another kind."""
+    """The tokenizer of a tokenizer.json; raises DataError if its kind is not supported."""
     model = tree["model"]
     vocabulary.require(model, name, type=("WordPiece", None), unk_token=("[UNK]",))
     vocabulary.require(model, name, continuing_subword_prefix=("##",))

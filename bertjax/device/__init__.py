@@ -1,1 +1,1 @@
-"""Exported models on the machine that runs them: size, latency, memory, score."""
+"""Measures exported models on the machine that runs them: size, latency, memory, score."""

@@ -1,4 +1,4 @@
-"""What `bench-export` is asked for, and whose tokenizer and task count."""
+"""The request of `bench-export`, and the source of its tokenizer and task."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,16 +12,16 @@ from bertjax.errors import DataError, UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is to be measured.
+    """What to measure.
 
     Attributes:
       places: .onnx files and sources of `convert`.
-      texts: a file, a text a line.
+      texts: a file with one text per line.
       lengths: tokens of a row, ascending.
       runs: timed calls of each model for each latency.
-      source: the model whose tokenizer and task the files have; None: the first source in `places`.
-      dev: a labelled file; None: no score.
-      hints: what sources do not say themselves; its tokenizer counts before theirs.
+      source: the model that gives tokenizer and task; None for the first source in `places`.
+      dev: a labeled file; None for no score.
+      hints: values that sources do not record; its tokenizer replaces theirs.
     """
 
     places: tuple[str, ...]
@@ -33,7 +33,7 @@ class Asked:
     hints: Hints = dataclasses.field(default_factory=Hints)
 
     def __post_init__(self) -> None:
-        """Raises UsageError: a place comes twice, or nothing says the tokenizer or the task."""
+        """Raises UsageError if a place comes twice, or nothing gives the tokenizer or the task."""
         twice = [place for place in self.places if self.places.count(place) > 1]
         if twice:
             raise UsageError(f"{twice[0]}: is named twice")
@@ -47,19 +47,19 @@ class Asked:
 
     @property
     def model(self) -> str | None:
-        """The source whose tokenizer and task count."""
+        """The source that gives the tokenizer and the task; None if there is none."""
         others = (place for place in self.places if not programs.is_export(place))
         return self.source or next(others, None)
 
     def tokenizer(self, read: Mapping[str, Pretrained], say: Callable[[str], None]) -> Tokenizer:
-        """The tokenizer that cuts the texts.
+        """The tokenizer for the texts.
 
         Args:
-          read: sources that were read, by their places.
-          say: takes a line for what the tokenizer's files do not say.
+          read: the sources that were read already, by place.
+          say: called with each note on what the tokenizer's files do not say.
 
         Raises:
-          DataError: the source has none.
+          DataError: the source has no tokenizer.
           UsageError, DataError: as `tokenizer_files.read` and `convert.read`.
         """
         if self.hints.tokenizer:
@@ -70,9 +70,9 @@ class Asked:
         assert self.model is not None
         pretrained = read.get(self.model)
         if pretrained is None:
-            from bertjax import convert
+            from bertjax.convert import read as read_source
 
-            pretrained = convert.read(self.model, self.hints)
+            pretrained = read_source(self.model, self.hints)
         if pretrained.tokenizer is None:
             raise DataError(
                 f"{self.model}: has no tokenizer; name its file or folder: --tokenizer=PATH"

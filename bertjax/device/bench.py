@@ -1,4 +1,4 @@
-"""The measurement of several models beside each other, as JSON takes it."""
+"""Measures several models side by side; the results are plain values for JSON."""
 
 import itertools
 import statistics
@@ -17,27 +17,29 @@ from bertjax.device.asked import Asked
 from bertjax.device.programs import Batch, Program
 from bertjax.errors import DataError, UsageError
 
-ROWS = 32  # of the batch whose throughput and score are taken
+ROWS = 32  # of the batch that measures throughput and score
 _ROWS_LENGTH, _ROWS_RUNS = 128, 3
-_STARTS = 3  # processes that load a model, one after the other
-_LEAST = 3  # tokens of a row: [CLS], one, [SEP]
+_STARTS = 3  # processes that each load a model, one after the other
+_LEAST = 3  # tokens of the shortest row: [CLS], one token, [SEP]
 
 Say = Callable[[str], None]
 
 
 def run(asked: Asked, say: Say) -> dict[str, Any]:
-    """Measures; `say` takes a line for each thing that takes time or was decided.
+    """Measures the models of `asked`; calls `say` with a line for each slow part and each decision.
 
     Returns:
-      `machine` as `machine.describe` has it, with `load_average_after`; `settings`; `files`: of each
-      place `name`, `place`, `runtime`, `size_bytes`; `load_seconds`, `first_call_seconds`,
-      `peak_bytes` and `idle_bytes` (`startup.Start`, for one row of the longest length); `latency`:
-      for each number of threads and tokens `threads`, `tokens`, `calls`, `first_call_seconds`, `median_seconds`, `p99_seconds`;
-      `throughput`: `rows`, `tokens`, `rows_per_second`; and `scores`: the figures by the rows of a
-      batch ("1" without padding, "32" with).
+      `machine`: as `machine.describe` returns it, with `load_average_after`.
+      `settings`: the request.
+      `files`: for each place `name`, `place`, `runtime` and `size_bytes`; `load_seconds`,
+        `first_call_seconds`, `peak_bytes` and `idle_bytes` (`startup.Start`, for one row of the
+        longest length); `latency`, which has for each number of threads and tokens `threads`,
+        `tokens`, `calls`, `first_call_seconds`, `median_seconds` and `p99_seconds`; `throughput`,
+        which has `rows`, `tokens` and `rows_per_second`; and, with a labeled file, `scores`: the
+        figures by batch size ("1" without padding, "32" with padding).
 
     Raises:
-      UsageError: a model has another task, or does not take so many tokens.
+      UsageError: a model has another task, or does not take the longest length.
       DataError: a file is missing or cannot be read or run.
     """
     before = machine.describe()
@@ -68,7 +70,7 @@ def run(asked: Asked, say: Say) -> dict[str, Any]:
 
 
 class _Entry(NamedTuple):
-    """A model with all cores, and what is measured of it."""
+    """A model that runs on all cores, and its measurements."""
 
     program: Program
     row: dict[str, Any]
@@ -91,16 +93,16 @@ def _open(place: str, threads: int, hints: Hints) -> tuple[Program, Pretrained |
 
 
 def names(places: Sequence[str]) -> list[str]:
-    """Names without their folders, or the whole places where two would be alike."""
+    """File names without folders; the whole places if two names would be the same."""
     short = [("" if programs.is_export(p) else "bertjax ") + Path(p).name for p in places]
     return short if len(set(short)) == len(short) else list(places)
 
 
 def _identity(program: Program, pretrained: Pretrained | None, name: str) -> dict[str, Any]:
-    """What a row says of a model before anything is measured."""
+    """A model's row before any measurement."""
     if pretrained is None:
         size = Path(program.place).stat().st_size
-    else:  # as float32, whatever files and states are around it
+    else:  # as float32, without optimizer states and other files of the source
         size = 4 * parameters.num_parameters(pretrained.config.model)
     runtime = "onnxruntime" if pretrained is None else "bertjax"
     row = {"name": name, "place": program.place, "runtime": runtime, "size_bytes": size}
@@ -108,7 +110,7 @@ def _identity(program: Program, pretrained: Pretrained | None, name: str) -> dic
 
 
 def _require_lengths(program: Program, longest: int, make: _Batches) -> None:
-    """Refuses a model that does not run `longest` tokens, and says how many it does."""
+    """Raises UsageError if a model does not run `longest` tokens; the message has its limit."""
 
     def failure(length: int) -> str | None:
         try:
@@ -121,7 +123,7 @@ def _require_lengths(program: Program, longest: int, make: _Batches) -> None:
         return
     why = failure(_LEAST)
     if why is not None:
-        raise DataError(f"{program.place}: does not run ({why}); is the tokenizer its own?")
+        raise DataError(f"{program.place}: does not run ({why}); is the tokenizer the model's?")
     most, over = _LEAST, longest
     while over - most > 1:
         middle = (most + over) // 2
@@ -148,12 +150,13 @@ def _scores(asked: Asked, entries: Sequence[_Entry], say: Say) -> None:
 def _latencies(
     asked: Asked, threads: int, is_all: bool, entries: Sequence[_Entry], make: _Batches, say: Say
 ) -> None:
-    """Batch 1 of every length with so many threads; bertjax has all cores only."""
+    """Latency at batch 1 of every length, with `threads` threads; bertjax uses all cores only."""
     some = [entry for entry in entries if is_all or not entry.program.compiles]
     for length in asked.lengths if some else ():
         what = f"{threads} thread{'s' * (threads > 1)}, {length} tokens"
         say(f"latency: {what}, {asked.runs} calls of each")
-        # A session for this length only: its first call is one. To JAX every length is new anyway.
+        # A new session for every length, so that its first call can be timed. For JAX every length
+        # is new anyway.
         ready = [
             program if program.compiles else programs.open_export(program.place, threads)
             for program, _ in some
@@ -175,7 +178,7 @@ def _latencies(
 
 
 def _throughput(asked: Asked, entries: Sequence[_Entry], make: _Batches, say: Say) -> None:
-    """Rows a second in batches of `ROWS` with all cores."""
+    """Rows per second in batches of `ROWS`, with all cores."""
     length = _ROWS_LENGTH if _ROWS_LENGTH in asked.lengths else min(asked.lengths)
     runs = min(_ROWS_RUNS, asked.runs)
     say(f"throughput: {ROWS} rows of {length} tokens, {runs} calls of each")
@@ -193,7 +196,7 @@ def _throughput(asked: Asked, entries: Sequence[_Entry], make: _Batches, say: Sa
 def _starts(
     asked: Asked, threads: int, entries: Sequence[_Entry], make: _Batches, say: Say
 ) -> None:
-    """What processes measure that have one model each; they alternate too."""
+    """Load time and memory, measured in processes with one model each; the models take turns."""
     say(f"load time and memory: {_STARTS} processes of each")
     batch = make(1, max(asked.lengths))
     found: dict[str, list[startup.Start]] = {place: [] for place in asked.places}

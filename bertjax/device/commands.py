@@ -1,4 +1,4 @@
-"""The command of exported models: `bench-export`."""
+"""The command that measures exported models: `bench-export`."""
 
 import json
 import re
@@ -23,13 +23,14 @@ def bench_export(values: Values, args: list[str]) -> None:
     """bench-export FILE [FILE ...] --texts=FILE [--source=SRC] [--dev=FILE]
         [--lengths=32,128,384] [--runs=100] [--json=FILE] [--picture=FILE.png]
 
-    Exported .onnx files beside each other on this CPU, in onnxruntime: size, time to load, first
-    call, memory of a process of its own; at batch 1 median and 99th percentile latency for rows of
-    so many tokens, with 1 thread and with all cores; rows a second in batches of 32. Files take
-    turns. FILE may also be a source of convert, which bertjax computes, on all cores. SRC, a source
-    of convert, has the tokenizer (by default the first source among the FILEs; or --tokenizer=a
-    file or folder). --dev=a labelled file of the task of a fine-tuned SRC, as predict reads it:
-    adds the score, at batch 1 without padding and at batch 32 with.
+    Measures exported .onnx files side by side in onnxruntime on this CPU: file size; time to load,
+    first call and memory, in a process of its own; median and 99th percentile latency at batch 1
+    for rows of each length in tokens, with 1 thread and with all cores; rows per second in batches
+    of 32. The files take turns. FILE may also be a source of convert: bertjax runs it, on all
+    cores. SRC, a source of convert, gives the tokenizer; without it the first source among the
+    FILEs does, or --tokenizer=FILE or folder. --dev names a labeled file for the task of a
+    fine-tuned SRC, in the form that predict reads; it adds the score at batch 1 without padding and
+    at batch 32 with padding.
     """
     from bertjax.device import bench, report
     from bertjax.device.asked import Asked
@@ -37,7 +38,7 @@ def bench_export(values: Values, args: list[str]) -> None:
     if not args:
         raise UsageError("expected FILE [FILE ...]; see --help")
     if not values.texts:
-        raise UsageError("--texts: missing; name a file, a text a line")
+        raise UsageError("--texts: missing; name a file with one text per line")
     for flag in ("json", "picture"):
         _require_folder(flag, values[flag].value)
     asked = Asked(
@@ -60,7 +61,7 @@ def bench_export(values: Values, args: list[str]) -> None:
 
 
 def _require_folder(flag: str, path: str | None) -> None:
-    """Refuses before anything is measured what could not be written after it."""
+    """Raises UsageError before the measurement if its result could not be written."""
     if path and not storage.is_remote(path) and not storage.path(path).parent.is_dir():
         raise UsageError(f"--{flag}={path}: no such folder; make it first")
 
@@ -69,5 +70,5 @@ def _lengths(text: str) -> tuple[int, ...]:
     """The numbers of --lengths, ascending."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) >= 3 for part in parts):
-        raise UsageError(f"--lengths={text}: expected numbers of tokens from 3, as 32,128,384")
+        raise UsageError(f"--lengths={text}: expected token counts of 3 or more, as in 32,128,384")
     return tuple(sorted({int(part) for part in parts}))

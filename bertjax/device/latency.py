@@ -1,4 +1,4 @@
-"""How long calls take: programs alternate, so that what else the machine does meets all alike."""
+"""Times calls of several programs in turns, so that other work on the machine affects all alike."""
 
 import math
 import time
@@ -8,13 +8,13 @@ BLOCK = 10  # timed calls of a program before the next program's turn
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest rank: the smallest value that at least this share (0 to 1) of all do not exceed.
+    """The smallest value that at least `share` (0 to 1) of all do not exceed (nearest rank).
 
-    A measured value is returned, never one between two; of fewer than 100 values, the 99th
-    percentile is the largest.
+    The result is always a measured value, never an interpolation. With fewer than 100 values, the
+    99th percentile is the largest.
     """
     ordered = sorted(values)
-    # 0.99 * 100 is 99.00000000000001 or so: what is whole but for rounding is whole.
+    # A product such as 99.00000000000001 is 99 with a rounding error; `ceil` must not make it 100.
     rank = math.ceil(round(share * len(ordered), 9))
     return ordered[max(rank, 1) - 1]
 
@@ -27,11 +27,11 @@ def alternate(
     warm: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Seconds of `runs` calls of each: in rounds, in which each has a block of calls.
+    """Seconds of `runs` calls of each program, in rounds with one block of calls per program.
 
-    With `warm`, a call before each block that is not timed brings the program's weights back into
-    the caches, where a process of its own would find them. Each round begins with the next program, so that none
-    always follows the same other.
+    With `warm`, an untimed call before each block brings the program's weights back into the
+    caches, where they would be in a process of its own. Each round begins with the next program, so
+    that no program always follows the same other one.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     done = number = 0

@@ -1,4 +1,4 @@
-"""The machine that a measurement is of: its processor, the cores this process may use, its load."""
+"""Describes the measured machine: its processor, the cores this process may use, its load."""
 
 import datetime
 import importlib.metadata
@@ -8,13 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-# What decides how fast a product of int8 is and how it rounds, as Linux names it: x86, then ARM.
+# Instruction sets that decide how fast int8 products are and how they round. Linux's names: x86,
+# then ARM.
 _SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 _PACKAGES = ("onnxruntime", "jax")
 
 
 def describe() -> dict[str, Any]:
-    """What stands beside every number.
+    """The description that goes with every measurement.
 
     `processor`, `instruction_sets` (those of `_SETS` that it has), `cores` (as `cores`), `date`
     (ISO 8601, UTC), `load_average` (1, 5 and 15 minutes) and `versions` of the runtimes.
@@ -43,9 +44,9 @@ def instruction_sets(cpuinfo: str) -> list[str]:
 
 
 def cores(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> int:
-    """Cores that this process can keep busy: those of its affinity, within its cgroups' quota.
+    """Cores that this process can keep busy: its CPU affinity, limited by its cgroups' quota.
 
-    A quota of 1.5 cores counts as 1: a second thread would be stopped half of the time.
+    A quota of 1.5 cores counts as 1, because a second thread would be stopped half of the time.
     """
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
@@ -55,7 +56,7 @@ def cores(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/c
 
 
 def _quotas(root: Path, groups: Path) -> list[float]:
-    """The limits in cores of this process' cgroup and of those around it (versions 2 and 1)."""
+    """Limits, in cores, of this process's cgroup and of those around it (versions 2 and 1)."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The measurement of `bench.run` as one picture: a bar for every file."""
+"""Draws the measurement of `bench.run` as one picture, with a bar for every file."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ _MB = 1e6
 
 
 def draw(path: Path, found: dict[str, Any]) -> None:
-    """Draws latencies for each number of threads, size and memory, and scores where there are some.
+    """Draws latencies for each number of threads, size and memory, and scores if there are any.
 
-    Bars of latency are medians, and a line goes up to the 99th percentile.
+    A latency bar is the median; a line goes up to the 99th percentile.
 
     Raises:
       StorageError: the picture cannot be written.
@@ -77,7 +77,7 @@ def _scores(axis: Any, rows: list[dict[str, Any]], metric: str) -> None:
 def _bars(
     axis: Any, rows: list[dict[str, Any]], groups: list[list[tuple[float, float] | None]]
 ) -> None:
-    """A group of bars at each whole number, one bar a file; a line from each bar's top upward."""
+    """Draws a group of bars at each integer, one bar per file, with a line up from each."""
     width = 0.8 / len(rows)
     for number, (row, pairs) in enumerate(zip(rows, groups, strict=True)):
         color = _COLORS[number % len(_COLORS)]

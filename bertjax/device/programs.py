@@ -1,4 +1,4 @@
-"""Models made ready to run on this CPU: exported files by onnxruntime, weights by bertjax."""
+"""Loads models to run on this CPU: exported files with onnxruntime, weights with bertjax."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ class Program:
 
     Attributes:
       place: the .onnx file, or the source of `convert`.
-      call: the arrays of `takes` -> outputs by the names of `convert.onnx.write`.
-      takes: the names of its inputs.
+      call: maps the arrays of `takes` to outputs, which have the names of `convert.onnx.write`.
+      takes: names of the inputs.
       has_choices: inputs are `[B, C, L]`, not `[B, L]`.
-      outputs: their names.
-      compiles: every shape costs a compilation.
-      check: raises where `call` cannot take a batch; None: `call` itself does, and costs little.
-      labels: the names of its logits, as the file's metadata says; () where it does not.
+      outputs: names of the outputs.
+      compiles: every new shape costs a compilation.
+      check: raises if `call` cannot take a batch; None if `call` itself raises, at little cost.
+      labels: names of the logits; () if neither the file's metadata nor the config has them.
     """
 
     place: str
@@ -42,7 +42,7 @@ class Program:
     def run(self, batch: Batch) -> Batch:
         """The outputs of a batch with the arrays of `TOKENS`: `[B, L]`, or `[B, C, L]`.
 
-        To a model of choices, a row `[B, L]` is the only choice of an example.
+        A multiple-choice model takes a row of `[B, L]` as the only choice of an example.
         """
         tokens = {name: batch[name] for name in self.takes}
         if self.has_choices and tokens["input_ids"].ndim == 2:
@@ -50,7 +50,7 @@ class Program:
         return self.call(tokens)
 
     def require(self, batch: Batch) -> None:
-        """Raises, with a class of the runtime's own, where a batch cannot be run."""
+        """Raises an exception of the runtime's own class if a batch cannot be run."""
         if self.check is None:
             self.run(batch)
         else:
@@ -63,14 +63,14 @@ def is_export(place: str) -> bool:
 
 
 def open_export(place: str, threads: int) -> Program:
-    """An exported file in onnxruntime, with so many threads.
+    """Opens an exported file in onnxruntime with `threads` threads.
 
-    The number of threads is the session's (`intra_op_num_threads`): OMP_NUM_THREADS does nothing
-    to onnxruntime's own pool. Its threads stop spinning when a call returns, or they would take
-    the time of the program whose turn is next.
+    The session sets the number of threads (`intra_op_num_threads`), because OMP_NUM_THREADS does
+    not affect onnxruntime's own pool. The threads stop spinning when a call returns; otherwise they
+    would take time from the next program.
 
     Raises:
-      DataError: no such file, no ONNX file, or one with other inputs than `convert` gives.
+      DataError: no such file, not an ONNX file, or inputs that `convert` does not export.
       UsageError: the onnxruntime package is not installed.
     """
     if not Path(place).is_file():
@@ -82,7 +82,7 @@ def open_export(place: str, threads: int) -> Program:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, and said in one line
+    options.log_severity_level = 4  # failures are raised, then reported in one line
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(place, options, ["CPUExecutionProvider"])
@@ -101,7 +101,7 @@ def open_export(place: str, threads: int) -> Program:
 
 
 def _checked_inputs(place: str, inputs: list[Any]) -> tuple[str, ...]:
-    """The names of a file's inputs, where they are those of `convert.onnx.write`."""
+    """The names of a file's inputs; raises DataError if they differ from `convert.onnx.write`'s."""
     takes = tuple(each.name for each in inputs)
     ours = set(takes) <= set(TOKENS) and "input_ids" in takes
     if not ours or not all(i.type == "tensor(int64)" and len(i.shape) in (2, 3) for i in inputs):
@@ -114,7 +114,7 @@ def _checked_inputs(place: str, inputs: list[Any]) -> tuple[str, ...]:
     ]
     if fixed:
         raise DataError(
-            f"{place}: {fixed[0]}: axes of one size; export it for any batch and length"
+            f"{place}: {fixed[0]}: axes of fixed size; export it for any batch and length"
         )
     return takes
 
@@ -124,7 +124,7 @@ def _labels(metadata: dict[str, str]) -> tuple[str, ...]:
     try:
         names = json.loads(metadata.get("id2label", "{}"))
         return tuple(str(names[str(number)]) for number in range(len(names)))
-    except (ValueError, KeyError, TypeError):  # of somebody else's file
+    except (ValueError, KeyError, TypeError):  # another exporter's metadata
         return ()
 
 
@@ -134,26 +134,26 @@ def open_source(place: str, hints: Hints) -> tuple[Program, Pretrained]:
     Raises:
       UsageError, DataError: as `convert.read`.
     """
-    from bertjax import convert
+    from bertjax.convert import read
 
-    pretrained = convert.read(place, hints)
+    pretrained = read(place, hints)
     return of_pretrained(place, pretrained), pretrained
 
 
 def of_pretrained(place: str, pretrained: Pretrained) -> Program:
-    """As `open_source`, of weights that were read."""
+    """As `open_source`, for weights that were read already."""
     import jax
 
     from bertjax.convert import stablehlo
 
     model = stablehlo.float32(pretrained.config.model)
-    cpu = jax.devices("cpu")[0]  # also where a GPU is
+    cpu = jax.devices("cpu")[0]  # even if there is a GPU
     weights = jax.device_put(dict(stablehlo.weights(model, pretrained.params)), cpu)
     compute = jax.jit(stablehlo.program(model))
     takes = TOKENS if model.type_vocab_size > 1 else TOKENS[:2]
 
     def check(batch: Batch) -> None:
-        """JAX itself takes what is beyond a table for its last row."""
+        """Raises ValueError for an index beyond a table: JAX would read the last row instead."""
         length, most = batch["input_ids"].shape[-1], batch["input_ids"].max()
         if length > model.max_sequence_length:
             raise ValueError(f"{length} tokens, the model has {model.max_sequence_length}")
@@ -171,5 +171,5 @@ def of_pretrained(place: str, pretrained: Pretrained) -> Program:
 
 
 def reason(error: BaseException) -> str:
-    """What a runtime says of a failure, in one line."""
+    """A runtime's error message, in one line."""
     return one_line(error, longest=200)

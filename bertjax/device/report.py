@@ -1,4 +1,4 @@
-"""The measurement of `bench.run` as tables of text."""
+"""Prints the measurement of `bench.run` as tables of text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 _MB = 1e6
-_WIDTH = 160  # where the output is no terminal
+_WIDTH = 160  # columns, if the output is not a terminal
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
@@ -34,7 +34,7 @@ def machine(found: dict[str, Any]) -> str:
 
 
 def _models(found: dict[str, Any]) -> Table:
-    """A row a file: what does not depend on the length."""
+    """One row per file, with the figures that do not depend on the length."""
     rows, metrics = found["files"], metric(found)
     batch = rows[0]["throughput"]
     table = Table(
@@ -61,7 +61,7 @@ def _models(found: dict[str, Any]) -> Table:
 
 
 def metric(found: dict[str, Any]) -> str | None:
-    """The task's first figure, by which files are compared; None without a score."""
+    """The task's first figure, which compares files; None without a score."""
     scores = found["files"][0].get("scores")
     return next(iter(scores["32"])) if scores else None
 
@@ -72,7 +72,7 @@ def _score(row: dict[str, Any], size: str, name: str) -> str:
 
 
 def _latency(found: dict[str, Any]) -> Table:
-    """A row a file, a column a number of threads and tokens: median / 99th percentile."""
+    """One row per file, one column per number of threads and tokens: median / 99th percentile."""
     settings = found["settings"]
     cells = [(n, length) for n in settings["threads"] for length in settings["lengths"]]
     heads = (f"{n} thread{'s' * (n > 1)}\n{length} tokens" for n, length in cells)

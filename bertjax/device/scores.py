@@ -1,8 +1,8 @@
-"""The score of a program on a labelled file, by the batch it runs in.
+"""Scores a program on a labeled file, for a given batch size.
 
-Of int8 activations the scale is one for the whole batch: what stands beside a row, padding
-included, changes its logits (`convert.onnx.write_int8`). So the score is of one row at a time
-without padding, and of 32 rows that are padded to the longest of them.
+int8 activations have one scale for the whole batch, so other rows and padding change a row's logits
+(`convert.onnx.write_int8`). The score is therefore taken twice: with one row at a time without
+padding, and with 32 rows padded to the longest of them.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from bertjax.finetune.scoring import scores
 
 @dataclasses.dataclass(frozen=True)
 class Dev:
-    """A labelled file, read for the task of a model.
+    """A labeled file, read for the task of a model.
 
     Attributes:
-      model: the fine-tuned model: how rows are encoded and scored; it computes nothing here.
+      model: the fine-tuned model, which encodes and scores rows; it makes no predictions here.
       examples: with their labels.
       notes: what was left out.
     """
@@ -36,7 +36,7 @@ class Dev:
 
 
 def read(source: str, path: str, hints: Hints) -> Dev:
-    """The labelled file `path` for the task of the model at `source`.
+    """Reads the labeled file `path` for the task of the model at `source`.
 
     Raises:
       UsageError, DataError: as `predict.open` and `inputs.read`; or no row can be read.
@@ -44,7 +44,7 @@ def read(source: str, path: str, hints: Hints) -> Dev:
     model, _ = predict.open(source, hints)
     try:
         found = list(inputs.read(path, model.reading))
-    except UsageError as error:  # which names the flag of `predict`
+    except UsageError as error:  # its message names the flag of `predict`
         raise UsageError(str(error).replace("--input=", "--dev=", 1)) from None
     examples = [example for example in found if not isinstance(example, Bad)]
     if not examples:
@@ -54,7 +54,7 @@ def read(source: str, path: str, hints: Hints) -> Dev:
 
 
 def require_same_task(program: Program, dev: Dev) -> None:
-    """Raises UsageError where a program has other outputs, or other labels, than the task's."""
+    """Raises UsageError if a program's outputs or labels differ from the task's."""
     model = dev.model.job.config.model
     wanted = tuple(output.name for output in model.head_record.outputs)
     if program.outputs != wanted:
@@ -70,10 +70,10 @@ def require_same_task(program: Program, dev: Dev) -> None:
 
 
 def figures(program: Program, dev: Dev, batch_size: int) -> dict[str, Any]:
-    """The figures of the task, its own first, None where undefined; rows in the file's order.
+    """The figures of the task, its main metrics first; None for an undefined figure.
 
-    A batch is padded to its longest row, to the model's longest where every shape costs a
-    compilation.
+    Rows keep the file's order. A batch is padded to its longest row, or to the model's longest if
+    every shape costs a compilation.
 
     Raises:
       DataError: no example has a label, or the outputs are not finite.

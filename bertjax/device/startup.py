@@ -1,4 +1,4 @@
-"""A process that loads and runs one model only: the time to load it, its first call, its memory.
+"""Measures load time, first call and memory of a model, in a process that runs only this model.
 
 `python -m bertjax.device.startup` is that process. It reads a JSON object on stdin and writes one.
 """
@@ -22,17 +22,17 @@ from bertjax.device import programs
 from bertjax.device.programs import Batch
 from bertjax.errors import DataError, one_line
 
-_CALLS = 3  # of a process: the memory of the first may grow in the second
+_CALLS = 3  # per process, because the second call may need more memory than the first
 
 
 class Start(NamedTuple):
-    """What one process, or several of the same model, measured.
+    """The measurements of one process, or of several processes with the same model.
 
     Attributes:
       load_seconds: from the file to a model that takes batches; the file is in the page cache.
-      first_call_seconds: the first call after it.
-      peak_bytes: the most memory the process had resident.
-      idle_bytes: what of it there was before the model, with its runtime imported.
+      first_call_seconds: the first call after loading.
+      peak_bytes: the peak resident memory of the process.
+      idle_bytes: that peak before the model was loaded, with its runtime imported.
     """
 
     load_seconds: float
@@ -42,7 +42,7 @@ class Start(NamedTuple):
 
 
 def median(starts: Sequence[Start]) -> Start:
-    """Medians of several processes' times, and the most memory that any of them had."""
+    """Medians of several processes' times, and the largest of their memory figures."""
     return Start(
         statistics.median(s.load_seconds for s in starts),
         statistics.median(s.first_call_seconds for s in starts),
@@ -52,10 +52,10 @@ def median(starts: Sequence[Start]) -> Start:
 
 
 def measure(place: str, hints: Hints, batch: Batch, threads: int) -> Start:
-    """Starts the process, waits for its end.
+    """Runs the process and returns its measurements.
 
     Raises:
-      DataError: the process fails: with its own line, or killed.
+      DataError: the process fails; the message has its last line or its exit code.
     """
     arrays = {name: array.tolist() for name, array in batch.items()}
     asked = {
@@ -75,7 +75,7 @@ def measure(place: str, hints: Hints, batch: Batch, threads: int) -> Start:
     )
     if found.returncode:
         said = found.stderr.strip().splitlines()[-1:] or [f"exit code {found.returncode}"]
-        raise DataError(f"{place}: a process that runs it alone fails: {one_line(said[0])}")
+        raise DataError(f"{place}: fails in a process of its own: {one_line(said[0])}")
     return Start(**json.loads(found.stdout.splitlines()[-1]))
 
 
@@ -89,11 +89,11 @@ def _start(asked: dict[str, Any], batch: Batch) -> Start:
     """Loads and runs the model that `measure` asks for."""
     exported = programs.is_export(asked["place"])
     if exported:
-        import onnxruntime  # noqa: F401  # its import is no part of the model's load
+        import onnxruntime  # noqa: F401  # imported before the clock starts
     else:
         import jax
 
-        from bertjax import convert  # noqa: F401
+        import bertjax.convert  # noqa: F401
         from bertjax.convert import stablehlo  # noqa: F401
 
         jax.devices()
@@ -111,9 +111,9 @@ def _start(asked: dict[str, Any], batch: Batch) -> Start:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had resident so far.
+    """The peak resident memory of this process so far.
 
-    Linux: VmHWM. `ru_maxrss` there begins with what the parent had when it started this process.
+    On Linux this is VmHWM, because `ru_maxrss` starts with the parent's memory there.
     """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -122,7 +122,7 @@ def peak_bytes() -> int:
     except OSError:
         pass
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
+    return most if sys.platform == "darwin" else most * 1024  # bytes on macOS, KiB elsewhere
 
 
 if __name__ == "__main__":

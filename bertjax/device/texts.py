@@ -1,4 +1,4 @@
-"""Texts -> batches of exactly so many tokens, the same for every program."""
+"""Makes batches of an exact length from texts, the same for every program."""
 
 import itertools
 
@@ -13,9 +13,9 @@ _AT_ONCE = 256  # lines
 
 
 def tokens(path: str, tokenizer: Tokenizer, count: int) -> tuple[np.ndarray, list[str]]:
-    """The first `count` ids of the lines of a file, one line after the other, and notes.
+    """The first `count` token ids of a file, line after line, and notes.
 
-    Texts of fewer tokens are repeated, which a note says. No more of the file is read than needed.
+    A file with fewer tokens is repeated, with a note. No more of the file is read than needed.
 
     Raises:
       DataError: the file is missing, empty, not UTF-8, or has no token.
@@ -42,7 +42,7 @@ def tokens(path: str, tokenizer: Tokenizer, count: int) -> tuple[np.ndarray, lis
 
 
 def batch(ids: np.ndarray, tokenizer: Tokenizer, rows: int, length: int) -> Batch:
-    """int64 `[rows, length]`: `[CLS] ids [SEP]`, each row the ids after those of the row before.
+    """A batch of int64 `[rows, length]`: every row is `[CLS] ids [SEP]` with the next ids.
 
     No row has padding; token types are 0.
     """

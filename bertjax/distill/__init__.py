@@ -1,1 +1,1 @@
-"""Learning from a frozen teacher: its weights, the losses of its outputs, the student's start."""
+"""Distillation from a frozen teacher: its weights, the losses, the student's initial weights."""

@@ -1,8 +1,8 @@
-"""The soft-target loss in blocks of tokens: the logits `[B, L, V]` of a batch never stand whole.
+"""The soft-target loss in blocks of tokens, so that the logits `[B, L, V]` never exist as a whole.
 
-A scan goes over blocks of positions. Each makes the logits of both models for its tokens, the
-loss, and in training at once the gradient: of the logits it is `T * (p_student - p_teacher)`, so
-that neither the logits nor their gradient outlive the block.
+A scan goes over blocks of positions. For each block it makes the logits of both models and the
+loss. In training it also makes the gradient at once, which is `T * (p_student - p_teacher)` for the
+student's logits, so that neither the logits nor their gradient outlive the block.
 
 Shape suffixes: B batch, L length, D hidden, V vocab (padded), N blocks, C positions of a block.
 """
@@ -15,17 +15,17 @@ import jax.numpy as jnp
 
 from bertjax.models import Decoder
 
-BLOCK_TOKENS = 1024  # of 30,592 logits in float32: 125 MB for each of the two models
-_MASKED = -1e30  # logit of what pads the vocabulary; finite, as differences of logits are taken
+BLOCK_TOKENS = 1024  # with 30,592 float32 logits each: 125 MB for each of the two models
+_MASKED = -1e30  # logit of ids that pad the vocabulary; finite, because logits are subtracted
 
 
 class Rule(NamedTuple):
-    """What does not change from batch to batch.
+    """Settings that are the same for every batch.
 
     Attributes:
       temperature: T, by which both models' logits are divided.
       vocab_size: V without padding.
-      block_tokens: most tokens of a block; at least one position of every row is.
+      block_tokens: maximum of tokens in a block, which has at least one position of every row.
     """
 
     temperature: float
@@ -34,12 +34,12 @@ class Rule(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What is known of each token.
+    """The tokens of a batch.
 
     Attributes:
       weights: float32 `[B, L]`: 1 where the models are compared, else 0.
       labels: int32 `[B, L]`: the id to predict.
-      labeled: float32 `[B, L]`: 1 where there is one, else 0.
+      labeled: float32 `[B, L]`: 1 where there is an id to predict, else 0.
     """
 
     weights: jax.Array
@@ -48,13 +48,13 @@ class Tokens(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Over the tokens of a batch, float32.
+    """Sums over the tokens of a batch, float32.
 
     Attributes:
-      loss: T squared times the KL divergence of the student's from the teacher's distribution at
-        temperature T, in nats (Hinton et al. 2015).
-      agreement: tokens for which both models' largest logit is that of the same id.
-      correct: labeled tokens for which the teacher's largest logit is the label's.
+      loss: T squared times KL(teacher || student) of the distributions at temperature T, in nats
+        (Hinton et al. 2015).
+      agreement: tokens for which both models give the same id the largest logit.
+      correct: labeled tokens for which the teacher gives the label the largest logit.
     """
 
     loss: jax.Array
@@ -64,7 +64,7 @@ class Sums(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sums(rule: Rule, student: Decoder, teacher: Decoder, tokens: Tokens) -> Sums:
-    """The sums over all tokens; only `loss` has a gradient, and only to the student."""
+    """The sums over all tokens; only `loss` has a gradient, and only for the student."""
 
     def add(total: Sums, block: tuple) -> tuple[Sums, None]:
         found, _ = _block(rule, *_of_block(student, teacher, block))
@@ -76,7 +76,7 @@ def sums(rule: Rule, student: Decoder, teacher: Decoder, tokens: Tokens) -> Sums
 def _forward(
     rule: Rule, student: Decoder, teacher: Decoder, tokens: Tokens
 ) -> tuple[Sums, Decoder]:
-    """The sums, and the gradient of `loss` to the student."""
+    """The sums, and the gradient of `loss` for the student's factors."""
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add(total: tuple, block: tuple) -> tuple[tuple, jax.Array]:
@@ -107,13 +107,13 @@ sums.defvjp(_forward, _backward)
 def _blocks(rule: Rule, student: Decoder, teacher: Decoder, tokens: Tokens) -> tuple:
     """`(the student's states, the teacher's, tokens)`, each `[N, B, C, ...]`.
 
-    The positions are cut, not the rows: these lie on different devices.
+    The positions are cut and not the rows, because the rows are on different devices.
     """
     rows, length, _ = student.states.shape
     size = max(1, min(rule.block_tokens // rows, length))
 
     def cut(x: jax.Array) -> jax.Array:
-        """`[B, L, ...]` -> `[N, B, C, ...]`; what is added at the end weighs nothing."""
+        """`[B, L, ...]` -> `[N, B, C, ...]`; padding at the end has weight 0."""
         x = jnp.pad(x, [(0, 0), (0, -length % size), *[(0, 0)] * (x.ndim - 2)])
         return jnp.moveaxis(x.reshape(rows, -1, size, *x.shape[2:]), 1, 0)
 
@@ -133,7 +133,7 @@ def _of_block(student: Decoder, teacher: Decoder, block: tuple) -> tuple[Decoder
 def _block(
     rule: Rule, student: Decoder, teacher: Decoder, tokens: Tokens
 ) -> tuple[Sums, jax.Array]:
-    """The sums of one block, and the loss's gradient to the student's logits `[B, C, V]`."""
+    """The sums of one block, and the loss's gradient for the student's logits `[B, C, V]`."""
     ours, theirs = _logits(rule, student), _logits(rule, teacher)
     best, their_best = jnp.argmax(ours, axis=-1), jnp.argmax(theirs, axis=-1)
     ours, theirs = ours / rule.temperature, theirs / rule.temperature

@@ -1,4 +1,4 @@
-"""The start of a student from its teacher's blocks (Sanh et al. 2019, section 3)."""
+"""Starts a student from its teacher's blocks (Sanh et al. 2019, section 3)."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ _BIAS = "masked_lm/bias"
 
 
 def prepared(config: config_lib.Config, source: Pretrained | None) -> config_lib.Config:
-    """A config before text is prepared for it, beside the teacher that it has, if any.
+    """The config resolved against its teacher, if it has one, before text is prepared.
 
     Raises:
       UsageError, DataError: as `teacher.resolved` and `check`.
@@ -27,7 +27,7 @@ def prepared(config: config_lib.Config, source: Pretrained | None) -> config_lib
 
 
 def check(config: config_lib.Config, source: Pretrained) -> None:
-    """Raises UsageError where a student cannot start from its teacher's blocks as it is told."""
+    """Raises UsageError if a student cannot start from the blocks in `config.teacher.layers`."""
     if config.teacher.layers:
         initial.require_fit(
             config, _offered(config, source)[0], None, config.teacher.layers, initial.TEACHER
@@ -37,14 +37,17 @@ def check(config: config_lib.Config, source: Pretrained) -> None:
 def start(
     config: config_lib.Config, source: Pretrained, params: dict, tokenizer: Tokenizer | None
 ) -> tuple[dict, list[str]]:
-    """The teacher's embeddings, head and chosen blocks in a student's parameters; lines to say.
+    """Copies the teacher's embeddings, head and chosen blocks into a student's parameters.
 
-    A student without token types loses what the vector of type 0 adds to every token
-    (`teacher.token_types`).
+    A student may have no token types although its teacher adds the vector of type 0 to every token.
+    `config.teacher.token_types` says whether that vector is folded into the positions or dropped.
 
     Args:
       source: the teacher.
-      params: the student's, fresh, placed as they stay.
+      params: the student's fresh parameters, on their final devices.
+
+    Returns:
+      The parameters, and lines for the log.
 
     Raises:
       UsageError: sizes, activations or tokenizers differ, or the teacher has too few blocks.
@@ -52,7 +55,7 @@ def start(
     layers = config.teacher.layers
     source, lines = _offered(config, source)
     params, missing = initial.fit(config, source, params, tokenizer, layers, initial.TEACHER)
-    if _BIAS in missing:  # published: the rest of the head is drawn
+    if _BIAS in missing:  # as published: the rest of the head stays random
         missing.remove(_BIAS)
         head = params["masked_lm"]
         bias = np.asarray(source.params["masked_lm"]["bias"])
@@ -66,7 +69,7 @@ def start(
 
 
 def _offered(config: config_lib.Config, source: Pretrained) -> tuple[Pretrained, list[str]]:
-    """What of a teacher a student may take, and lines on what was changed in it."""
+    """The parts of a teacher that a student may copy, and lines on changes to them."""
     how, theirs, lines = config.teacher, source.config.model, []
     kept = dict(source.params)
     head = "masked_lm" if how.copy_head else "none"
@@ -79,7 +82,7 @@ def _offered(config: config_lib.Config, source: Pretrained) -> tuple[Pretrained,
 
 
 def _without_types(embeddings: dict, how: str) -> tuple[dict, str]:
-    """The embeddings of a model whose tokens all are of type 0, without the table of types."""
+    """The embeddings without the table of token types, for a student that has no types."""
     if how == "drop":
         return embeddings, "token types of the teacher: left out, as published"
     first = np.asarray(embeddings["token_type"]["embedding"])[0]

@@ -1,4 +1,4 @@
-"""A frozen teacher: read, compared with the student, placed on its devices."""
+"""Reads a frozen teacher, checks it against the student, and places it on the devices."""
 
 import dataclasses
 import hashlib
@@ -19,19 +19,19 @@ from bertjax.initial import TEACHER
 from bertjax.models.placement import Placement
 from bertjax.processes import distributed
 
-PRETRAINING = "masked_lm"  # the head that a pretraining learns from
+PRETRAINING = "masked_lm"  # the teacher's head that pretraining learns from
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What a job knows of its teacher.
+    """A job's teacher.
 
     Attributes:
-      uri: where it was read.
+      uri: the source that it was read from.
       model: its config as it runs: without dropout, in `config.teacher.dtype`.
-      params: on its devices, in that type, split as a student's would be; or their abstract form.
-      sha256: of its weights in float32.
-      source: the weights in float32; None where no student starts from them.
+      params: parameters on the devices, in that type, sharded as a student's; or abstract ones.
+      sha256: hash of the float32 weights.
+      source: the float32 weights; None if no student starts from them.
       notes: lines on what its files do not say.
     """
 
@@ -43,16 +43,16 @@ class Teacher:
     notes: tuple[str, ...] = ()
 
     def outputs(self, params: dict, batch: dict, placement: Placement) -> dict:
-        """As of `models.apply`, without a gradient."""
+        """The outputs of `models.apply`, without a gradient."""
         outputs = models.apply(self.model, params, batch, dropout_key=None, placement=placement)
         return jax.lax.stop_gradient(outputs)
 
 
 def read(config: config_lib.Config) -> Pretrained | None:
-    """The teacher that a config names; None where it names none and needs none.
+    """The teacher that a config names; None if it names none and needs none.
 
     Raises:
-      UsageError: the objective needs a teacher; or as `convert.read`.
+      UsageError: the config needs a teacher and names none; or as `convert.read`.
       DataError: as `convert.read`.
     """
     if config.teacher.init_from is not None:
@@ -72,19 +72,19 @@ def read(config: config_lib.Config) -> Pretrained | None:
 
 
 def resolved(config: config_lib.Config, source: Pretrained) -> config_lib.Config:
-    """The config of a pretraining beside a teacher, before any text is prepared for it.
+    """The config of a pretraining with a teacher, before any text is prepared for it.
 
-    Where it names no tokenizer, that is the teacher's.
+    A config that names no tokenizer takes the teacher's.
 
     Raises:
       UsageError: as `open`; or the teacher's tokenizer is not in files of its own.
       DataError: the tokenizer that the config names cannot be read.
     """
     check(config, source, PRETRAINING)
-    if not config.model.vocab_size:  # it may have more rows than its tokenizer has pieces
+    if not config.model.vocab_size:  # a teacher may have more rows than its tokenizer has pieces
         config = config.with_model(vocab_size=source.config.model.vocab_size)
     if config.tokenizer.path is not None:
-        if jax.process_index() == 0:  # other hosts need not have it
+        if jax.process_index() == 0:  # other hosts need not have the files
             ours, _ = tokenizer_lib.read(config.tokenizer)
             initial.require_same_tokenizer(config, source, ours, TEACHER)
         return config
@@ -105,7 +105,7 @@ def resolved(config: config_lib.Config, source: Pretrained) -> config_lib.Config
 
 
 def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
-    """Raises UsageError where a teacher does not fit a student; arguments as of `open`."""
+    """Raises UsageError if a teacher does not fit a student; arguments as in `open`."""
     uri, theirs = initial.named(config, TEACHER), source.config.model
     wanted = {part.name for part in heads.HEADS[head].parts}
     if missing := wanted - {part.name for part in theirs.head_record.parts}:
@@ -116,7 +116,7 @@ def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
     if config.model.vocab_size not in (0, theirs.vocab_size):
         raise UsageError(
             f"config.model.vocab_size={config.model.vocab_size}: the teacher "
-            f"{uri} has {theirs.vocab_size}; set it so"
+            f"{uri} has {theirs.vocab_size}; set the same"
         )
     for phase in config.active_phases.values():
         if phase.sequence_length > theirs.max_sequence_length:
@@ -129,15 +129,15 @@ def check(config: config_lib.Config, source: Pretrained, head: str) -> None:
 def open(
     config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, head: str, mesh: Mesh
 ) -> Teacher:
-    """The teacher of a student whose config is resolved, its weights placed.
+    """The teacher for a resolved config, with its weights on the devices.
 
     Args:
-      tokenizer: that of the student's text.
-      head: what of its outputs is learned from, a value of `config.model.head`.
+      tokenizer: the tokenizer of the student's text.
+      head: the teacher's head to learn from, a value of `config.model.head`.
 
     Raises:
-      UsageError: it has no such head, another tokenizer or vocabulary, or too few positions; or its
-        layers do not divide by the mesh.
+      UsageError: the teacher lacks this head, has another tokenizer or vocabulary, or too few
+        positions; its layers do not divide by the mesh; or processes read different weights.
     """
     check(config, source, head)
     check_on(config, source, head, mesh)
@@ -148,13 +148,13 @@ def open(
     _require_one(uri, sha256)
     notes = source.notes
     if source.tokenizer is None:
-        notes += ("has no tokenizer; its vocabulary is taken to be that of the text",)
+        notes += ("has no tokenizer; its vocabulary is assumed to be the text's",)
     from_it = source if config.teacher.layers else None
     return Teacher(uri, model, place(kept, model, mesh), sha256, from_it, notes)
 
 
 def check_on(config: config_lib.Config, source: Pretrained, head: str, mesh: Mesh) -> None:
-    """Raises UsageError where a mesh cannot run a teacher; arguments as of `open`."""
+    """Raises UsageError if a mesh cannot run a teacher; arguments as in `open`."""
     model = model_of(source.config.model, config, head)
     sharding.check_model(model, mesh, "the teacher's ")
     for phase in config.active_phases.values():
@@ -162,7 +162,7 @@ def check_on(config: config_lib.Config, source: Pretrained, head: str, mesh: Mes
 
 
 def _require_one(uri: str, sha256: str) -> None:
-    """Raises UsageError where this process has read other weights than process 0."""
+    """Raises UsageError if this process read other weights than process 0."""
     number = int(sha256[:7], 16)  # of 28 bits
     if distributed.first_decides(number) != number:
         raise UsageError(
@@ -185,7 +185,7 @@ def model_of(theirs: config_lib.Model, config: config_lib.Config, head: str) -> 
 
 
 def abstract(config: config_lib.Config, source: Pretrained, head: str) -> Teacher:
-    """A teacher without its weights, for a plan; arguments and errors as of `open`."""
+    """A teacher with abstract parameters, for a plan; arguments and errors as in `open`."""
     check(config, source, head)
     model = model_of(source.config.model, config, head)
     return Teacher(initial.named(config, TEACHER), model, shapes(model))
@@ -200,7 +200,7 @@ def shapes(model: config_lib.Model) -> dict:
 
 
 def place(params: dict, model: config_lib.Model, mesh: Mesh) -> dict:
-    """Host arrays on the devices of a mesh, each process's devices with what they hold."""
+    """Puts host arrays on the devices of a mesh; each process fills its own devices."""
 
     return jax.tree.map(
         lambda value, like: sharding.put(np.asarray(value).astype(like.dtype), like),

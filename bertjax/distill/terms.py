@@ -1,4 +1,4 @@
-"""The terms that a teacher adds to masked-LM training: soft targets and hidden states."""
+"""The loss terms that a teacher adds to masked-LM training: soft targets and hidden states."""
 
 import dataclasses
 
@@ -21,14 +21,14 @@ def has_cosine(config: config_lib.Config, teacher: Teacher) -> bool:
 
 
 def notes(config: config_lib.Config, teacher: Teacher) -> list[str]:
-    """What a teacher is used for, in lines to say."""
+    """Lines for the log on how a teacher is used."""
     theirs, ours = teacher.model.hidden_size, config.model.hidden_size
     lines = [
         f"teacher: {teacher.uri}, {teacher.model.num_hidden_layers} blocks, {config.teacher.dtype}"
     ]
     lines += [f"teacher: {note}" for note in teacher.notes]
     if not (config.objective.distill or config.objective.cosine):
-        lines.append("the teacher is only compared with: objective.distill and cosine are 0")
+        lines.append("the teacher is only compared: objective.distill and objective.cosine are 0")
     if config.objective.cosine and not has_cosine(config, teacher):
         lines.append(
             f"cosine loss: left out: the teacher's hidden states are {theirs} wide, the model's {ours}"
@@ -46,7 +46,7 @@ def targets(
 
 
 def _without_predictions(batch: Batch) -> Batch:
-    """The batch without positions to predict: the teacher makes no logits `[B, P, V]` of it."""
+    """The batch without positions to predict, so that the teacher makes no logits `[B, P, V]`."""
     return {name: x for name, x in batch.items() if name != "masked_lm_positions"}
 
 
@@ -58,7 +58,7 @@ def decoder(
     batch: Batch,
     placement: Placement,
 ) -> Decoder:
-    """The factors of a model's logits, at the tokens that `config.teacher.soft_tokens` says."""
+    """The factors of a model's logits, at the tokens that `config.teacher.soft_tokens` selects."""
     if config.teacher.soft_tokens == "masked":
         places_BP1 = batch["masked_lm_positions"][..., None]
         hidden_BLD = jnp.take_along_axis(hidden_BLD, places_BP1, axis=1)
@@ -66,7 +66,7 @@ def decoder(
 
 
 def weights(config: config_lib.Config, teacher: Teacher, batch: Batch) -> dict[str, jax.Array]:
-    """`{term: weight}`: tokens that are compared, and the predictions."""
+    """`{term: weight}`: the number of compared tokens, or of predictions for the accuracy."""
     compared = jnp.sum(_compared(config, batch))
     found = {"distill_loss": compared, "agreement": compared}
     found["teacher_mlm_accuracy"] = jnp.sum(batch["masked_lm_weights"])
@@ -78,10 +78,14 @@ def weights(config: config_lib.Config, teacher: Teacher, batch: Batch) -> dict[s
 def sums(
     config: config_lib.Config, teacher: Teacher, outputs: dict, batch: Batch
 ) -> dict[str, jax.Array]:
-    """`{term: sum}` of outputs with the `decoder` of the student, and a batch as of `targets`.
+    """`{term: sum}` for the student's outputs and a batch from `targets`.
 
-    `distill_loss` and `agreement` are those of `soft_targets.Sums`; `cosine_loss` is 1 - cos of the
-    angle between both models' last hidden states, over all tokens that are no padding.
+    `distill_loss`, `agreement` and `teacher_mlm_accuracy` are `loss`, `agreement` and `correct` of
+    `soft_targets.Sums`. `cosine_loss` is 1 - cosine of both models' last hidden states, over all
+    tokens except padding.
+
+    Args:
+      outputs: the student's, with `decoder` and `hidden`.
     """
     rule = soft_targets.Rule(config.teacher.temperature, config.model.vocab_size)
     theirs = batch["teacher"]
@@ -99,9 +103,9 @@ def sums(
 
 
 def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Of the angle between vectors: two `[..., D]` -> `[...]`, float32.
+    """The cosine of the angle between vectors: two `[..., D]` -> `[...]`, float32.
 
-    PyTorch adds 1e-12 to both squared lengths (CosineEmbeddingLoss); so does this.
+    As PyTorch's CosineEmbeddingLoss, this adds 1e-12 to both squared lengths.
     """
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)
     product = jnp.sum(first * second, axis=-1)
@@ -110,9 +114,9 @@ def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def attended(batch: Batch) -> jax.Array:
-    """1 for the tokens of real examples, special ones too, 0 for padding: float32 `[B, L]`.
+    """float32 `[B, L]`: 1 for all tokens of real examples, special tokens included; 0 for padding.
 
-    An example whose id is negative is padding, of which the mask says nothing.
+    An example with a negative id is padding too, although the attention mask does not show it.
     """
     real = batch["example_ids"] >= 0
     if "segment_ids" not in batch:
@@ -136,7 +140,7 @@ def _labels(config: config_lib.Config, batch: Batch) -> tuple[jax.Array, jax.Arr
     if config.teacher.soft_tokens == "masked":
         return ids, known
     rows = jnp.arange(len(ids))[:, None]
-    # Slots without a prediction all lie at position 0; they go nowhere.
+    # Slots without a prediction all name position 0. Past the end of the row they are dropped.
     length = batch["input_ids"].shape[1]
     places = jnp.where(known > 0, batch["masked_lm_positions"], length)
 
@@ -148,8 +152,11 @@ def _labels(config: config_lib.Config, batch: Batch) -> tuple[jax.Array, jax.Arr
 
 
 def model_flops(config: config_lib.Config, teacher: Teacher, phase: config_lib.Phase) -> int:
-    """FLOPs that the teacher adds to a step (as `flops.model_flops_per_step`): its forward pass,
-    and the logits that are compared, the teacher's forward and the student's both ways."""
+    """FLOPs that the teacher adds to a step, counted as by `flops.model_flops_per_step`.
+
+    These are its forward pass, and the compared logits: forward for the teacher, forward and
+    backward for the student.
+    """
     bare = dataclasses.replace(teacher.model, head="none")
     size, length, most = phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq
     forward = flops.model_flops_per_step(bare, size, length, most) // 3

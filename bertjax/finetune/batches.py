@@ -1,6 +1,6 @@
-"""Rows -> host batches: in what order, cut into which batches, padded to which length.
+"""Rows -> host batches: the order of the rows, the batches and their padded length.
 
-The batch of a step is a function of the step; nothing needs saving.
+A batch depends only on its step number and the seed, so a checkpoint holds no position in the data.
 """
 
 import functools
@@ -10,31 +10,32 @@ import numpy as np
 
 from bertjax.finetune.rows import Part, Rows, copy_ragged
 
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of buckets
-POOL = 50  # batches whose rows are sorted together
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # the lengths a bucket may have
+POOL = 50  # number of batches whose rows are sorted together
 
 
 def num_steps(rows: int, batch_size: int, epochs: float) -> int:
-    """Steps of a training (google-research/bert, run_classifier.py), at least 1."""
+    """The number of training steps, at least 1 (google-research/bert, run_classifier.py)."""
     return max(1, int(rows * epochs / batch_size))
 
 
 def bucket_lengths(lengths: np.ndarray, longest: int, most: int) -> list[int]:
-    """The at most `most` of `LENGTHS` that pad rows least, ascending; the last one takes all rows.
+    """At most `most` of `LENGTHS`, ascending, chosen for the least padding.
 
-    Every length is a program to compile, so a few are chosen by the lengths of all rows, exactly:
-    by dynamic programming over the candidates.
+    The last length takes all rows. Every length is a program to compile, so only a few are used.
+    Dynamic programming over the candidates finds the exact optimum for these rows.
 
     Args:
-      lengths: [R], of the rows.
-      longest: takes the place of the candidates that are larger; with `most=0` the only length.
+      lengths: [R], tokens of each row.
+      longest: replaces the candidates above it; with `most=0` it is the only length.
     """
     if not most:
         return [longest]
     top = min((n for n in LENGTHS if n >= lengths.max(initial=1)), default=longest)
     candidates = [n for n in LENGTHS if n < min(top, longest)] + [min(top, longest)]
     up_to = np.searchsorted(np.sort(lengths), candidates, side="right")
-    # The cheapest way to take the rows up to candidate i, by the number of lengths used.
+    # ways[i]: the cheapest choice of lengths that takes the rows up to candidate i, as (tokens,
+    # lengths). Each pass of the loop allows one more length.
     ways = {i: (n * int(up_to[i]), [n]) for i, n in enumerate(candidates)}
     best = ways[len(candidates) - 1]
     for _ in range(most - 1):
@@ -54,7 +55,7 @@ def bucket_lengths(lengths: np.ndarray, longest: int, most: int) -> list[int]:
 def batch_shapes(
     kind: str, batch_size: int, length: int, choices: int = 1
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a batch with sequences of `length`, as `Batches.batch` says."""
+    """The shape of every array of a batch (see `Batches.batch`) with sequences of `length`."""
     row: tuple[int, ...] = (batch_size,)
     tokens = (*row, choices, length) if kind == "multiple_choice" else (*row, length)
     names = ("input_ids", "token_type_ids", "attention_mask")
@@ -67,13 +68,14 @@ def batch_shapes(
 class Batches:
     """The training batches. Safe to use from several threads.
 
-    The rows are an endless chain of epochs, each a permutation of all R rows drawn from (seed,
-    epoch); step s has the positions s * B to (s + 1) * B - 1 of the chain, so a batch may hold the
-    end of one epoch and the start of the next (google-research/bert: shuffle, repeat, batch).
+    The rows form an endless chain of epochs. Each epoch is a permutation of all R rows, drawn from
+    (seed, epoch). Step s takes positions s * B to (s + 1) * B - 1 of the chain, so a batch may hold
+    the end of one epoch and the start of the next (google-research/bert: shuffle, repeat, batch).
 
-    With `group_lengths`, an epoch's batches are taken in pools of 50 (the last one of an epoch
-    is smaller): a pool's rows are sorted by length, cut into batches, and the batches shuffled.
-    Each pool has the chain's rows, so a row still comes once an epoch.
+    With `group_lengths`, the batches of an epoch are grouped into pools of 50 (the last pool is
+    smaller). The rows of a pool are sorted by length and cut into batches, and the batches are
+    shuffled. A pool holds the same rows as the chain does there, so each row still comes once an
+    epoch.
     """
 
     def __init__(
@@ -89,11 +91,11 @@ class Batches:
         buckets: int = 4,
     ) -> None:
         """Args:
-        batch_size: B, of the global batch.
-        longest: most tokens L of a sequence.
-        shuffle: False keeps the file's order in every epoch, and so does not group lengths.
-        buckets: L of a step is that of its longest row, made up to one of so many lengths
-          (`bucket_lengths`); 0 pads every batch to `longest`.
+        batch_size: B, the rows of the global batch.
+        longest: the most tokens that a sequence may have.
+        shuffle: False keeps the file's order in every epoch and turns `group_lengths` off.
+        buckets: the number of lengths to choose (`bucket_lengths`); a batch is padded to the
+          smallest of them that fits its longest row. 0 pads every batch to `longest`.
         """
         self.batch_size = batch_size
         self._rows, self._padding = rows, _Padding(rows, longest, pad_id, buckets)
@@ -106,19 +108,19 @@ class Batches:
         """The batch of `step`, counted from 0.
 
         Args:
-          rows: the part of the global batch that this process holds; L is that of the whole batch.
+          rows: the part of the global batch that this process holds; L depends on the whole batch.
 
         Returns:
-          int32, where not said: `input_ids`, `token_type_ids`, `attention_mask` [B, L], of
-          multiple choice [B, C, L]; `example_ids` [B], the number of the row; `labels` [B], of
-          regression float32, of token [B, L]; of span instead `start_positions` and
-          `end_positions` [B]. -1 is no label.
+          Arrays of int32, except as noted. `input_ids`, `token_type_ids` and `attention_mask`
+          [B, L]; [B, C, L] for multiple choice. `example_ids` [B], the row numbers. `labels` [B];
+          [B, L] for token, float32 for regression. For span, `start_positions` and
+          `end_positions` [B] replace the labels. -1 means no label.
         """
         order = self.order(step)
         return self._padding.pad(order[rows], self._padding.length(order))
 
     def order(self, step: int) -> np.ndarray:
-        """The rows [B] of the global batch of a step."""
+        """The row numbers [B] of the global batch of a step."""
         if not self._grouped:
             return self._chain(step * self.batch_size, (step + 1) * self.batch_size)
         epoch = self._epoch(step)
@@ -126,15 +128,15 @@ class Batches:
         return self._pool(epoch, (step - first) // POOL)[(step - first) % POOL]
 
     def lengths(self, steps: int) -> np.ndarray:
-        """int [steps]: L of each step."""
+        """int [steps]: the sequence length L of each step."""
         return np.array([self._padding.length(self.order(step)) for step in range(steps)])
 
     def padding_share(self, steps: int) -> float:
-        """The share of padding among the tokens of the first `steps` batches."""
+        """The fraction of padding among the tokens of the first `steps` batches."""
         return self._padding.share(self.order(step) for step in range(steps))
 
     def describe(self) -> str:
-        """`3,668 rows, 9% padding` (of the first epoch)."""
+        """A line such as `3,668 rows, 9% padding`; the padding is the first epoch's."""
         steps = num_steps(len(self._rows), self.batch_size, 1)
         return f"{len(self._rows):,} rows, {self.padding_share(steps):.0%} padding"
 
@@ -153,36 +155,37 @@ class Batches:
         return found
 
     def _first_step(self, epoch: int) -> int:
-        """The first step that belongs to an epoch: a training of that many epochs ends before it."""
+        """The first step of an epoch; a training of `epoch` epochs ends just before this step."""
         return epoch * len(self._rows) // self.batch_size
 
     def _epoch(self, step: int) -> int:
-        """The epoch that a step belongs to: the last of those whose first step is not after it."""
+        """The epoch of a step: the last epoch whose first step is at or before `step`."""
         return -(-(step + 1) * self.batch_size // len(self._rows)) - 1
 
     def _sorted(self, epoch: int, pool: int) -> np.ndarray:
-        """The batches [at most POOL, B] of a pool, in the order of its steps."""
+        """The row numbers of a pool's batches, in step order: [at most POOL, B]."""
         start = self._first_step(epoch) + pool * POOL
         stop = min(start + POOL, self._first_step(epoch + 1))
         rows = self._chain(start * self.batch_size, stop * self.batch_size)
         rows = rows[np.argsort(self._padding.lengths[rows], kind="stable")]
-        # Never the generator of the permutation: a seed sequence takes a missing number for 0.
+        # pool + 1, because NumPy seeds [s, e] and [s, e, 0] give the same generator, and the
+        # permutation uses [s, e].
         rng = np.random.default_rng([self._seed, epoch, pool + 1])
         return rng.permutation(rows.reshape(stop - start, self.batch_size), axis=0)
 
 
 class HeldoutBatches:
-    """Every row once, the same batches every time.
+    """Batches of every row once, the same in every evaluation.
 
-    With `buckets`, rows are sorted by length; without, they keep the file's order. What fills the
-    last of the `num_batches` batches repeats its first row, with `example_ids` and labels of -1
-    (of regression, labels of 0).
+    With `buckets`, the rows are sorted by length; without, they keep the file's order. The last of
+    the `num_batches` batches is filled up with copies of its first row. The copies have
+    `example_ids` and labels of -1 (regression: labels of 0).
     """
 
     def __init__(
         self, rows: Rows, *, batch_size: int, longest: int, pad_id: int, buckets: int = 4
     ) -> None:
-        """As `Batches`."""
+        """See `Batches` for the arguments."""
         self.batch_size = batch_size
         self.num_batches = -(-len(rows) // batch_size)
         self._rows, self._padding = rows, _Padding(rows, longest, pad_id, buckets)
@@ -191,7 +194,7 @@ class HeldoutBatches:
             self._order = np.argsort(self._padding.lengths, kind="stable")
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
-        """Batch number `step` of `num_batches`, in the form of `Batches.batch`."""
+        """Batch number `step` of `num_batches`, with the arrays of `Batches.batch`."""
         order = self._order[step * self.batch_size : (step + 1) * self.batch_size]
         missing = self.batch_size - len(order)
         filled = np.concatenate([order, np.repeat(order[:1], missing)])
@@ -204,19 +207,19 @@ class HeldoutBatches:
         return batch
 
     def padding_share(self) -> float:
-        """The share of padding among the tokens of all batches; rows that fill up are padding."""
+        """The fraction of padding among the tokens of all batches; copied rows are padding too."""
         starts = range(0, len(self._rows), self.batch_size)
         return self._padding.share(
             (self._order[start : start + self.batch_size] for start in starts), self.batch_size
         )
 
     def describe(self) -> str:
-        """`408 rows, 9% padding`."""
+        """A line such as `408 rows, 9% padding`."""
         return f"{len(self._rows):,} rows, {self.padding_share():.0%} padding"
 
 
 class _Padding:
-    """Makes arrays of rows."""
+    """Pads rows into the arrays of a batch."""
 
     def __init__(self, rows: Rows, longest: int, pad_id: int, buckets: int) -> None:
         self.lengths = rows.lengths
@@ -227,12 +230,12 @@ class _Padding:
         assert self.lengths.max(initial=0) <= longest, "rows were encoded for longer sequences"
 
     def length(self, order: np.ndarray) -> int:
-        """L of a global batch of the rows `order` [B]."""
+        """The sequence length L of the global batch of rows `order` [B]."""
         at = np.searchsorted(self._steps_of_length, self.lengths[order].max())
         return int(self._steps_of_length[at])
 
     def share(self, orders: Iterable[np.ndarray], batch_size: int | None = None) -> float:
-        """The share of padding in batches; of `batch_size` rows, where not all have as many."""
+        """The fraction of padding in batches; each counts `batch_size` rows if that is given."""
         used = total = 0
         per_row = self._sequence_lengths.reshape(-1, self._rows.choices).sum(1)
         for order in orders:
@@ -242,7 +245,7 @@ class _Padding:
         return 1 - used / total if total else 0.0
 
     def pad(self, order: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """The batch of the rows `order` [B], with sequences of `length` L."""
+        """The batch of the rows `order` [B], padded to `length` L."""
         rows, choices = self._rows, self._rows.choices
         sequences = (order[:, None] * choices + np.arange(choices)).ravel()
         lengths = self._sequence_lengths[sequences]

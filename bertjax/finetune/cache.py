@@ -1,4 +1,4 @@
-"""Encoded rows in W/encoded: made once for the same examples, tokenizer and settings."""
+"""Encoded rows in W/encoded, made once per set of examples, tokenizer and settings."""
 
 import dataclasses
 import hashlib
@@ -17,12 +17,12 @@ from bertjax.errors import StorageError
 from bertjax.finetune.encoding import encode
 from bertjax.finetune.rows import Rows, Settings
 
-VERSION = 1  # of what encoding gives: raise it with every change that makes other rows
+VERSION = 1  # raise it with every change of the encoding that changes the rows
 _DIGEST = 32  # bytes of SHA-256, at the end of a file
 
 
 def key(examples: Sequence, tokenizer: Tokenizer, settings: Settings) -> str:
-    """SHA-256 (hex) of all that decides the rows: examples, tokenizer, settings, versions."""
+    """SHA-256 (hex) of everything the rows depend on: examples, tokenizer, settings, versions."""
     facts = {
         "version": VERSION,
         "tokenizers": tokenizers.__version__,
@@ -32,7 +32,7 @@ def key(examples: Sequence, tokenizer: Tokenizer, settings: Settings) -> str:
     }
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for example in examples:
-        found.update(b"\n" + json.dumps(example).encode())  # no line break is inside
+        found.update(b"\n" + json.dumps(example).encode())  # JSON text has no raw line break
     return found.hexdigest()
 
 
@@ -44,14 +44,15 @@ def rows(
     *,
     writes: bool = True,
 ) -> Rows:
-    """The rows of examples, from `directory` where they are there whole; else encoded.
+    """The rows of examples: read from `directory` if an undamaged file is there, else encoded.
 
     Args:
       directory: W/encoded, local or gs://.
-      writes: keep what was encoded; of several processes with one W, one does.
+      writes: write newly encoded rows to `directory`. Of several processes with one W, only one
+        writes.
 
     Raises:
-      DataError, UsageError: as `encoding.encode`.
+      DataError, UsageError: see `encoding.encode`.
       StorageError: the rows cannot be read or written.
     """
     path = storage.path(directory) / f"{key(examples, tokenizer, settings)}.npz"
@@ -72,7 +73,7 @@ def rows(
 
 
 def _write(path: Path, made: Rows) -> None:
-    """An .npz, and the SHA-256 of its bytes behind it, which readers of .npz pass over."""
+    """Writes an .npz followed by the SHA-256 of its bytes; .npz readers ignore trailing bytes."""
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
     arrays: dict[str, Any] = {
         name: np.asarray(value) for name, value in fields.items() if value is not None
@@ -89,7 +90,7 @@ def _write(path: Path, made: Rows) -> None:
 
 
 def _loaded(raw: bytes) -> Rows | None:
-    """The rows that a file holds; None where it is not what was written."""
+    """The rows in a file's bytes; None if the SHA-256 at the end does not match."""
     if hashlib.sha256(memoryview(raw)[:-_DIGEST]).digest() != raw[-_DIGEST:]:
         return None
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""The teacher of a fine-tuning: a model that was fine-tuned on the same task, and is frozen here."""
+"""The teacher of a fine-tuning: a frozen model that was fine-tuned on the same task."""
 
 import dataclasses
 
@@ -17,11 +17,12 @@ from bertjax.initial import TEACHER
 
 
 def read(config: config_lib.Config) -> Pretrained | None:
-    """The teacher that a fine-tuning names; None where it names none and needs none.
+    """The teacher that the config names; None if the config names none and needs none.
 
     Raises:
-      UsageError: as `teacher.read`; or the objective has no loss, or one of pretraining alone.
-      DataError: as `teacher.read`.
+      UsageError: see `teacher.read`; or the objective has no loss, or a loss that only pretraining
+        has.
+      DataError: see `teacher.read`.
     """
     weights = config.objective
     if weights.cosine:
@@ -49,19 +50,19 @@ def fitted(
     kind: str,
     labels: tuple[str, ...],
 ) -> tuple[Pretrained, list[str]]:
-    """A teacher whose logits are those of the student's labels, in their order; lines to say.
+    """The teacher with its logits in the order of the student's labels, and lines to log.
 
-    Of regression they are in the student's units: both models' scores are the logit times
-    `task.target_scale`. A teacher that does not say its scale gives the score itself, as
-    `transformers` trains.
+    For regression, the logits are also converted to the student's units: a model's score is its
+    logit times `task.target_scale`. The logit of a teacher without a known scale is taken as the
+    score itself, because `transformers` trains that way.
 
     Args:
-      config: its model is the student's, resolved.
-      tokenizer: of the rows.
+      config: a config whose model is the student's, resolved.
+      tokenizer: the tokenizer that encoded the rows.
 
     Raises:
       UsageError: the teacher was trained for something else, lacks a label, has another
-        vocabulary, or too few positions.
+        vocabulary, or has too few positions.
     """
     _require_fit(config, source, tokenizer, kind)
     lines = [f"teacher: {note}" for note in source.notes]
@@ -69,13 +70,13 @@ def fitted(
     if kind == "regression":
         theirs, ours = source.config.task.target_scale, config.task.target_scale
         factor = theirs / ours
-        said = "" if source.config.is_finetuning else ", which it does not say"
+        said = "" if source.config.is_finetuning else " (assumed: it names no scale)"
         lines.append(f"teacher: its scores are its logits times {theirs:g}{said}")
     elif labels:
         rows, line = _rows(config, source, labels)
         lines.append(line)
     if source.tokenizer is None:
-        lines.append("teacher: has no tokenizer; its vocabulary is taken to be the model's")
+        lines.append("teacher: has no tokenizer; its vocabulary is assumed to be the model's")
     if not config.objective.distill:
         lines.append("teacher: only compared with the model, as config.objective.distill=0")
     return _with_logits(source, rows, factor, labels), lines
@@ -84,7 +85,7 @@ def fitted(
 def _require_fit(
     config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, kind: str
 ) -> None:
-    """Raises UsageError where a teacher answers another question than the task's."""
+    """Raises UsageError if the teacher's head, outputs, vocabulary or positions do not fit."""
     named = f"config.teacher.init_from={initial.named(config, TEACHER)}"
     theirs, task = source.config.model, config.task.name or kind
     if theirs.head != KINDS[kind].head:
@@ -97,7 +98,9 @@ def _require_fit(
     one = theirs.problem_type == "regression" or theirs.num_labels == 1
     if theirs.head == "classification" and one != (kind == "regression"):
         given = "numbers" if one else "classes"
-        raise UsageError(f"{named}: predicts {given}, {task} asks for others; take another teacher")
+        raise UsageError(
+            f"{named}: predicts {given}, which {task} cannot use; take another teacher"
+        )
     if theirs.vocab_size != config.model.vocab_size:
         raise UsageError(
             f"{named}: has a vocabulary of {theirs.vocab_size:,}, the model one of "
@@ -117,7 +120,11 @@ def _require_fit(
 def _rows(
     config: config_lib.Config, source: Pretrained, labels: tuple[str, ...]
 ) -> tuple[list[int], str]:
-    """The row of the teacher's classifier for each label, and a line; raises as `fitted`."""
+    """The row of the teacher's classifier for each label, and a line to log.
+
+    Raises:
+      UsageError: the teacher lacks a label.
+    """
     theirs = source.config.model
     names = theirs.label_names or tuple(f"LABEL_{i}" for i in range(theirs.num_labels))
     rows, line = label_order.reorder(names, labels)
@@ -132,7 +139,7 @@ def _rows(
 def _with_logits(
     source: Pretrained, rows: list[int], factor: float, labels: tuple[str, ...]
 ) -> Pretrained:
-    """The source with these rows of its last layer, times a factor."""
+    """The source with only these `rows` of its last layer, scaled by `factor`."""
     theirs = source.config.model
     part = theirs.head_record.parts[-1]
     if part.width != "num_labels":
@@ -147,16 +154,19 @@ def _with_logits(
 def placed(
     config: config_lib.Config, source: Pretrained, tokenizer: Tokenizer, kind: str
 ) -> Teacher:
-    """The teacher that `fitted` gave on its devices, for all runs of a config; raises as `teacher.open`."""
+    """Puts the teacher from `fitted` on the devices, for all runs of a config.
+
+    Raises what `teacher.open` raises.
+    """
     mesh = sharding.make_mesh(config.mesh)
     return teacher.open(config, source, tokenizer, KINDS[kind].head, mesh)
 
 
 def figures(job: Finetuning, programs: dict) -> dict[str, float]:
-    """What the job's teacher reaches on dev: the loss and the metrics of the task, {} without dev.
+    """The teacher's loss and task metrics on dev; {} if the task has no dev examples.
 
     Args:
-      programs: compiled ones, as of `loop.run`.
+      programs: compiled programs, see `loop.run`.
     """
     assert job.teacher is not None
     config = dataclasses.replace(job.config, model=job.teacher.model)

@@ -1,4 +1,4 @@
-"""Examples -> rows, by kind of task."""
+"""Examples -> rows of token ids, with one encoder for each kind of task."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,12 +12,13 @@ from bertjax.finetune.rows import Part, Rows, Settings, join, part_of, room
 
 
 def encode(examples: Sequence, tokenizer: Tokenizer, settings: Settings) -> Rows:
-    """The rows of examples, in their order.
+    """The rows of examples, in the order of the examples.
 
     Raises:
-      DataError: no examples; a label that `settings.labels` lacks, or none in training; options
-        that differ in number; fewer than 99% of the training answers found again.
-      UsageError: `settings.longest` or `settings.stride` leaves no room.
+      DataError: there are no examples; a label is not in `settings.labels`, or is missing in
+        training; two examples differ in their number of options; fewer than 99% of the training
+        answers are found again at their tokens.
+      UsageError: `settings.longest` or `settings.stride` leaves no room for text.
     """
     if not examples:
         raise DataError("no examples; give files that have some")
@@ -25,7 +26,7 @@ def encode(examples: Sequence, tokenizer: Tokenizer, settings: Settings) -> Rows
 
 
 def _texts(examples: Sequence[Text], tokenizer: Tokenizer, settings: Settings) -> Rows:
-    """Of single, pair and regression: one or two texts, the longer cut first."""
+    """Encodes single, pair and regression: one or two texts, where the longer one is cut first."""
     count = len(examples[0].texts)
     odd = next((e for e in examples if len(e.texts) != count), None)
     if odd is not None:
@@ -51,10 +52,10 @@ def _texts(examples: Sequence[Text], tokenizer: Tokenizer, settings: Settings) -
 
 
 def longest_first(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths [S] of pairs that sum to at most `most`: the longer loses a token at a time.
+    """The lengths [S] of both texts of each pair after cutting to at most `most` tokens in sum.
 
-    Of two equal texts, the second loses the token (google-research/bert, `_truncate_seq_pair` of
-    run_classifier.py).
+    The longer text loses one token at a time. If both are equally long, the second text loses the
+    token (google-research/bert, `_truncate_seq_pair` of run_classifier.py).
     """
     over = a + b > most
     a_short, b_short = a <= most - most // 2, b <= most // 2
@@ -64,10 +65,10 @@ def longest_first(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, 
 
 
 def _choices(examples: Sequence[Choices], tokenizer: Tokenizer, settings: Settings) -> Rows:
-    """A sequence for each option: `[CLS] context [SEP] question option [SEP]`.
+    """Encodes one sequence per option: `[CLS] context [SEP] question option [SEP]`.
 
-    As google-research and Hugging Face encode SWAG. Only the context is cut, at its end; where
-    question and option are too long by themselves, they lose their start, so the option survives.
+    google-research and Hugging Face encode SWAG this way. Only the context is cut, at its end. If
+    question and option alone are too long, they are cut at their start, so the option survives.
     """
     count = len(examples[0].options)
     odd = next((e for e in examples if len(e.options) != count), None)
@@ -96,7 +97,7 @@ def _choices(examples: Sequence[Choices], tokenizer: Tokenizer, settings: Settin
 
 
 def _classes(examples: Sequence[Text], settings: Settings) -> np.ndarray:
-    """int32 [R]: the numbers of the labels by name, -1 for none."""
+    """int32 [R]: the number of each example's label, -1 without a label."""
     numbers: dict[object, int] = {name: number for number, name in enumerate(settings.labels)}
     numbers[None] = -1
     unknown = next((e for e in examples if e.label not in numbers), None)
@@ -110,7 +111,7 @@ def _classes(examples: Sequence[Text], settings: Settings) -> np.ndarray:
 
 
 def _numbers(examples: Sequence[Text], settings: Settings) -> np.ndarray:
-    """float32 [R], NaN for none."""
+    """float32 [R]: the score of each example, NaN without a score."""
     labels = np.array([np.nan if e.label is None else e.label for e in examples], np.float32)
     _require_labels(examples, np.isnan(labels), settings)
     return labels
@@ -120,7 +121,7 @@ def _require_labels(examples: Sequence, missing: np.ndarray, settings: Settings)
     if settings.training and missing.any():
         first = examples[int(missing.argmax())].id
         raise DataError(
-            f"example {first}: no label, nor have {int(missing.sum()) - 1:,} others; training "
+            f"example {first}: no label, and {int(missing.sum()) - 1:,} others have none; training "
             "needs one for every example"
         )
 

@@ -1,15 +1,15 @@
-"""What a reader gives: one labelled example of each kind of task, as text."""
+"""The examples that readers return, as text: one class for each form of task."""
 
 import dataclasses
 from typing import NamedTuple
 
 
 class Text(NamedTuple):
-    """Of `single`, `pair` and `regression`: one or two texts and what they are labelled with.
+    """An example of `single`, `pair` and `regression`: one or two texts and their label.
 
     Attributes:
-      id: as the task's files and its submission name it.
-      label: a name of the task's labels, a number for regression, None where the file has none.
+      id: the example's name in the task's files and in its submission.
+      label: the name of a label, a number for regression, or None if the file has no label.
     """
 
     id: str
@@ -18,12 +18,12 @@ class Text(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """Of `multiple_choice`: a context, and options of which one is right.
+    """An example of `multiple_choice`: a context and options, one of them right.
 
     Attributes:
-      context: the passage or the beginning; only this is cut where a row is too long.
-      question: what precedes each option ("" where nothing does).
-      label: the right option, from 0; None where the file has none.
+      context: the passage or the beginning of a story; the part that is cut if a row is too long.
+      question: the text before each option, or "".
+      label: the number of the right option, from 0; None if the file has no label.
     """
 
     id: str
@@ -35,15 +35,15 @@ class Choices(NamedTuple):
 
 class Answer(NamedTuple):
     text: str
-    start: int  # character of the context
+    start: int  # the first character, counted in the context
 
 
 class Question(NamedTuple):
-    """Of `span`: a question about a context, answered by parts of it.
+    """An example of `span`: a question whose answers are parts of its context.
 
     Attributes:
-      answers: all gold answers; () where there are none to the question, or the file has none.
-      answerable: whether it has an answer in the context; None where the file does not say.
+      answers: all gold answers; () if the question has no answer or the file gives none.
+      answerable: whether the context has an answer; None if the file does not say.
     """
 
     id: str
@@ -54,10 +54,10 @@ class Question(NamedTuple):
 
 
 class Words(NamedTuple):
-    """Of `token`: words with a tag for each.
+    """An example of `token`: words with a tag for each.
 
     Attributes:
-      tags: as the file has them (B-person, O); None where the file has none.
+      tags: the file's own tags (B-person, O); None if the file has no tags.
     """
 
     id: str
@@ -73,10 +73,11 @@ class Dataset:
     """The labelled examples of a task.
 
     Attributes:
-      splits: by name. `train` and `dev`, where there are any; `test`; MNLI has `dev_mismatched`,
-        `test_mismatched` and `ax` too. Order is the file's.
-      labels: the names of the logits, in their order; () for regression, spans and choices.
-      notes: a line for all that a reader decided, counted or dropped.
+      splits: the examples by split name, in the file's order. The names are `train`, `dev` and
+        `test`, as far as there are files for them; MNLI also has `dev_mismatched`,
+        `test_mismatched` and `ax`.
+      labels: the label names in the order of the logits; () for regression, spans and choices.
+      notes: a line for everything that a reader decided, counted or dropped.
     """
 
     splits: dict[str, list]

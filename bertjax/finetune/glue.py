@@ -1,8 +1,8 @@
-"""All of GLUE that is at hand: a fine-tuning for each task, one table, the leaderboard's zip.
+"""GLUE: a fine-tuning for each task that has files, one table, and the leaderboard's zip.
 
-W/TASK/            of each task, as `runs` makes it
-W/results.json     of all of them; W/results.png their picture
-W/submission.zip   what the best run of each task says of the test rows
+W/TASK/            the runs of one task (see `runs`)
+W/results.json     the results of all tasks; W/results.png plots them
+W/submission.zip   the test predictions of the best run of each task
 """
 
 import dataclasses
@@ -24,15 +24,19 @@ from bertjax.finetune.tasks import TASKS
 from bertjax.metrics.progress import say
 from bertjax.processes import compilation_cache, distributed
 
-_FROM_MNLI = ("rte", "mrpc", "stsb")  # of RoBERTa's recipe (Liu et al. 2019, section 5.1)
+# Tasks that RoBERTa's recipe starts from an MNLI model (Liu et al. 2019, section 5.1).
+_FROM_MNLI = ("rte", "mrpc", "stsb")
 
 
 def at_hand(files: Path, asked: Sequence[str] = ()) -> dict[str, Path]:
-    """The folders of the tasks in a GLUE directory (MRPC or mrpc); of `asked`, where some are.
+    """The task folders in a GLUE directory, by task; a folder is called MRPC or mrpc.
+
+    Args:
+      asked: the tasks to look for; () looks for all.
 
     Raises:
-      UsageError: a task that is none of GLUE's.
-      DataError: there is none, or one that was asked for is missing; the folders are named.
+      UsageError: an asked task is not in GLUE.
+      DataError: no folder is there, or the folder of an asked task is missing.
     """
     unknown = [name for name in asked if name not in GLUE_ORDER]
     if unknown:
@@ -60,18 +64,17 @@ def run(
     *,
     from_mnli: bool,
 ) -> None:
-    """Fine-tunes on every task that is not finished, and writes the table and the zip.
+    """Fine-tunes on every unfinished task, then writes the table and the zip.
 
     Args:
-      make: the config of a task.
-      from_mnli: RTE, MRPC and STS-B start from the best MNLI run, where there is one.
+      make: returns the config of a task.
+      from_mnli: start RTE, MRPC and STS-B from the best MNLI run, if MNLI is among the tasks.
 
-    Raises:
-      As `runs.finetune`.
+    Raises what `runs.finetune` raises.
     """
     programs: dict = {}
     results, predicted = [], {}
-    for task in tasks:  # what cannot be read is said before hours of training
+    for task in tasks:  # an unreadable file stops the command here, not after hours of training
         sources.read(make(task))
     kept = workdir.programs(make(next(iter(tasks))), directory)
     with distributed.alone(directory, "glue"), compilation_cache.kept(kept):
@@ -101,7 +104,7 @@ def _write(directory: Path, results: list[dict], predicted: dict) -> None:
 
 
 def _test_predictions(job: Finetuning, place: Path, programs: dict) -> dict[str, list]:
-    """What the best run says of the test rows, by a key of `submission.GLUE`."""
+    """The best run's predictions for the test rows, by the keys of `submission.GLUE`."""
     splits = opening.encoded(job.others, job.tokenizer, opening.settings_of(job), place)
     if not splits:
         say(f"{TASKS[job.task.name].title}: no test file; nothing to hand in")
@@ -117,7 +120,7 @@ def _test_predictions(job: Finetuning, place: Path, programs: dict) -> dict[str,
 
 
 def labels_of(job: Finetuning, predictions: Predictions) -> list[str | float]:
-    """The label, or the number, that is predicted for each example."""
+    """The predicted label of each example; for regression, the predicted number."""
     if predictions.values is not None:
         return [float(value) for value in predictions.values]
     assert predictions.probabilities is not None

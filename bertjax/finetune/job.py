@@ -27,7 +27,7 @@ from bertjax.models.placement import Placement
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples, and the rows that were encoded of them."""
+    """The examples of a split, and the rows encoded from them."""
 
     examples: list
     rows: Rows
@@ -35,19 +35,19 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Finetuning:
-    """The job (`job.Job`) of one run: one seed, rate, batch size, number of epochs.
+    """The job (`job.Job`) of one run: one seed, learning rate, batch size and number of epochs.
 
     Attributes:
-      config: resolved, as `resolve.config_of` returns it.
-      task: its record.
-      tokenizer: of the weights that training starts from.
-      train: what is trained on; None where nothing is.
-      heldout_splits: what is evaluated on, by the name of the split: `dev` first.
-      null_answers: a question may have no answer.
-      read: reads the weights that training starts from; None starts from random ones.
-      others: examples of the splits that are neither: `test` and MNLI's `ax`, by name.
-      teacher: what the model learns from beside the labels, its logits in the order and the units
-        of the model's own (`distillation.fitted`).
+      config: the resolved config, from `resolve.config_of`.
+      task: the record of the task.
+      tokenizer: the tokenizer that belongs to the starting weights.
+      train: the training split; None if the job only evaluates or predicts.
+      heldout_splits: the evaluation splits by name, `dev` first.
+      null_answers: whether a question may have no answer.
+      read: reads the starting weights; None starts from random weights.
+      others: the examples of all other splits by name: `test` and MNLI's `ax`.
+      teacher: a model to learn from beside the labels. Its logits have the order and units of the
+        student's logits (`distillation.fitted`).
     """
 
     config: config_lib.Config
@@ -62,7 +62,7 @@ class Finetuning:
 
     @property
     def frozen(self) -> dict:
-        """What differs between the runs of a grid: arguments of one compiled program; a teacher."""
+        """The arguments that let all runs of a grid share one compiled program; teacher weights."""
         opt, steps = self.config.optimizer, self.config.num_steps
         teacher = {"teacher": self.teacher.params} if self.teacher else {}
         return teacher | {
@@ -78,7 +78,7 @@ class Finetuning:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the rows of every split: what tells other examples from the same."""
+        """SHA-256 of the rows of every split; a restart compares them to detect other examples."""
         splits = {"train": self.train, **self.heldout_splits}
         return {name: split.rows.sha256 for name, split in splits.items() if split is not None}
 
@@ -105,7 +105,7 @@ class Finetuning:
         return models.init(self.config.model, key)
 
     def start(self, params: dict) -> tuple[dict, list[str]]:
-        """As `starts.start`, which says what is raised."""
+        """See `starts.start`, also for the errors."""
         return starts.start(self.config, self.read and self.read(), params)
 
     def batches(self, stage: Stage) -> batches.Batches:
@@ -138,7 +138,7 @@ class Finetuning:
         return lambda batch: batch
 
     def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:
-        """The batch with `teacher_logits`, where there is a teacher: those that it gives alone."""
+        """The batch; with a teacher, also `teacher_logits`, which have no gradient."""
         if self.teacher is None:
             return batch
         model, params = self.teacher.model, frozen["teacher"]
@@ -148,13 +148,13 @@ class Finetuning:
     def apply(
         self, params: dict, batch: Batch, *, dropout_key: jax.Array | None, placement: Placement
     ) -> dict:
-        """`logits`, as of `logits.of`."""
+        """`logits`, see `logits.of`."""
         model = self.config.model
         found = logits.of(model, params, batch, dropout_key=dropout_key, placement=placement)
         return {"logits": found}
 
     def weights(self, batch: Batch) -> dict[str, Any]:
-        """The examples that are no padding; of `token`, the words that are labelled in their row."""
+        """The number of real examples for each sum; for `token`, the number of labeled words."""
         names = ["task_loss"] if self.task.kind in ("regression", "span") else _CLASSIFIED
         found = dict.fromkeys(names, jnp.sum(losses.labeled(batch, self.task.kind)))
         if self.teacher:
@@ -163,7 +163,7 @@ class Finetuning:
         return found
 
     def sums(self, outputs: dict, batch: Batch) -> dict[str, Any]:
-        """As `losses.hard`, and with a teacher `losses.soft`."""
+        """The sums of `losses.hard`; with a teacher, also those of `losses.soft`."""
         how, kind, found = self.config.task, self.task.kind, outputs["logits"]
         sums = losses.hard(how, kind, found, batch)
         if self.teacher:
@@ -176,9 +176,9 @@ class Finetuning:
         return named | {"logits": outputs["logits"]}
 
     def figures(self, totals: Terms, rows: dict[str, list[np.ndarray]]) -> dict[str, float]:
-        """The mean loss, and what `evaluation.figures` gives of every split.
+        """The mean loss, and the `evaluation.figures` of every split.
 
-        With a teacher also the means of what `losses.soft` sums.
+        With a teacher, also the means of the sums of `losses.soft`.
         """
         means = {name: float(value) for name, value in objectives.means(totals).items()}
         result = {"loss": means["task_loss"]}
@@ -194,18 +194,23 @@ class Finetuning:
     def by_split(
         self, rows: dict[str, list[np.ndarray]]
     ) -> Iterator[tuple[str, Split, predictions.Predictions]]:
-        """The predictions for every held-out split, of what `rows` gave for all batches."""
+        """The predictions for every held-out split, from the output of `rows` for all batches."""
         for number, (name, split) in enumerate(self.heldout_splits.items()):
             yield name, split, self.predicted(split.examples, split.rows, _of_split(rows, number))
 
     def predicted(
         self, examples: list, encoded: Rows, rows: dict[str, list[np.ndarray]]
     ) -> predictions.Predictions:
-        """The predictions for examples, of what `rows` gave for the batches of their rows."""
+        """The predictions for examples, from the output of `rows` for their batches."""
         return predictions.of(encoded, examples, rows, self.config.task, self.null_answers)
 
     def degenerate(self, figures: dict[str, float], last: dict[str, float]) -> str | bool:
-        """Why a run with these figures, and means of its last steps, learned nothing; or False."""
+        """The reason why a run learned nothing, or False.
+
+        Args:
+          figures: the evaluation's.
+          last: means over the last training steps.
+        """
         choices = self.config.model.num_labels if self.task.kind in ("single", "pair") else None
         if self.task.kind == "multiple_choice" and self.train:
             choices = self.train.rows.choices
@@ -217,7 +222,7 @@ class Finetuning:
         return self.config.finetune.metric or self.task.metrics[0]
 
     def judge(self, evaluations: dict[int, dict[str, float]]) -> Verdict:
-        """The step with the best metric so far, and whether patience is at its end."""
+        """The step with the best metric so far, and whether patience has run out."""
         how, best, held = self.config.finetune, None, math.nan
         for step in sorted(evaluations):
             value = evaluations[step].get(self.metric, float("nan"))
@@ -231,7 +236,7 @@ class Finetuning:
         choices = self.train.rows.choices if self.train else 1
         size = phase.batch_size, phase.sequence_length, 1
         needed = flops.model_flops_per_step(self.config.model, *size)
-        if self.teacher:  # forward alone
+        if self.teacher:  # a teacher runs the forward pass only, a third of a step
             needed += flops.model_flops_per_step(self.teacher.model, *size) // 3
         return choices * needed
 
@@ -241,7 +246,7 @@ _TAUGHT = ("distill_loss", "agreement")
 
 
 class HeldoutBatches:
-    """The batches of all held-out splits, one after the other; `split` [B] says of which."""
+    """The batches of all held-out splits in turn; `split` [B] is the number of each row's split."""
 
     def __init__(self, job: Finetuning, stage: Stage) -> None:
         self.batch_size = job.config.evaluation.batch_size
@@ -265,6 +270,6 @@ class HeldoutBatches:
 
 
 def _of_split(rows: dict[str, list[np.ndarray]], number: int) -> dict[str, list[np.ndarray]]:
-    """The gathered rows, those of other splits marked as padding."""
+    """The gathered rows, with the rows of other splits marked as padding."""
     numbered = zip(rows["split"], rows["example_ids"], strict=True)
     return rows | {"example_ids": [np.where(s == number, i, -1) for s, i in numbered]}

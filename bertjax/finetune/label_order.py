@@ -1,31 +1,32 @@
-"""Which rows of somebody's classifier belong to which labels of a task: by name, not by position."""
+"""Matches the rows of a source's classifier to the labels of a task, by name, not by position."""
 
 import re
 from collections.abc import Sequence
 
 
 def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None], str]:
-    """The row of the source's classifier for each label of the task, and a line that says so.
+    """The row of the source's classifier for each label of the task, and a line to log.
 
-    A checkpoint trained on MNLI may order its labels otherwise than the task's files (transformers
-    #10401: 4.3% instead of 90.6%). Case, spaces and hyphens do not count: NOT-ENTAILMENT is
-    not_entailment.
+    A checkpoint trained on MNLI may order its labels differently from the task's files
+    (transformers #10401: 4.3% instead of 90.6%). Case, spaces and hyphens do not count:
+    NOT-ENTAILMENT is not_entailment.
 
     Args:
-      source: `id2label` in the order of the ids. LABEL_0, LABEL_1... (and 0, 1...) are names that
-        nobody gave: rows then keep their positions, where both have the same number of labels.
+      source: `id2label` in the order of the ids. LABEL_0, LABEL_1... and 0, 1... are placeholders:
+        rows then keep their positions, if source and task have the same number of labels.
       task: the task's labels; ("LABEL_0",) for regression.
 
     Returns:
-      For each label of the task, a row of the source, or None for a row that is drawn anew.
+      For each label of the task, a row number of the source, or None for a new random row.
     """
-    same_names = set(source) == set(task)  # then ("1", "0") are names, in an order of their own
+    # If both have the same names, digits such as ("1", "0") are real names and may be reordered.
+    same_names = set(source) == set(task)
     if _unnamed(source) and (not same_names or list(source) == list(task)):
         return _by_position(source, task)
     if _unnamed(task) and not same_names:
         return [None] * len(task), (
-            f"classifier: drawn anew: the source's labels are {', '.join(source)}, the task's have "
-            "no names"
+            f"classifier: reinitialized: the source's labels are {', '.join(source)}, the task's "
+            "labels have no names"
         )
     rows = [find(source, name) for name in task]
     kept = [f"{name} (row {row})" for name, row in zip(task, rows, strict=True) if row is not None]
@@ -33,7 +34,7 @@ def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None
     left = [name for row, name in enumerate(source) if row not in rows]
     parts = [
         f"kept by name: {', '.join(kept)}" if kept else "no row is kept",
-        f"drawn anew: {', '.join(new)}" if new else "",
+        f"reinitialized: {', '.join(new)}" if new else "",
         f"not used: {', '.join(left)}" if left else "",
     ]
     return rows, "classifier: " + "; ".join(filter(None, parts))
@@ -41,7 +42,7 @@ def reorder(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None
 
 def _by_position(source: Sequence[str], task: Sequence[str]) -> tuple[list[int | None], str]:
     if len(source) != len(task):
-        line = f"classifier: drawn anew: the source has {len(source)} labels without names"
+        line = f"classifier: reinitialized: the source has {len(source)} labels without names"
         return [None] * len(task), f"{line}, the task {len(task)}"
     line = "classifier: the source's labels have no names; rows are kept by position"
     return list(range(len(task))), f"{line}: {', '.join(task)}"
@@ -52,7 +53,7 @@ def _unnamed(names: Sequence[str]) -> bool:
 
 
 def find(names: Sequence[str], name: str) -> int | None:
-    """The position of a name as it is written, or of the only one that differs by case alone."""
+    """The position of a name; else of the only name equal but for case, spaces, `_` and `-`."""
     if list(names).count(name) == 1:
         return list(names).index(name)
     found = [i for i, other in enumerate(names) if _folded(other) == _folded(name)]

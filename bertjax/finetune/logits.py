@@ -1,4 +1,4 @@
-"""The logits that a model gives for the rows of a task: a student's, or its teacher's."""
+"""The logits of a model, a student or its teacher, for the rows of a task."""
 
 import jax
 
@@ -18,9 +18,9 @@ def of(
     dropout_key: jax.Array | None,
     placement: Placement,
 ) -> jax.Array:
-    """[B, classes], [B, choices], [B, L, labels] or, of spans, [B, L, 2]; float32.
+    """The logits, float32: [B, classes], [B, choices], [B, L, labels], or [B, L, 2] for spans.
 
-    The options of a multiple choice [B, C, L] are rows of their own for the model.
+    The model sees each option of a multiple choice batch [B, C, L] as a row of its own.
     """
     ids = batch["input_ids"]
     tokens = {name: batch[name] for name in _TOKENS}

@@ -1,6 +1,7 @@
-"""The terms of a fine-tuning: the loss of a task's own labels, and that of a teacher's logits.
+"""The terms of a fine-tuning: the loss against the labels, and against a teacher's logits.
 
-All are sums over a batch. Shape suffixes: B batch, L length, C classes, choices or positions.
+Every term is a sum over a batch. Shape suffixes: B batch, L length, C classes, choices or
+positions.
 """
 
 import jax
@@ -14,15 +15,15 @@ _NOWHERE = -1e9  # logit of a position that cannot be chosen
 
 
 def labeled(batch: Batch, kind: str) -> jax.Array:
-    """1 for what has a label: an example [B], or of `token` a word's first piece [B, L]."""
+    """1 for every labeled example [B]; for `token`, for every labeled word's first piece [B, L]."""
     real_B = _real(batch)
-    if kind == "span":  # of dev questions without a usable answer, none is known
+    if kind == "span":  # dev questions without a usable answer have start -1
         return real_B * (batch["start_positions"] >= 0)
     return real_B[:, None] * (batch["labels"] >= 0) if kind == "token" else real_B
 
 
 def compared(batch: Batch, kind: str) -> jax.Array:
-    """1 where a teacher's logits count: as `labeled`, but all real rows of spans."""
+    """1 where a teacher's logits count: `labeled`, except that every real row of spans counts."""
     return _real(batch) if kind == "span" else labeled(batch, kind)
 
 
@@ -31,11 +32,11 @@ def _real(batch: Batch) -> jax.Array:
 
 
 def hard(how: config_lib.Task, kind: str, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """`task_loss`: cross-entropy in nats; of regression, squared errors. `task_accuracy`: hits.
+    """`task_loss`, cross-entropy in nats or squared errors (regression); `task_accuracy`, hits.
 
-    Of spans the loss is the mean of the starts' and the ends' (google-research/bert,
-    run_squad.py), whose softmax is over all L positions, or with `task.span_loss=own` over those
-    that are no padding.
+    The loss of spans is the mean of the start loss and the end loss (google-research/bert,
+    run_squad.py). The softmax covers all L positions; with `task.span_loss=own`, only positions
+    that are not padding.
     """
     weights = labeled(batch, kind)
     if kind == "span":
@@ -60,11 +61,11 @@ def soft(
     teacher: jax.Array,
     batch: Batch,
 ) -> dict[str, jax.Array]:
-    """`distill_loss` of two models' logits, and `agreement`: where both choose the same.
+    """`distill_loss` between two models' logits, and `agreement`, how often their argmax agrees.
 
-    The loss is `divergence`; of spans the mean of the starts' and the ends', over the positions that
-    `hard` takes (transformers, run_squad_w_distillation.py: all of the row, padding too). Of
-    regression it is the squared difference of the scores, and nothing is chosen.
+    The loss is `divergence`. For spans it is the mean of the start's and the end's divergence, over
+    the same positions as in `hard` (transformers, run_squad_w_distillation.py: the whole row,
+    padding too). For regression it is the squared difference of the scores, without `agreement`.
     """
     weights = compared(batch, kind)
     if kind == "regression":
@@ -73,7 +74,7 @@ def soft(
         student, teacher = (
             jnp.moveaxis(_choosable(how, logits, batch), -1, 1) for logits in (student, teacher)
         )
-        weights = weights[:, None] / 2  # of a start, and of an end
+        weights = weights[:, None] / 2  # start and end count half each
     same = jnp.argmax(student, axis=-1) == jnp.argmax(teacher, axis=-1)
     return {
         "distill_loss": jnp.sum(weights * divergence(student, teacher, temperature)),
@@ -84,14 +85,14 @@ def soft(
 def divergence(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
     """T squared times the KL divergence of the student's distribution from the teacher's, in nats.
 
-    Both at temperature T (Hinton et al. 2015, section 2): logits [..., C] twice -> [...].
+    Both logits [..., C] are divided by T (Hinton et al. 2015, section 2). Returns [...].
     """
     ours, theirs = (jax.nn.log_softmax(x / temperature, axis=-1) for x in (student, teacher))
     return temperature**2 * jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
 
 
 def _choosable(how: config_lib.Task, logits_BL2: jax.Array, batch: Batch) -> jax.Array:
-    """Logits of spans whose softmax over L is that of `task.span_loss`."""
+    """The logits of spans; with `task.span_loss=own`, padding gets a probability of 0."""
     if how.span_loss == "published":
         return logits_BL2
     real_BL1 = batch["attention_mask"][..., None] > 0

@@ -1,4 +1,4 @@
-"""A fine-tuning made ready: labelled files read and encoded, the config resolved."""
+"""Prepares a fine-tuning: reads and encodes the labeled files, and resolves the config."""
 
 import dataclasses
 import functools
@@ -19,24 +19,24 @@ from bertjax.finetune.readers import sources
 from bertjax.finetune.rows import Settings
 from bertjax.metrics.progress import say
 
-_READ = ("train", "dev", "dev_mismatched")  # splits that training and its evaluations read
+_USED_SPLITS = ("train", "dev", "dev_mismatched")  # the splits that training and evaluation use
 
 
 def open(config: config_lib.Config, directory: Path) -> Finetuning:
-    """The job of a config whose task, files and weights go together; W/tokenizer is written.
+    """The job of a config, after checking that task, files and weights fit; writes W/tokenizer.
 
-    Where W holds a run already, its model and its tokenizer count.
+    If W already holds a run, the model and the tokenizer of that run are used.
 
     Raises:
-      UsageError: no such task, or one that the config's other fields do not fit; or W holds a
-        fine-tuning on another task.
-      DataError: files, labels or weights that are missing or damaged; no tokenizer.
-      Both also as `distillation.read` and `fitted`, of a teacher.
+      UsageError: there is no such task, or other config fields do not fit the task; or W holds a
+        pretraining or a fine-tuning on another task.
+      DataError: files, labels or weights are missing or damaged; there is no tokenizer.
+      Both also for a teacher, see `distillation.read` and `distillation.fitted`.
     """
     kind = sources.kind_of(config)
     taught_by = distillation.read(config)
     held = _held(config, directory)
-    if held is not None:  # what the first start of these runs was told
+    if held is not None:  # a restart may leave init_from out; the first start's value counts
         config = dataclasses.replace(config, init_from=held.init_from)
     read = functools.cache(functools.partial(initial.read, config)) if config.init_from else None
     if held is None:
@@ -55,7 +55,7 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
     )
     model = resolve.model_of(config, base, kind, labels)
     config = dataclasses.replace(config, model=model)
-    [phase, *_] = config.phases.values()  # that there is one only is checked below
+    [phase, *_] = config.phases.values()  # `resolve.config_of` below refuses several phases
     settings = resolve.settings_of(config, kind, labels, phase.sequence_length)
     if taught_by is not None:
         taught_by, lines = distillation.fitted(config, taught_by, tokenizer, kind, labels)
@@ -64,7 +64,7 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
         types = max(settings.type_vocab_size, taught_by.config.model.type_vocab_size)
         settings = dataclasses.replace(settings, type_vocab_size=types)
     others = dict(dataset.splits)
-    wanted = {name: others.pop(name) for name in _READ if name in others}
+    wanted = {name: others.pop(name) for name in _USED_SPLITS if name in others}
     splits = encoded(wanted, tokenizer, settings, directory)
     if "train" not in splits:
         raise DataError(f"{config.data.files}: no training examples; name a file of them")
@@ -81,14 +81,14 @@ def open(config: config_lib.Config, directory: Path) -> Finetuning:
 
 
 def settings_of(job: Finetuning) -> Settings:
-    """How the examples of a job become rows."""
+    """The settings that encode the examples of a job."""
     [phase] = job.config.phases.values()
     model = job.config.model
     return resolve.settings_of(job.config, job.task.kind, model.label_names, phase.sequence_length)
 
 
 def _held(config: config_lib.Config, directory: Path) -> config_lib.Config | None:
-    """The config of the runs that W holds; raises UsageError where they are on something else."""
+    """The config of the runs in W, or None; raises UsageError if these runs do not fit."""
     place = storage.path(directory)
     if not (storage.exists(place / "config.json") and storage.is_directory(place / "tokenizer")):
         return None
@@ -114,7 +114,7 @@ def _held(config: config_lib.Config, directory: Path) -> config_lib.Config | Non
 def _tokenizer(
     config: config_lib.Config, read: "functools._lru_cache_wrapper | None"
 ) -> tuple[Tokenizer, Model | None]:
-    """The source's tokenizer and model; without a source, the tokenizer that the config names."""
+    """The tokenizer and the model to start from: the source's, or those that the config names."""
     if read is None:
         if not config.tokenizer.path:
             raise UsageError(
@@ -142,7 +142,7 @@ def _tokenizer(
 def encoded(
     splits: dict[str, list], tokenizer: Tokenizer, settings: Settings, directory: Path
 ) -> dict[str, Split]:
-    """The examples of each split with their rows, which are kept in W/encoded."""
+    """Each split's examples with their rows, which W/encoded caches."""
     found = {}
     for name, examples in splits.items():
         own = dataclasses.replace(settings, training=name == "train")

@@ -15,10 +15,12 @@ import jax
 import numpy as np
 from rich import console, progress
 
-from bertjax import convert, storage
+from bertjax import config as config_lib
+from bertjax import storage
+from bertjax.convert import read
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.errors import DataError, StorageError, UsageError
-from bertjax.finetune import batches, encoding, prediction_records, resolve
+from bertjax.finetune import batches, encoding, logits, prediction_records, resolve
 from bertjax.finetune.examples import Question, Words
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.prediction_records import Figures
@@ -70,7 +72,7 @@ class Model:
 
     def predicted(self, bare: list, rows: Rows, found: dict[str, list[np.ndarray]]) -> Predictions:
         """What the outputs `found` for `rows` say of examples; raises DataError as `predict`."""
-        if not all(np.isfinite(logits).all() for logits in found["logits"]):
+        if not all(np.isfinite(each).all() for each in found["logits"]):
             raise DataError("the model's outputs are not finite: its weights are damaged")
         return self.job.predicted(bare, rows, found)
 
@@ -84,19 +86,16 @@ class Model:
             batch = padded.batch(step)
             tokens = {name: batch[name] for name in ("input_ids", "token_type_ids")}
             tokens["attention_mask"] = batch["attention_mask"]
-            found["logits"].append(np.asarray(self._apply(self.params, tokens)))
+            apply = _program(self.job.config.model)
+            found["logits"].append(np.asarray(apply(self.params, tokens)))
             found["example_ids"].append(batch["example_ids"])
         return found
 
-    @functools.cached_property
-    def _apply(self) -> Callable[[dict, dict], jax.Array]:
-        """Logits of a batch, compiled once for each of its shapes."""
 
-        def logits(params: dict, batch: dict) -> jax.Array:
-            placement = Unplaced()
-            return self.job.apply(params, batch, dropout_key=None, placement=placement)["logits"]
-
-        return jax.jit(logits)
+@functools.cache
+def _program(model: config_lib.Model) -> Callable[[dict, dict], jax.Array]:
+    """`(params, batch) -> logits`, as of `logits.of`; compiled once a shape."""
+    return jax.jit(functools.partial(logits.of, model, dropout_key=None, placement=Unplaced()))
 
 
 def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]:  # noqa: B008
@@ -106,7 +105,12 @@ def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]: 
       UsageError: it has no head of a task, or `convert.read` refuses it.
       DataError: it has no tokenizer, or `convert.read` refuses it.
     """
-    pretrained = convert.read(source, hints)
+    pretrained = read(source, hints)
+    return of(pretrained, source), pretrained.notes
+
+
+def of(pretrained: Pretrained, source: str) -> Model:
+    """As `open`, of weights that were read from `source`, which messages name."""
     config = pretrained.config.with_model(attention="auto")  # whatever kernel trained it
     kind = _kind(pretrained, source)
     if pretrained.tokenizer is None:
@@ -126,7 +130,7 @@ def open(source: str, hints: Hints = Hints()) -> tuple[Model, tuple[str, ...]]: 
     nulls = resolve.null_answers(config)
     reading = Reading(kind, config.task, TASKS.get(config.task.name or ""), names, nulls)
     job = Finetuning(config, task, pretrained.tokenizer, None, {}, nulls)
-    return Model(job, jax.device_put(pretrained.params), reading, longest), pretrained.notes
+    return Model(job, jax.device_put(pretrained.params), reading, longest)
 
 
 def _kind(pretrained: Pretrained, source: str) -> str:

@@ -1,4 +1,4 @@
-"""Predictions as lines of JSON, and their figures where the file has labels."""
+"""Predictions as JSON records, and their figures if the input has labels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,13 +14,17 @@ from bertjax.finetune.tasks import TASKS, Task
 
 
 def records(examples: Sequence, predictions: Predictions, how: Reading) -> Iterator[dict[str, Any]]:
-    """What is written of each example, in their order.
+    """The record of each example, in the order of the examples.
 
-    `{"id", "label", "probabilities"}` by the model's names of labels; of regression `{"id",
-    "score"}`; of multiple choice the label is the option's number from 0, `option` its text, and
-    the probabilities are in the options' order; of spans `{"id", "answer", "start", "end",
-    "probability", "n_best"}`, where "" from -1 to -1 is no answer; of tokens `{"id", "words",
-    "tags", "probabilities"}`. Probabilities have 6 decimals.
+    - Classification: `{"id", "label", "probabilities"}`, with the model's label names.
+    - Regression: `{"id", "score"}`.
+    - Multiple choice: `{"id", "label", "option", "probabilities"}`: the option's number from 0, its
+      text, and a probability for each option in order.
+    - Spans: `{"id", "answer", "start", "end", "probability", "n_best"}`; no answer is "" from -1 to
+      -1. With null answers, also `null_difference`.
+    - Tokens: `{"id", "words", "tags", "probabilities"}`.
+
+    Probabilities have 6 decimals.
     """
     for number, example in enumerate(examples):
         yield {"id": example.id, **_record(example, number, predictions, how)}
@@ -64,10 +68,10 @@ _HANS = ("entailment", "non-entailment")
 
 
 class Figures:
-    """The figures of the predictions for all examples that have a label.
+    """The figures of the predictions for all labeled examples.
 
-    Where a model has MNLI's labels and the examples have HANS' two (McCoy et al. 2019), its neutral
-    and contradiction count as non-entailment.
+    If the model has MNLI's labels and the examples have the two labels of HANS (McCoy et al. 2019),
+    the predictions neutral and contradiction count as non-entailment.
     """
 
     def __init__(self, task: Task, how: Reading, null_answers: bool) -> None:
@@ -75,12 +79,12 @@ class Figures:
         self._is_mnli = {name.lower() for name in how.labels} == set(TASKS["mnli"].labels)
         self._golds: list = []
         self._ids: set[str] = set()
-        self._parts: list = []  # of each gold: probabilities, a value, a span or tags
+        self._parts: list = []  # the prediction for each gold: probabilities, value, span or tags
         self._unknown: dict[str, int] = {}
-        self._without = 0
+        self._unlabeled = 0
 
     def add(self, examples: Sequence, found: Predictions) -> None:
-        """Takes the labels of examples, without their texts, and the predictions for them."""
+        """Adds examples and their predictions; keeps the labels, drops the texts."""
         self._kind = found.kind
         parts = next(
             each
@@ -90,13 +94,13 @@ class Figures:
         for example, part in zip(examples, parts, strict=True):
             gold = self._gold(example)
             if gold is None:
-                self._without += 1
+                self._unlabeled += 1
             else:
                 self._golds.append(gold)
                 self._parts.append(part._replace(n_best=()) if found.spans else part)
 
     def _gold(self, example: Any) -> Any:
-        """The example without its texts; None where it has no label, or one the model has not."""
+        """The example without its texts; None without a label, or with one the model lacks."""
         if isinstance(example, Question):
             known = example.answers or (self._nulls and example.answerable is False)
             return self._distinct(example._replace(question="", context="")) if known else None
@@ -113,7 +117,7 @@ class Figures:
         return example._replace(texts=())
 
     def _distinct(self, question: Question) -> Question:
-        """The question, of an id of its own: answers are scored by their ids."""
+        """The question with a unique id: answers are scored by id."""
         if question.id in self._ids:
             question = question._replace(id=f"{question.id}, gold {len(self._golds)}")
         self._ids.add(question.id)
@@ -124,7 +128,7 @@ class Figures:
 
     @property
     def values(self) -> dict[str, float]:
-        """As `evaluation.figures`; {} where no example has a label."""
+        """The figures, see `evaluation.figures`; {} if no example has a label."""
         if not self._golds:
             return {}
         if self._is_hans():
@@ -137,41 +141,41 @@ class Figures:
             field = "values" if kind == "regression" else "probabilities"
             parts = np.stack(parts)
         if kind in ("single", "pair") and sorted(labels) == sorted(self._task.labels):
-            # F1 is of the task's second label, wherever the model has it.
+            # F1 scores the task's second label, so the columns follow the task's label order.
             parts = parts[:, [labels.index(name) for name in self._task.labels]]
             labels = self._task.labels
         found = Predictions(kind, **{field: parts})
         return evaluation.figures(self._task, labels, self._golds, found, self._nulls)
 
     def _is_hans(self) -> bool:
-        """Whether the labels are HANS' two."""
+        """Whether the examples have HANS' labels: one of them is non-entailment."""
         return self._is_mnli and any(gold.label == _HANS[1] for gold in self._golds)
 
     def _require_hans_alone(self) -> None:
-        """Leaves out the labels of HANS beside neutral and contradiction."""
+        """Leaves out non-entailment labels if other examples are neutral or contradiction."""
         if self._is_hans() and not all(gold.label.lower() in _HANS for gold in self._golds):
             scored = [i for i, gold in enumerate(self._golds) if gold.label != _HANS[1]]
             for _ in range(len(self._golds) - len(scored)):
                 self._leave_out(_HANS[1])
-                self._without += 1
+                self._unlabeled += 1
             self._golds = [self._golds[i] for i in scored]
             self._parts = [self._parts[i] for i in scored]
 
     def _merged(self) -> dict[str, float]:
-        """The accuracy of HANS' two labels."""
+        """The accuracy on the two labels of HANS."""
         golds = np.array([_HANS.index(gold.label.lower()) for gold in self._golds])
         guesses = np.stack(self._parts).argmax(-1)
         merged = scores.merge_labels(guesses, self._how.labels)
         return scores.figures(("accuracy",), golds, merged)
 
     def lines(self) -> list[str]:
-        """What is said of them: the figures, and of how many examples."""
+        """The lines to log: the figures, and the number of examples they are for."""
         said = []
         self._require_hans_alone()
         if self._unknown:
             named = ", ".join(f"{name!r} ({n:,})" for name, n in list(self._unknown.items())[:5])
-            what = "that are no number" if self._kind == "regression" else "that the model has not"
-            said.append(f"labels {what}, and that are not scored: {named}")
+            what = "are not numbers" if self._kind == "regression" else "the model does not have"
+            said.append(f"labels that {what}, not scored: {named}")
         if not self._golds:
             return said
         if self._is_hans():
@@ -182,5 +186,5 @@ class Figures:
         first = [metric for metric in self._task.metrics if metric in figures]
         figures = {metric: figures[metric] for metric in first} | figures
         shown = [f"{k} {'undefined' if v is None else f'{v:.4f}'}" for k, v in figures.items()]
-        of = f"{len(self._golds):,} with a label" if self._without else "all labels"
+        of = f"{len(self._golds):,} with a label" if self._unlabeled else "all labels"
         return [*said, f"figures ({of}): {', '.join(shown)}"]

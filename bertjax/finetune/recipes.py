@@ -1,4 +1,4 @@
-"""The papers' fine-tuning recipes, as configs for a task; `configs/` gives each its file."""
+"""The papers' fine-tuning recipes: the config of each task. `configs/` has a file per recipe."""
 
 from ml_collections import ConfigDict
 
@@ -7,8 +7,8 @@ from bertjax.config.finetune_fields import KINDS
 from bertjax.errors import UsageError
 from bertjax.finetune.tasks import TASKS
 
-# Task -> (length, batch, epochs, rate): what google-research/bert's README and the paper's
-# appendix A.3 and section 4 name; the rest has the middle of the paper's grid.
+# Task -> (length, batch, epochs, rate), from google-research/bert's README and the paper's
+# appendix A.3 and section 4. All other tasks take the middle of the paper's grid.
 _BERT = {
     "squad": (384, 32, 3.0, 5e-5),
     "squad2": (384, 48, 2.0, 5e-5),
@@ -17,8 +17,8 @@ _BERT = {
     "imdb": (512, 32, 3.0, 2e-5),
     "token": (128, 32, 3.0, 5e-5),
 }
-# Task -> (length, batch, epochs, rate, warm-up): fairseq, examples/roberta/README.glue.md and its
-# siblings on SQuAD and RACE.
+# Task -> (length, batch, epochs, rate, warm-up share), from fairseq's examples/roberta:
+# README.glue.md and the pages on SQuAD and RACE.
 _ROBERTA = {
     "mnli": (512, 32, 10.0, 1e-5, 0.06),
     "qnli": (512, 32, 10.0, 1e-5, 0.06),
@@ -38,10 +38,11 @@ def bert(task: str, *, grid: bool = False, published: bool = False) -> ConfigDic
     """Devlin et al. 2018, section A.3: Adam with 10% warm-up and linear decay, dropout 0.1.
 
     Args:
-      task: of `tasks.TASKS`, or a kind for data of one's own.
-      grid: the paper's search: batch 16 and 32, rates 5e-5, 3e-5 and 2e-5, 2 to 4 epochs.
-      published: as google-research/bert ran it: Adam without bias correction (Mosbach et al. 2021:
-        runs on small tasks fail more often so), random batches, all padded to one length.
+      task: a name of `tasks.TASKS`, or a kind of `tasks.KINDS` for the user's own data.
+      grid: run the paper's search: batch 16 and 32, rates 5e-5, 3e-5 and 2e-5, 2 to 4 epochs.
+      published: train as google-research/bert did: Adam without bias correction, random batches,
+        all padded to one length. Without bias correction, runs on small tasks fail more often
+        (Mosbach et al. 2021).
     """
     config = _base(task, *_BERT.get(task, (128, 32, 3.0, 2e-5)))
     config.optimizer.name = "bert_adamw" if published else "adamw"
@@ -58,8 +59,8 @@ def bert(task: str, *, grid: bool = False, published: bool = False) -> ConfigDic
 def roberta(task: str) -> ConfigDict:
     """Liu et al. 2019, section 5.1: 6% warm-up, up to 10 epochs, the best evaluation counts.
 
-    Adam with betas .9 and .98, decay 0.1 (SQuAD: 0.01), no clipping; QQP warms up 25% of its steps;
-    STS-B is trained on the target over 5, and its best weights are those of the smallest loss.
+    Adam has betas .9 and .98, decay 0.1 (SQuAD: 0.01) and no clipping. QQP warms up for 25% of its
+    steps. STS-B trains on the target divided by 5, and the weights with the smallest loss count.
     """
     length, batch, epochs, rate, warmup = _ROBERTA.get(task, (512, 16, 10.0, 1e-5, 0.06))
     config = _base(task, length, batch, epochs, rate)
@@ -67,12 +68,12 @@ def roberta(task: str) -> ConfigDict:
     config.optimizer.b2 = 0.98
     config.optimizer.weight_decay = 0.01 if task in ("squad", "squad2") else 0.1
     config.optimizer.clip_norm = 0.0
-    config.optimizer.decay_all = True  # fairseq spares nothing
+    config.optimizer.decay_all = True  # fairseq also decays biases and layer norms
     config.optimizer.schedule = "warmup_then_decay"
     config.finetune.warmup_fraction = warmup
     config.finetune.select = "best"
     if task in ("cola", "mrpc", "qqp"):
-        config.finetune.metric = "accuracy"  # by which fairseq chose the best checkpoint
+        config.finetune.metric = "accuracy"  # fairseq chose the best checkpoint by accuracy
     if task == "stsb":
         config.task.target_scale = 5.0
         config.finetune.metric = "loss"
@@ -80,9 +81,9 @@ def roberta(task: str) -> ConfigDict:
 
 
 def distilbert(task: str) -> ConfigDict:
-    """Sanh et al. 2019: the paper names no rates; these are its library's defaults of that time.
+    """Sanh et al. 2019. The paper names no rates; the values are its library's defaults in 2019.
 
-    3 epochs of AdamW at 5e-5, eps 1e-8, no warm-up and no decay. The batch of 32 is ours.
+    3 epochs of AdamW at 5e-5, eps 1e-8, no warm-up and no decay. The batch size of 32 is ours.
     """
     length, batch, _, _ = _BERT.get(task, (128, 32, 3.0, 5e-5))
     config = _base(task, length, batch, 3.0, 5e-5)
@@ -104,16 +105,16 @@ def _base(task: str, length: int, batch: int, epochs: float, rate: float) -> Con
         config.task.name = task
     else:
         config.task.kind = task
-    config.model.head = "none"  # the task's is taken
+    config.model.head = "none"  # the task chooses the head
     config.objective.mlm = config.objective.nsp = 0.0
     config.phases.phase1 = config_lib.phase(
         steps=0, sequence_length=length, batch_size=batch, max_predictions_per_seq=1
     )
     config.finetune.epochs = epochs
     config.optimizer.learning_rate = rate
-    config.optimizer.warmup_steps = 0  # finetune.warmup_fraction says
-    config.evaluation.every_steps = 0  # finetune.evaluations_per_epoch says
+    config.optimizer.warmup_steps = 0  # finetune.warmup_fraction decides
+    config.evaluation.every_steps = 0  # finetune.evaluations_per_epoch decides
     config.data.heldout_fraction = 0.1
     config.logging.tensorboard = False
-    config.model.scan_unroll = 0  # a step is a fifth faster, its compilation a third slower
+    config.model.scan_unroll = 0  # a step is a fifth faster; compiling takes a third longer
     return config

@@ -1,4 +1,4 @@
-"""What a fine-tuning config leaves open, filled in: model, labels, steps."""
+"""Fills in the open fields of a fine-tuning config: model, labels, steps."""
 
 import dataclasses
 from collections.abc import Collection
@@ -12,22 +12,22 @@ from bertjax.finetune.job import Finetuning
 from bertjax.finetune.rows import Settings
 from bertjax.finetune.tasks import KINDS, TASKS, Task
 
-# Fields of the model that are the run's, whatever weights it starts from.
-_OWN = (
+# Model fields that the run decides, whatever weights it starts from.
+_RUN_FIELDS = (
     *("dtype", "attention", "remat", "scan_unroll", "initializer_range"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 
 
 def task_of(config: config_lib.Config, kind: str, labels: tuple[str, ...]) -> Task:
-    """The task of the table, or for data of one's own a record of its kind."""
+    """The task's record in the table; for the user's own data, a new record of its kind."""
     if config.task.name is not None:
         return TASKS[config.task.name]
     return Task(kind, kind, kind, labels, KINDS[kind].metrics, KINDS[kind].metrics)
 
 
 def require_metric(config: config_lib.Config, task: Task) -> None:
-    """Raises UsageError where `finetune.metric` is no figure of the task."""
+    """Raises UsageError if `finetune.metric` is not a figure of the task."""
     known, asked = (*task.metrics, "loss"), config.finetune.metric
     if asked not in (None, *known):
         raise UsageError(
@@ -37,7 +37,7 @@ def require_metric(config: config_lib.Config, task: Task) -> None:
 
 
 def require_split(config: config_lib.Config, splits: Collection[str]) -> None:
-    """Raises UsageError where `finetune.metric` is of a dev split that there is not."""
+    """Raises UsageError if `finetune.metric` needs a dev split that is missing."""
     if config.finetune.metric == "mismatched_accuracy" and "dev_mismatched" not in splits:
         raise UsageError(
             "config.finetune.metric='mismatched_accuracy': there is no dev_mismatched file; unset it"
@@ -53,7 +53,11 @@ def null_answers(config: config_lib.Config) -> bool:
 def settings_of(
     config: config_lib.Config, kind: str, labels: tuple[str, ...], longest: int
 ) -> Settings:
-    """How examples become rows of at most `longest` tokens; the config's model is resolved."""
+    """The settings that encode examples as rows of at most `longest` tokens.
+
+    Args:
+      config: a config whose model is resolved.
+    """
     return Settings(
         kind,
         longest,
@@ -68,14 +72,14 @@ def settings_of(
 def model_of(
     config: config_lib.Config, source: Model | None, kind: str, labels: tuple[str, ...]
 ) -> Model:
-    """The model that is fine-tuned: the source's encoder with the task's head.
+    """The model to fine-tune: the source's encoder with the task's head.
 
     Args:
-      source: of the weights that it starts from; None takes the config's sizes.
+      source: the model of the starting weights; None takes the config's sizes.
 
     Raises:
-      UsageError: the config asks for another head than the task needs, for other labels than it
-        has, or for another encoder than the source is.
+      UsageError: the config asks for a head or labels other than the task's, or for an encoder
+        other than the source's.
     """
     head = KINDS[kind].head
     if config.model.head not in ("none", head):
@@ -84,11 +88,11 @@ def model_of(
             "leave it out"
         )
     base = source or config.model
-    own = {name: getattr(config.model, name) for name in _OWN}
+    own = {name: getattr(config.model, name) for name in _RUN_FIELDS}
     for field in dataclasses.fields(Model) if source else ():
         asked, theirs = getattr(config.model, field.name), getattr(source, field.name)
-        is_own = field.name in (*_OWN, "head", "num_labels", "label_names", "problem_type")
-        is_open = field.name == "vocab_size" and not asked  # takes the tokenizer's
+        is_own = field.name in (*_RUN_FIELDS, "head", "num_labels", "label_names", "problem_type")
+        is_open = field.name == "vocab_size" and not asked  # 0 takes the tokenizer's size
         if not (is_own or is_open) and asked not in (field.default, theirs):
             raise UsageError(
                 f"config.model.{field.name}={asked!r}: config.init_from={config.init_from} has "
@@ -113,16 +117,16 @@ def model_of(
 
 
 def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_lib.Config:
-    """The config with its steps, and with the masked-LM and next-sentence losses off.
+    """The config with its number of steps, and with the losses of pretraining switched off.
 
-    An epoch has `num_rows / batch_size` steps. Where `config.phases` has steps already, these
-    count. `evaluation.every_steps=0` evaluates `finetune.evaluations_per_epoch` times an epoch.
+    An epoch has `num_rows / batch_size` steps, unless `config.phases` gives the steps.
+    `evaluation.every_steps=0` evaluates `finetune.evaluations_per_epoch` times an epoch.
 
     Raises:
-      UsageError: as `checks.check`; or there are several phases, or one with a ramp or a schedule
-        of its own.
+      UsageError: see `checks.check`; or there are several phases, or a phase has a ramp or its own
+        schedule.
     """
-    checks.check_fields(tree.walk(config))  # of a point of a grid, which nobody has seen yet
+    checks.check_fields(tree.walk(config))  # a grid's values have not been checked before
     if len(config.phases) != 1:
         raise UsageError(f"config.phases={tuple(config.phases)}: fine-tuning has one phase")
     [(name, phase)] = config.phases.items()
@@ -159,7 +163,7 @@ def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_
 
 
 def job_of(job: Finetuning, config: config_lib.Config) -> Finetuning:
-    """The job with another config than it was opened with: another rate, batch size, seed."""
+    """The job with a new config, for another learning rate, batch size or seed."""
     assert job.train is not None
     config = dataclasses.replace(
         config, tokenizer=job.config.tokenizer, init_from=job.config.init_from

@@ -1,6 +1,6 @@
-"""Encoded examples: rows of token ids of every length, in a few flat NumPy arrays.
+"""Encoded examples: rows of token ids of different lengths, in a few flat NumPy arrays.
 
-`encoding.encode` makes them, `cache` keeps them, `batches` pads them.
+`encoding.encode` makes the rows, `cache` stores them, `batches` pads them.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from bertjax.data.tokenizer_base import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that decides how an example becomes rows, the tokenizer apart.
+    """All settings of the encoding, except the tokenizer.
 
     Attributes:
-      kind: of `tasks.KINDS`.
-      longest: most tokens in a sequence, special tokens included.
-      labels: names of the logits, in their order.
-      type_vocab_size: of the model, or of its teacher that has more: token types are below it.
-      stride, question_length, null_answers: as in `config.task`; of span alone.
-      training: every row must have a label; what only decoding needs is left out.
+      kind: a key of `tasks.KINDS`.
+      longest: the most tokens in a sequence, special tokens included.
+      labels: the label names in the order of the logits.
+      type_vocab_size: the model's, or its teacher's if larger; all token types are below it.
+      stride, question_length, null_answers: as in `config.task`; for span only.
+      training: require a label for every row, and leave out the arrays that only decoding needs.
     """
 
     kind: str
@@ -40,30 +40,29 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """R rows of C sequences each (C is 1, or the options of multiple choice), T tokens in all.
+    """R rows of C sequences each, T tokens in all. C is 1, or the options of multiple choice.
 
     Attributes:
-      kind: of `tasks.KINDS`.
+      kind: a key of `tasks.KINDS`.
       choices: C.
       ids: uint16 [T] (uint32 beyond 65,536 tokens), special tokens included, no padding.
       token_types: uint8 [T].
       starts: int64 [R * C + 1]: sequence s is `ids[starts[s] : starts[s + 1]]`.
-      example: int32 [R], the number of the example in the list that was encoded.
-      labels: single, pair, multiple_choice: int32 [R], -1 where there is none; regression:
-        float32 [R], NaN where there is none; token: int32 [T], -1 where no label is scored;
-        span: None.
+      example: int32 [R], the number of the row's example in the encoded list.
+      labels: single, pair, multiple_choice: int32 [R], -1 without a label; regression: float32
+        [R], NaN without a label; token: int32 [T], -1 where no label is scored; span: None.
       start_positions, end_positions: span: int32 [R], the first and last token of the answer,
-        counted in the row; 0 and 0 ([CLS]) where this row does not have the answer; -1 where none
-        is known.
+        counted in the row; 0 and 0 ([CLS]) if the answer is outside this row; -1 if no answer is
+        known.
       context_starts: span: int32 [R], the first token of the context, counted in the row; the
         context ends before the row's last token.
       offsets: span, not for training: int32 [T, 2], the characters of the example's context that
         a token covers; -1 outside the context.
-      best: span, not for training: bool [T], whether this row is the one that shows most context
-        on both sides of this token of the context; False outside the context.
-      words: token: int32 [T], the number of the word whose first piece this is and whose tag this
-        row decides; -1 elsewhere.
-      notes: a line for all that was cut, dropped or counted.
+      best: span, not for training: bool [T], whether this row is the one that shows the most
+        context on both sides of this token; False outside the context.
+      words: token: int32 [T]. At the first piece of a word whose tag this row decides, the number
+        of the word; -1 elsewhere.
+      notes: a line for everything that was cut, dropped or counted.
     """
 
     kind: str
@@ -86,19 +85,19 @@ class Rows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [R]: tokens of a row, of its longest sequence where it has several."""
+        """int64 [R]: the tokens of each row's longest sequence."""
         return np.diff(self.starts).reshape(-1, self.choices).max(1, initial=0)
 
     @property
     def sha256(self) -> str:
-        """Of the tokens and labels of all rows."""
+        """SHA-256 (hex) of the tokens and labels of all rows."""
         digest = hashlib.sha256()
         for array in (self.starts, self.ids, self.labels, self.start_positions, self.end_positions):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def tokens(self, row: int) -> slice:
-        """Where a row of one sequence is in the arrays [T]."""
+        """The place of a row in the arrays [T]; for rows of one sequence."""
         return slice(int(self.starts[row]), int(self.starts[row + 1]))
 
 
@@ -110,7 +109,7 @@ class Part(NamedTuple):
     """One text of each of S sequences: `source[starts[s] : starts[s] + lengths[s]]`.
 
     Attributes:
-      source: ids of all the texts, one after the other.
+      source: the ids of all texts, concatenated.
       starts, lengths: int64 [S].
     """
 
@@ -119,16 +118,16 @@ class Part(NamedTuple):
     lengths: np.ndarray
 
     def cut(self, lengths: np.ndarray) -> "Part":
-        """The first tokens of each text: `lengths` [S] of them."""
+        """The first `lengths` [S] tokens of each text."""
         return self._replace(lengths=lengths)
 
     def pick(self, which: np.ndarray) -> "Part":
-        """The texts number `which` [S], in that order."""
+        """The texts with the numbers `which` [S], in that order."""
         return self._replace(starts=self.starts[which], lengths=self.lengths[which])
 
 
 def readable(texts: Iterable[str]) -> list[str]:
-    """The texts with lone surrogates, which JSON may have and tokenizers refuse, as U+FFFD."""
+    """The texts with U+FFFD for lone surrogates, which JSON may hold and tokenizers refuse."""
     return [_SURROGATE.sub("\ufffd", text) for text in texts]
 
 
@@ -139,17 +138,17 @@ def part_of(texts: Sequence[str], tokenizer: Tokenizer) -> Part:
 
 
 def separators(tokenizer: Tokenizer) -> int:
-    """Separators between two texts: RoBERTa's has two (`RobertaTokenizer`), all others one."""
+    """The number of separators between two texts: 2 for RoBERTa (`RobertaTokenizer`), else 1."""
     return 2 if tokenizer.kind == "byte_bpe" else 1
 
 
 def room(tokenizer: Tokenizer, longest: int, parts: int) -> int:
-    """Tokens that texts may have in a sequence of `longest`: the rest are special tokens."""
+    """The tokens left for texts in a sequence of `longest` tokens, beside the special tokens."""
     return longest - 2 - separators(tokenizer) * (parts - 1)
 
 
 class Sequences(NamedTuple):
-    """What `join` makes: the arrays of `Rows`, and `begins`, the first token [S] of each part."""
+    """The result of `join`: arrays of `Rows`, and `begins`, the first token [S] of each part."""
 
     ids: np.ndarray
     token_types: np.ndarray
@@ -157,16 +156,16 @@ class Sequences(NamedTuple):
     begins: list[np.ndarray]
 
     def aligned(self, part: int, source: Part, values: np.ndarray, other: Any) -> np.ndarray:
-        """`values` of a part's source laid where `join` laid its ids; `other` elsewhere."""
+        """`values`, one for each id of `source`, placed where the ids are; `other` elsewhere."""
         result = np.full((len(self.ids), *values.shape[1:]), other, values.dtype)
         copy_ragged(result, self.begins[part], source._replace(source=values))
         return result
 
 
 def join(parts: Sequence[Part], tokenizer: Tokenizer, type_vocab_size: int) -> Sequences:
-    """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; of byte-level BPE `<s> a </s></s> b </s>`.
+    """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; byte-level BPE has `<s> a </s></s> b </s>`.
 
-    Token types are 0, and 1 for b and its [SEP] where the model has two
+    Token types are 0. b and its [SEP] have type 1 if the model has two types
     (google-research/bert, run_classifier.py); RoBERTa has one.
     """
     between = separators(tokenizer)
@@ -186,10 +185,10 @@ def join(parts: Sequence[Part], tokenizer: Tokenizer, type_vocab_size: int) -> S
 
 
 def copy_ragged(target: np.ndarray, at: np.ndarray, part: Part) -> None:
-    """Writes each text of a part to `target[at[s] :]`; a source of one element is repeated."""
+    """Writes text s of a part to `target[at[s] :]`; a source of one element is repeated."""
     ends = np.cumsum(part.lengths)
     first, count = 0, len(ends)
-    while first < count:  # a block at a time: an index takes four times the memory of its tokens
+    while first < count:  # in blocks: an index takes four times the memory of the tokens
         before = int(ends[first] - part.lengths[first])
         last = max(first + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
         lengths, block = part.lengths[first:last], slice(first, last)

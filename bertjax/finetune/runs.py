@@ -1,11 +1,11 @@
-"""Fine-tuning runs: one, or a grid of rates, batch sizes, epochs and seeds, and what they reached.
+"""Fine-tuning runs and their scores: one run, or a grid of rates, batch sizes, epochs and seeds.
 
-    W/config.json, W/tokenizer/      of all runs
-    W/runs/NAME/                     one run of a grid, as any run's directory
-    W/runs/NAME/scores.json          what it reached: a run that has it is finished
-    W/results.json, W/results.png    of all runs
+    W/config.json, W/tokenizer/      shared by all runs
+    W/runs/NAME/                     the directory of one run of a grid
+    W/runs/NAME/scores.json          the run's scores, written when the run is finished
+    W/results.json, W/results.png    the results of all runs
 
-A fine-tuning of one run has no W/runs: W is its directory.
+A fine-tuning of one run has no W/runs: W is the run's directory.
 """
 
 import dataclasses
@@ -28,22 +28,23 @@ from bertjax.metrics import writer
 from bertjax.metrics.progress import say
 from bertjax.processes import compilation_cache, distributed
 
-_EXAMPLES = "examples.json"  # hashes of what a run is trained and evaluated on
-_LAST = 10  # logged steps whose mean is the training loss at the end
-# What a run reaches; a teacher counts by its weights, wherever they lie.
+_EXAMPLES = "examples.json"  # hashes of the training and evaluation rows, and of the teacher
+_LOSS_STEPS = 10  # the final training loss is the mean over this many logged steps
+# Config sections that change a run's scores. A teacher is compared by the hash of its weights, so
+# its path may change.
 _DECIDING = ("seed", "model", "phases", "optimizer", "objective", "teacher", "task", "finetune")
-_ANYWHERE = "config.teacher.init_from"
+_TEACHER_URI = "config.teacher.init_from"
 
 
 def finetune(
     config: config_lib.Config, directory: Path, started: float | None = None
 ) -> list[dict]:
-    """Trains all runs of a config in `directory` that are not finished yet; returns their scores.
+    """Trains all unfinished runs of a config in `directory`; returns the scores of all runs.
 
     Raises:
-      Preempted, NonFiniteError: as `loop.run`; the same call goes on.
-      UsageError, DataError, StorageError: as `opening.open` and `loop.run`; UsageError also where
-        `directory` holds a run of another rate, number of steps, seed...
+      Preempted, NonFiniteError: see `loop.run`; the same call again continues the run.
+      UsageError, DataError, StorageError: see `opening.open` and `loop.run`; UsageError also if
+        `directory` holds a run with another rate, number of steps, seed...
     """
     kept = workdir.programs(config, directory)
     with distributed.alone(directory, "finetune"), compilation_cache.kept(kept):
@@ -58,10 +59,15 @@ def run_all(
     programs: dict,
     started: float | None = None,
 ) -> list[dict]:
-    """As `finetune`, of the job that was opened of `config`; programs as of `loop.run`."""
+    """Does the work of `finetune` for an opened job.
+
+    Args:
+      job: the result of `opening.open(config, directory)`.
+      programs: compiled programs, see `loop.run`.
+    """
     points = {name: resolve.job_of(job, point) for name, point in grid(config).items()}
     mesh = sharding.make_mesh(config.mesh)
-    for one in points.values():  # before the first is trained
+    for one in points.values():  # check every run before the first one trains
         train.check(one.config, mesh)
     _require_form(storage.path(directory), several=len(points) > 1)
     places = {name: storage.path(directory) / "runs" / name for name in points}
@@ -88,9 +94,9 @@ def run_all(
 
 
 def grid(config: config_lib.Config) -> dict[str, config_lib.Config]:
-    """The config of every run by its name, the seeds of one setting one after the other.
+    """The config of every run by name; the seeds of one setting follow each other.
 
-    The name of a run alone is "".
+    A single run has the name "".
     """
     [(phase_name, phase)] = config.phases.items()
     asked, how, opt = config.grid, config.finetune, config.optimizer
@@ -123,10 +129,10 @@ def _run(
     *,
     goes_on: bool = False,
 ) -> dict:
-    """Trains one run to its end, or finds it finished; its scores.
+    """Trains one run to its end, unless it is finished already; returns its scores.
 
     Args:
-      goes_on: other runs follow: one that does not stay finite is scored as it is.
+      goes_on: other runs follow, so a run that becomes non-finite is scored and does not raise.
     """
     path = storage.path(place) / workdir.SCORES
     if _is_finished(place):
@@ -159,14 +165,14 @@ def _is_finished(place: Path) -> bool:
 
 
 def _say_teacher(job: Finetuning, programs: dict) -> None:
-    """Says what the teacher reaches on dev: what the runs can be measured by."""
+    """Logs the teacher's figures on dev, for comparison with the runs."""
     if found := distillation.figures(job, programs):
         figures = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         say(f"teacher: {figures}, on dev")
 
 
 def _require_form(place: Path, *, several: bool) -> None:
-    """Refuses a grid where one run is held, and one run where a grid is."""
+    """Refuses a grid in a single run's directory, and a single run in a grid's directory."""
     other = place / ("checkpoints" if several else "runs")
     if storage.is_directory(other):
         held, wanted = ("one run", "a grid") if several else ("a grid", "one run")
@@ -174,7 +180,7 @@ def _require_form(place: Path, *, several: bool) -> None:
 
 
 def _require_same(job: Finetuning, place: Path) -> None:
-    """Refuses a directory whose run, finished or not, is of a job that reaches something else."""
+    """Refuses a directory that holds a run on other examples or with another config."""
     if not storage.exists(storage.path(place) / "config.json"):
         return
     config, examples = job.config, storage.path(place) / _EXAMPLES
@@ -182,7 +188,7 @@ def _require_same(job: Finetuning, place: Path) -> None:
         hashes = json.loads(storage.read(examples))
         if hashes.pop("teacher", None) != job.identity.get("teacher"):
             raise UsageError(
-                f"{_ANYWHERE}={config.teacher.init_from}: {place} holds a run with another teacher, "
+                f"{_TEACHER_URI}={config.teacher.init_from}: {place} holds a run with another teacher, "
                 "or none; take another --workdir"
             )
         if hashes != job.digests:
@@ -191,7 +197,7 @@ def _require_same(job: Finetuning, place: Path) -> None:
                 "take another --workdir"
             )
     held, asked = config_lib.leaves(workdir.read_config(place)), config_lib.leaves(config)
-    for field in sorted((held.keys() | asked.keys()) - {_ANYWHERE}):
+    for field in sorted((held.keys() | asked.keys()) - {_TEACHER_URI}):
         theirs, ours = held.get(field), asked.get(field)
         if field.split(".")[1] in _DECIDING and theirs != ours:
             raise UsageError(
@@ -200,13 +206,13 @@ def _require_same(job: Finetuning, place: Path) -> None:
 
 
 def scored(job: Finetuning, place: Path) -> dict[str, Any]:
-    """What a finished run reached, by the evaluation of the weights that count."""
+    """The scores of a finished run: the evaluation of the selected weights."""
     lines = writer.read(storage.path(place) / "metrics.jsonl")
     evaluations = writer.evaluations(lines)
     step = selected(job, evaluations)
     figures = evaluations.get(step) or dict.fromkeys(job.task.metrics, math.nan)
-    logged = [line for line in lines if "task_loss" in line][-_LAST:]
-    last = {  # the labels' own loss, whatever it weighs beside a teacher's
+    logged = [line for line in lines if "task_loss" in line][-_LOSS_STEPS:]
+    last = {  # the unweighted loss against the labels, with or without a teacher
         name: sum(line[source] for line in logged) / len(logged)
         for name, source in (("loss", "task_loss"), ("grad_norm", "grad_norm"))
         if logged
@@ -229,7 +235,7 @@ def scored(job: Finetuning, place: Path) -> dict[str, Any]:
 
 
 def selected(job: Finetuning, evaluations: dict[int, dict[str, float]]) -> int:
-    """The step whose weights count: the best one, or the last."""
+    """The step whose weights count: the best step with `select=best`, else the last."""
     best = job.judge(evaluations).best
     if job.config.finetune.select == "best" and best is not None:
         return best
@@ -247,12 +253,12 @@ def _write_results(results: list[dict], directory: Path, metric: str) -> None:
         storage.path(directory) / workdir.RESULTS,
         {"best": best["run"], "runs": results, "cells": table.grid(results)},
     )
-    print(table.grid_table(results))
-    print(picture.draw(storage.path(directory) / "results.png", results))
+    say(table.grid_table(results))
+    say(str(picture.draw(storage.path(directory) / "results.png", results)))
 
 
 def write_json(path: Path, value: dict) -> None:
-    """A JSON file, whole or not at all; raises StorageError where the disk refuses."""
+    """Writes a JSON file atomically; raises StorageError if writing fails."""
     try:
         storage.write(path, (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a finished run says of rows: its weights read back, its outputs decoded."""
+"""The predictions of a finished run: reads its weights back and decodes its outputs."""
 
 import dataclasses
 from pathlib import Path
@@ -17,8 +17,8 @@ def predicted(
 
     Args:
       place: the run's directory.
-      step: the checkpoint that counts; None takes the newest.
-      programs: as of `loop.run`.
+      step: the checkpoint to read; None takes the newest.
+      programs: compiled programs, see `loop.run`.
 
     Raises:
       DataError: no checkpoint is whole.

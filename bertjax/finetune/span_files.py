@@ -1,4 +1,4 @@
-"""The answers of a finished run to SQuAD's dev questions, as the official scripts read them."""
+"""A finished run's answers to SQuAD's dev questions, as files for the official scripts."""
 
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from bertjax.metrics.progress import say
 def write(job: Finetuning, place: Path, step: int, programs: dict) -> None:
     """Writes predictions.json of the dev split into a run's directory.
 
-    Of SQuAD 2.0 also null_odds.json and best_answers.json (see `submission.write_squad`); questions
-    whose difference is above the threshold that is best for F1 on dev have the answer "". Every
-    process calls this, the first one writes. Does nothing where there is no dev split.
+    SQuAD 2.0 also gets null_odds.json and best_answers.json (see `submission.write_squad`). The
+    threshold with the best F1 on dev decides: questions with a larger null difference get the
+    answer "". Every process must call this function; the first process writes. Without a dev split,
+    nothing happens.
 
     Args:
-      step: the checkpoint that counts.
-      programs: as of `loop.run`.
+      step: the checkpoint to read.
+      programs: compiled programs, see `loop.run`.
 
     Raises:
       DataError: no checkpoint is whole.
@@ -38,7 +39,7 @@ def write(job: Finetuning, place: Path, step: int, programs: dict) -> None:
 
 
 def _written(split: Split, found: Predictions, place: Path, null_answers: bool) -> list[str]:
-    """Writes the files; lines of what they hold, and of ids that are missing or extra."""
+    """Writes the files; returns lines about their content and about missing or extra ids."""
     assert found.spans is not None
     spans = dict(zip((e.id for e in split.examples), found.spans, strict=True))
     answers = {name: each.answer for name, each in spans.items()}

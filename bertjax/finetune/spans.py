@@ -1,4 +1,4 @@
-"""Questions about contexts -> rows: windows of the context, and the gold answer in each of them."""
+"""Questions and contexts -> rows: the windows of each context, and the gold answer in each."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from bertjax.finetune.examples import Question
 from bertjax.finetune.rows import Part, Rows, Settings, join, part_of, readable, room
 from bertjax.finetune.scoring import squad_scores
 
-FOUND_AGAIN = 0.99  # share of the training answers that their tokens must give back
+FOUND_AGAIN = 0.99  # the least share of training answers whose tokens give back the answer's text
 
 
 def encode(examples: Sequence[Question], tokenizer: Tokenizer, settings: Settings) -> Rows:
-    """`[CLS] question [SEP] window [SEP]` for every window, `</s></s>` between for RoBERTa.
+    """`[CLS] question [SEP] window [SEP]` for every window; RoBERTa has `</s></s>` between the two.
 
-    The question keeps its first `question_length` tokens; windows start every `stride` tokens of
-    the context (google-research/bert, `convert_examples_to_features` of run_squad.py). In training
-    the first answer counts, a window without it answers [CLS], and questions with no answer are
-    left out unless `null_answers`.
+    The question keeps its first `question_length` tokens. Windows start every `stride` tokens of
+    the context (google-research/bert, `convert_examples_to_features` of run_squad.py). In training,
+    the first answer counts, and a window without it has the answer [CLS]. Questions without an
+    answer are left out unless `null_answers`.
 
     Raises:
-      UsageError: `stride` is larger than the room that the longest question leaves.
+      UsageError: `stride` is larger than the room that a question of `question_length` leaves.
       DataError: fewer than 99% of the training answers are found again at their tokens, or no
         question is left.
     """
@@ -52,7 +52,7 @@ def encode(examples: Sequence[Question], tokenizer: Tokenizer, settings: Setting
         start_positions=begin,
         end_positions=end,
         context_starts=context_starts,
-        notes=(*notes, *_counts(cut, owner, settings)),
+        notes=(*notes, *_window_notes(cut, owner, settings)),
     )
     if settings.training:
         return rows
@@ -64,7 +64,8 @@ def encode(examples: Sequence[Question], tokenizer: Tokenizer, settings: Setting
     )
 
 
-_NO_LABEL, _NO_ANSWER = -2, -1  # in place of the tokens of an answer: none is known; there is none
+# In place of an answer's tokens: no answer is known; the question has no answer.
+_NO_LABEL, _NO_ANSWER = -2, -1
 
 
 def _require_room(tokenizer: Tokenizer, settings: Settings) -> None:
@@ -79,15 +80,20 @@ def _require_room(tokenizer: Tokenizer, settings: Settings) -> None:
 
 
 def _kept(answers: np.ndarray, settings: Settings) -> np.ndarray:
-    """The examples that become rows: all of them, or those with a label."""
+    """The numbers of the examples to encode: in training those with a label, else all."""
     kept = np.flatnonzero((answers[:, 0] != _NO_LABEL) | (not settings.training))
     if not len(kept):
         raise DataError("no question has an answer to train on")
     return kept
 
 
-def _counts(cut: np.ndarray, owner: np.ndarray, settings: Settings) -> list[str]:
-    """Notes on the questions that were cut [Q], and on the windows of them [W]."""
+def _window_notes(cut: np.ndarray, owner: np.ndarray, settings: Settings) -> list[str]:
+    """Notes on cut questions and on windows.
+
+    Args:
+      cut: bool [Q], whether a question was cut.
+      owner: [W], the question of each window.
+    """
     notes = []
     if cut.any():
         notes.append(f"{int(cut.sum()):,} questions cut to {settings.question_length} tokens")
@@ -101,7 +107,7 @@ class _Contexts:
 
     Attributes:
       of [E]: the number of each example's context.
-      part: their ids.
+      part: the token ids of the contexts.
       offsets [T, 2]: the characters of each token of `part.source`.
     """
 
@@ -124,13 +130,13 @@ class _Contexts:
 def windows(
     lengths: np.ndarray, rooms: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The windows of contexts of `lengths` [E] tokens, `rooms` [E] tokens at most in each.
+    """The windows of contexts of `lengths` [E] tokens; a window has at most `rooms` [E] tokens.
 
-    A window starts every `stride` tokens until one has the context's last token. An empty context
-    has one empty window.
+    Windows start every `stride` tokens, until a window reaches the context's last token. An empty
+    context has one empty window.
 
     Returns:
-      int64 [W]: the number of the context of each window, its first token, its size.
+      Three int64 [W]: the context number, the first token and the size of each window.
     """
     counts = 1 + np.maximum(0, -(-(lengths - rooms) // stride))
     owner = np.repeat(np.arange(len(lengths)), counts)
@@ -142,19 +148,20 @@ def windows(
 def best_windows(
     owner: np.ndarray, starts: np.ndarray, sizes: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-    """Whether a window shows most context around each of its tokens, over windows one by one.
+    """For each token of each window, whether this window shows the most context around the token.
 
-    That is the first window in which the smaller of the numbers of tokens to the left and to the
-    right, plus 0.01 * size, is largest (google-research/bert, `_check_is_max_context`).
+    A window's score for a token is min(tokens to the left, tokens to the right) + 0.01 * size. The
+    largest score wins, the first window in a tie (google-research/bert, `_check_is_max_context`).
 
     Args:
-      owner, starts, sizes: as `windows` gives them; `lengths`: of the contexts.
+      owner, starts, sizes: the result of `windows`.
+      lengths: the tokens of the contexts.
 
     Returns:
-      bool [sum of sizes].
+      bool [sum of sizes], window after window.
     """
     ends = np.cumsum(lengths)
-    bases = (ends - lengths)[owner] + starts  # first token, in all contexts one after the other
+    bases = (ends - lengths)[owner] + starts  # a window's first token in the concatenated contexts
     score = np.full(ends[-1], -1.0)
     winner = np.full(ends[-1], -1)
     for window, (base, size) in enumerate(zip(bases.tolist(), sizes.tolist(), strict=True)):
@@ -171,7 +178,7 @@ def best_windows(
 def _answers(
     examples: Sequence[Question], contexts: _Contexts, settings: Settings
 ) -> tuple[np.ndarray, list[str]]:
-    """The first and last token [E, 2] of each first answer, in its context; what was counted."""
+    """The first and last token [E, 2] of each first answer, counted in its context; and notes."""
     found = np.full((len(examples), 2), _NO_LABEL)
     right, wrong = 0, []
     for number, example in enumerate(examples):
@@ -188,7 +195,7 @@ def _answers(
             found[number] = _NO_ANSWER
     notes, left_out = [], int((found[:, 0] == _NO_LABEL).sum())
     if settings.training and right + len(wrong):
-        notes.append(_shares(right, wrong))
+        notes.append(_found_again(right, wrong))
     if settings.training and left_out:
         notes.append(
             f"{left_out:,} questions without an answer in their context left out of training"
@@ -197,7 +204,7 @@ def _answers(
 
 
 def _tokens_of(example: Question, offsets: np.ndarray) -> tuple[int, int]:
-    """The first token that overlaps the first answer, and the last one; no label if none does."""
+    """The first and the last token that overlap the first answer; `_NO_LABEL` if none does."""
     answer = example.answers[0]
     first = int(np.searchsorted(offsets[:, 1], answer.start, "right"))
     last = int(np.searchsorted(offsets[:, 0], answer.start + len(answer.text), "left")) - 1
@@ -209,8 +216,8 @@ def _text_at(example: Question, offsets: np.ndarray, tokens: np.ndarray) -> str:
     return example.context[offsets[first, 0] : offsets[last, 1]] if first >= 0 else ""
 
 
-def _shares(right: int, wrong: list[tuple[Question, str]]) -> str:
-    """The line that says how many answers their tokens give back; raises DataError under 99%."""
+def _found_again(right: int, wrong: list[tuple[Question, str]]) -> str:
+    """A line with the share of answers that their tokens give back; DataError if under 99%."""
     total = right + len(wrong)
     line = f"{right:,} of {total:,} answers ({right / total:.2%}) found again at their tokens"
     if not wrong:
@@ -232,7 +239,7 @@ def _shares(right: int, wrong: list[tuple[Question, str]]) -> str:
 def _in_windows(
     answers: np.ndarray, starts: np.ndarray, sizes: np.ndarray, context_starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [W]: where the answers [W, 2] are in the rows of their windows."""
+    """Two int32 [W]: the first and last position of the answers [W, 2] in their windows' rows."""
     first, last = answers.T
     inside = (first >= starts) & (last < starts + sizes) & (first >= 0)
     none = np.where(first == _NO_LABEL, -1, 0)

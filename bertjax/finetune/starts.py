@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning starts from: what of a source is kept, and what is drawn anew."""
+"""The weights that a fine-tuning starts from: a source's weights, or new random ones."""
 
 import dataclasses
 
@@ -15,10 +15,14 @@ from bertjax.finetune import label_order
 def start(
     config: config_lib.Config, source: Pretrained | None, params: dict
 ) -> tuple[dict, list[str]]:
-    """The parameters that training starts from, given fresh ones, and lines that say so.
+    """The parameters that training starts from, and lines to log.
+
+    Args:
+      source: the weights to start from; None keeps `params`.
+      params: new random parameters.
 
     Raises:
-      UsageError: as `initial.fit`; or `finetune.reinit_layers` is more than there are.
+      UsageError: see `initial.fit`; or `finetune.reinit_layers` exceeds the number of blocks.
     """
     if source is None or config.finetune.random_start:
         return params, ["weights: all at random"]
@@ -35,10 +39,10 @@ def start(
 
 
 def _with_labels(config: config_lib.Config, source: Pretrained) -> tuple[Pretrained, list[str]]:
-    """The source with the rows of its classifier in the order of the task's labels.
+    """The source with its classifier's rows in the order of the task's labels, and a line to log.
 
-    The classifier is kept where every label of the task is one of the source's; otherwise all of
-    it is drawn anew.
+    The classifier is kept only if the source has every label of the task; otherwise the whole
+    classifier is new and random.
     """
     head, theirs = config.model.head_record, source.config.model
     part = head.parts[-1]
@@ -48,7 +52,10 @@ def _with_labels(config: config_lib.Config, source: Pretrained) -> tuple[Pretrai
     ours = config.model.label_names or tuple(f"LABEL_{i}" for i in range(config.model.num_labels))
     rows, line = label_order.reorder(names, ours)
     if (config.model.problem_type == "regression") != (theirs.num_labels == 1):
-        rows, line = [None], "classifier: drawn anew: one is of regression, the other of classes"
+        rows, line = (
+            [None],
+            "classifier: reinitialized: one is for regression, the other for classes",
+        )
     model = dataclasses.replace(theirs, num_labels=len(ours), label_names=config.model.label_names)
     params = {name: value for name, value in source.params.items() if name != part.name}
     kept = [row for row in rows if row is not None]
@@ -58,13 +65,13 @@ def _with_labels(config: config_lib.Config, source: Pretrained) -> tuple[Pretrai
         params[part.name] = {"dense": chosen}
     else:
         model = dataclasses.replace(model, head="pooler" if "pooler" in params else "none")
-        line += "" if not kept else "; as a label is missing, all of it is drawn anew"
+        line += "" if not kept else "; as a label is missing, all of it is reinitialized"
     config_of_source = dataclasses.replace(source.config, model=model)
     return dataclasses.replace(source, config=config_of_source, params=params), [line]
 
 
 def _drawn_anew(config: config_lib.Config, fitted: dict, fresh: dict) -> tuple[dict, str]:
-    """The top blocks, and the pooler, of fresh weights (Zhang et al. 2020, "Revisiting...")."""
+    """Replaces the top blocks and the pooler by fresh ones (Zhang et al. 2020, "Revisiting...")."""
     layers, blocks = config.finetune.reinit_layers, config.model.num_hidden_layers
     if layers > blocks:
         raise UsageError(
@@ -79,5 +86,5 @@ def _drawn_anew(config: config_lib.Config, fitted: dict, fresh: dict) -> tuple[d
     mixed = jax.jit(lambda new, old: jax.tree.map(choose, new, old), out_shardings=shardings)
     result = fitted | {"blocks": mixed(fresh["blocks"], fitted["blocks"])}
     pooler = {"pooler": fresh["pooler"]} if "pooler" in fresh else {}
-    said = f"drawn anew: the top {layers} blocks{' and the pooler' if pooler else ''}"
+    said = f"reinitialized: the top {layers} blocks{' and the pooler' if pooler else ''}"
     return result | pooler, said

@@ -1,4 +1,4 @@
-"""The table of tasks: what is in their files, how they are scored and handed in."""
+"""The table of tasks: the columns of their files, their metrics and their labels."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from bertjax.finetune import examples
 
 
 class Kind(NamedTuple):
-    """What one sort of task asks of the model.
+    """A kind of task: its head, its examples, its metrics.
 
     Attributes:
-      head: of `config.model.head`.
+      head: the value of `config.model.head`.
       example: the class of its examples.
-      metrics: of a user's own data; the first one decides which run is best.
+      metrics: the metrics for a user's own data; the first metric decides which run is best.
     """
 
     head: str
@@ -35,20 +35,19 @@ class Task:
     """A task of the papers.
 
     Attributes:
-      name: as in `--config=configs/finetune.py:NAME`.
-      title: as the papers' tables head it.
-      kind: of `KINDS`.
-      labels: the names of the logits in their order, which is that of the numbers in Hugging
-        Face's parquet export.
-      metrics: the first one decides which run is best; the papers' table shows those of
-        `shown`.
-      shown: the metrics in the papers' table, in their order.
+      name: the NAME in `--config=configs/finetune.py:NAME`.
+      title: the heading in the papers' tables.
+      kind: a key of `KINDS`.
+      labels: the label names in the order of the logits and of the numbers in Hugging Face's
+        parquet export.
+      metrics: all metrics; the first metric decides which run is best.
+      shown: the metrics in the papers' table, in the table's order.
       folder: the task's folder in a GLUE directory.
-      columns: of the texts in the official TSV files.
-      label_column: of the label there.
-      words: what stands there for each of `labels`, in their order; () for the names themselves.
-      exported: columns of the texts in Hugging Face's parquet export and in TFDS, where the
-        label's is `label`; () for `columns`.
+      columns: the text columns of the official TSV files.
+      label_column: the label column of the TSV files.
+      words: how the TSV files write each of `labels`, in the same order; () for the label names.
+      exported: the text columns in Hugging Face's parquet export and in TFDS; () for `columns`.
+        The label column there is `label`.
     """
 
     name: str

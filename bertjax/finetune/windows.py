@@ -1,4 +1,4 @@
-"""Tagged words -> rows: a sentence too long for one row goes on in further windows."""
+"""Tagged words -> rows: a sentence too long for one row is split into overlapping windows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,18 +10,19 @@ from bertjax.errors import DataError, UsageError
 from bertjax.finetune.examples import Words
 from bertjax.finetune.rows import Part, Rows, Settings, copy_ragged, join, part_of, room
 
-OVERLAP = 0.25  # most of a window that the window before it has too
+OVERLAP = 0.25  # the largest share of a window that may overlap with the window before
 
 
 def encode(examples: Sequence[Words], tokenizer: Tokenizer, settings: Settings) -> Rows:
     """`[CLS] pieces [SEP]`; a word's tag is the label of its first piece.
 
-    Words are encoded one by one, by byte-level BPE with a space before each (`is_split_into_words`
-    and `add_prefix_space` of `transformers`). A word without pieces is [UNK]. Every word is decided
-    by one row: of two windows that share words, each decides the nearer half of them.
+    Words are encoded one by one; byte-level BPE puts a space before each word
+    (`is_split_into_words` and `add_prefix_space` of `transformers`). A word without pieces becomes
+    [UNK]. One row decides each word's tag: of the words that two windows share, each window decides
+    the half farther from its edge.
 
     Raises:
-      DataError: a tag that is none of the labels; words without tags, in training.
+      DataError: a tag is not among the labels; words have no tags in training.
       UsageError: `longest` has no room for a word.
     """
     most = room(tokenizer, settings.longest, 1)
@@ -58,11 +59,11 @@ def encode(examples: Sequence[Words], tokenizer: Tokenizer, settings: Settings) 
 
 
 def _pieces(examples: Sequence[Words], tokenizer: Tokenizer, most: int) -> tuple[Part, list[str]]:
-    """The pieces of all words, in order and without gaps, at most `most` of each; notes."""
+    """The pieces of all words, at most `most` of each, in order and without gaps; and notes."""
     before = " " if tokenizer.marks_spaces else ""
     found = part_of([before + word for e in examples for word in e.words], tokenizer)
     none, long = found.lengths == 0, found.lengths > most
-    unknown = len(found.source)  # where [UNK] is put
+    unknown = len(found.source)  # the position of the appended [UNK]
     kept = Part(
         np.append(found.source, tokenizer.unk_id),
         np.where(none, unknown, found.starts),
@@ -84,10 +85,12 @@ def _name(tokenizer: Tokenizer) -> str:
 
 
 def _windows(examples: Sequence[Words], lengths: np.ndarray, most: int) -> np.ndarray:
-    """int64 [R, 6]: a row's example, the example's first word, and of the row itself the first word
-    and the one after the last, then the same of the words that it decides.
+    """int64 [R, 6]: example, the example's first word, and `begin`, `stop`, `first`, `last`.
 
-    Words are counted through all examples; `lengths` are their numbers of pieces.
+    The last four are the fields of the row's `Window`. Words are counted through all examples.
+
+    Args:
+      lengths: the number of pieces of each word.
     """
     found, start = [], 0
     for number, example in enumerate(examples):
@@ -99,7 +102,7 @@ def _windows(examples: Sequence[Words], lengths: np.ndarray, most: int) -> np.nd
 
 
 class Window(NamedTuple):
-    """Words `begin` to `stop - 1`, of which `first` to `last - 1` are decided here."""
+    """Words `begin` to `stop - 1`; the window decides the tags of `first` to `last - 1`."""
 
     begin: int
     stop: int
@@ -108,10 +111,13 @@ class Window(NamedTuple):
 
 
 def word_windows(lengths: np.ndarray, most: int) -> list[Window]:
-    """The windows of a sentence whose words have `lengths` pieces, none of them more than `most`.
+    """The windows of a sentence, of at most `most` pieces each.
 
-    A window takes words while they fit; the next one begins up to a quarter of a window before its
-    end, where the word that did not fit allows that.
+    A window takes words while they fit. The next window starts up to a quarter of a window before
+    the end of this one, as long as the first word that did not fit still fits there.
+
+    Args:
+      lengths: the number of pieces of each word, at most `most`.
     """
     ends = np.concatenate([[0], np.cumsum(lengths)])
     if ends[-1] <= most:
@@ -130,7 +136,7 @@ def word_windows(lengths: np.ndarray, most: int) -> list[Window]:
 
 
 def _tags(examples: Sequence[Words], settings: Settings) -> np.ndarray:
-    """int32: the number of every word's tag, through all examples; -1 where it has none."""
+    """int32: the number of each word's tag, for the words of all examples; -1 without a tag."""
     numbers = {name: number for number, name in enumerate(settings.labels)}
     found: list[int] = []
     for example in examples:

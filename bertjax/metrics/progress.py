@@ -1,5 +1,6 @@
-"""The state of a run in the terminal."""
+"""The state of a run, on the terminal or in the log."""
 
+import logging
 import math
 import time
 
@@ -8,6 +9,10 @@ from rich import progress as rich_progress
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
+
+from bertjax.processes import terminal
+
+_log = logging.getLogger(__name__)
 
 _RATES = {"learning_rate": "lr {:.2e}", "tokens_per_second": "{:,.0f} tok/s", "mfu": "mfu {:.1%}"}
 
@@ -29,19 +34,19 @@ def summary(metrics: dict[str, float]) -> str:
 
 
 def say(line: str) -> None:
-    """Prints a line, in process 0 alone; above the bar where one is live."""
+    """Logs a line, in process 0 alone; a command prints it, above the bar where one is live."""
     if jax.process_index() == 0:
-        print(line, flush=True)
+        _log.info(line)
 
 
 class Progress:
-    """The state of the run in the terminal: a live bar, or a plain line now and then.
+    """The state of the run: a live bar on the terminal of a command, or a logged line now and then.
 
         with Progress(num_steps, first_step) as progress:
             progress.update(step, "phase1", metrics)
 
-    Where stdout is no terminal, a line is printed at most every `seconds`. Only process 0 shows
-    anything.
+    Where no command shows it, or stdout is no terminal, a line is logged at most every `seconds`.
+    Only process 0 shows anything.
     """
 
     def __init__(self, num_steps: int, step: int, *, seconds: float = 10.0) -> None:
@@ -57,7 +62,8 @@ class Progress:
         )
         self._task = self._bar.add_task("compiling", total=num_steps, completed=step, left="")
         # What others print while it is live appears above it.
-        self._live = Live(self._bar, console=console) if console.is_terminal else None
+        is_live = console.is_terminal and terminal.is_shown()
+        self._live = Live(self._bar, console=console) if is_live else None
 
     def __enter__(self) -> "Progress":
         if self._live and not self._silent:
@@ -79,7 +85,7 @@ class Progress:
         due = now - self._printed >= self._seconds or step >= self._num_steps
         if due and not self._silent:
             self._printed = now
-            print(f"{phase}  {step}/{self._num_steps}  {text}  {left}", flush=True)
+            _log.info(f"{phase}  {step}/{self._num_steps}  {text}  {left}")
 
     def _time_left(self, step: int) -> str:
         elapsed = time.monotonic() - self._started

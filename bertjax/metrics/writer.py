@@ -8,12 +8,15 @@ from typing import Any
 import jax
 
 from bertjax import storage
+from bertjax.config import Config
 from bertjax.errors import StorageError
 from bertjax.metrics import event_files, remote_log
+from bertjax.metrics import trackers as trackers_lib
+from bertjax.metrics.trackers import Trackers
 
 
 class MetricsWriter:
-    """Appends to W/metrics.jsonl, and to W/tensorboard. Only process 0 writes.
+    """Appends to W/metrics.jsonl and W/tensorboard, and tells the trackers. Only process 0 writes.
 
     A line is `{"step": ..., name: float, ...}`. Floats are written so that they read back to the
     bit. JSON has no word for NaN and infinities: they become the strings "NaN", "Infinity" and
@@ -30,8 +33,11 @@ class MetricsWriter:
       StorageError: the disk refuses.
     """
 
-    def __init__(self, workdir: Path, step: int, *, tensorboard: bool) -> None:
+    def __init__(
+        self, workdir: Path, step: int, *, tensorboard: bool, trackers: Trackers | None = None
+    ) -> None:
         self._file = self._tensorboard = None
+        self._trackers = trackers
         if jax.process_index() != 0:
             return
         self._path = storage.path(workdir) / "metrics.jsonl"
@@ -64,6 +70,8 @@ class MetricsWriter:
                     self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
         except OSError as error:
             raise _refused(self._path, error) from error
+        if self._trackers is not None:
+            self._trackers.write(step, metrics, prefix)
 
     def save(self) -> None:
         """On gs://, writes the lines so far; call it before the checkpoint of their step is saved.
@@ -74,11 +82,19 @@ class MetricsWriter:
             self._file.save()
 
     def close(self) -> None:
-        """Writes out what TensorBoard still holds back."""
+        """Writes out what TensorBoard and the trackers still hold back."""
         if self._file is not None:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        if self._trackers is not None:
+            self._trackers.close()
+
+
+def of(config: Config, workdir: Path, step: int) -> MetricsWriter:
+    """The writer of a run that starts or resumes at `step`, with all that its config asks for."""
+    trackers = trackers_lib.of(config, workdir)
+    return MetricsWriter(workdir, step, tensorboard=config.logging.tensorboard, trackers=trackers)
 
 
 def read(path: Path) -> list[dict[str, float]]:

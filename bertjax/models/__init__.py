@@ -35,7 +35,7 @@ def _graph(config: config_lib.Model, name: str) -> tuple[nnx.GraphDef, nnx.State
     return nnx.split(module)
 
 
-def _bind(config: config_lib.Model, params: dict, name: str) -> Callable:
+def bind(config: config_lib.Model, params: dict, name: str) -> Callable:
     """A part of the model with its parameters in place."""
     graph, state = _graph(config, name)
     state = jax.tree.map(lambda x: x, state)  # a copy: replace_by_pure_dict writes in place
@@ -111,13 +111,13 @@ def apply(
     placement = placement or Unplaced()
     embed_key, block_key, head_key = split(dropout_key, 3)
     word_embedding_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
-    embeddings = _bind(config, params, "embeddings")
+    embeddings = bind(config, params, "embeddings")
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, placement)
     hidden_BLD = placement("hidden", hidden_BLD)
     attend = attention.bind(config, batch, placement)
 
     def apply_block(block_params: dict, hidden_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return _bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, key)
+        return bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, key)
 
     hidden_BLD = encoder.run_blocks(
         config, apply_block, params["blocks"], hidden_BLD, block_key, placement
@@ -146,7 +146,7 @@ def _apply_head(
         else:
             rate = config.hidden_dropout_prob if part.drops else 0.0
             read = [dropout(outputs[part.reads], rate, dropout_key)]
-        outputs[part.gives] = _bind(config, params, part.name)(*read)
+        outputs[part.gives] = bind(config, params, part.name)(*read)
     return outputs
 
 
@@ -169,7 +169,7 @@ def decoder(
 ) -> Decoder:
     """The factors of the masked-LM logits of some hidden states, which `apply` gave."""
     table_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
-    masked_lm: Any = _bind(config, params, "masked_lm")
+    masked_lm: Any = bind(config, params, "masked_lm")
     states_BPD = masked_lm.transformed(hidden_BPD)
     return Decoder(states_BPD, table_VD.astype(config.dtype), params["masked_lm"]["bias"])
 

@@ -34,13 +34,18 @@ def xla_attention(
 
     `mask_BLM` is True where a query may look; scores, softmax and dropout are float32.
     """
+    probs_BHLM = dropout(probabilities(query_BLHK, key_BMHK, mask_BLM), rate, dropout_key)
+    return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
+
+
+def probabilities(query_BLHK: jax.Array, key_BMHK: jax.Array, mask_BLM: jax.Array) -> jax.Array:
+    """The share of every key in every query, by head: `[B, H, L, M]`, float32."""
     scale = query_BLHK.shape[-1] ** -0.5
     scores_BHLM = jnp.einsum(
         "BLHK,BMHK->BHLM", query_BLHK * scale, key_BMHK, preferred_element_type=jnp.float32
     )
     scores_BHLM = jnp.where(mask_BLM[:, None], scores_BHLM, jnp.finfo(jnp.float32).min)
-    probs_BHLM = dropout(jax.nn.softmax(scores_BHLM, axis=-1), rate, dropout_key)
-    return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
+    return jax.nn.softmax(scores_BHLM, axis=-1)
 
 
 def cudnn_attention(

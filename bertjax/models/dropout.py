@@ -1,4 +1,4 @@
-"""Dropout, its random bits, and the keys that they come from."""
+"""Dropout, its random bits and its keys."""
 
 import functools
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit words in which every input bit reaches every output bit.
+    """A bijection of 32-bit words in which every input bit affects every output bit.
 
-    Multiply and xor-shift, with the constants of Wellons' `lowbias32` (public domain).
+    It multiplies and xor-shifts with the constants of Wellons' `lowbias32` (public domain).
     """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
@@ -19,10 +19,14 @@ def _mix(x: jax.Array) -> jax.Array:
 def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """One random 32-bit word per element, a function of the key and the element's index only.
 
-    `_mix(_mix(index ^ k0) ^ k1)` is a dozen integer operations where `jax.random.bits` runs
-    twenty rounds, and it is elementwise over an iota: XLA fuses it into the consumer, and under
-    any sharding each device makes its own part. Good enough to drop activations, not for
-    anything that needs a statistically certified generator. Past 2**32 elements it repeats.
+    `_mix(_mix(index ^ k0) ^ k1)` is a dozen integer operations; `jax.random.bits` runs twenty
+    rounds. The computation is elementwise over an iota, so XLA fuses it into the consumer, and each
+    device computes its own part under any sharding. The bits are good enough to drop activations,
+    but not for anything that needs a statistically certified generator. They repeat after 2**32
+    elements.
+
+    Args:
+      key: one key, or an array of keys for the leading axes of `shape`.
     """
     k0, k1 = jnp.moveaxis(jax.random.key_data(key), -1, 0)[:2]
     k0, k1 = (k.reshape(key.shape + (1,) * (len(shape) - key.ndim)) for k in (k0, k1))
@@ -33,7 +37,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def split(key: jax.Array | None, num: int) -> jax.Array | tuple[None, ...]:
-    """`[num]` keys of one, `[num, B]` of one for each row; as many None of None."""
+    """Splits one key into `[num]` keys, or keys `[B]` of rows into `[num, B]`; None into Nones."""
     if key is None:
         return (None,) * num
     of_one = functools.partial(jax.random.split, num=num)

@@ -25,8 +25,8 @@ from bertjax.models.placement import Placement
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """`gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names).
 
-    Only its input is kept for the backward pass: three more arrays of the widest shape in the
-    model would otherwise be (24 MB a layer at Base, 8 x 128; the step takes the same time).
+    Only the input is saved for the backward pass. Without this, JAX would save three more arrays of
+    the model's widest shape (24 MB a layer at Base, 8 x 128). The step takes the same time.
     """
     return jax.checkpoint(functools.partial(jax.nn.gelu, approximate=name == "gelu_new"))
 
@@ -41,7 +41,7 @@ def linear(
 
 
 def layer_norm(config: config_lib.Model, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm whose statistics are float32 whatever the compute type."""
+    """LayerNorm with float32 statistics, whatever the compute type."""
     return nnx.LayerNorm(
         config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
     )
@@ -70,7 +70,7 @@ class Embeddings(nnx.Module):
         dropout_key: jax.Array | None,
         placement: Placement,
     ) -> jax.Array:
-        """`hidden [B, L, D]`; the word table comes from outside, as the decoder shares it."""
+        """`hidden [B, L, D]`; the word table is an argument, because the decoder shares it."""
         ids_BL = batch["input_ids"]
         hidden_BLD = word_embedding_VD[ids_BL]
         table_XD = placement("position_embedding", self.position.embedding[...])
@@ -80,8 +80,9 @@ class Embeddings(nnx.Module):
         else:
             hidden_BLD += table_XD[: ids_BL.shape[1]]
         if self.config.type_vocab_size:
-            # A product with a one-hot: the gradient of a lookup in two rows is a serial scatter.
-            # The only type that a model has is every token's, whatever another one beside it reads.
+            # A matmul with a one-hot, since the gradient of a lookup in two rows is a serial
+            # scatter. A model with a single type ignores the batch's types, which a model beside it
+            # (a teacher or student) may use.
             only = self.config.type_vocab_size == 1
             types_BL = jnp.zeros_like(ids_BL) if only else batch["token_type_ids"]
             types_BLT = jax.nn.one_hot(types_BL, self.config.type_vocab_size)
@@ -143,11 +144,12 @@ _REMAT_POLICIES = {
 
 
 def blocks_at_once(config: config_lib.Model, device: jax.Device) -> int:
-    """Encoder blocks that are unrolled per iteration of the scan over them.
+    """The number of encoder blocks that one iteration of the scan unrolls.
 
-    `auto` unrolls all on GPUs: a scan stacks, slices and zero-fills what the backward pass reads,
-    36% to 43% of the bytes that a step moves on an H100. On CPUs it gains 3% for BERT-Base and
-    nearly doubles the time to compile (benchmarks/RESULTS.md, "Blocks unrolled").
+    `auto` unrolls all blocks on GPUs. A scan stacks, slices and zero-fills the arrays for the
+    backward pass, which is 36% to 43% of the bytes that a step moves on an H100. On CPUs, unrolling
+    gains 3% for BERT-Base and nearly doubles the compile time (benchmarks/RESULTS.md, "Blocks
+    unrolled").
     """
     if config.scan_unroll == rules.AUTO:
         return config.num_hidden_layers if device.platform == "gpu" else 1
@@ -165,7 +167,7 @@ def run_blocks(
     """Applies the N blocks in order by `lax.scan`.
 
     Args:
-      apply_block: `(params, hidden_BLD, dropout_key) -> hidden_BLD`, of one block.
+      apply_block: `(params, hidden_BLD, dropout_key) -> hidden_BLD`, computes one block.
       params_N: the parameters of all blocks, stacked with a leading `[N]`.
       placement: applied to the hidden states between blocks.
     """

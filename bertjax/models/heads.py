@@ -1,4 +1,4 @@
-"""The parts of heads, on top of the encoder: pooler, masked-LM, logits of any kind.
+"""The modules of the heads on top of the encoder: pooler, masked-LM, logits of any kind.
 
 Shape suffixes: B batch, L length, P predictions, D hidden, V vocab (padded), C classes, X any.
 """
@@ -14,10 +14,10 @@ from bertjax.models import encoder
 
 
 class Pooler(nnx.Module):
-    """Dense and activation over the first token's hidden state: `[..., D]` -> `[..., D]`.
+    """Dense layer and activation on the first token's hidden state: `[..., D]` -> `[..., D]`.
 
-    BERT's pooler; the first layer of RoBERTa's classification head (tanh) and of DistilBERT's
-    (`pre_classifier`, relu).
+    This is BERT's pooler, and the first layer of the classification heads of RoBERTa (tanh) and
+    DistilBERT (`pre_classifier`, relu).
     """
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
@@ -29,7 +29,7 @@ class Pooler(nnx.Module):
 
 
 class Logits(nnx.Module):
-    """Logits of every vector it reads, float32: `[..., D]` -> `[..., C]`."""
+    """Dense layer from vectors to float32 logits: `[..., D]` -> `[..., C]`."""
 
     def __init__(self, config: config_lib.Model, width: int, rngs: nnx.Rngs):
         self.dense = encoder.linear(config, config.hidden_size, width, rngs)
@@ -65,13 +65,13 @@ class MaskedLM(nnx.Module):
         return jnp.where(real_V, logits_BPV, -jnp.inf)
 
     def transformed(self, hidden_XD: jax.Array) -> jax.Array:
-        """What the word table is multiplied with: `[..., D]` -> `[..., D]`."""
+        """The transform before the product with the word table: `[..., D]` -> `[..., D]`."""
         c = self.config
         hidden_XD = encoder.activation(c.hidden_act)(self.transform(hidden_XD))
         return self.layer_norm(hidden_XD).astype(c.dtype)
 
 
-# The parts of `config.heads` that are more than `Logits`, by name.
+# The parts of `config.heads` that are not plain `Logits`, by name.
 _MODULES = {"pooler": Pooler, "masked_lm": MaskedLM}
 
 

@@ -1,4 +1,4 @@
-"""What the model asks of whoever knows devices; it knows nothing else of them."""
+"""The interface through which the model places arrays on devices; the model knows no mesh."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,39 +6,40 @@ from typing import Protocol
 
 import jax
 
-Kernel = Callable[..., jax.Array]  # of arrays that all have a batch dimension
+Kernel = Callable[..., jax.Array]  # all its arrays have a batch dimension
 
 
 class Placement(Protocol):
-    """Where arrays lie while they are used; `sharding.Placement` says it of a mesh."""
+    """Where arrays lie while the model uses them; `sharding.Placement` implements it for a mesh."""
 
     @property
     def device(self) -> jax.Device:
-        """One of the devices that the model will run on, which need not be at hand."""
+        """A device that the model will run on; this machine need not have it."""
 
     @property
     def unsplit(self) -> str | None:
-        """What to set so that a device can run a kernel on its own share; None where it can."""
+        """None if each device can run a kernel on its own share, else the setting to change."""
 
     def __call__(self, name: str, array: jax.Array) -> jax.Array:
-        """`array`, called `name` by the model, where it is to lie."""
+        """Places `array`, which the model calls `name`."""
 
     def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
         """The kernel, run by each device on its own share of the arrays.
 
         Args:
-          names: of the kernel's arguments, as of `__call__`; its result lies as the first.
+          names: the name of each argument of the kernel, as in `__call__`; the result is placed
+            like the first argument.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Unplaced:
-    """The placement that places nothing: of one device, or left to the partitioner.
+    """A placement that does nothing: for one device, or if the partitioner places the arrays.
 
     Attributes:
-      device: one of those that are meant; by default of those at hand.
-      unsplit: as of `Placement`, for several devices, where nothing says which of them runs a
-        kernel on what.
+      device: a device that the model will run on; by default one of this machine's.
+      unsplit: see `Placement`. Set it for several devices, because no device then knows its share
+        of a kernel's arrays.
     """
 
     device: jax.Device = dataclasses.field(default_factory=lambda: jax.devices()[0])

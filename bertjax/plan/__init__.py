@@ -1,1 +1,1 @@
-"""What a run would take on hardware that need not be there: memory, time, links."""
+"""Plans runs on hardware that need not be present: memory, time, communication."""

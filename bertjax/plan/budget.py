@@ -1,4 +1,4 @@
-"""What a whole recipe reads, takes and writes, before anything of it has run."""
+"""Totals of a whole recipe before it runs: data, time and checkpoints."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ import numpy as np
 from bertjax import config as config_lib
 from bertjax import pretraining, storage, train
 from bertjax.config import stages
-from bertjax.data import epochs, stores
 from bertjax.distill import student, teacher
 from bertjax.job import Job
 from bertjax.pretraining import Pretraining
@@ -19,9 +18,9 @@ from bertjax.pretraining import Pretraining
 
 @dataclasses.dataclass(frozen=True)
 class AnyTokenizer:
-    """Stands for a tokenizer that is not at hand: its tables have the same sizes.
+    """Stands in for a tokenizer that is not available, with tables of the same sizes.
 
-    The program that masks with it differs in the values of constants only.
+    Only the values of constants differ in the compiled masking program.
     """
 
     vocab_size: int
@@ -39,10 +38,10 @@ class AnyTokenizer:
 def corpus(
     config: config_lib.Config, directory: Path | None
 ) -> tuple[Pretraining, list[int] | None]:
-    """`(job, rows)`: the job of a config with its vocabulary's size filled in.
+    """`(job, rows)`: the job of a config with its vocabulary size filled in.
 
-    With a workdir that is prepared, its tokenizer, and the rows of an epoch of every phase
-    (`[number of phases]`); else a stand-in, and None.
+    A prepared workdir gives the tokenizer, and the rows of an epoch for every phase
+    (`[number of phases]`). Otherwise the tokenizer is a stand-in, and `rows` is None.
 
     Raises:
       DataError, UsageError: as `pretraining.open`.
@@ -58,29 +57,22 @@ def corpus(
             taught = teacher.abstract(config, source, teacher.PRETRAINING)
         return Pretraining(config, stand_in, teacher=taught), None
     job = pretraining.open(config, directory, build=False, abstract=True)
-    opened = stores.open_split(job.config, directory, "train")
     first = [stage for stage in stages.of(job.config) if stage.first_row == 0]
-    rows = [
-        sum(
-            epochs.Epochs(store, job.config, stage, component=number).num_rows
-            for number, store in enumerate(opened)
-        )
-        for stage in first
-    ]
-    return job, rows
+    return job, [job.batches(stage).num_rows for stage in first]
 
 
 def totals(job: Job, reports: list[dict], rows: list[int] | None) -> dict:
     """Data, time and checkpoints of a whole run.
 
     Args:
-      reports: of `stage.plan_stage`, one for each stage, in order.
-      rows: of an epoch of every phase; None where no corpus is at hand.
+      reports: from `stage.plan_stage`, one for each stage, in order.
+      rows: rows of an epoch for every phase; None without a corpus.
 
     Returns:
       `steps`; `tokens` (padding included); `epochs` of every phase or None; `predicted_seconds`
-      of all steps, None where a stage has no prediction; `checkpoint_bytes` of one and of all
-      that are kept, and `seconds_between_checkpoints`, predicted for the slowest stage.
+      of all steps, None if a stage has no prediction; `checkpoint_bytes` of one checkpoint and
+      `checkpoints_kept_bytes` of all that are kept; `checkpoint_every_steps`, and
+      `seconds_between_checkpoints`, predicted for the slowest stage.
     """
     times = [report["predicted_step_seconds"] for report in reports]
     known = all(seconds is not None for seconds in times)

@@ -1,4 +1,4 @@
-"""Topologies beside each other: what a whole recipe takes on each, and the bill."""
+"""Compares topologies: what a whole recipe takes on each, and what it costs."""
 
 import math
 
@@ -9,10 +9,10 @@ from bertjax.plan import units
 
 
 def prices(text: str | None, topologies: int) -> list[float | None]:
-    """The price of a chip and hour on each topology, of `--price=2.5` or `--price=1.2,2.5`.
+    """The price per chip and hour on each topology, from `--price=2.5` or `--price=1.2,2.5`.
 
     Raises:
-      UsageError: no number of that kind, or neither one nor one for each topology.
+      UsageError: a value is not a price, or there is neither one price nor one per topology.
     """
     if text is None:
         return [None] * topologies
@@ -24,8 +24,8 @@ def prices(text: str | None, topologies: int) -> list[float | None]:
             number = math.nan
         if not 0 <= number < math.inf:
             raise UsageError(
-                f"--price={text}: {part or 'nothing'} is no price of a chip and hour; for example "
-                "2.5, or 1.2,2.5 for two topologies"
+                f"--price={text}: {part or 'nothing'} is not a price per chip and hour; for "
+                "example 2.5, or 1.2,2.5 for two topologies"
             )
         found.append(number)
     if len(found) not in (1, topologies):
@@ -37,15 +37,16 @@ def prices(text: str | None, topologies: int) -> list[float | None]:
 
 
 def costs(plan: dict, price: float | None) -> dict:
-    """What the recipe of a plan takes; None where it does not fit, no step is predicted, or no price given.
+    """The time and cost of a plan's recipe.
 
     Args:
-      plan: of `stage.plan`.
-      price: of a device and hour.
+      plan: from `stage.plan`.
+      price: per device and hour; None if not given.
 
     Returns:
       `tokens_per_second_per_device` (over all steps, padding included), `device_hours`,
-      `price_per_device_hour` and `cost`, of the steps alone.
+      `price_per_device_hour` and `cost`, for the steps alone. A value is None if the recipe does
+      not fit, no step time is predicted, or (for the cost) no price is given.
     """
     seconds = plan["recipe"]["predicted_seconds"] if plan["fits"] else None
     devices = plan["num_devices"]
@@ -59,7 +60,7 @@ def costs(plan: dict, price: float | None) -> dict:
 
 
 def memory(report: dict) -> str:
-    """Memory of a device, needed and there, of a report of `stage.plan_stage` or of a plan."""
+    """Memory that a device needs and has, as text; `report` is of `stage.plan_stage` or a plan."""
     needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
     text = units.memory(needed) or "more"
     text += f" of {units.memory(limit)}" if limit else ""
@@ -67,7 +68,7 @@ def memory(report: dict) -> str:
 
 
 def table(plans: list[dict]) -> Table:
-    """A column for each plan, with `costs`."""
+    """One column per plan; the plans include their `costs`."""
     found = Table("", *(plan["topology"] for plan in plans))
     for name, value in _ROWS.items():
         found.add_row(name, *(value(plan) for plan in plans))
@@ -81,7 +82,7 @@ def table(plans: list[dict]) -> Table:
 
 
 def _factor(plan: dict) -> str:
-    """What a prediction takes of the roofline, and how many measured steps say so."""
+    """The factor between roofline and prediction, and how many measured steps it comes from."""
     if plan["prediction"] is None:
         return ""
     return f"{plan['prediction']['factor']:g} ({len(plan['measurements']) or 'no'} measured steps)"

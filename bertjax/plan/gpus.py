@@ -1,4 +1,4 @@
-"""NVIDIA GPUs that need not be there: what XLA's compiler asks of them, and their devices."""
+"""NVIDIA GPUs that need not be present: their data for XLA's compiler, and their devices."""
 
 import dataclasses
 import math
@@ -10,23 +10,23 @@ import jax
 from bertjax.errors import UsageError, one_line
 from bertjax.metrics import chips
 
-PER_HOST = 8  # GPUs that NVSwitch joins, in every HGX and DGX of these
+PER_HOST = 8  # GPUs that NVSwitch connects, in every HGX and DGX with the GPUs below
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What the compiler asks of a GPU beside its memory and bandwidth, which `chips` has.
+    """A GPU's data for the compiler, except memory and bandwidth, which `chips` has.
 
-    From NVIDIA's architecture white papers (A100, H100, Blackwell) and the table of compute
+    Sources: NVIDIA's architecture white papers (A100, H100, Blackwell) and the table of compute
     capabilities in the CUDA C++ programming guide.
 
     Attributes:
       kind: the device's name as the driver reports it.
       capability: compute capability.
       cores: streaming multiprocessors (SMs).
-      lanes: float32 units of one.
-      clock: GHz, boost.
-      l2: bytes.
+      lanes: float32 units of an SM.
+      clock: boost clock in GHz.
+      l2: bytes of L2 cache.
       shared: bytes of shared memory of an SM.
     """
 
@@ -47,14 +47,14 @@ GPUS = {
     "h200": Gpu("NVIDIA H200", (9, 0), 132, 128, 1.98, 50 * _MIB, 228 * _KIB),
     "b200": Gpu("NVIDIA B200", (10, 0), 148, 128, 1.965, 126 * _MIB, 228 * _KIB),
 }
-NAMES = f"{', '.join(GPUS)}, with x2 to x{PER_HOST} behind it for several of one host"
+NAMES = f"{', '.join(GPUS)}, followed by x2 to x{PER_HOST} for several GPUs of one host"
 
 
 def parse(name: str) -> tuple[str, int] | None:
-    """`(key of GPUS, number)` of a topology such as `h100` or `h100x8`; None of another.
+    """`(key of GPUS, number)` of a topology such as `h100` or `h100x8`; None for other names.
 
     Raises:
-      UsageError: more GPUs than a host has, whose network is in no table here.
+      UsageError: more GPUs than one host has; bandwidths between hosts are in no table here.
     """
     found = re.fullmatch(rf"({'|'.join(GPUS)})(?:x(\d+))?", name.lower())
     if not found:
@@ -62,13 +62,13 @@ def parse(name: str) -> tuple[str, int] | None:
     number = int(found[2] or 1)
     if not 1 <= number <= PER_HOST:
         raise UsageError(
-            f"--topology={name}: {number} GPUs; take 1 to {PER_HOST}, as one host has them"
+            f"--topology={name}: {number} GPUs; take 1 to {PER_HOST}, which one host can have"
         )
     return found[1], number
 
 
 def devices(name: str) -> list[jax.Device]:
-    """The GPUs of a name that `parse` knows, for compilation only.
+    """The GPUs of a name that `parse` accepts, for compilation only.
 
     Raises:
       UsageError: JAX's CUDA plugin is not installed, or refuses.
@@ -79,7 +79,7 @@ def devices(name: str) -> list[jax.Device]:
     assert found is not None
     key, number = found
     if not jax.config.jax_platforms:  # type: ignore[attr-defined]
-        # Else JAX looks for a driver, and drops the plugin without one.
+        # Otherwise JAX looks for a driver, and drops the plugin if there is none.
         jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(
@@ -93,10 +93,10 @@ def devices(name: str) -> list[jax.Device]:
 
 
 def memory_share() -> float:
-    """The share of a GPU's memory that JAX takes: 3/4, or as its environment variable says.
+    """The share of a GPU's memory that JAX takes: 3/4, or the value of JAX's environment variable.
 
     Raises:
-      UsageError: the variable is no share.
+      UsageError: the variable is not a share.
     """
     for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):  # the older name
         if text := os.environ.get(name):
@@ -107,9 +107,9 @@ def memory_share() -> float:
 
 
 def larger_share(chip: chips.Chip | None, needed: float | None) -> float | None:
-    """A share of a GPU's memory, up to 0.92, that has `needed` bytes; None where none has.
+    """A larger share of a GPU's memory that holds `needed` bytes; None if there is none.
 
-    The rest is left to CUDA, cuDNN and NCCL.
+    The share is at most 0.92: the rest is left to CUDA, cuDNN and NCCL.
     """
     if chip is None or not chip.nvlink or needed is None:
         return None
@@ -121,7 +121,7 @@ def target_config(gpu: Gpu) -> str:
     """XLA's GpuTargetConfigProto as text (xla/stream_executor/device_description.proto).
 
     Limits of threads, blocks and registers are the same for all compute capabilities from 8.0 on. A
-    block may have all shared memory of an SM but the KiB that CUDA keeps.
+    block may have all shared memory of an SM except 1 KiB, which CUDA keeps.
     """
     chip = chips.CHIPS[gpu.kind]
     major, minor = gpu.capability

@@ -1,8 +1,8 @@
 """Reads the text of a compiled program (HLO): what one device runs in a step, and how often.
 
-XLA's own `cost_analysis` counts the body of a loop once; a scanned encoder and its micro-batches are
-loops in loops. Here every instruction counts as often as it runs. What an instruction costs is in
-`hlo_cost`.
+XLA's own `cost_analysis` counts the body of a loop once, but a scanned encoder with micro-batches
+is a loop in a loop. Here every instruction counts as often as it runs. `hlo_cost` has the cost of
+an instruction.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Array(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """`results` are the arrays that it makes; `operands` are names within its computation."""
+    """One instruction: `results` are the arrays it makes, `operands` names in its computation."""
 
     name: str
     opcode: str
@@ -54,13 +54,13 @@ class Instruction:
     is_root: bool
 
     def attribute(self, pattern: str) -> str:
-        """The first group of `pattern` in the attributes, "" where it is not there."""
+        """The first group of `pattern` in the attributes; "" if the pattern is not found."""
         found = re.search(pattern, self.attributes)
         return found[1] if found else ""
 
     @property
     def called(self) -> list[str]:
-        """Computations that it runs: of a loop its body, of a conditional its branches."""
+        """Computations that the instruction runs: a loop's body, or a conditional's branches."""
         branches = self.attribute(r"branch_computations=\{([^}]*)\}")
         return [*_CALLED.findall(self.attributes), *re.findall(r"[\w.-]+", branches)]
 
@@ -72,20 +72,20 @@ class Collective(NamedTuple):
     """Arrays of one type that a collective sends.
 
     Attributes:
-      kind: its name in XLA. Between slices it is that of the host's transfer ("all-reduce"); within
-        a slice, the compiler has scattered the array before and gathers it after.
+      kind: its name in XLA. Between slices it is the type of the host's transfer ("all-reduce"):
+        the compiler scatters the array within a slice before the transfer and gathers it after.
       over_dcn: between slices, over the data-center network, instead of between chips.
-      bytes: of one execution on one device, of the whole array: what an all-gather results in,
-        what a reduce-scatter starts from.
+      bytes: size of the whole array on one device in one execution: the result of an all-gather,
+        the operand of a reduce-scatter.
       count: executions in a step.
-      devices: in a group that communicates.
-      shapes: of the operands.
+      devices: number of devices in a group that communicates.
+      shapes: shapes of the operands.
     """
 
     kind: str
     dtype: str
     bytes: float
-    count: int  # type: ignore[assignment]  # a tuple's method is not called
+    count: int  # type: ignore[assignment]  # it hides a tuple's method, which is not called
     devices: int
     shapes: tuple[tuple[int, ...], ...]
     over_dcn: bool = False
@@ -96,8 +96,8 @@ class Program:
 
     Args:
       text: `compiled.as_text()`.
-      devices: that the program runs on; the group of a collective that names none.
-      slices: that the devices are of; the group of a transfer between them.
+      devices: number that the program runs on; also the group of a collective that names none.
+      slices: number that the devices belong to; also the group of a transfer between slices.
     """
 
     def __init__(self, text: str, devices: int = 1, slices: int = 1):
@@ -118,7 +118,7 @@ class Program:
     ) -> Iterator[tuple[Computation, Instruction, int]]:
         """`(computation, instruction, times)` of all that a step runs; a fusion is one instruction.
 
-        Of a conditional, the branch with the most instructions counts.
+        For a conditional, the branch with the most instructions counts.
         """
         computation = self.computations[name or self.entry]
         for instruction in computation.values():
@@ -137,8 +137,8 @@ class Program:
     def trips(self, loop: Instruction) -> int:
         """How often a loop's body runs.
 
-        As the compiler says (`known_trip_count`); else the bound that its condition compares the
-        counter with, which is the number of trips for counters from 0, as those of `lax.scan` are.
+        The compiler's `known_trip_count` if there is one. Otherwise the bound in the loop's
+        condition, which is the number of trips if the counter starts at 0, as in `lax.scan`.
         """
         if known := loop.attribute(r'known_trip_count[^}]*?"?n"?:"?(\d+)'):
             return int(known)
@@ -151,14 +151,14 @@ class Program:
         return max([1, *bounds])
 
     def _inside(self, name: str) -> Iterator[Instruction]:
-        """Instructions of a computation and of what it calls."""
+        """Instructions of a computation and of the computations that it calls."""
         for instruction in self.computations[name].values():
             yield instruction
             for called in instruction.called:
                 yield from self._inside(called)
 
     def collectives(self) -> list[Collective]:
-        """Every collective of a step, an entry for each type that it sends."""
+        """Every collective of a step, with one entry for each type that it sends."""
         found = []
         for computation, instruction, times in self.executed():
             found += self._collectives(computation, instruction, times, "")

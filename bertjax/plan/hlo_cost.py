@@ -1,11 +1,11 @@
-"""What one execution of a compiled instruction costs: FLOPs of matrix products, bytes of HBM."""
+"""The cost of one execution of a compiled instruction: FLOPs of matrix products, bytes of HBM."""
 
 import math
 import re
 
 from bertjax.plan.hlo import Computation, Instruction, Program
 
-# Names for arrays that exist already, and what moves with its `-start`.
+# Instructions without a cost: they name arrays that exist already, or their `-start` has the cost.
 _FREE = {
     "parameter",
     "constant",
@@ -35,9 +35,9 @@ _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-ele
 
 
 def flops(program: Program, computation: Computation, instruction: Instruction) -> int:
-    """FLOPs of the matrix products of one execution, a multiply-add being 2.
+    """FLOPs of the matrix products in one execution; a multiply-add counts as 2.
 
-    Kernels (custom calls) count what they declare in `cost_estimate`; cuBLAS's are matrix products.
+    A kernel (custom call) counts the FLOPs in its `cost_estimate`, a call of cuBLAS its product.
     """
     if instruction.opcode == "fusion":
         (inner, *_) = (program.computations[name] for name in instruction.called)
@@ -65,7 +65,7 @@ def total_bytes(program: Program) -> float:
 
 
 def total_kernels(program: Program) -> int:
-    """Instructions that one device runs in one step, each of them a launch on a GPU."""
+    """Instructions that one device runs in one step; on a GPU each one is a launch."""
     return sum(times for _, i, times in program.executed() if not _is_free(i))
 
 
@@ -76,8 +76,8 @@ def _is_free(instruction: Instruction) -> bool:
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
     """Bytes that one execution reads from and writes to HBM.
 
-    Operands and results once each, but of an array that is only sliced, or updated in place, the
-    slice (as HloCostAnalysis counts), and nothing of what lies in the chip's own memory. Padding
+    Operands and results count once each. An array that is only sliced or updated in place counts
+    the slice (as in HloCostAnalysis), and an array in the chip's own memory counts nothing. Padding
     to tiles is left out.
     """
     opcode = instruction.opcode
@@ -102,7 +102,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
 
 
 def _is_gemm(instruction: Instruction) -> bool:
-    """Whether cuBLAS is called, whose results are the product and the memory that it works in."""
+    """Whether cuBLAS is called. Its results are the product and the workspace."""
     return 'custom_call_target="__cublas' in instruction.attributes
 
 
@@ -144,7 +144,7 @@ def _read(program: Program, inner: Computation, source: Instruction) -> float:
         if user.opcode in _SLICES and place == 0:
             total += user.results[0].bytes
         elif user.opcode == "dynamic-update-slice" and place == 0:
-            continue  # what is not updated stays where it is
+            continue  # the rest of the array stays where it is
         elif user.opcode in _RENAMES:
             total += _read(program, inner, user)
         elif user.opcode == "fusion":
@@ -158,7 +158,7 @@ def _read(program: Program, inner: Computation, source: Instruction) -> float:
 
 
 def _written(program: Program, inner: Computation, root: Instruction) -> float:
-    """Bytes that making `root` writes: of an update in place, the update."""
+    """Bytes that are written to make `root`; for an update in place, only the update."""
     if root.opcode == "dynamic-update-slice":
         return inner[root.operands[1]].results[0].bytes
     if root.opcode in ("bitcast", "copy", "reshape") and root.operands[0] in inner:
@@ -181,10 +181,10 @@ def _sizes(computation: Computation, product: Instruction, axes: str) -> int:
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> int:
-    """As HloCostAnalysis counts: only products whose two factors are both there.
+    """FLOPs as HloCostAnalysis counts them: only products of two elements that exist.
 
-    The TPU compiler writes batched matrix products as convolutions whose input is spread out with
-    zeros (`lhs_dilate`); the zeros are neither there nor multiplied.
+    The TPU compiler writes batched matrix products as convolutions whose input is dilated with
+    zeros (`lhs_dilate`). The zeros do not exist in memory and are not multiplied.
     """
     lhs, rhs = (computation[name].results[0].dims for name in instruction.operands[:2])
     out = instruction.results[0].dims
@@ -216,7 +216,7 @@ def _convolution(computation: Computation, instruction: Instruction) -> int:
 def _pairs(
     inputs: int, window: int, outputs: int, stride: int, pad: int, spread: int, step: int
 ) -> int:
-    """Pairs of an output place and a window place that fall on an input element."""
+    """Number of pairs of an output place and a window place that fall on an input element."""
     last = (inputs - 1) * spread
     places = (o * stride + w * step - pad for o in range(outputs) for w in range(window))
     return sum(0 <= place <= last and place % spread == 0 for place in places)

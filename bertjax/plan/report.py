@@ -1,4 +1,4 @@
-"""The command `plan`: a plan for people and for machines, or a refusal that says what would fit."""
+"""The command `plan`: prints a plan as text or JSON, or an error that says what would fit."""
 
 import json
 import math
@@ -25,16 +25,17 @@ def run(
     as_json: bool,
     as_table: bool,
 ) -> None:
-    """Prints a plan, or several beside each other; progress goes to stderr.
+    """Prints a plan, or several side by side; progress goes to stderr.
 
     Args:
-      topologies: names, with commas between them; None is the devices at hand.
-      price: of a chip and hour, as `comparison.prices` reads it.
-      as_table: the search for what fits instead.
+      topologies: comma-separated names; None for the devices of this machine.
+      price: per chip and hour, as `comparison.prices` reads it.
+      as_table: search for what fits instead, and print a table.
 
     Raises:
       UsageError: no such topology, a mesh that does not divide it, or a stage that does not fit
-        into its memory, with what would; of several topologies, if no one fits.
+        into its memory; the message says what would fit. With several topologies, a stage that
+        does not fit is an error only if no topology fits.
     """
     console = Console(stderr=True)
 
@@ -75,7 +76,7 @@ def _show_several(plans: list[dict], as_json: bool) -> None:
 
 
 def show_table(plans: list[dict], console: Console) -> None:
-    """Prints the plans of several topologies beside each other."""
+    """Prints the plans of several topologies side by side."""
     console.print(comparison.table(plans))
     console.print(_recipe(plans[0]["recipe"]))
     said: dict[tuple, list[str]] = {}
@@ -86,7 +87,7 @@ def show_table(plans: list[dict], console: Console) -> None:
 
 
 def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -> str:
-    """What to say of a plan that does not fit."""
+    """The error message for a plan that does not fit."""
     too_large = [report for report in plan["stages"] if not report["fits"]]
     report = max(too_large, key=lambda report: report["hbm_bytes_per_device"] or math.inf)
     fix = search.would_fit(job, target, report, say)
@@ -100,7 +101,7 @@ def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -
 
 
 def show(plan: dict, console: Console) -> None:
-    """Prints what `stage.plan` and `comparison.costs` return."""
+    """Prints a plan of `stage.plan` with its `comparison.costs`."""
     frozen = plan["frozen_bytes_per_device"]
     console.print(
         f"[bold]{plan['num_parameters']:,}[/] parameters on {plan['num_devices']} devices "
@@ -135,8 +136,8 @@ def _show_budget(plan: dict, console: Console) -> None:
             f"{units.scaled(plan['device_hours'])} chip-hours{bill}"
         )
     console.print(
-        f"A checkpoint has {_bytes(budget['checkpoint_bytes'])}, those kept "
-        f"{_bytes(budget['checkpoints_kept_bytes'])}; one every "
+        f"A checkpoint takes {_bytes(budget['checkpoint_bytes'])}, all that are kept "
+        f"{_bytes(budget['checkpoints_kept_bytes'])}; there is one every "
         f"{budget['checkpoint_every_steps']:,} steps, predicted "
         f"{units.duration(budget['seconds_between_checkpoints'])}"
     )
@@ -154,7 +155,7 @@ def _show_assumptions(lines: list[str], console: Console, which: str = "") -> No
 
 
 def stages_table(reports: list[dict]) -> Table:
-    """A column for each report of `stage.plan_stage`."""
+    """One column per report of `stage.plan_stage`."""
     table = Table("", *(r["phase"] for r in reports))
     for name, value in _ROWS.items():
         table.add_row(name, *(value(r) for r in reports))
@@ -162,7 +163,7 @@ def stages_table(reports: list[dict]) -> Table:
 
 
 def search_table(reports: list[dict]) -> Table:
-    """A row for each report of `search.table`."""
+    """One row per report of `search.table`."""
     names = ("at once", "mesh", "remat", "attention", "memory a device", "predicted step")
     table = Table("phase", *names)
     for report in reports:

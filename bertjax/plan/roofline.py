@@ -1,4 +1,4 @@
-"""A predicted step time from a compiled program and a chip's data sheet. Never a measurement."""
+"""Predicts a step time from a compiled program and a chip's data sheet; nothing is measured."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from bertjax.metrics.chips import Chip
 from bertjax.plan import hlo_cost
 from bertjax.plan.hlo import Collective, Program
 
-# What measured steps took of their roofline on GPUs (benchmarks/RESULTS.md, "GPUs that are not there").
+# Measured step time over roofline on GPUs (benchmarks/RESULTS.md, "GPUs that are not there").
 GPU_FACTOR = 1.43
 
 
 class Measured(NamedTuple):
-    """A step that was measured, and the roofline of its program, in seconds."""
+    """A measured step and the roofline of its program, both in seconds."""
 
     device: str
     step: str
@@ -21,7 +21,7 @@ class Measured(NamedTuple):
 
     @property
     def predicted(self) -> float:
-        """As of a GPU that is not there."""
+        """Seconds that `predict` gives for this roofline."""
         return GPU_FACTOR * self.roofline
 
 
@@ -38,35 +38,37 @@ MEASURED = (
 
 
 def measured(chip: Chip | None) -> tuple[Measured, ...]:
-    """The measured steps that predictions for a chip rest on; () where none was."""
+    """The measured steps that predictions for a chip rest on; () if there are none."""
     return MEASURED if chip and chip.nvlink else ()
 
 
 def assumptions(chip: Chip | None) -> list[str]:
-    """What predictions for a chip suppose, in lines for people."""
+    """The assumptions of predictions for a chip, as lines of text."""
     if known := measured(chip):
         steps = "; ".join(
             f"{m.step} {1e3 * m.predicted:.1f}, {1e3 * m.measured:.1f}" for m in known
         )
         return [
             "a prediction from data sheets, not a measurement",
-            "every kernel takes the longer of its FLOPs at the bfloat16 peak and its bytes at the "
-            f"full HBM bandwidth, and all together {GPU_FACTOR} times that, fitted to {len(known)} "
-            f"steps on one {known[0].device}; predicted and measured in ms: {steps}",
-            "of other GPUs and of several nothing was measured",
+            "every kernel takes the time for its FLOPs at the bfloat16 peak or for its bytes at "
+            f"full HBM bandwidth, whichever is longer; a step takes {GPU_FACTOR} times the sum, a "
+            f"factor fitted to {len(known)} steps on one {known[0].device}; predicted and measured "
+            f"in ms: {steps}",
+            "other GPUs, and several GPUs together, were not measured",
             "launching a kernel is free: small models take longer",
-            "programs can have the share of the memory that JAX takes: 3/4, or as the environment "
-            "variable XLA_CLIENT_MEM_FRACTION says",
-            "every collective takes its bytes at the full bandwidth of NVLink, and nothing else runs "
-            "meanwhile; latency is free",
+            "programs can use the share of the memory that JAX takes: 3/4, or the value of the "
+            "environment variable XLA_CLIENT_MEM_FRACTION",
+            "every collective sends its bytes at the full bandwidth of NVLink, and nothing else "
+            "runs meanwhile; latency is free",
             _LEFT_OUT,
         ]
     return [
         "a prediction from data sheets, not a measurement: expect a real step to take longer",
-        "every instruction takes the longer of its FLOPs at the chip's bfloat16 peak and its bytes "
-        "at the full HBM bandwidth; vector arithmetic (dropout, softmax, GELU) is free",
-        "every collective takes its bytes at the full bandwidth of as many sides of the slice as "
-        "its group needs, and nothing else runs meanwhile; latency is free",
+        "every instruction takes the time for its FLOPs at the chip's bfloat16 peak or for its "
+        "bytes at full HBM bandwidth, whichever is longer; vector arithmetic (dropout, softmax, "
+        "GELU) is free",
+        "every collective sends its bytes at the full bandwidth of the sides of the slice that its "
+        "group spans, and nothing else runs meanwhile; latency is free",
         _LEFT_OUT,
     ]
 
@@ -81,10 +83,10 @@ class Prediction:
     Attributes:
       compute: all FLOPs at the peak.
       memory: all bytes at the HBM bandwidth.
-      local: the roofline of every instruction alone, added up; at least either of those.
+      local: the sum of all instructions' rooflines; no less than `compute` or `memory`.
       ici: collectives between the chips of a slice, or between the GPUs of a host.
       dcn: collectives between slices.
-      factor: on `local`, from measured steps; 1 where none was.
+      factor: multiplies `local`; from measured steps, or 1 without any.
     """
 
     compute: float
@@ -103,11 +105,11 @@ class Prediction:
 def predict(
     program: Program, chip: Chip, sides: tuple[int, ...], hidden_flops: float = 0.0
 ) -> Prediction | None:
-    """The roofline of a program; None where it sends what the chip's bandwidth is not known for.
+    """The predicted step of a program; None if a bandwidth that it needs is unknown.
 
     Args:
-      sides: of the slice, in chips; () of GPUs.
-      hidden_flops: of kernels that the program only names, beside the bytes that they move.
+      sides: lengths of the slice's sides, in chips; () for GPUs.
+      hidden_flops: FLOPs of kernels whose bytes the program shows, but not their FLOPs.
     """
     compute = local = hidden_flops / chip.peak_flops
     memory = 0.0
@@ -129,7 +131,8 @@ def predict(
 def sent(collective: Collective) -> float:
     """Bytes that a device sends in one execution, by the ring algorithms (Thakur et al. 2005).
 
-    Between slices too, of which each device is one: the host's runtime does it, and says not how.
+    Transfers between slices count the same way, with each slice as a device: the host's runtime
+    does not document its algorithm.
     """
     size, n = collective.bytes, collective.devices
     if collective.kind == "all-reduce":
@@ -142,8 +145,9 @@ def sent(collective: Collective) -> float:
 def egress(chip: Chip, sides: tuple[int, ...], devices: int) -> float | None:
     """Bytes/s that a chip can send to a group of `devices`, over as many sides as it spans.
 
-    A side that is closed to a ring has a wire to either neighbor; at the end of an open one,
-    which a ring goes back and forth on, there is only one. A GPU has all its NVLinks to a switch.
+    On a side that is closed to a ring, a chip has wires to two neighbors. On an open side a ring
+    goes back and forth, and the chip at the end has only one wire. A GPU has all its NVLinks to a
+    switch.
     """
     if chip.nvlink:
         return chip.nvlink

@@ -1,4 +1,4 @@
-"""What fits: other micro-batches, meshes and recomputation for a config, each compiled."""
+"""Searches micro-batches, meshes and recomputation with which a config fits; compiles each."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from bertjax.job import Job
 from bertjax.plan import gpus
 from bertjax.plan.stage import Say, Target, changed, plan_stage
 
-_TRIES = 3  # candidates that are compiled, at most
+_TRIES = 3  # maximum of candidates to compile
 
 
 def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
-    """Fields with which a stage that needs too much fits, and whether that was compiled.
+    """The fields with which a stage would fit, as text that says whether they were compiled.
 
     Args:
-      report: of `stage.plan_stage`, of the stage that does not fit.
-      say: told what is compiled next.
+      report: from `stage.plan_stage`, for the stage that does not fit.
+      say: called with a line before each compilation.
     """
     if share := gpus.larger_share(target.chip, report["hbm_bytes_per_device"]):
-        return f"it fits where the environment has XLA_CLIENT_MEM_FRACTION={share}"
+        return f"it fits with XLA_CLIENT_MEM_FRACTION={share} in the environment"
     config = job.config
     number, name = _stage_of(config, report), report["phase"]
     smaller = micro_batch_sizes(config, report, 2)[1:]
@@ -50,7 +50,7 @@ def would_fit(job: Job, target: Target, report: dict, say: Say) -> str:
 
 
 def _fields(config: config_lib.Config, report: dict, size: int, remat: str) -> str:
-    """The flags that change a stage's micro-batches and recomputation to these."""
+    """The flags that set a stage's micro-batch size and recomputation."""
     flags = []
     if size != report["micro_batch_size"]:
         flags.append(f"--config.phases.{report['phase']}.micro_batch_size={size}")
@@ -60,7 +60,7 @@ def _fields(config: config_lib.Config, report: dict, size: int, remat: str) -> s
 
 
 def _likely(report: dict, sizes: list[int]) -> list[int]:
-    """Of `sizes`, those that should fit if what is not state grows with the rows."""
+    """The sizes that should fit if memory besides the state grows in proportion to the rows."""
     needed, limit = report["hbm_bytes_per_device"], report["hbm_limit_bytes"]
     if needed is None or limit is None:
         return sizes
@@ -70,9 +70,9 @@ def _likely(report: dict, sizes: list[int]) -> list[int]:
 
 
 def micro_batch_sizes(config: config_lib.Config, report: dict, step: int) -> list[int]:
-    """Sizes from the present one down, each `step` times smaller, that the mesh divides.
+    """Sizes from the current one down, each `step` times smaller, that the mesh divides.
 
-    Only the present one where parts of the batch are clipped alone: those are the micro-batches.
+    Only the current size if micro-batches are clipped one by one: others would train differently.
     """
     rows = report["mesh"]["data"] * report["mesh"]["fsdp"]
     size, sizes = report["micro_batch_size"], []
@@ -96,16 +96,18 @@ def _stage_of(config: config_lib.Config, report: dict) -> int:
 
 
 def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
-    """Reports of every phase's largest batch over meshes, recomputation and micro-batches.
+    """Yields reports of every phase's largest batch, over meshes, recomputation and micro-batches.
 
-    For each mesh (fsdp of 1, 4 and all devices) and each `remat`, from the whole batch at once
-    down by quarters until a micro-batch fits; those before it are reported too.
+    For each mesh (fsdp of 1, 4 and all devices) and each `remat`, the search starts with the whole
+    batch at once and goes down by quarters until a micro-batch fits. Sizes that do not fit are
+    reported too.
 
     Args:
-      say: told what is compiled next, or why a mesh is left out; a row takes up to a minute.
+      say: called with a line before each compilation, or with the reason why a mesh is left out; a
+        row takes up to a minute.
 
     Raises:
-      UsageError: the config's own mesh or its batches do not divide: nor would those of others.
+      UsageError: the config's own mesh or batches do not divide, so no other mesh would.
     """
     config = job.config
     made = sharding.make_mesh(config.mesh, target.devices)

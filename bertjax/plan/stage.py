@@ -1,4 +1,4 @@
-"""What a run will need, from compiling its very train step for devices that need not be there."""
+"""Plans a run by compiling its own train step for devices that need not be present."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from bertjax.job import Job
 from bertjax.metrics import chips
 from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
 
-Say = Callable[[str], None]  # told what is compiled next
+Say = Callable[[str], None]  # called with a line before each compilation
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -28,9 +28,9 @@ class Target:
     """The devices that a plan is for.
 
     Attributes:
-      name: of the topology, or the kind of the devices at hand.
-      hbm_limit: bytes that a program can have on one of them; None where it is not known.
-      chip: what one of them can do; None where no step time can be predicted of it.
+      name: name of the topology, or number and kind of this machine's devices.
+      hbm_limit: bytes that a program can use on one device; None if unknown.
+      chip: data sheet of one device; None if no step time can be predicted for it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Target:
 
     @classmethod
     def named(cls, name: str | None) -> "Target":
-        """A topology by name; the devices at hand without one. Raises as `topology.devices`."""
+        """A topology by name; None for this machine's devices. Raises as `topology.devices`."""
         devices = jax.devices() if name is None else topology.devices(name)
         chip = chips.chip(devices[0])
         chip = chip if chip and chip.hbm else None
@@ -54,7 +54,7 @@ class Target:
 
 
 def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compiled:
-    """The compiled train step of a stage, as `loop` runs it: of a pretraining, masking included."""
+    """The compiled train step of a stage, as `loop` runs it; in pretraining with the masking."""
     placed = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
@@ -67,7 +67,7 @@ def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compi
 
 
 def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
-    """Compiles one stage and says what a device needs for it, in plain values for JSON.
+    """Compiles one stage and reports what a device needs for it, as plain values for JSON.
 
     Raises:
       UsageError: the mesh does not divide the devices or the batch; or attention cannot be
@@ -128,22 +128,22 @@ _MEASURED = (
 
 
 def kernel_flops(model: config_lib.Model, phase: config_lib.Phase) -> int:
-    """FLOPs of cuDNN's attention in a step, which the compiled program does not tell.
+    """FLOPs of cuDNN's attention in a step, which the compiled program does not show.
 
-    `[L, K] x [K, L]` or as many: two products forward, five backward (the scores once more), and
-    with `remat=full` the two of the forward pass again.
+    They are products of the size of `[L, K] x [K, L]`: two forward, five backward (the scores once
+    more) and, with `remat=full`, the two of the forward pass again.
     """
     return _attention_flops(model, phase, products=9 if model.remat == "full" else 7)
 
 
 def _attention_flops(model: config_lib.Model, phase: config_lib.Phase, products: int) -> int:
-    """FLOPs of so many `[L, K] x [K, L]` products of every head, layer and row of a step."""
+    """FLOPs of `products` times `[L, K] x [K, L]` for every head, layer and row of a step."""
     row = 2 * phase.sequence_length**2 * model.hidden_size * model.num_hidden_layers
     return products * row * phase.batch_size
 
 
 def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
-    """As `kernel_flops`, of the forward pass of a job's teacher; 0 without one."""
+    """As `kernel_flops`, for the forward pass of a job's teacher; 0 without a teacher."""
     if (teacher := getattr(job, "teacher", None)) is None:
         return 0
     model, placement = teacher.model, train.placement_of(job.config, mesh)
@@ -153,7 +153,7 @@ def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
 
 
 def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
-    """What a compiled program says; `hidden_flops` are those of a device that it does not."""
+    """Figures of a compiled program; `hidden_flops` are a device's FLOPs that it does not show."""
     devices, memory = len(target.devices), compiled.memory_analysis()
     assert memory is not None
     slices = sharding.num_slices(target.devices)
@@ -164,11 +164,11 @@ def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flo
         predicted = roofline.predict(program, target.chip, sides, hidden_flops)
     network = "nvlink" if target.chip and target.chip.nvlink else "ici"
     hbm = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
-    if target.devices[0].platform == "cpu":  # whose peak leaves out the temporaries
+    if target.devices[0].platform == "cpu":  # the peak of CPU programs leaves out temporaries
         hbm += memory.temp_size_in_bytes
     return {
         "hbm_bytes_per_device": hbm,
-        # Not left to the compiler: it has let programs pass that no chip could load.
+        # The compiler does not decide this: it has accepted programs that no chip could load.
         "fits": target.hbm_limit is None or hbm <= target.hbm_limit,
         "flops_per_step_per_device": flops,
         "flops_per_token": flops * devices / tokens,
@@ -182,7 +182,7 @@ def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flo
 
 
 def _wanted(message: str) -> float | None:
-    """Bytes that the compiler says a program needs; None where it does not say."""
+    """Bytes that a program needs, from the compiler's message; None if it has no such number."""
     found = re.search(r"required for [^(]*\(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
     if not found:
         return None
@@ -191,9 +191,9 @@ def _wanted(message: str) -> float | None:
 
 
 def summary(collectives: list[hlo.Collective], network: str) -> list[dict]:
-    """Collectives by kind, type, group and network, most bytes first; bytes are those of a step.
+    """Collectives by kind, type, group and network, most bytes first; bytes are sums over a step.
 
-    `network` is that between the devices of a slice or host.
+    `network` is the one between the devices of a slice or host.
     """
     groups: dict[tuple, list[float]] = defaultdict(lambda: [0, 0])
     for c in collectives:
@@ -213,7 +213,7 @@ def bytes_per_device(tree: dict) -> int:
 
 
 def alternatives(config: config_lib.Config, target: Target, length: int) -> list[str]:
-    """Attention kernels that can compute the config as it is; the one that it takes comes first."""
+    """Attention kernels that can compute the config; the one that the config takes comes first."""
     mesh = sharding.make_mesh(config.mesh, target.devices)
     found = [train.attention_kernel(config, mesh, length)]
     for name in ("xla", "flash", "cudnn"):
@@ -225,7 +225,7 @@ def alternatives(config: config_lib.Config, target: Target, length: int) -> list
 
 
 def changed(job: Job, config: config_lib.Config) -> Job:
-    """The same job of another config; jobs that are planned are dataclasses."""
+    """The same job with another config; jobs that are planned are dataclasses."""
     changes: dict = {"config": config}
     if teacher := getattr(job, "teacher", None):
         model = dataclasses.replace(teacher.model, attention=config.model.attention)
@@ -244,18 +244,20 @@ def plan(
     """The plan of a whole recipe, in plain values: `bertjax plan --json` prints it.
 
     Args:
-      job, rows: as of `budget.corpus`.
-      say: told what is compiled next; each takes up to a minute, for GPUs some minutes.
+      job, rows: from `budget.corpus`.
+      say: called with a line before each compilation, which takes up to a minute, or some minutes
+        for GPUs.
       all_kernels: also compile with the attention kernels that the config would not take.
 
     Returns:
-      The figures of the stage that needs most memory; `stages` with those of all, `recipe`; and
-      as `alternatives` the stages with the other attention kernels that can compute them.
+      The figures of the stage that needs most memory; `stages` with the figures of all stages;
+      `recipe`; and `alternatives`, the stages with the other attention kernels that can compute
+      them.
 
     Raises:
-      UsageError: the config cannot be run on these devices at all. What does not fit into their
-        memory is no error here: `fits` is False. Where the limit is not known, it is True unless
-        the compiler refused.
+      UsageError: the config cannot be run on these devices at all. A stage that does not fit into
+        their memory is no error here: `fits` is False. If the limit is unknown, `fits` is True
+        unless the compiler refused.
     """
     taken, others, config = [], [], job.config
     for stage in stages.of(config):

@@ -1,4 +1,4 @@
-"""TPU slices and GPUs that need not be there: their devices by name."""
+"""TPU slices and GPUs that need not be present: their devices by name."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from bertjax.plan import gpus
 
 GENERATIONS = "v4:2x2x1 (4x4x4, ...), v5e:2x2 (16x16, ...), v5p:2x2x1 (8x8x8, ...), v6e:2x2 (16x16)"
 
-# What libtpu asks of a machine that has no TPU, and of one whose TPU is at work for another process.
+# libtpu needs these on a machine without a TPU, and on one whose TPU another process uses.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
@@ -22,11 +22,11 @@ _ENVIRONMENT = {
 
 
 def devices(name: str) -> list[jax.Device]:
-    """The devices of a topology, for compilation only; nothing of it need be there.
+    """The devices of a topology, for compilation only; the hardware need not be present.
 
     Args:
-      name: GENERATION:SIDES of a TPU slice, as `v5e:16x16`, sides in chips; `v5e:16x16*2` is two
-        such slices. Or the GPUs of one host, as `h100` or `h100x8`.
+      name: GENERATION:SIDES of a TPU slice, such as `v5e:16x16`, with sides in chips; `v5e:16x16*2`
+        is two such slices. Or the GPUs of one host, such as `h100` or `h100x8`.
 
     Raises:
       UsageError: no such topology, or its compiler is not installed.
@@ -35,11 +35,11 @@ def devices(name: str) -> list[jax.Device]:
 
 
 def _slice(name: str) -> list[jax.Device]:
-    """As `devices`, of a TPU."""
+    """As `devices`, for TPU slices."""
     if not re.fullmatch(r"\w+:\d+(x\d+)*(\*[1-9]\d*)?", name):
         raise UsageError(
             f"--topology={name}: not GENERATION:SIDES; for example {GENERATIONS}, "
-            f"with *2 behind it for two slices; or GPUs: {gpus.NAMES}"
+            f"followed by *2 for two slices; or GPUs: {gpus.NAMES}"
         )
     os.environ.update(_ENVIRONMENT)
     from jax.experimental import topologies
@@ -48,7 +48,7 @@ def _slice(name: str) -> list[jax.Device]:
     options: dict[str, Any] = {"num_slices": int(slices)} if slices not in ("", "1") else {}
     if sides.startswith("v4"):
         options["chip_config_name"] = "megacore"  # one device a chip, as on the slice itself
-    if sides.endswith(":1x1"):  # part of a host, which has at least four otherwise
+    if sides.endswith(":1x1"):  # part of a host; a whole host has at least four chips
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(sides, platform="tpu", **options).devices
@@ -56,7 +56,7 @@ def _slice(name: str) -> list[jax.Device]:
         raise UsageError(
             f"--topology={name}: {one_line(error, longest=200, first=True)}; for example {GENERATIONS}"
         ) from None
-    except (ImportError, RuntimeError, OSError) as error:  # as JAX words a libtpu that is not there
+    except (ImportError, RuntimeError, OSError) as error:  # JAX raises these without libtpu
         raise UsageError(
             f"--topology={name}: needs the TPU compiler, libtpu: pip install 'bertjax[tpu]' "
             f"({one_line(error, longest=200, first=True)})"
@@ -64,6 +64,6 @@ def _slice(name: str) -> list[jax.Device]:
 
 
 def sides(devices: list[jax.Device]) -> tuple[int, ...]:
-    """Lengths in chips of the sides of a TPU slice, longest first; () where devices have none."""
+    """Lengths in chips of a TPU slice's sides, longest first; () without coordinates."""
     coordinates = [d.coords for d in devices if getattr(d, "coords", None) is not None]
     return tuple(sorted((1 + max(axis) for axis in zip(*coordinates, strict=True)), reverse=True))

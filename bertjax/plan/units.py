@@ -1,4 +1,4 @@
-"""Figures in the units that suit them: a small model's as well as a large one's."""
+"""Formats figures in units that suit their size, for small and large models."""
 
 import math
 
@@ -7,12 +7,12 @@ _TIMES = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("s", 1), ("ms", 1
 
 
 def scaled(number: float | None, unit: str = "") -> str:
-    """Three digits and a prefix: 1.31 M tokens; "" of None."""
+    """Three digits and a prefix: 1.31 M tokens; "" for None."""
     return "" if number is None else _scaled(number, 1000, "", unit)
 
 
 def memory(number: float | None) -> str:
-    """Three digits of bytes in powers of 1,024: 15.8 GiB; "" of None."""
+    """Three digits of bytes in powers of 1,024: 15.8 GiB; "" for None."""
     return "" if number is None else _scaled(number, 1024, "i", "B")
 
 

@@ -1,1 +1,1 @@
-"""The processes of a run: their start, end and loss, and the directory that one of them holds."""
+"""The processes of a run: their start and end, lost processes, and the lock on the directory."""

@@ -1,49 +1,53 @@
-"""Compiled programs kept on disk, so that the next start of a run compiles nothing.
+"""Stores compiled programs on disk, so that the next start of a run compiles nothing.
 
-    W/compilation_cache/NAME-KEY-MACHINE      SHA-256 of a program, then the program as JAX packs it
+    W/compilation_cache/NAME-KEY-MACHINE      a program's SHA-256, then the program as JAX packs it
 
-JAX has such a cache of its own, and its keys are used here. Its files are not: it writes them in
-place, so that a kill leaves half a program, which it never replaces; it checks no bytes of a
-program that it is going to run; and on a CPU its key leaves out the instruction set.
+JAX has its own cache, whose keys are used here. Its files are not used, for three reasons: JAX
+writes them in place, so a kill leaves half a program, which JAX never replaces; JAX does not check
+the bytes of a program before running it; and on a CPU, the key leaves out the instruction set.
 
-Nothing here ends a run. What cannot be read or written is said once and compiled again.
+No error here ends a run. If a file cannot be read or written, one line says so, and the program is
+compiled again.
 """
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from jax._src import compilation_cache as jax_cache  # a cache of one's own has no public name
+from jax._src import compilation_cache as jax_cache  # JAX has no public API for a custom cache
 from jax._src.compilation_cache_interface import CacheInterface
 
 from bertjax import storage
 from bertjax.errors import StorageError, one_line
 
-VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # where it is set, JAX alone decides
-MOST_BYTES = 2 << 30  # of one directory; a program takes 0.3 MB (CPU) to some 50 MB
+_log = logging.getLogger(__name__)
+
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # if set, JAX's own cache is used instead
+MOST_BYTES = 2 << 30  # the limit of one directory; a program takes 0.3 MB (CPU) to some 50 MB
 _DIGEST = 32  # bytes of a SHA-256
 
-# What JAX is told while a directory is kept, and the variable that keeps it from being told.
+# JAX's options while a directory is in use. An option set as an environment variable is left alone.
 _OPTIONS = {
-    # A start runs dozens of programs that compile in less.
+    # JAX's default is 1 s, but a start runs dozens of programs that compile faster.
     "jax_persistent_cache_min_compile_time_secs": 0.1,
-    # XLA's files on autotuning carry no hash, and a damaged one ends the compilation.
+    # XLA's autotuning files have no hash, and a damaged one ends the compilation.
     "jax_persistent_cache_enable_xla_caches": "none",
 }
 
 
 @contextlib.contextmanager
 def kept(directory: Path | None) -> Iterator[None]:
-    """While entered, programs that JAX compiles are kept in `directory`, and taken from there.
+    """While entered, JAX stores compiled programs in `directory` and loads them from there.
 
-    Does nothing for None, or where JAX has a directory already: by JAX_COMPILATION_CACHE_DIR, which
-    may be empty for none, or by `jax.config`. With several processes all read, process 0 writes.
+    Does nothing for None, or if JAX already has a directory from `jax.config` or from
+    JAX_COMPILATION_CACHE_DIR; an empty variable means no cache at all. With several processes, all
+    processes read and process 0 writes.
     """
     is_set = VARIABLE in os.environ or getattr(jax.config, VARIABLE.lower())
     if directory is None or is_set:
@@ -65,11 +69,12 @@ def kept(directory: Path | None) -> Iterator[None]:
 
 
 class Programs(CacheInterface):
-    """The files of one directory, in the form that JAX asks of a cache: `get` and `put`.
+    """The files of one directory, as a cache with JAX's interface: `get` and `put`.
 
     Args:
-      directory: local or on gs://; made when something is put there.
-      most_bytes: where a program would go beyond, those that this process has not used leave first.
+      directory: a local directory or gs://; created by the first `put`.
+      most_bytes: the limit of the directory. Programs that this process has not used make room for
+        a new one.
     """
 
     def __init__(self, directory: Path, most_bytes: int = MOST_BYTES) -> None:
@@ -78,18 +83,18 @@ class Programs(CacheInterface):
         self._used: set[str] = set()
         self._held: dict[str, int] = {}  # name -> bytes
         self._quiet = jax.process_index() != 0
-        with self._patience("read"):
+        with self._refusals_reported("read"):
             self._held = _files(directory)
 
     def get(self, key: str) -> bytes | None:
-        """The program of a key; None where there is none, or its bytes have changed."""
+        """The program of a key; None if there is no program or its bytes have changed."""
         name = f"{key}-{self._machine}"
         if name not in self._held:
             return None
-        with self._patience("read"):
+        with self._refusals_reported("read"):
             try:
                 data = storage.read(self._path / name)
-            except FileNotFoundError:  # another run of this directory made room
+            except FileNotFoundError:  # another run with this directory made room
                 del self._held[name]
                 return None
             if hashlib.sha256(data[_DIGEST:]).digest() == data[:_DIGEST]:
@@ -100,9 +105,9 @@ class Programs(CacheInterface):
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps the program of a key, whole or not at all."""
+        """Stores the program of a key atomically."""
         name, data = f"{key}-{self._machine}", hashlib.sha256(value).digest() + value
-        with self._patience("written"):
+        with self._refusals_reported("written"):
             if self._make_room(len(data)):
                 if not storage.is_remote(self._path):
                     self._path.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,7 @@ class Programs(CacheInterface):
                 self._used.add(name)
 
     def _make_room(self, size: int) -> bool:
-        """Whether `size` more bytes may be written."""
+        """Removes unused programs if needed; returns whether `size` more bytes fit."""
         for name in sorted(self._held.keys() - self._used):
             if sum(self._held.values()) + size <= self._most:
                 break
@@ -120,8 +125,8 @@ class Programs(CacheInterface):
         return sum(self._held.values()) + size <= self._most
 
     @contextlib.contextmanager
-    def _patience(self, done: str) -> Iterator[None]:
-        """What the disk or the bucket refuses within is said once, and that is all."""
+    def _refusals_reported(self, done: str) -> Iterator[None]:
+        """Turns the first refusal of the disk or bucket into a line; later ones are silent."""
         try:
             yield
         except (OSError, StorageError) as error:
@@ -131,11 +136,11 @@ class Programs(CacheInterface):
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            _log.warning(line)
 
 
 def _files(directory: Path) -> dict[str, int]:
-    """`{name: bytes}` of the files in a directory, {} where it is not there."""
+    """`{name: bytes}` of the files in a directory; {} if the directory does not exist."""
     if storage.is_remote(directory):
         return {name: facts["bytes"] for name, facts in storage.checksums(directory).items()}
     if not directory.is_dir():
@@ -145,11 +150,11 @@ def _files(directory: Path) -> dict[str, int]:
 
 
 def _instruction_set() -> str:
-    """Of this machine's processor, as a short hash: XLA compiles for exactly what it has."""
+    """A short hash of this processor's instruction set, which XLA's CPU programs depend on."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
         text = ""
     found = re.findall(r"^(model name|CPU part|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    said = dict(reversed(found)) or platform.processor()  # of the first core
+    said = dict(reversed(found)) or platform.processor()  # the first core's values win
     return hashlib.sha256(f"{platform.machine()} {said}".encode()).hexdigest()[:8]

@@ -1,8 +1,7 @@
-"""Start-up and end of the processes of one run, and the signals that ask it to stop."""
+"""Starts and ends the processes of one run, and handles the signals that stop the run."""
 
 import collections
 import contextlib
-import importlib.util
 import itertools
 import os
 import re
@@ -20,76 +19,73 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from jax.experimental import multihost_utils
 
 from bertjax import errors
-from bertjax.errors import BertjaxError, Preempted, UsageError, one_line
-from bertjax.processes import lock, peers
+from bertjax.errors import BertjaxError, Preempted, one_line
+from bertjax.processes import cluster, lock, peers
 
-# What bertjax reads, and what a launcher therefore sets, for every process of one run.
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_START_SECONDS = 300.0  # the limit for the start of all processes
 
-# Set inside a step of `srun` and under `mpirun`; JAX finds the coordinator from there on its own.
-_LAUNCHER_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-
-
-_START_SECONDS = 300.0  # until all processes are there
-
-# JAX's own heartbeats only back up what peers.py and the watchdog find sooner, and say in a line.
+# JAX's own heartbeats are only a backup: peers.py and the watchdog find a lost process sooner and
+# report it in one line.
 _HEARTBEAT_SECONDS = 900
 _SHUTDOWN_SECONDS = 60
 
-# An error that a lost peer caused may come before the news of its loss.
+# A lost peer may cause an error here before the news of the loss arrives, so wait this long.
 _NEWS_SECONDS = 5.0
-_WAIT_SECONDS = 86_400  # for the others; one that is lost ends this process at once
+_WAIT_SECONDS = 86_400  # the limit of a barrier; a lost process ends this one at once anyway
 
-# Statuses of the runtime for what another start may not meet again: a network, a host.
+# The runtime's error statuses for trouble that a restart may cure, such as a lost network or host.
 _TRANSIENT = r"(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|.*(Gloo|heartbeat|coordination)"
 
 _peers: peers.Peers | None = None  # the other processes, if there are any
+_owned = False  # whether this process is the run's own, and ends with it (see `processes`)
 
-# Of this process, whichever of its runs: JAX knows a barrier and a question about signals by a name
-# and a number that never come twice. All processes of a run count alike.
-_waits: collections.Counter[str] = collections.Counter()
-_asked = itertools.count(1)
-_heard = False  # whether JAX has told of a SIGTERM: its listener tells of one
+# JAX identifies a barrier by its name, and a question about signals by its number; neither may
+# repeat in the life of a process, even over several runs. All processes of a run count alike.
+_barriers: collections.Counter[str] = collections.Counter()
+_stop_questions = itertools.count(1)
+_sigterm_reported = False  # whether JAX has reported a SIGTERM; its listener reports only one
 
 
 def initialize() -> None:
     """Joins the other processes of this run, if there are any. Call it before any other JAX call.
 
-    Several processes are meant where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID are set, where Slurm or Open MPI started more than one, or on the hosts of a
-    TPU slice (of GKE, or a TPU VM that knows its workers from the metadata server).
+    A run has several processes if JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are
+    set, if Slurm or Open MPI started more than one, or on the hosts of a TPU slice (GKE, or a TPU
+    VM whose metadata server lists the workers).
 
     Raises:
-      UsageError: only some of the three variables are set, or they are no numbers.
+      UsageError: only some of the three variables are set, or a count or index is not a number.
     """
-    if any(name in os.environ for name in (ADDRESS, COUNT, INDEX)):
-        _connect(*_explicit())
-    elif _launched():
+    global _owned
+    _owned = True
+    if any(name in os.environ for name in (cluster.ADDRESS, cluster.COUNT, cluster.INDEX)):
+        _connect(*cluster.explicit())
+    elif cluster.is_launched():
         _connect()
-    elif _on_tpu_vm():
+    elif cluster.is_tpu_vm():
         try:
             _connect()
         except ValueError as error:
-            if "coordinator_address" not in str(error):  # no cluster found: a host on its own
+            if "coordinator_address" not in str(error):  # else no cluster was found: a single host
                 raise
     _watch_peers()
 
 
-def _connect(*cluster: Any) -> None:
+def _connect(*found: Any) -> None:
     line = f"not all processes appeared within {_START_SECONDS:.0f} s; start them all again"
     late = threading.Timer(_START_SECONDS, leave, (errors.RESTART, line))
     late.daemon = True
     late.start()
     try:
         jax.distributed.initialize(
-            *cluster,
-            # JAX would abort where the time is up.
+            *found,
+            # JAX aborts at its timeout, so the timer above must fire first.
             initialization_timeout=round(2 * _START_SECONDS),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )  # type: ignore[misc]
-    except jax.errors.JaxRuntimeError as error:  # a port that is taken, a coordinator just gone
-        leave(errors.RESTART, f"no start with the other processes: {one_line(error, first=True)}")
+    except jax.errors.JaxRuntimeError as error:  # such as a taken port or a lost coordinator
+        leave(errors.RESTART, f"cannot join the other processes: {one_line(error, first=True)}")
     finally:
         late.cancel()
 
@@ -108,25 +104,26 @@ def _watch_peers() -> None:
 
 
 def wait_for_all(what: str, seconds: float = _WAIT_SECONDS) -> None:
-    """Returns when every process of this run has come to the same point, called `what`.
+    """Returns when every process of this run has reached the same point, called `what`.
 
-    No device takes part: devices give up after half a minute when they wait for the first time.
-    The loss of a process ends the others here as elsewhere.
+    The barrier does not use devices, because their first wait gives up after half a minute. If a
+    process is lost, the others end while they wait.
     """
     state: Any = jax_distributed.global_state
     if state.client is not None and state.num_processes > 1:
-        _waits[what] += 1
-        name = f"bertjax/{what}/{_waits[what]}"
+        _barriers[what] += 1
+        name = f"bertjax/{what}/{_barriers[what]}"
         state.client.wait_at_barrier(name, timeout_in_ms=round(1000 * seconds))
 
 
 def _listen_again() -> None:
-    """Makes JAX hear the next SIGTERM, where it has told of one: it listens once in a process's life.
+    """Makes JAX listen for SIGTERM again after it has reported one.
 
-    Its keys are those of xla/pjrt/distributed/preemption/preemption_sync_manager.cc.
+    JAX listens only once in the life of a process. The keys below are from
+    xla/pjrt/distributed/preemption/preemption_sync_manager.cc.
     """
-    global _heard
-    if not _heard:
+    global _sigterm_reported
+    if not _sigterm_reported:
         return
     state: Any = jax_distributed.global_state
     state.preemption_sync_manager.shutdown()
@@ -137,30 +134,31 @@ def _listen_again() -> None:
             state.client.key_value_delete(key)
     wait_for_all("no signal is known")
     state.initialize_preemption_sync_manager()
-    _heard = False
+    _sigterm_reported = False
 
 
 def first_decides(value: int) -> int:
-    """The value of process 0, in every process."""
+    """Returns process 0's value in every process."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def wait_for_news() -> None:
-    """Gives the process that failed first the time to say why, which ends this one."""
+    """Waits while the process that failed first reports why; its report ends this process."""
     if _peers is not None:
         time.sleep(2 * _NEWS_SECONDS)
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Joins the other processes, and ends with them.
+    """Joins the other processes, and ends together with them.
 
-    On its own, a process ends as Python does. With others: in order with them when the run is
-    done or was asked to stop; on any error at once, telling the others why, who leave too. Never
-    through JAX's exit barrier then, where each would wait for the rest.
+    A single process ends as Python does. Several processes end in order when the run is done or was
+    asked to stop. On any other error, this process tells the others the reason, and all of them end
+    at once. They skip JAX's exit barrier then, where each process would wait for the rest.
     """
+    global _owned
     initialize()
     try:
         yield
@@ -171,12 +169,19 @@ def processes() -> Iterator[None]:
             _leave_with(error)
         _peers.finish(error.exit_code)
         raise
+    finally:
+        _owned = False
     if _peers is not None:
         _peers.finish(errors.DONE)
 
 
+def is_owned() -> bool:
+    """Whether this process is the run's own, so that it may be ended; not somebody's notebook."""
+    return _owned
+
+
 def leave(code: int, reason: str) -> NoReturn:
-    """Ends this process at once with one line, and the others with it. Does not return."""
+    """Ends this process and the others at once, with one line. Does not return."""
     os.write(2, f"bertjax: {reason}\n".encode())
     if _peers is not None:
         _peers.leave(code, reason)
@@ -185,13 +190,13 @@ def leave(code: int, reason: str) -> NoReturn:
 
 
 def restart(reason: str) -> NoReturn:
-    """Ends this process, to be started again; the line says why."""
+    """Ends this process with the exit code that asks for a restart; one line says why."""
     leave(errors.RESTART, reason)
 
 
 @contextlib.contextmanager
 def alone(directory: Path, command: str) -> Iterator[None]:
-    """While entered, this run alone writes W; raises as `lock.Lock`. Process 0 holds the lock."""
+    """While entered, only this run writes W: process 0 holds the lock. Raises as `lock.Lock`."""
     is_first = jax.process_index() == 0
     with lock.Lock(directory, command, restart) if is_first else contextlib.nullcontext():
         yield
@@ -202,49 +207,29 @@ def _leave_with(error: BaseException) -> NoReturn:
         leave(error.exit_code, str(error))
     if isinstance(error, KeyboardInterrupt):
         leave(errors.INTERRUPTED, "interrupted")
-    time.sleep(_NEWS_SECONDS)  # if a peer is lost, the news of it ends this process meanwhile
+    time.sleep(_NEWS_SECONDS)  # if a lost peer caused the error, the news ends this process now
     if isinstance(error, jax.errors.JaxRuntimeError) and re.match(_TRANSIENT, str(error)):
         leave(errors.RESTART, one_line(error, first=True))
     traceback.print_exception(error)
     leave(errors.IO if isinstance(error, OSError) else errors.INTERNAL, f"{error}")
 
 
-def _explicit() -> tuple[str, int, int]:
-    try:
-        return os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[INDEX])
-    except (KeyError, ValueError) as error:
-        given = ", ".join(f"{n}={os.environ.get(n, 'unset')}" for n in (ADDRESS, COUNT, INDEX))
-        raise UsageError(
-            f"{given}: set all three (host:port, number of processes, index of this one), or none"
-        ) from error
-
-
-def _launched() -> bool:
-    counts = [int(os.environ.get(name, "1")) for name in _LAUNCHER_COUNTS]
-    return max(counts) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-
-
-def _on_tpu_vm() -> bool:
-    """Whether this host has TPU chips that JAX will use."""
-    platforms = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
-    chips = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
-    return "tpu" in platforms and chips and importlib.util.find_spec("libtpu") is not None
-
-
 class StopSignals:
-    """While entered, SIGTERM and Ctrl-C ask the run to stop instead of ending it.
+    """While entered, SIGTERM and Ctrl-C ask the run to stop instead of killing it.
 
         with StopSignals() as signals:
             for step in ...:
                 ...
                 if signals.should_stop(): save, then raise Preempted
 
-    The first signal sets `requested` to its name. A second Ctrl-C leaves at once with exit code
-    130. Outside the main thread, where Python allows no handlers, nothing is installed.
+    The first signal sets `requested` to its name. A second Ctrl-C exits at once with exit code 130;
+    in a process that is not the run's own (a notebook) it raises KeyboardInterrupt. The previous
+    handlers are restored at the end. Outside the main thread, where Python allows no handlers,
+    nothing is installed.
 
-    With several processes JAX listens for SIGTERM itself, and agrees with the others on the step
-    to stop at; a Python handler would take the signal away from it. So Ctrl-C is passed on to JAX
-    as a SIGTERM.
+    With several processes, JAX listens for SIGTERM itself and all processes agree on the step to
+    stop at. A Python handler would take the signal away from JAX, so there is none for SIGTERM, and
+    Ctrl-C sends this process a SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -267,16 +252,16 @@ class StopSignals:
         self._previous = {}
 
     def should_stop(self) -> bool:
-        """True if the run should save and stop here, the same place in every process.
+        """Whether the run should save and stop here; the answer is the same in every process.
 
-        With several processes every one of them must ask equally often, at the same places: JAX
-        agrees on the number of the call.
+        With several processes, all of them must ask equally often and at the same places, because
+        JAX agrees on the number of the call.
         """
         if not jax.distributed.is_initialized():
             return self.requested is not None
-        if multihost_utils.reached_preemption_sync_point(next(_asked)):
-            global _heard
-            _heard = True
+        if multihost_utils.reached_preemption_sync_point(next(_stop_questions)):
+            global _sigterm_reported
+            _sigterm_reported = True
             self.requested = self.requested or signal.SIGTERM.name
             return True
         return False
@@ -284,15 +269,18 @@ class StopSignals:
     def _handle(self, number: int, _: object) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
+        if self._interrupts > 1 and not _owned:
+            raise KeyboardInterrupt
         if self._interrupts > 1:
             leave(errors.INTERRUPTED, "second Ctrl-C: leaving at once, nothing more is saved")
         if self.requested is None:
             self.requested = signal.Signals(number).name
-            _say(f"{self.requested}: stopping after this step; a second Ctrl-C leaves at once")
+            if _owned:
+                _say(f"{self.requested}: stopping after this step; a second Ctrl-C leaves at once")
             if jax.distributed.is_initialized():
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _say(line: str) -> None:
-    # print() may not be entered again from a signal handler that interrupted it.
+    # A signal handler may have interrupted print(), which must not be re-entered.
     os.write(2, f"{line}\n".encode())

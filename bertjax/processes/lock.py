@@ -1,17 +1,20 @@
-"""W/lock: one process at a time writes a run's directory.
+"""W/lock: only one process at a time writes a run's directory.
 
-On a disk the owner holds a `flock` on the file, which ends with its process, and the file says who
-the owner is. In a bucket the file is an object that appears, changes and leaves only under its
-generation. Where no `flock` reaches (a bucket, a disk of several hosts) the owner writes the file
-anew every few seconds, and another start waits until that was seen, or was missing for long enough.
+On a disk, the owner holds a `flock` on the file, which ends with the owner's process. The file's
+content names the owner. In a bucket, the file is an object; every write and removal names the
+generation that it replaces, so two processes cannot both succeed.
+
+A `flock` does not reach a bucket or other hosts of a shared disk. So the owner also rewrites the
+file every few seconds (a beat). Another start waits for a beat and is then refused; after a minute
+without one, it takes the lock over.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,12 +26,14 @@ from bertjax.errors import StorageError, UsageError
 from bertjax.processes.owner import Owner
 
 BEAT_SECONDS = 10.0
-STALE_SECONDS = 60.0  # without a beat: the owner is dead, or cut off from W
-_NAMING_SECONDS = 2.0  # until a new owner has written its name
-_LEAVE_SECONDS = 2.0  # for a release on the way out of a process
-_WIDTH = 1024  # bytes of the file on a disk: one write replaces all of it
+STALE_SECONDS = 60.0  # after this long without a beat, the owner is dead or cut off from W
+_NAMING_SECONDS = 2.0  # the longest time in which a new owner writes its name
+_LEAVE_SECONDS = 2.0  # the longest time for a release at the end of a process
+_WIDTH = 1024  # the file's fixed size in bytes on a disk, so that one write replaces all of it
 
-_held: set["Lock"] = set()  # by this process, for `release_all`
+_log = logging.getLogger(__name__)
+
+_held: set["Lock"] = set()  # the locks of this process, for `release_all`
 
 
 class Lock:
@@ -38,10 +43,10 @@ class Lock:
             ...
 
     Args:
-      workdir: W; made if missing.
-      command: what the owner does, for those who are refused.
-      on_lost: called with one line, from a thread, where another start has taken W over because
-        this process was silent too long. Without it, `check` says so.
+      workdir: W; created if missing.
+      command: the owner's command, for the message to refused processes.
+      on_lost: called with one line, from a thread, if another start has taken W over because this
+        process was silent for too long. Without `on_lost`, `check` raises.
 
     Raises:
       UsageError: another process holds W; the message names its host, its process and since when.
@@ -65,7 +70,7 @@ class Lock:
             else:
                 self._workdir.mkdir(parents=True, exist_ok=True)
             while not self._acquire():
-                pass  # the lock that was looked at has left or changed meanwhile
+                pass  # the lock was removed or changed in between; look at it again
         except OSError as error:
             raise StorageError(f"{error.filename or self._workdir}: {error.strerror}") from None
         _held.add(self)
@@ -78,12 +83,12 @@ class Lock:
             _held.discard(self)
             try:
                 self._place.remove(self._version)
-            except (OSError, StorageError) as error:  # W may be gone, and the work is done
-                print(f"{self._workdir}/lock: not removed ({error})", file=sys.stderr)
+            except (OSError, StorageError) as error:  # the work is done, so a warning is enough
+                _log.warning(f"{self._workdir}/lock: not removed ({error})")
             self._place.close()
 
     def check(self) -> None:
-        """Raises UsageError where another start has taken W over."""
+        """Raises UsageError if another start has taken W over."""
         if self._lost:
             raise UsageError(self._lost)
 
@@ -93,7 +98,7 @@ class Lock:
         with contextlib.ExitStack() as stack:
             stack.callback(place.close)
             if place.is_taken:
-                raise self._refusal(_named(place))
+                raise self._refusal(_holder(place))
             seen = place.read()
             owner = seen and Owner.parse(seen[0])
             if owner and not _is_gone(owner, place):
@@ -106,14 +111,12 @@ class Lock:
         return True
 
     def _wait(self, place: "_File | _Object", version: Any, owner: Owner) -> None:
-        """Returns when the owner has been silent for long enough; raises where it lives."""
+        """Returns when the owner has been silent for long enough; raises if the owner is alive."""
         if owner.is_here and not place.is_held:
             raise self._refusal(owner)
-        print(
+        _log.warning(
             f"--workdir={self._workdir}: {owner} left a lock; waiting up to "
-            f"{STALE_SECONDS:.0f} s for a sign of life",
-            file=sys.stderr,
-            flush=True,
+            f"{STALE_SECONDS:.0f} s for a sign of life"
         )
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
@@ -123,7 +126,7 @@ class Lock:
                 return
             if seen[1] != version:
                 raise self._refusal(Owner.parse(seen[0]))
-        print(f"--workdir={self._workdir}: no sign of life, taken over", file=sys.stderr)
+        _log.warning(f"--workdir={self._workdir}: no sign of life, taken over")
 
     def _refusal(self, owner: Owner | None) -> UsageError:
         return UsageError(
@@ -136,7 +139,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # A W that is out of reach now is asked again.
+            # If W is out of reach now, the next beat tries again.
             with self._mutex, contextlib.suppress(OSError, StorageError):
                 self._refresh()
             if self._lost:
@@ -152,9 +155,9 @@ class Lock:
         if version is None:
             seen = self._place.read()
             owner = seen and Owner.parse(seen[0])
-            if owner and owner.token == self._mine.token:  # only the answer was lost
+            if owner and owner.token == self._mine.token:  # the write worked, its answer was lost
                 version = seen[1]
-            elif seen is None:  # somebody removed it by hand
+            elif seen is None:  # somebody removed the lock by hand
                 version = self._place.write(self._contents(), 0)
             else:
                 self._lost = (
@@ -164,7 +167,7 @@ class Lock:
 
 
 def release_all() -> None:
-    """Gives back what this process holds, on its way out by `os._exit`, in bounded time."""
+    """Releases all locks of this process in bounded time; call this before `os._exit`."""
     for lock in list(_held):
         thread = threading.Thread(target=lock.__exit__, daemon=True)
         thread.start()
@@ -172,14 +175,14 @@ def release_all() -> None:
 
 
 def _is_gone(owner: Owner, place: "_File | _Object") -> bool:
-    """Whether the owner has ended, as far as this machine knows."""
-    if place.is_held:  # the owner's flock ended with it, if it was of this machine
+    """Whether the owner has surely ended, as far as this machine can tell."""
+    if place.is_held:  # this process got the flock: an owner on this machine has ended
         return owner.is_of_this_boot
     return owner.is_here and not owner.runs
 
 
-def _named(place: "_File | _Object") -> Owner | None:
-    """The owner that holds the flock; a new one takes a moment to write its name."""
+def _holder(place: "_File | _Object") -> Owner | None:
+    """The owner that holds the flock; waits while a new owner has not yet written its name."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
         seen = place.read()
@@ -190,11 +193,12 @@ def _named(place: "_File | _Object") -> Owner | None:
         time.sleep(0.05)
 
 
-# The place: a file, or an object. A version is what changes with every write; 0 is that of nothing.
+# The place of a lock is a file or an object. Its version changes with every write; version 0 means
+# that there is no lock.
 
 
 class _File:
-    """Attributes: `is_held`, whether this process has the flock; `is_taken`, whether another has."""
+    """A lock file. `is_held`: this process has the flock; `is_taken`: another process has it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -203,7 +207,7 @@ class _File:
             self.is_held, self.is_taken = self._flock()
             if not self.is_held or self._is_at_its_place():
                 return
-            os.close(self._file)  # its last owner has removed it meanwhile
+            os.close(self._file)  # its last owner removed the file in between
 
     def _flock(self) -> tuple[bool, bool]:
         try:
@@ -230,7 +234,8 @@ class _File:
         if (seen[1] if seen else 0) != version or not self._is_at_its_place():
             return None
         os.pwrite(self._file, contents.ljust(_WIDTH), 0)
-        if not self.is_held and not version:  # two may have found nothing: the last one has it
+        # Without a flock, two starts may both find no lock: the last one to write owns the lock.
+        if not self.is_held and not version:
             time.sleep(1.0)
             return contents if self.read() == (contents, contents) else None
         return contents

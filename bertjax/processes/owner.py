@@ -1,4 +1,4 @@
-"""Which process a lock names, and whether that process still runs."""
+"""The owner of a lock: identifies a process, and tells whether the process still runs."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process, known again by others of its machine.
+    """A process, in a form that other processes of its machine can recognize.
 
     Attributes:
-      host, process, since, command: for people.
-      token: of this owner alone.
-      boot, pids: the start of the machine's kernel, and the namespace of process numbers:
-        containers may share a host's name, but not both of these.
-      started: when the process started, in ticks of the machine's clock.
+      host, process, since, command: for messages.
+      token: random and unique to this owner.
+      boot, pids: the boot id of the machine's kernel and the namespace of process numbers.
+        Containers may share a host's name, but not both of these.
+      started: the process's start time, in ticks of the machine's clock.
     """
 
     host: str
@@ -33,7 +33,7 @@ class Owner:
 
     @classmethod
     def this(cls, command: str) -> "Owner":
-        """The process that asks."""
+        """The current process."""
         return cls(
             host=socket.gethostname(),
             process=os.getpid(),
@@ -47,7 +47,7 @@ class Owner:
 
     @classmethod
     def parse(cls, contents: bytes) -> "Owner | None":
-        """The owner that a lock names; None where it names none."""
+        """The owner in a lock's contents; None if the contents name no owner."""
         try:
             values = json.loads(contents)
             return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
@@ -59,17 +59,17 @@ class Owner:
 
     @property
     def is_of_this_boot(self) -> bool:
-        """Whether the kernel that ran it is this one, which has not started anew since."""
+        """Whether the owner was started on this machine since its last boot."""
         return self.boot == Owner.this("").boot
 
     @property
     def is_here(self) -> bool:
-        """Whether the number of its process means that process here too."""
+        """Whether the owner's process number is valid here: same boot, same process namespace."""
         return self.is_of_this_boot and self.pids == _read_link("/proc/self/ns/pid")
 
     @property
     def runs(self) -> bool:
-        """Whether it still runs, if it `is_here`."""
+        """Whether the owner still runs; only meaningful if `is_here`."""
         if os.path.exists("/proc/self/stat"):
             return _started(self.process) == self.started is not None
         try:
@@ -80,10 +80,10 @@ class Owner:
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine started; None where it has ended."""
+    """The start time of a process of this machine; None if the process has ended."""
     _, _, fields = (_read(f"/proc/{process}/stat") or "").rpartition(")")
     state, *others = fields.split() or ["X"]
-    return None if state in "XZ" else others[18]  # a zombie has ended too
+    return None if state in "XZ" else others[18]  # a zombie counts as ended
 
 
 def _read(name: str | Path) -> str | None:

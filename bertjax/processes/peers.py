@@ -1,10 +1,10 @@
-"""The processes of one run know of each other's end within seconds, and leave together.
+"""Lets the processes of one run notice each other's end within seconds, and exit together.
 
-Left to itself, a process whose peer is gone waits in a collective until JAX's heartbeats time out
-(100 s), and is then aborted. Here every process holds a TCP connection to process 0. The kernel
-closes it whichever way a process ends; where a whole host is gone, keepalive probes find out. What
-process 0 learns it tells the others, and each leaves with one line and an exit code, past the exit
-barrier that a lost process would never reach.
+Without this module, a process with a lost peer waits in a collective until JAX's heartbeats time
+out (100 s), and is then aborted. Here every process holds a TCP connection to process 0. The kernel
+closes the connection however a process ends; keepalive probes detect a lost host. Process 0 tells
+the others, and each exits with one line and an exit code. All skip JAX's exit barrier, which a lost
+process would never reach.
 
 A message is a line: `done` (this process ends in order) or `leave CODE REASON`. The first line
 from a process to process 0 is `TOKEN INDEX`.
@@ -23,19 +23,19 @@ from bertjax.processes import lock
 
 _KEY = "bertjax/peers"
 _LONGEST_LINE = 4096
-_STRANGER = -1  # has not said who it is
-_CONNECT_SECONDS = 300  # as long as JAX waits for all processes to start
+_STRANGER = -1  # the index of a connection that has not yet named its process
+_CONNECT_SECONDS = 300  # as long as the start of all processes may take
 # A host that answers no probe is lost after 10 + 4 * 5 seconds.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
 class Peers:
-    """Watches the other processes from a thread of its own.
+    """Watches the other processes in a background thread.
 
     Args:
       client: JAX's distributed runtime client; its key-value store names process 0's port.
-      index: which process this is.
-      host: where process 0 runs.
+      index: the index of this process.
+      host: the host of process 0.
     """
 
     def __init__(self, client: Any, index: int, host: str) -> None:
@@ -43,8 +43,8 @@ class Peers:
         self._names = {}  # socket -> index of the process at its other end
         self._received = {}  # socket -> bytes of an unfinished line
         self._ended = set()  # processes that said `done`
-        self._code: int | None = None  # what this process ends with, once it ends in order
-        self._leaving = False  # with a code of its own: what the others do then changes nothing
+        self._code: int | None = None  # the exit code, once this process ends in order
+        self._leaving = False  # this process exits with its own code; news no longer matters
         if index == 0:
             self._token = secrets.token_hex(16)
             server = _listen()
@@ -58,12 +58,12 @@ class Peers:
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def finish(self, code: int) -> None:
-        """From here on the process ends in order with `code`, whatever happens to the others."""
+        """From now on this process ends in order with `code`, whatever happens to the others."""
         self._code = code
         self._tell("done")
 
     def leave(self, code: int, reason: str) -> None:
-        """Tells the others, who leave too, and ends this process at once. Does not return."""
+        """Tells the others, which exit too, and ends this process at once. Does not return."""
         self._leaving = True
         self._tell(f"leave {code} {one_line(reason, longest=1000)}")
         lock.release_all()
@@ -74,13 +74,13 @@ class Peers:
             try:
                 connection.sendall(f"{line}\n".encode())
             except OSError:
-                continue  # gone itself: the watching thread sees that
+                continue  # that process is gone; the watching thread will notice
 
     def _add(self, connection: Any, index: int) -> None:
-        connection.settimeout(5)  # of sending; reading waits in the selector
+        connection.settimeout(5)  # for sending; reading waits in the selector
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):  # as Linux has them
+            if hasattr(socket, name):  # Linux has all of them
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._names[connection], self._received[connection] = index, b""
         self._selector.register(connection, selectors.EVENT_READ)
@@ -98,7 +98,7 @@ class Peers:
             connection, _ = server.accept()
             self._add(connection, _STRANGER)  # the port is open to the network
         except OSError:
-            return  # gone before it was accepted: the watching goes on
+            return  # the connection is gone already; keep watching
 
     def _read(self, connection: Any) -> None:
         try:
@@ -114,7 +114,7 @@ class Peers:
             self._drop(connection)
 
     def _drop(self, connection: Any) -> None:
-        """The other end is closed: of a process that has not said `done`, this is its loss."""
+        """Closes a connection; if its process has not said `done`, the process is lost."""
         index = self._names.pop(connection, _STRANGER)
         if self._received.pop(connection, None) is not None:
             self._selector.unregister(connection)
@@ -138,7 +138,7 @@ class Peers:
             self._follow(int(code), source + reason)
 
     def _follow(self, code: int, reason: str) -> None:
-        """Leaves because another process did."""
+        """Exits because another process did."""
         if self._leaving:
             return
         if self._code is not None:

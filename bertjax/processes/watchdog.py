@@ -9,12 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-STEPS, LEAST_SECONDS = 10, 300.0  # the default: ten median steps, at least five minutes
-PATIENT_SECONDS = 3600.0  # for what has no usual time: a first step, a save to a slow disk
+STEPS, LEAST_SECONDS = 10, 300.0  # the default limit: ten median steps, at least five minutes
+PATIENT_SECONDS = 3600.0  # the limit for work without a usual time: a first step, a slow save
 
 
 class Watchdog:
-    """Calls `on_stuck` from a thread of its own where no `beat` comes in time.
+    """Calls `on_stuck` from a background thread if no `beat` comes in time.
 
         with Watchdog(seconds, on_stuck) as watchdog:
             with watchdog.off():
@@ -25,9 +25,9 @@ class Watchdog:
                     save
 
     Args:
-      seconds: the longest time between two beats, whatever happens; 0 takes ten times the median
-        time of the last hundred steps, at least 300 s, and an hour where patient; below 0 watches
-        nothing.
+      seconds: the longest allowed time between two beats. 0 allows ten times the median time of the
+        last hundred steps, at least 300 s, or at least an hour while patient. A negative value
+        turns the watchdog off.
       on_stuck: called with one line, after the stacks of all threads were printed to stderr.
     """
 
@@ -48,7 +48,7 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        """Seconds without a beat that are too many now."""
+        """The seconds without a beat that are allowed now."""
         if self._seconds:
             return self._seconds
         usual = STEPS * statistics.median(self._beats or [0.0])
@@ -56,19 +56,20 @@ class Watchdog:
         return max(PATIENT_SECONDS if patient else LEAST_SECONDS, usual)
 
     def beat(self) -> None:
-        """A step is done."""
+        """Reports a finished step."""
         self._beats.append(time.monotonic() - self._last)
         self.alive()
 
     def alive(self) -> None:
-        """Something is done that says nothing of how long a step takes."""
+        """Reports progress that says nothing about the time of a step."""
         self._last = time.monotonic()
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
-        """While entered, nothing takes too long: a compilation waits for nobody.
+        """While entered, no limit holds, for example during a compilation.
 
-        What was compiled may take another time than what ran before: its first step is patient.
+        Afterwards, the step times start anew, because the compiled program may be slower or faster:
+        the first step is patient.
         """
         self._paused += 1
         try:
@@ -80,7 +81,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """While entered, things may take as long as disks and networks do."""
+        """While entered, the longer limit for disks and networks holds."""
         self.alive()
         self._patient += 1
         try:

@@ -1,4 +1,4 @@
-"""Placement: the mesh, one table for parameters, one rule for batches. The model knows none of it."""
+"""Placement on devices: the mesh, parameter table and batch rule. Models do not depend on it."""
 
 from bertjax.sharding.batches import batch_sharding as batch_sharding
 from bertjax.sharding.batches import local_rows as local_rows

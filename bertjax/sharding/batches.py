@@ -12,12 +12,12 @@ from bertjax.sharding.mesh import BATCH_AXES
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over `data` and `fsdp`; the rest of an array whole."""
+    """Splits rows over `data` and `fsdp`, and no other dimension."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def put(value: np.ndarray, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """A host array where `like` lies; each process gives its own devices what they hold."""
+    """A host array with the sharding of `like`; each process fills its own devices."""
     return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
 
 
@@ -25,7 +25,7 @@ def put(value: np.ndarray, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, in order.
 
-    A slice's wiring, not its hosts, orders the devices of a mesh: they need not be consecutive.
+    The rows need not be consecutive: a mesh orders devices by a slice's wiring, not by its hosts.
     """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[i] for i in indices]))

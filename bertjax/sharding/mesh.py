@@ -1,4 +1,4 @@
-"""The mesh of a training's devices, and what a config must divide by it."""
+"""The mesh of a run's devices, and checks that a config divides by it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(config: config_lib.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh `data x fsdp x tensor` over all devices; an axis of -1 takes what the others leave.
 
-    Where the devices are several TPU slices, `data` spans them and the other axes lie within.
+    With several TPU slices, `data` spans the slices and the other axes stay within a slice.
 
     Raises:
       UsageError: the axes do not multiply to the number of devices, or `data` does not divide by
@@ -32,7 +32,7 @@ def make_mesh(config: config_lib.Mesh, devices: Sequence[jax.Device] | None = No
     if math.prod(sizes) != len(devices):
         raise UsageError(
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor} does "
-            f"not fit {len(devices)} devices; let their product be {len(devices)}, or one axis -1"
+            f"not fit {len(devices)} devices; make their product {len(devices)}, or one axis -1"
         )
     slices = num_slices(devices)
     if slices > 1 and sizes[0] % slices:
@@ -44,15 +44,15 @@ def make_mesh(config: config_lib.Mesh, devices: Sequence[jax.Device] | None = No
 
 
 def num_slices(devices: Sequence[jax.Device]) -> int:
-    """TPU slices that the devices belong to; 1 of devices that know none."""
+    """Number of TPU slices that the devices belong to; 1 for devices without slices."""
     return len({getattr(d, "slice_index", None) for d in devices if d.platform == "tpu"}) or 1
 
 
 def _arrange(sizes: list[int], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
-    """Devices in the form of a mesh, neighbors by wire next to each other.
+    """Arranges devices as a mesh, with wired neighbors next to each other.
 
-    TPU slices are wired as boxes. Where the axes are not products of a box's sides, sides are
-    split, and collectives over such an axis share wires.
+    TPU slices are wired as boxes. If an axis is not a product of a box's sides, a side is split,
+    and collectives over that axis share wires.
     """
 
     def arrange(**options: bool) -> np.ndarray:
@@ -69,7 +69,7 @@ def _arrange(sizes: list[int], devices: Sequence[jax.Device], slices: int) -> np
 
 
 def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True) -> None:
-    """Raises UsageError, naming the field, where a batch or a layer does not divide by the mesh."""
+    """Raises UsageError, naming the field, if a batch or a layer does not divide by the mesh."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     for field, value, size, fix in _batch_sizes(config, rows, training):
         if size % rows:
@@ -81,7 +81,7 @@ def check(config: config_lib.Config, mesh: Mesh, *, training: bool = True) -> No
 
 
 def check_model(model: config_lib.Model, mesh: Mesh, whose: str = "config.model.") -> None:
-    """Raises UsageError where a layer does not divide by the mesh; `whose` model goes before a field."""
+    """Raises UsageError if a layer does not divide by the mesh; `whose` precedes a field's name."""
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     for field, size, ways, axis in (
         ("num_attention_heads", model.num_attention_heads, tensor, "tensor"),
@@ -96,9 +96,9 @@ def check_model(model: config_lib.Model, mesh: Mesh, whose: str = "config.model.
 def _batch_sizes(
     config: config_lib.Config, rows: int, training: bool
 ) -> Iterator[tuple[str, int, int, int]]:
-    """`(field, its value, size of batch computed at once, value to take)` of all a run's batches.
+    """`(field, its value, rows computed at once, value to take)` for every batch of a run.
 
-    Every fix supposes that the sizes before it divide by `rows`.
+    Every value to take assumes that the sizes before it divide by `rows`.
     """
     size = config.evaluation.batch_size
     yield "evaluation.batch_size", size, size, -(-size // rows) * rows

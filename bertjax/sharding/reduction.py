@@ -1,4 +1,4 @@
-"""The sum of what every device has computed for its own rows, placed where it is needed."""
+"""Sums the gradients that devices computed for their own rows, and places the sums."""
 
 import jax
 from jax.sharding import Mesh
@@ -10,9 +10,10 @@ from bertjax.sharding.mesh import BATCH_AXES
 
 
 def fsdp_gather(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> str | None:
-    """What `fsdp_gather` comes to: `layer` or `step`; None where `fsdp` splits nothing.
+    """The resolved `config.mesh.fsdp_gather`: `layer` or `step`; None if `fsdp` splits nothing.
 
-    One part of the batch sends about as many bytes either way, and `layer` needs less memory.
+    With a single micro-batch both send about as many bytes, and `layer` needs less memory, so
+    `auto` takes `layer`.
     """
     if mesh.shape["fsdp"] == 1:
         return None
@@ -22,21 +23,23 @@ def fsdp_gather(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> str 
 
 
 def mapped_axes(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> tuple[str, ...]:
-    """Mesh axes over which every device keeps a gradient of its own until the end of a step.
+    """Mesh axes over which every device keeps its own gradient until the end of a step.
 
-    With `fsdp` among them a device holds whole weights, kernels in the compute type, and a whole
-    gradient: with bfloat16 up to 6 bytes a parameter beyond its share of the state. Weights then go
-    over the wires once a step instead of twice a micro-batch, gradients once instead of every time.
+    If `fsdp` is among them, a device holds whole weights (kernels in the compute type) and a whole
+    gradient: with bfloat16 up to 6 bytes per parameter, beyond its share of the state. In return,
+    weights are sent once per step instead of twice per micro-batch, and gradients once per step
+    instead of once per micro-batch.
     """
     return BATCH_AXES if fsdp_gather(config, mesh, micro_batches) == "step" else ("data",)
 
 
 def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_data: bool) -> dict:
-    """Gradients from `parts`, `[S, ...]` by parameter: one part for each device of the axes `mapped`.
+    """Sums `parts`, `[S, ...]` by parameter, which has one part per device of the axes `mapped`.
 
-    A gradient ends where its parameter lies; with `optimizer_over_data` where its moments lie. A
-    mapped axis that splits it there is reduce-scattered, any other all-reduced. This is written out
-    (`shard_map`): the CPU's and the GPU's partitioner reduce the whole array and slice the result.
+    A gradient gets its parameter's sharding, or its moments' with `optimizer_over_data`. The sum
+    over a mapped axis is a reduce-scatter if the axis splits the gradient, else an all-reduce.
+    `shard_map` says so explicitly: on CPUs and GPUs the partitioner would reduce the whole array
+    and slice the result.
     """
 
     def place(path: tuple, part: jax.Array) -> P:
@@ -56,7 +59,7 @@ def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_d
         mesh=mesh,
         in_specs=(found,),
         out_specs=placed,
-        check_vma=False,  # it asks for a sum over an axis of one device too, which would stay there
+        check_vma=False,  # the check wants sums over axes of one device too, which would not vanish
     )(parts)
 
 

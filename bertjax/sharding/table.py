@@ -1,4 +1,4 @@
-"""One table for parameters, one for arrays in use. The model knows neither."""
+"""Sharding tables, one for parameters, one for arrays in use. Models depend on neither."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from bertjax.models.placement import Kernel
 from bertjax.sharding.mesh import BATCH_AXES
 
-# Logical axis -> mesh axis. What is not here is not split.
+# Logical axis -> mesh axis. A logical axis that is not in the table is not split.
 LOGICAL = {
     "batch": BATCH_AXES,
     "vocab": "tensor",
@@ -22,7 +22,7 @@ LOGICAL = {
 }
 
 # Parameter path -> logical axis of every dimension; the first match counts, no match is an error.
-# `blocks` have a leading layer axis that scan walks over.
+# `blocks` have a leading layer axis, which `scan` runs over.
 PARAMETERS = (
     (r"embeddings/word/embedding", ("vocab", "embed")),
     (r"embeddings/(position|token_type)/embedding", (None, "embed")),
@@ -42,8 +42,8 @@ PARAMETERS = (
     (r"\w+/dense/bias", (None,)),
 )
 
-# Array in use, by the name that the model calls it -> what its dimensions are split over: mesh axes,
-# `mapped` (those that `vmap` has taken) or `rows` (those of BATCH_AXES that it has left).
+# Array in use, by the model's name for it -> what splits its dimensions: mesh axes, `mapped` (the
+# axes that `vmap` runs over) or `rows` (the other axes of BATCH_AXES).
 USED = {
     "hidden": ("rows", None, None),
     "heads": ("rows", None, "tensor", None),
@@ -57,9 +57,9 @@ USED = {
 
 
 def leaf_name(path: tuple) -> str:
-    """`params/blocks/query/kernel`, of the path that `jax.tree_util` gives with a leaf.
+    """The name of a leaf, `params/blocks/query/kernel`, from its path in `jax.tree_util`.
 
-    So the table above, checkpoints and messages name a parameter.
+    The table above, checkpoints and messages use these names.
     """
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -67,8 +67,8 @@ def leaf_name(path: tuple) -> str:
 def spec(path: str, ndim: int) -> P:
     """The PartitionSpec of the array at `path`, which ends in a parameter's path.
 
-    Optimizer moments repeat the parameter tree (`opt_state/0/mu/blocks/query/kernel`), so they
-    lie where their parameters lie; scalars (step, counts) are on every device.
+    Optimizer moments repeat the parameter tree (`opt_state/0/mu/blocks/query/kernel`), so they are
+    sharded as their parameters. Scalars (step, counts) are on every device.
 
     Raises:
       ValueError: no row of the table matches, or its rank is not `ndim`.
@@ -84,10 +84,11 @@ def spec(path: str, ndim: int) -> P:
 
 
 def over_data(own: P, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """`own`, the spec of a parameter of `shape`, with `data` added: where its moments lie.
+    """The spec of a parameter's moments: `own`, the parameter's spec, with `data` added.
 
-    `data` splits the longest dimension that it divides. The last one counts only where no other
-    divides: a TPU pads it to 128 elements. An array that `data` divides nowhere stays as it is.
+    `data` splits the longest dimension that it divides. The last dimension is taken only if `data`
+    divides no other, because a TPU pads it to 128 elements. If `data` divides none, the result is
+    `own`.
     """
     parts = [
         size // math.prod(mesh.shape[axis] for axis in axes_of(entry))
@@ -101,12 +102,12 @@ def over_data(own: P, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Mesh axes that split a dimension, of its entry in a PartitionSpec."""
+    """Mesh axes that split a dimension, from its entry in a PartitionSpec."""
     return (entry,) if isinstance(entry, str) else entry or ()
 
 
 def without(own: P, axes: tuple[str, ...]) -> P:
-    """`own` where nothing is split over `axes`."""
+    """`own` without `axes`: no dimension is split over them."""
     return P(*(tuple(a for a in axes_of(entry) if a not in axes) or None for entry in own))
 
 
@@ -114,7 +115,7 @@ def abstract(mesh: Mesh, shapes: dict, *, optimizer_over_data: bool = False) -> 
     """`shapes` (`jax.ShapeDtypeStruct`s whose paths end in parameter paths) with shardings.
 
     Args:
-      optimizer_over_data: what is under `opt_state` lies as `over_data` says.
+      optimizer_over_data: shard the leaves under `opt_state` by `over_data`.
     """
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -129,10 +130,10 @@ def abstract(mesh: Mesh, shapes: dict, *, optimizer_over_data: bool = False) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a model's arrays lie while they are used: what `models.apply` knows of devices.
+    """Shardings of a model's arrays in use; `models.apply` knows nothing else of devices.
 
-    Without it the partitioner is free to gather the batch instead of the FSDP weights: looked up
-    in a table split over `fsdp`, the hidden states of the whole batch came out on every device.
+    Without these shardings the partitioner may gather the batch instead of the FSDP weights: after
+    a lookup in a table split over `fsdp`, every device had the hidden states of the whole batch.
 
     Attributes:
       mapped: axes that the function around the model is mapped over, each part on its own rows.
@@ -147,13 +148,13 @@ class Placement:
         return dataclasses.replace(self, mapped=mapped)
 
     def spec(self, name: str) -> P:
-        """What the dimensions of an array in use are split over."""
+        """The PartitionSpec of an array in use, by its name in `USED`."""
         rows = tuple(axis for axis in BATCH_AXES if axis not in self.mapped)
         meant = {"rows": rows or None, "mapped": self.mapped}
         return P(*(meant.get(axis or "", axis) for axis in USED[name]))
 
     def gathered(self, params: dict) -> dict:
-        """Parameters whole over the mapped axes, on every device of these."""
+        """Parameters without a split over the mapped axes, whose devices all hold the same."""
 
         def place(path: tuple, x: jax.Array) -> jax.Array:
             own = without(spec(leaf_name(path), x.ndim), self.mapped)
@@ -163,14 +164,15 @@ class Placement:
 
     @property
     def device(self) -> jax.Device:
-        """One of the mesh's, which need not be at hand: a program may be compiled for others."""
+        """A device of the mesh. It may not be on this machine if a program is only compiled."""
         return self.mesh.devices.flat[0]
 
     def __call__(self, name: str, array: jax.Array) -> jax.Array:
-        """`array`, placed as `USED` says of `name`.
+        """`array` with the sharding that `USED` has for `name`.
 
-        The gradient of the word table goes to where the table lies. Wanted where the table is used,
-        on every device of `fsdp`, it was reduced whole, and once more for the lookup.
+        The word table's gradient gets the sharding of the stored table. With the sharding of the
+        table in use, whole on every device of `fsdp`, the gradient was reduced whole, and once more
+        for the lookup.
         """
         used = NamedSharding(self.mesh, self.spec(name))
         if name != "word_embedding":
@@ -185,9 +187,10 @@ class Placement:
         return place(array)
 
     def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
-        """`kernel`, run by each device on its share of arguments that `USED` has these names for.
+        """`kernel`, run by each device on its share of the arguments.
 
-        For kernels that the partitioner cannot look into. The result lies as the first argument.
+        This is for kernels that the partitioner cannot look into. `names` are the arguments' names
+        in `USED`; the result is sharded as the first argument.
         """
         specs = tuple(self.spec(name) for name in names)
         return jax.shard_map(
@@ -195,5 +198,5 @@ class Placement:
             mesh=self.mesh,
             in_specs=specs,
             out_specs=specs[0],
-            check_vma=False,  # a kernel's result does not say over which axes it varies
+            check_vma=False,  # a kernel's result does not declare over which axes it varies
         )

@@ -25,6 +25,8 @@ from bertjax.checkpoints import integrity, manager, steps
 from bertjax.checkpoints.manager import Checkpoints
 from bertjax.errors import DataError, StorageError
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 
 def save_steps(directory, steps, keep=10):
     checkpoints = Checkpoints(directory, keep)

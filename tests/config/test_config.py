@@ -144,7 +144,7 @@ def test_a_bad_value_is_named_with_its_fix(field, value, fix):
         ),
         (
             {"optimizer.clip_mode": "per_shard", "mesh.fsdp_gather": "step"},
-            "config.mesh.fsdp_gather='step': optimizer.clip_mode=per_shard computes its parts",
+            "config.mesh.fsdp_gather='step': does not work with optimizer.clip_mode=per_shard",
         ),
         (
             {"phases.phase1.ramp_from": 64, "phases.phase1.ramp_steps": 1000},
@@ -152,7 +152,7 @@ def test_a_bad_value_is_named_with_its_fix(field, value, fix):
         ),
         (
             {"phases.phase2.steps": 1, "phases.phase2.learning_rate": 0.1},
-            "phases.phase1.learning_rate=0.0: all phases have a schedule of their own",
+            "phases.phase1.learning_rate=0.0: set a learning_rate for all phases",
         ),
         (
             {"masking.smoothing": 0.7, "masking.unit": "span"},

@@ -106,9 +106,9 @@ def test_published_counts_by_the_table_of_shapes():
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["hf:{here}/hf", "hf:{here}/hf"], errors.USAGE, "is there already"),
-        (["hf:{here}/hf", "{here}/taken"], errors.USAGE, "is there already"),
-        (["hf:{here}/hf", "onnx:{here}/taken/file"], errors.USAGE, "is there already"),
+        (["hf:{here}/hf", "hf:{here}/hf"], errors.USAGE, "exists already"),
+        (["hf:{here}/hf", "{here}/taken"], errors.USAGE, "exists already"),
+        (["hf:{here}/hf", "onnx:{here}/taken/file"], errors.USAGE, "exists already"),
         (["hf:{here}/hf", "fairseq:{here}/x"], errors.USAGE, "only read"),
         (["onnx:{here}/x", "hf:{here}/y"], errors.USAGE, "only written"),
         (["keras:{here}/x", "hf:{here}/y"], errors.USAGE, "no such form 'keras'"),
@@ -141,7 +141,7 @@ def test_a_second_file_is_not_overwritten_either(tmp_path, capsys):
     hf.write(random_model(), tmp_path / "hf")
     (tmp_path / "m.safetensors").write_text("precious")
     assert run("convert", f"hf:{tmp_path}/hf", f"stablehlo:{tmp_path}/m") == errors.USAGE
-    assert "m.safetensors: is there already" in capsys.readouterr().err
+    assert "m.safetensors: exists already" in capsys.readouterr().err
     assert (tmp_path / "m.safetensors").read_text() == "precious"
     assert not (tmp_path / "m").exists()
 
@@ -315,8 +315,8 @@ def test_a_source_is_understood_from_a_part_of_it(forms, monkeypatch, typed, pla
         ("tf", "a folder of google-research/bert: write tf1:tf"),
         ("tf/model.ckpt", "a TensorFlow checkpoint: write tf1:tf/model.ckpt"),
         ("tf/model.ckpt.index", "write tf1:tf/model.ckpt"),
-        ("run/checkpoints/17", "one step; the newest whole one is read: write run"),
-        ("bert-base-uncased", "of the Hugging Face Hub, write hub:OWNER/NAME"),
+        ("run/checkpoints/17", "is one step of a run; write run for the newest one"),
+        ("bert-base-uncased", "for the Hugging Face Hub, write hub:OWNER/NAME"),
     ],
 )
 def test_a_source_of_another_form_is_named(forms, monkeypatch, capsys, typed, said):

@@ -78,7 +78,7 @@ def test_a_grid_means_its_best_run(trained, tmp_path, capsys):
     place = str(tmp_path / "seed0")
     for arguments in (["convert", place, f"hf:{tmp_path}/x"], ["evaluate", f"--workdir={place}"]):
         assert program.run(["bertjax", *arguments]) == 65
-        assert "a grid that is not finished" in capsys.readouterr().err
+        assert "holds an unfinished grid" in capsys.readouterr().err
     (tmp_path / "seed1/results.json").write_text("{")
     assert program.run(["bertjax", "convert", str(tmp_path / "seed1"), f"hf:{tmp_path}/x"]) == 65
     assert "results.json: damaged" in capsys.readouterr().err
@@ -192,7 +192,7 @@ def test_rte_from_mnli_draws_the_classifier_anew_and_keeps_the_pooler(tmp_path):
                                   theirs.params["pooler"]["dense"]["kernel"])  # fmt: skip
     said = " ".join(lines)
     assert "kept by name: entailment (row 0)" in said
-    assert "as a label is missing, all of it is drawn anew" in said
+    assert "as a label is missing, all of it is reinitialized" in said
 
 
 def _config(task, theirs, labels, tmp_path) -> config_lib.Config:

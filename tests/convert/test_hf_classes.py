@@ -197,7 +197,7 @@ def test_a_class_that_the_config_does_not_name(tmp_path):
         found = convert.read(write(tmp_path / name, tiny(name), architectures=None))
         assert found.config.model.head == CLASSES[name][0]
         assert (
-            f"head: {CLASSES[name][0]}, by the tensors; config.json names no class" in found.notes
+            f"head: {CLASSES[name][0]}, from the tensors; config.json names no class" in found.notes
         )
 
 
@@ -218,7 +218,7 @@ def test_robertas_head_has_the_erf_form_whatever_the_encoder_has(tmp_path):
     model = tiny("RobertaForMaskedLM", hidden_act="gelu_new")
     found = convert.read(write(tmp_path / "m", model))
     assert found.config.model.head == "none"
-    assert any("RoBERTa's has the erf form" in note for note in found.notes)
+    assert any("RoBERTa's always has the erf form" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("act", ["gelu_python", "gelu_fast", "gelu_accurate"])
@@ -288,7 +288,7 @@ def test_what_nothing_reads_is_named(tmp_path):
     assert used.endswith(
         "not used: finetuning_task='mrpc', odd='a\\nb', task_specific_params={'x': 1}"
     )
-    assert dropout == "classifier_dropout=0.3: in training bertjax drops 0.1 before this head"
+    assert dropout == "classifier_dropout=0.3: not used; bertjax trains this head with dropout 0.1"
     assert files == "not read: generation_config.json, modeling_own.py, training_args.bin"
 
 
@@ -369,13 +369,13 @@ def test_labels_that_make_no_sense_are_named(fields, said, tmp_path):
 def test_labels_of_a_head_that_is_left_out_are_named(tmp_path):
     model = tiny("BertForNextSentencePrediction")
     found = convert.read(write(tmp_path / "m", model, id2label=BY_ID))
-    assert "labels: no, yes, or so, Ünklar: of a head that is not read" in found.notes
+    assert "labels: no, yes, or so, Ünklar: not kept; their head is not read" in found.notes
     assert found.config.model.label_names == ()
 
 
 def test_distilberts_dropout_before_a_head_is_written_as_bertjax_has_it(tmp_path):
     source = write(tmp_path / "m", tiny("DistilBertForSequenceClassification"))
-    dropout = "seq_classif_dropout=0.2: in training bertjax drops 0.1 before this head"
+    dropout = "seq_classif_dropout=0.2: not used; bertjax trains this head with dropout 0.1"
     assert dropout in convert.read(source).notes
     convert.convert(source, f"hf:{tmp_path}/again")
     again = convert.read(f"hf:{tmp_path}/again")

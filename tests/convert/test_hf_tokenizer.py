@@ -120,7 +120,7 @@ def test_casing_that_nobody_says_is_seen_in_the_vocabulary(tmp_path, vocab, lowe
         (
             wordpiece(),
             {"do_lower_case": False},
-            "contradict each other; say --do_lower_case=true or false",
+            "contradict each other; set --do_lower_case=true or false",
         ),
         (wordpiece(), {"strip_accents": False}, "strip_accents=False, but tokenizer.json has True"),
         (wordpiece(), {"tokenize_chinese_chars": False}, "tokenize_chinese_chars=False"),

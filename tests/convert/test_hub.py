@@ -211,8 +211,8 @@ FAILURES = [
     ("hub:me/tiny/x", "hf:to", 64, "'namespace/repo_name'", {}),
     ("hub:me/ti--ny", "hf:to", 64, "--", {}),
     ("hub:../tiny", "hf:to", 64, "..", {}),
-    ("hub:me/tiny@", "hf:to", 64, "no branch, tag or commit", {}),
-    ("hub:me/tiny@../../x", "hf:to", 64, "no branch, tag or commit", {}),
+    ("hub:me/tiny@", "hf:to", 64, "not a branch, tag or commit", {}),
+    ("hub:me/tiny@../../x", "hf:to", 64, "not a branch, tag or commit", {}),
     (
         "hub:me/tiny",
         "hf:to",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjax.convert import leveldb_table
+from bertjax.data.tfrecord.framing import masked_crc
 
 
 @given(st.dictionaries(st.binary(max_size=300), st.binary(max_size=40), max_size=200))
@@ -32,7 +33,7 @@ def test_masked_crc_is_leveldbs():
     # CRC-32C of "123456789" is E3069283 (RFC 3720's polynomial); rotated right by 15, plus a
     # constant, by the definition in LevelDB's crc32c.h.
     rotated = (0xE3069283 >> 15) | (0xE3069283 << 17 & 0xFFFFFFFF)
-    assert leveldb_table.masked_crc(b"123456789") == (rotated + 0xA282EAD8) % 2**32
+    assert masked_crc(b"123456789") == (rotated + 0xA282EAD8) % 2**32
 
 
 def table_of(block: bytes, compression: int = 0) -> bytes:
@@ -99,7 +100,7 @@ def test_a_block_is_read_once():
     handle = leveldb_table.varint(0) + leveldb_table.varint(len(block))
     index = b"".join(b"\x00\x01" + bytes([len(handle)]) + k + handle for k in (b"b", b"c"))
     index += RESTARTS
-    checksum = leveldb_table.masked_crc(index + b"\0")
+    checksum = masked_crc(index + b"\0")
     start = len(table) - 48
     table = table[:start] + index + struct.pack("<BI", 0, checksum)
     handles = b"\0\0" + leveldb_table.varint(start) + leveldb_table.varint(len(index))

@@ -295,9 +295,9 @@ def test_bad_files_are_one_clear_line(spoil, said, tmp_path):
 
 def test_what_sentence_transformers_cannot_say(tmp_path):
     notes = hf.write(encoder("pooler", pooling="pooler"), tmp_path / "a")
-    assert "sentence-transformers cannot say pooling=pooler; no modules.json is written" in notes
+    assert "sentence-transformers cannot do pooling=pooler; no modules.json is written" in notes
     notes = hf.write(encoder(pooling="mean+cls"), tmp_path / "b")
-    assert "sentence-transformers puts pooled vectors in its order: cls+mean" in notes
+    assert "sentence-transformers joins pooled vectors in its own order: cls+mean" in notes
 
 
 def test_a_pooling_that_is_none():

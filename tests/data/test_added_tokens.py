@@ -1,4 +1,4 @@
-"""Tokens added to a vocabulary have the ids of transformers, in every layout of their files."""
+"""Added tokens have the same ids as in transformers, in every layout of the files."""
 
 import json
 from itertools import pairwise
@@ -47,7 +47,7 @@ VOCAB = [
     ">",
 ]
 FIRST = str(len(VOCAB))
-# (content, flags); ids follow the vocabulary's unless it has the piece.
+# (content, flags). A token that the vocabulary lacks has an id after the vocabulary's.
 TOKENS = [
     ("covid19", {}),
     ("[unused1]", {"special": True, "normalized": False}),
@@ -137,12 +137,12 @@ def theirs(directory, texts=TEXTS):
 @pytest.mark.parametrize("name", MODELS)
 def test_our_folder_has_their_ids(tmp_path, name, without):
     if (name, without) == ("google", "tokenizer.json"):
-        return  # whose rules are in that file alone
+        return  # only that file holds the rules
     model = MODELS[name]
     directory = write(model, tmp_path, *[without] if without else [])
     made, expected = theirs(directory)
     assert model.encode(TEXTS) == expected
-    assert model.encode(TEXTS) == expected  # now every word is remembered
+    assert model.encode(TEXTS) == expected  # again, with every word from memory
     assert (
         len(made)
         == model.vocab_size
@@ -155,7 +155,7 @@ def test_our_folder_has_their_ids(tmp_path, name, without):
 
 @pytest.mark.parametrize("name", ["uncased", "byte_bpe", "prefix space"])
 def test_their_folder_has_their_ids(tmp_path, name):
-    """As transformers writes it: hf -> W -> hf."""
+    """A folder that transformers wrote: hf -> W -> hf."""
     made, expected = theirs(write(MODELS[name], tmp_path / "ours"))
     made.save_pretrained(tmp_path / "theirs")
     model, _, _ = hf_tokenizer.read(Folder(tmp_path / "theirs"), made.name_or_path, Hints())
@@ -166,7 +166,7 @@ def test_their_folder_has_their_ids(tmp_path, name):
 
 
 def legacy(directory, model):
-    """As transformers wrote folders before version 4.34: no added_tokens_decoder."""
+    """A folder as transformers wrote it before version 4.34: without added_tokens_decoder."""
     names = ("additional_special_tokens", "added_tokens_decoder")
     edit(directory / "tokenizer_config.json", lambda t: [t.pop(name, None) for name in names])
     ids = {token.content: token.id for token in model.added if token.id >= len(model.vocabulary)}
@@ -174,7 +174,7 @@ def legacy(directory, model):
 
 
 def alone(directory, model):
-    """tokenizer.json, as the library `tokenizers` saves it."""
+    """Only tokenizer.json, as the library `tokenizers` saves it."""
     del model
     for name in ("special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"):
         (directory / name).unlink(missing_ok=True)
@@ -215,7 +215,7 @@ def test_tokens_that_are_listed_without_an_id_come_last(tmp_path):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(MIXED, max_size=4), st.sampled_from(list(MODELS)))
 def test_words_are_no_other_than_the_text(texts, name):
-    """What is encoded word by word, and remembered, is what the library makes of the whole."""
+    """Encoding word by word, from memory, gives the ids that the library gives for whole texts."""
     model = MODELS[name]
     expected = [e.ids for e in model._backend.encode_batch(texts, add_special_tokens=False)]
     assert model.encode(texts) == expected
@@ -224,7 +224,7 @@ def test_words_are_no_other_than_the_text(texts, name):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("bert", "uncased"), ("roberta", "byte_bpe")])
 def test_a_model_gives_their_vectors_there_and_back(tmp_path, kind, name):
-    """hf -> W -> hf, and tf1 for BERT, with the model and the tokenizer of transformers."""
+    """hf -> W -> hf, and tf1 for BERT, against the model and the tokenizer of transformers."""
     import torch
 
     texts = ["the covid19 of New York, Raw", "a word [ENT]  <e> the"]
@@ -294,7 +294,7 @@ def test_without_added_tokens_nothing_is_looked_for():
     assert wordpiece.WordPiece(VOCAB, True)._across is None
     assert byte_bpe.ByteBPE(PIECES, MERGES)._added is None
     simple = wordpiece.WordPiece(VOCAB, True, added=[Added("covid19", len(VOCAB))])
-    assert simple._across is None  # no space in it: words are enough
+    assert simple._across is None  # the token has no space: texts can be cut into words
     simple.encode(["the covid19 a the"])
     assert len(simple._memory) == 3
 

@@ -1,4 +1,4 @@
-"""A store that Beam's workers tokenized is the one that this machine's processes make."""
+"""Beam's workers make the same store as the processes of this machine."""
 
 import dataclasses
 import gzip
@@ -43,7 +43,7 @@ def write_jsonl(path, documents):
 
 
 def write_corpus(folder, documents):
-    """A quarter in each kind of file."""
+    """Writes a quarter of the documents to each kind of file."""
     quarter = len(documents) // 4
     write_jsonl(folder / "a.jsonl", documents[:quarter])
     write_jsonl(folder / "b.jsonl.gz", documents[quarter : 2 * quarter])
@@ -64,7 +64,7 @@ def contents(workdir):
 
 
 def assert_same(settings, tmp_path, options=IN_MEMORY):
-    """Prepares here and on Beam; returns what both made."""
+    """Prepares here and on Beam, asserts that the stores are equal, and returns the manifest."""
     here = prepare(settings, tmp_path / "here", progress=False)
     there = prepare(settings, tmp_path / "there", beam_options=options, progress=False)
     assert there == here
@@ -99,7 +99,7 @@ def test_same_bytes_of_a_mixture(tmp_path, monkeypatch):
 
 
 def test_warnings_are_the_same(tmp_path):
-    """Of many small chunks on Beam, and of files that share one here."""
+    """Beam has many small chunks; here the files share one chunk."""
     for i in range(4):
         documents = [f"It was zq{i * j % 7}. " * 40 for j in range(10)]
         write_jsonl(tmp_path / f"{i}.jsonl", documents)
@@ -148,14 +148,14 @@ def synthetic(count):
 
 
 def tiny(folder):
-    """The config of a tokenizer that knows two letters."""
+    """The config fields of a tokenizer that knows two letters."""
     path = folder / "two_letters"
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nt\n##a\n")
     return {"path": str(path)}
 
 
 def test_rules_that_look_across_files(tmp_path, monkeypatch):
-    """The first document trains, wherever it is; what is left out is counted once."""
+    """The first document is in `train`, wherever it is; documents left out are counted once."""
     written = []
     write_part = beam._write_part
     monkeypatch.setattr(beam, "_write_part", lambda *a: (written.append(a[0]), write_part(*a)))
@@ -164,10 +164,10 @@ def test_rules_that_look_across_files(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "c.jsonl.gz", ["\u200b", *synthetic(40), "Up.\n\u200b"])
     write_jsonl(tmp_path / "d.jsonl", [*synthetic(5), ""])
     data = {"files": f"{tmp_path}/[a-d].*", "heldout_fraction": 0.999999, "num_workers": 1}
-    # Every bundle of work is done twice, as after the loss of a machine.
+    # Every bundle of work runs twice, as after the loss of a machine.
     options = [*IN_MEMORY, "--direct_runner_bundle_repeat=1"]
     manifest = assert_same(configured("", data=data, tokenizer=tiny(tmp_path)), tmp_path, options)
-    assert len(set(written)) == 2 * 4  # a part for each file, each twice
+    assert len(set(written)) == 2 * 4  # two parts for each of four files
     assert manifest["splits"]["train"]["documents"] == 1
     assert manifest["splits"]["heldout"]["documents"] == 45
     assert manifest["dropped"] == {
@@ -279,7 +279,7 @@ prepare(config.from_config_dict(tree), workdir, beam_options=options, progress=F
 
 
 def program(settings, workdir, **environment):
-    """A process that prepares on two worker processes."""
+    """Starts a process that prepares on two worker processes."""
     arguments = [config.to_dict(settings), str(workdir), TWO_PROCESSES]
     command = [sys.executable, "-c", PROGRAM, *map(json.dumps, arguments)]
     return subprocess.Popen(command, env=os.environ | environment)
@@ -303,7 +303,7 @@ def test_text_and_workdir_on_gs(tmp_path):
     prepare(dataclasses.replace(settings, data=here), tmp_path / "w", progress=False)
     expected = contents(tmp_path / "w")
     assert {n.removeprefix("w/") for n in found if n.startswith("w/")} == set(expected)
-    for name in expected.keys() - {"store/manifest.json"}:  # it holds data.files
+    for name in expected.keys() - {"store/manifest.json"}:  # the manifest holds data.files
         assert found[f"w/{name}"] == expected[name]
 
 

@@ -32,7 +32,7 @@ def test_sentences_longer_than_an_example_are_cut_and_go_on():
     assert doc_sentences([[15, 2], [1]], 8) == [[(0, 6)], [(6, 6)], [(12, 5)], [(17, 1)]]
     # 12 tokens fill two examples to the last place; the next sentence opens a third.
     assert doc_sentences([[12, 2]], 8) == [[(0, 6)], [(6, 6)], [(12, 2)]]
-    # What is before a long sentence is not joined with a part of it.
+    # Sentences before a long sentence are not joined with a part of it.
     assert doc_sentences([[2, 7]], 8) == [[(0, 2)], [(2, 6)], [(8, 1)]]
 
 
@@ -106,7 +106,7 @@ def test_no_example_could_have_taken_the_next_sentence():
     documents = set(store.sentences[store.documents].tolist())
     for (example, following), length in zip(itertools.pairwise(examples), lengths, strict=False):
         start = following[0][0]
-        if start not in sizes:  # the rest of a sentence that was cut
+        if start not in sizes:  # the rest of a cut sentence
             continue
         separator = start in documents
         same = sum(example[-1]) == start and not separator

@@ -1,4 +1,4 @@
-"""Byte-level BPE has the ids of `transformers`, loses no text, and opens every form of its files."""
+"""Byte-level BPE gives the ids of `transformers`, loses no text, and opens all its file formats."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def write_pair(directory, pieces=PIECES, merges=MERGES):
 
 
 def write_gpt2(directory, rows=None):
-    """GPT-2's order is that of PIECES' middle; fairseq's is another."""
+    """Writes GPT-2's files in the order of the middle of PIECES; fairseq's order differs."""
     gpt2 = PIECES[4:-1]
     (directory / "encoder.json").write_text(json.dumps({p: i for i, p in enumerate(gpt2)}))
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES)
@@ -72,13 +72,13 @@ def test_ids_equal_transformers(texts, add_prefix_space):
     theirs = reference.transformers_tokenizer(PIECES, MERGES, **options)
     expected = [theirs(text, add_special_tokens=False).input_ids for text in texts]
     assert ours.encode(texts) == expected
-    assert ours.encode(texts) == expected  # now every word is remembered
+    assert ours.encode(texts) == expected  # again, with every word from memory
 
 
 @settings(max_examples=1000, deadline=None)
 @given(HARD)
 def test_words_are_cut_where_the_pattern_cuts(text):
-    """The pieces of the words are the pieces of the text; the library writes bytes as characters."""
+    """The pieces of the words are the pieces of the text, also in the library's spelling."""
     pieces = [piece for word in byte_bpe.words(text) for piece in reference.PATTERN.findall(word)]
     assert pieces == reference.PATTERN.findall(text)
     library = reference.library_pieces(text)
@@ -138,7 +138,7 @@ def test_saved_tokenizer_is_the_same(tmp_path, add_prefix_space):
 
 
 def test_merges_as_strings(tmp_path):
-    """As tokenizer.json files of before 2024 have them, with the specials in added_tokens only."""
+    """The form of tokenizer.json before 2024, with the special tokens only in added_tokens."""
     tree = json.loads(TINY.save(tmp_path).read_bytes())
     tree["model"]["merges"] = [" ".join(merge) for merge in tree["model"]["merges"]]
     del tree["model"]["vocab"]["<mask>"]
@@ -166,7 +166,7 @@ def test_the_other_forms_of_its_files(tmp_path):
 
 
 def edited(change):
-    """A tokenizer.json with something changed."""
+    """A tokenizer.json to which `change` was applied."""
 
     def write(directory):
         tree = json.loads(TINY.save(directory).read_bytes())
@@ -219,7 +219,7 @@ def test_bad_files_are_one_clear_line(tmp_path, write, message):
 def test_published_vocabulary(published):
     assert published.vocab_size == 50265
     assert published.special_ids == (0, 1, 2, 3, 50264)
-    # fairseq's own examples, in `hub_interface.py` and its README.
+    # Examples from fairseq's `hub_interface.py` and its README.
     assert published.encode(["Hello world!", "Hello world", " world", "world"]) == [
         [31414, 232, 328],
         [31414, 232],
@@ -250,7 +250,7 @@ def test_published_vocabulary_on_hard_text(published, text):
 
 
 def test_words_of_real_text_are_what_stands_between_white_space(published):
-    """Grouped by `word_starts`, as whole-word masking does it; the first piece always starts one."""
+    """Pieces are grouped by `word_starts`, as in whole-word masking; the first starts a word."""
     starts = published.word_starts()
     found = 0
     for text in reference.real_texts(100):

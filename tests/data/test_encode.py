@@ -1,4 +1,4 @@
-"""Texts at hand become the rows that the same texts in a store would become."""
+"""`encode` makes the same rows from texts as the pipeline makes from a store of these texts."""
 
 from types import SimpleNamespace
 

@@ -41,7 +41,7 @@ def build(store, sequence_length=128, short_seq_prob=0.1, seed=0, builder="segme
 
 
 def columns(index):
-    """Of pairs: `(a_start, a_length, b_start, b_length, is_random)`, each [N]."""
+    """The columns `(a_start, a_length, b_start, b_length, is_random)` of pairs, each [N]."""
     assert (np.diff(index.first_part) == 2).all()
     starts, lengths = index.part_start, index.part_length.astype(int)
     return starts[::2], lengths[::2], starts[1::2], lengths[1::2], index.is_random
@@ -63,7 +63,7 @@ def test_the_index_says_which_document_each_part_is_of():
     assert set(first) == set(range(400))
 
 
-# ---- corners with one possible outcome, or few
+# ---- corner cases with one possible outcome, or few
 
 
 def test_documents_of_one_sentence_always_take_a_random_b():
@@ -95,7 +95,7 @@ def test_last_chunk_of_one_sentence_takes_a_random_b():
     outcomes = [rows(build(store, 11, short_seq_prob=0, seed=s)) for s in range(50)]
     true_b = [o for o in outcomes if not o[0][-1]]
     assert true_b
-    # 2 tokens of A and 6 of the 9 of the other document, which lost 3 at its ends.
+    # A has 2 tokens. B has 6 of the 9 tokens of the other document, which loses 3 at its ends.
     for o in true_b:
         assert o[0] == (0, 4, 4, 4, False)
         a_start, a_length, b_start, b_length, is_random = o[1]
@@ -112,7 +112,7 @@ def test_first_sentence_longer_than_target_still_takes_one_sentence_of_b(first, 
         a_start, a_length, b_start, b_length, is_random = rows(build(store, 11, 0, seed))[0]
         assert (a_length, b_length, is_random) == (*kept, True)
         assert 0 <= a_start <= first - a_length
-        # One sentence of B, never a range over two.
+        # B is one sentence, never a range over two.
         assert (b_start - first) // other == (b_start + b_length - 1 - first) // other
 
 
@@ -120,7 +120,7 @@ def test_random_b_is_uniform_over_other_documents_and_their_sentences():
     store = make_store([[1], [2, 2], [3], [4, 4, 4]])
     starts = [rows(build(store, 4 + 3, 0, seed))[0][2] for seed in range(3000)]
     counts = {start: starts.count(start) / 3000 for start in set(starts)}
-    # 3 tokens are wanted of B: four that were taken lose one at an end, either end alike.
+    # B needs 3 tokens: the four taken lose one, at either end with equal probability.
     expected = {1: 1 / 12, 2: 1 / 12, 3: 1 / 6, 5: 1 / 3}
     expected |= dict.fromkeys((8, 9, 12, 13, 16, 17), 1 / 18)
     assert set(counts) == set(expected)
@@ -133,7 +133,7 @@ def test_random_b_is_uniform_over_other_documents_and_their_sentences():
 
 @pytest.mark.parametrize("sequence_length", [16, 128, 512])
 def test_sentences_are_conserved(sequence_length):
-    """Every sentence is in one A or in one true B: in order, they tile the corpus."""
+    """Every sentence is in exactly one A or true B: in order, these tile the corpus."""
     documents = [[1] * n for n in np.random.default_rng(0).geometric(1 / 60, 300)]
     index = build(make_store(documents), sequence_length)
     ranges = []
@@ -166,7 +166,7 @@ def test_pairs_are_well_formed(sequence_length):
     assert (document(a_start) == document(a_end)).all()
     assert (document(b_start) == document(b_end)).all()
     assert ((document(a_start) != document(b_start)) == is_random).all()
-    # B starts behind A; what separates them was cut off their ends.
+    # B starts behind A; the tokens between them were cut off at their ends.
     assert (b_start > a_end)[~is_random].all()
     whole = total < most
     for edge in (a_start, a_end + 1, b_start, b_end + 1):
@@ -251,7 +251,7 @@ def test_sentence_pairs_are_cut_as_segments_are():
 
 @pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp"])
 def test_a_little_over_half_of_the_pairs_are_random(builder):
-    """One half, and whatever ends a document alone."""
+    """One half of the pairs, and every A that ends its document alone."""
     index = build(make_store([[5] * 400] * 20), 20, 0.0, builder=builder)
     deviation = 0.5 / len(index) ** 0.5
     assert 0.5 - 4 * deviation < index.is_random.mean() < 0.5 + 20 / len(index) + 4 * deviation
@@ -265,12 +265,12 @@ def test_sentence_pairs_tile_the_corpus():
     assert ends == [(3 * i, 3) for i in range(sum(map(len, documents)))]
 
 
-# ---- faithfulness: the same documents through the plain loop
+# ---- comparison with the plain loop on the same documents
 
 
 @pytest.fixture(scope="module", params=["synthetic", "real"])
 def corpus(request):
-    """Sentence lengths of real documents, in words, or drawn ones."""
+    """Sentence lengths: of real documents, in words, or drawn at random."""
     if request.param == "synthetic":
         return realistic_store(1200, seed=1)
     if not (data := os.environ.get("BERTJAX_TEST_DATA")):
@@ -278,7 +278,7 @@ def corpus(request):
     with gzip.open(Path(data) / "pretrain" / "small.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in itertools.islice(file, 1000)]
     ends = re.compile(r"(?<=[.!?])\s+|\n+")
-    # One book must not outweigh all else: what is compared is the law, over many documents.
+    # One book must not outweigh the rest, because the test compares distributions over documents.
     return make_store(
         [
             [len(s.split()) for s in ends.split(text[:20_000]) if s.strip()]
@@ -289,7 +289,7 @@ def corpus(request):
 
 
 def summary(store, a_start, a_length, b_start, b_length, is_random):
-    """Quantities per example whose means the two builders must share: {name: [N]}."""
+    """Quantities per example whose means must agree for both builders: {name: [N]}."""
     edges = {
         "A cut in front": a_start,
         "A cut behind": a_start + a_length,
@@ -324,7 +324,7 @@ def test_same_law_as_the_plain_loop(corpus, sequence_length):
     for name in ours:
         x, y = ours[name], theirs[name]
         deviation = ((x.var(ddof=1) + y.var(ddof=1)) / repeats) ** 0.5
-        # Few repetitions estimate a deviation poorly: 5 of them for 14 degrees of freedom.
+        # Few repetitions estimate a deviation poorly, so 5 deviations for 14 degrees of freedom.
         assert abs(x.mean() - y.mean()) <= 5 * deviation + 1e-12, name
 
 

@@ -1,6 +1,6 @@
 """Tokens are drawn by the counts of their ids: the published rule of DistilBERT, as a race.
 
-The reference draws one token at a time, in float64, from the bits that `masking` draws.
+The reference draws one token at a time in float64, from the same bits as `masking`.
 """
 
 # ruff: noqa: F811 (a fixture of another module)
@@ -51,7 +51,7 @@ COUNTS = np.random.default_rng(1).zipf(1.3, VOCAB).clip(0, 10**7)
 COUNTS[70:74] = 0
 WEIGHTS = mask_weights.smoothed(COUNTS, 0.7)
 SPECIAL = [0, CLS, SEP, MASK, 50]
-ALL = LENGTH - 3  # predictions enough for any row
+ALL = LENGTH - 3  # enough predictions for any row
 RULES = [
     {"smoothing": 0.7},
     {"budget": "batch"},
@@ -70,7 +70,7 @@ def run(batch, predictions=ALL, weights=WEIGHTS, components=1, **fields):
 
 
 def budget(tokens):
-    return -(-3 * int(tokens) // 20)  # ceil(0.15 * tokens), of whole numbers
+    return -(-3 * int(tokens) // 20)  # ceil(0.15 * tokens) in integers
 
 
 def candidates_of(batch):
@@ -81,7 +81,7 @@ def candidates_of(batch):
 
 
 def test_weights_of_the_published_rule():
-    """An id that was never seen weighs as one seen once."""
+    """An id that was never seen has the weight of an id seen once."""
     weights = mask_weights.smoothed(np.array([0, 1, 16, 10**9]), 0.75)
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights, [1, 1, 1 / 8, 10**-6.75], rtol=1e-6)
@@ -91,7 +91,7 @@ def test_a_mixture_counts_its_components_as_often_as_they_are_read():
     a, b = np.array([6, 2, 0]), np.array([1, 0, 1])  # 8 and 2 tokens
     np.testing.assert_array_equal(mask_weights.mixed([a], [7.0]), a)
     np.testing.assert_allclose(mask_weights.mixed([a, b], [4.0, 1.0]), a + b)
-    # Half of all tokens each: of 10, 5 like the 8 and 5 like the 2.
+    # Each corpus gives half of the 10 tokens: 5 in the shares of the first, 5 of the second.
     np.testing.assert_allclose(mask_weights.mixed([a, b], [1, 1]), a * 5 / 8 + b * 5 / 2)
 
 
@@ -106,7 +106,7 @@ def by_hand(texts):
 
 def test_prepare_counts_the_training_text_once(config, tmp_path):
     texts = corpus(400)
-    texts += texts[:7]  # what the corpus repeats is read twice, and counted twice
+    texts += texts[:7]  # repeated documents are read twice and counted twice
     write_jsonl(tmp_path / "corpus.jsonl", texts)
     manifest = prepare.prepare(config, tmp_path / "w", progress=False)
     counts = store.read_unigrams(tmp_path / "w" / "store")
@@ -134,7 +134,7 @@ def test_counts_are_kept_whole_or_refused(config, tmp_path):
     with pytest.raises(DataError, match=rf"{len(data) - 8} bytes, the manifest says {len(data)}"):
         mask_weights.read(smooth, tmp_path / "w")
     manifest = json.loads((place / "manifest.json").read_text())
-    del manifest["files"]["train/unigrams.bin"]  # as an earlier version left it
+    del manifest["files"]["train/unigrams.bin"]  # like a store of an earlier version
     (place / "manifest.json").write_text(json.dumps(manifest))
     path.unlink()
     store.verify(place)
@@ -169,7 +169,7 @@ def test_a_pretraining_masks_by_the_counts_of_its_store(config, tmp_path):
 
 
 def waits(bits, ids, weights):
-    """When tokens arrive, in float64: -log(u) / w, of what `draws` gives."""
+    """The arrival times of tokens in float64: -log(u) / w, from the bits of `draws`."""
     u = 1 - (np.array(bits, np.float64) + 1) / 2**32
     return -np.log(u) / (1.0 if weights is None else weights[ids].astype(np.float64))
 
@@ -182,7 +182,7 @@ def test_the_logarithm_of_integers():
     exact = -np.log2(1 - (bits + 1.0) / 2**32)
     assert (np.diff(found) >= 0).all()
     assert (abs(found - exact) <= exact / 4000 + 2**-25).all()
-    assert np.asarray(mask_weights._minus_log(jnp.uint32([2**32 - 1]))) == 32 << 26  # no u of 0
+    assert np.asarray(mask_weights._minus_log(jnp.uint32([2**32 - 1]))) == 32 << 26  # u is not 0
 
 
 def test_the_order_is_that_of_log_u_over_w():
@@ -203,7 +203,7 @@ def test_the_order_is_that_of_log_u_over_w():
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("predictions", [ALL, 9])
 def test_the_first_to_arrive_are_chosen(rule, predictions):
-    """Every choice against float64, tokens that arrive together (1 in 1,000) aside."""
+    """Every choice agrees with float64, except for tokens that arrive together (1 in 1,000)."""
     batch = BATCH | {"components": np.arange(SIZE, dtype=np.int32) % 3}
     batch["mask_epochs"] = np.arange(SIZE, dtype=np.int32) % 2
     epochs = batch["mask_epochs"] * 3 + batch["components"]
@@ -217,7 +217,7 @@ def test_the_first_to_arrive_are_chosen(rule, predictions):
     if "budget" in rule:
         last = np.sort(times.ravel())[budget(attended.sum()) - 1]
         wanted = np.minimum((times <= last).sum(1), predictions)
-        assert abs(chosen.sum() - wanted.sum()) <= 1  # which row a tie is in may differ
+        assert abs(chosen.sum() - wanted.sum()) <= 1  # a tie may go to another row
     else:
         last = np.inf
         wanted = mask_counts.largest_counts(LENGTH, Masking(), predictions)[attended]
@@ -231,7 +231,7 @@ def test_the_first_to_arrive_are_chosen(rule, predictions):
 
 
 def inclusion(weights, number):
-    """The probability of each of some tokens to be among the first `number`, by enumeration."""
+    """The probability of each token to be among the first `number`, by enumeration."""
     exact, total = [Fraction(0)] * len(weights), sum(weights)
     for drawn in itertools.permutations(range(len(weights)), number):
         p, left = Fraction(1), total
@@ -265,7 +265,7 @@ def test_shares_are_those_of_drawing_without_replacement(rule):
     shares = chosen_mask(rows).reshape(shape).sum(0)
     exact = [Fraction(float(w)) if given is not None else Fraction(1) for w in weights]
     text = ids > SEP
-    if "budget" in rule:  # 13 tokens are attended: ceil(3.9) of the 9
+    if "budget" in rule:  # of 13 attended tokens, 9 may be chosen: ceil(3.9) of them are
         expected = [inclusion([exact[i] for i in ids[text]], 4)]
         parts = [shares[text]]
     else:  # round(0.3 * 7) and round(0.3 * 6)
@@ -276,12 +276,12 @@ def test_shares_are_those_of_drawing_without_replacement(rule):
         for count, p in zip(found, probabilities, strict=True):
             assert within_four_sigma(count, times, p)
     if given is not None:
-        assert max(expected[0]) > 3 * min(expected[0])  # the weights say something
+        assert max(expected[0]) > 3 * min(expected[0])  # the weights matter
 
 
 @pytest.mark.parametrize("budget", ["example", "batch"])
 def test_equal_weights_are_no_weights(budget):
-    """But that [UNK], [MASK] and other special ids are left out."""
+    """The exception: [UNK], [MASK] and other special ids are left out."""
     batch = make_batch(SIZE, seed=3)
     batch["input_ids"][
         np.isin(batch["input_ids"], [0, MASK, 50]) & (batch["attention_mask"] == 1)
@@ -290,7 +290,7 @@ def test_equal_weights_are_no_weights(budget):
     smooth = run(batch, 14, equal, smoothing=0.7, budget=budget)
     plain = run(batch, 14, budget=budget)
     same = (chosen_mask(smooth) == chosen_mask(plain)).all(1)
-    assert same.mean() > 0.97  # draws that are close may change places
+    assert same.mean() > 0.97  # close draws may change places
     assert smooth["masked_lm_weights"].sum() == pytest.approx(
         plain["masked_lm_weights"].sum(), abs=2
     )
@@ -298,7 +298,7 @@ def test_equal_weights_are_no_weights(budget):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rare_tokens_are_chosen_before_common_ones(seed):
-    """Of ids that weigh nearly nothing beside the others, none until the others are used up."""
+    """Ids of negligible weight are chosen only after all the others."""
     weights = np.full(VOCAB, 1e-9, np.float32)
     weights[80:] = 1
     batch = make_batch(40, seed=seed)
@@ -334,7 +334,7 @@ def test_the_smallest_values_are_found():
 
 
 def test_tokens_that_arrive_together_are_taken_from_the_first_rows():
-    """Every draw alike: 15% are chosen all the same, in order of place, then of row."""
+    """If all draws are equal, 15% are still chosen, in order of place, then of row."""
     draws, segments = np.zeros((6, 10), np.uint32), np.zeros((6, 10), np.int32)
     tokens = mask_units.Tokens(draws, np.ones((6, 10), bool), segments, None)
     shared = mask_counts.share(tokens, np.arange(6)[:, None], 0.15, 10)
@@ -378,11 +378,11 @@ def test_a_row_keeps_those_of_its_choices_that_come_first():
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_packed_rows_have_the_masks_of_their_examples(rule):
-    """With one number for the batch too, where the same examples are packed otherwise."""
+    """Also with one number for the batch, if the same examples are packed differently."""
     packed = pack(BATCH, 90, 4, np.random.default_rng(0))
     used = packed["example_ids"] >= 0
     alone = {name: values[packed["example_ids"][used]] for name, values in BATCH.items()}
-    # Drawn twice, an example is two of them here: else their draws would be equal.
+    # An example that was drawn twice gets two ids, because its draws would be equal otherwise.
     alone["example_ids"] = packed["example_ids"][used] = np.arange(used.sum(), dtype=np.int32)
     masked, expected = run(packed, **rule), run(alone, **rule)
     assert masked["masked_lm_weights"].sum() > 500
@@ -392,8 +392,8 @@ def test_packed_rows_have_the_masks_of_their_examples(rule):
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("per_row", [1, 4])
 def test_the_mesh_does_not_matter(rule, per_row):
-    """8 devices as one, and what they tell each other is a few numbers."""
-    size = 152  # 19 rows a device; no other dimension is either
+    """8 devices agree with one, and exchange only a few numbers."""
+    size = 152  # 19 rows a device; no other dimension is 152 or 19
     batch = {name: values[:size] for name, values in BATCH.items()}
     if per_row > 1:
         batch = pack(BATCH, size, per_row, np.random.default_rng(0))
@@ -420,7 +420,7 @@ def test_the_mesh_does_not_matter(rule, per_row):
 
 @pytest.mark.slow
 def test_a_step_of_parts_on_a_mesh_is_a_step_of_the_whole(config, tmp_path):
-    """The budget is drawn before the batch is split: micro-batches on 8 devices, and one on one."""
+    """The budget is drawn before the batch is split: micro-batches on 8 devices agree with one."""
     small = {
         "hidden_size": 16,
         "num_hidden_layers": 1,

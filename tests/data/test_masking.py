@@ -36,7 +36,7 @@ from bertjax.data.masking import mask_tokens
 from bertjax.errors import UsageError
 
 SIZE = 4000
-BATCH = make_batch(SIZE)  # one shape for all: compiling is what takes time here
+BATCH = make_batch(SIZE)  # one shape for all tests, because compiling takes the time here
 UNITS = ("token", "whole_word", "span")
 FAIRSEQ = {"rounding": "probabilistic", "choose_special": True, "random_special": False}
 
@@ -47,14 +47,14 @@ def wanted_of(batch):
 
 
 def replaced(masked):
-    """`(new, old)` tokens at the predictions."""
+    """The tokens at the predictions, `(new, old)`."""
     used = masked["masked_lm_weights"] == 1
     new = np.take_along_axis(masked["input_ids"], masked["masked_lm_positions"], 1)
     return new[used], masked["masked_lm_ids"][used]
 
 
 def repeated(size):
-    """The longest example under many ids."""
+    """A batch that repeats the longest example under many ids."""
     batch = {name: np.repeat(values[:1], size, 0) for name, values in BATCH.items()}
     return batch | {"example_ids": np.arange(size, dtype=np.int32)}
 
@@ -107,17 +107,17 @@ def test_no_more_predictions_than_tokens_and_none_in_padding_rows():
 
 def test_replacement_shares():
     new, old = replaced(run(BATCH))
-    # A random id hits [MASK] or the token itself now and then: 0.1 / V each.
+    # A random id is sometimes [MASK] or the token itself: 0.1 / V each.
     assert within_four_sigma((new == MASK).sum(), len(new), 0.8 + 0.1 / VOCAB)
     assert within_four_sigma((new == old).sum(), len(new), 0.1 + 0.1 / VOCAB)
     counts = np.bincount(new[(new != MASK) & (new != old)], minlength=VOCAB)
     assert len(counts) == VOCAB
-    for special in (0, CLS, SEP, VOCAB - 1):  # the whole vocabulary, and nothing beyond it
+    for special in (0, CLS, SEP, VOCAB - 1):  # the whole vocabulary, and no more
         assert within_four_sigma(counts[special], len(new), 0.1 / VOCAB)
 
 
 def test_the_draws_of_one_sequence_are_independent():
-    """[MASK] at one prediction says nothing of [MASK] at the next."""
+    """[MASK] at one prediction is independent of [MASK] at the next."""
     masked = run(BATCH)
     new = np.take_along_axis(masked["input_ids"], masked["masked_lm_positions"], 1)
     both = masked["masked_lm_weights"][:, 1] == 1
@@ -135,7 +135,7 @@ def test_a_run_of_a_span_is_replaced_as_one():
             kinds.append("mask" if (new == MASK).all() else "kept" if (new == old).all() else "id")
             if kinds[-1] == "id":
                 accidents += ((new == MASK) | (new == old)).sum()
-    # A random id is [MASK] or the token itself now and then: 1 / V each.
+    # A random id is sometimes [MASK] or the token itself: 1 / V each.
     for kind, p in (("mask", 0.8), ("kept", 0.1), ("id", 0.1)):
         assert within_four_sigma(kinds.count(kind), len(kinds), p)
     assert accidents < 0.1 * kinds.count("id")
@@ -167,10 +167,10 @@ def test_positions_are_uniform():
 
 
 def test_the_rule_of_fairseq():
-    """Numbers, places and random ids against fairseq's rule with NumPy's own draws.
+    """Numbers, places and random ids agree with fairseq's rule on NumPy's own draws.
 
-    `floor(p * n + u)` of all n tokens, specials too, are taken without replacement; random ids
-    are uniform over what is no special token (fairseq would draw <mask> too).
+    `floor(p * n + u)` of all n tokens, special tokens included, are taken without replacement.
+    Random ids are uniform over the ids that are not special (fairseq would draw <mask> too).
     """
     rng = np.random.default_rng(5)
     lengths = BATCH["attention_mask"].sum(1)
@@ -198,7 +198,7 @@ def test_the_rule_of_fairseq():
     assert (
         abs(counts[allowed] - counts[allowed].mean()) < 4.5 * counts[allowed].mean() ** 0.5
     ).all()
-    # What a special token became is one of the three too.
+    # A special token becomes one of the three as well.
     at_special = np.isin(old, (CLS, SEP))
     assert within_four_sigma((new[at_special] == MASK).sum(), at_special.sum(), 0.8)
 
@@ -230,7 +230,7 @@ def examples(rows):
 
 
 def test_words_lie_between_special_tokens():
-    """A special token is a word of its own; a piece behind it begins one, cut off or not."""
+    """A special token is a word of its own, and the piece behind it begins a word, cut or not."""
     ids = np.array([CLS, 70, 5, 60, 61, SEP, 80, SEP, 0, CLS, 9, SEP])
     special = (ids == CLS) | (ids == SEP)
     for candidates in (ids > 0, (ids > 0) & ~special):
@@ -246,7 +246,7 @@ def test_whole_words_follow_the_plain_loop():
         expected = greedy_words([word for words in text for word in words], order, wanted)
         assert np.flatnonzero(chosen[row]).tolist() == expected
         skipped += len(expected) < wanted
-    assert skipped  # a word that did not fit, so this was tried
+    assert skipped  # some word did not fit, so skipping was tested
 
 
 def test_spans_follow_the_plain_loop():
@@ -293,9 +293,9 @@ def test_where_every_word_has_one_token_whole_words_are_tokens():
     ids=lambda value: str(value) if isinstance(value, int) else value["unit"],
 )
 def test_shards_and_packed_rows_have_the_same_masks_without_communication(per_row, fields):
-    """Every device makes the bits of its own rows: read in the compiled program."""
+    """The compiled program shows that every device makes the bits of its own rows."""
     alone = run(BATCH, **fields)
-    size = 232  # 29 rows a device; no other dimension is either
+    size = 232  # 29 rows a device; no other dimension is 232 or 29
     batch = {name: values[:size] for name, values in BATCH.items()}
     if per_row > 1:
         batch = pack(BATCH, size, per_row, np.random.default_rng(0))
@@ -321,7 +321,7 @@ def test_shards_and_packed_rows_have_the_same_masks_without_communication(per_ro
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_an_added_special_token_is_not_predicted(unit):
-    """Unless those of BERT may be too."""
+    """Unless BERT's special tokens may be predicted too."""
     marker = 50
     tokenizer = SimpleNamespace(**vars(TOKENIZER) | {"marker_ids": (marker,)})
     batch = {name: values[:200] for name, values in BATCH.items()}
@@ -351,7 +351,7 @@ def test_more_predictions_than_places_are_refused_in_one_line():
     ids=["token", "whole_word", "span", "fairseq"],
 )
 def test_masks_of_before(fields, alone, packed):
-    """The bits at 1a94006, before tokens could be drawn by weight or over a batch."""
+    """The bits are those of commit 1a94006, before weights and budgets of a batch existed."""
     few = make_batch(300)
     batches = {alone: few}
     if packed:

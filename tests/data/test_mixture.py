@@ -1,4 +1,4 @@
-"""Mixtures on disk: a store for each component, one tokenizer, and runs that refuse other ones."""
+"""Mixtures on disk: a store for each component, one tokenizer, and runs that refuse others."""
 
 import dataclasses
 import json
@@ -10,6 +10,8 @@ from bertjax import config as configs
 from bertjax import pretraining
 from bertjax.data import corpus, mask_weights, prepare, store, stores, tokenizer
 from bertjax.errors import DataError, UsageError
+
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
 NOUNS = {"books": ["whale", "ship", "sailor"], "wiki": ["comet", "orbit", "planet"]}
 VOCAB = [
@@ -54,7 +56,7 @@ def with_data(config, name, **fields):
 
 
 def only(config, *names):
-    """The config with these components alone; with none, one that reads "books" without mixture."""
+    """The config with only these components; without names, "books" as a single corpus."""
     if not names:
         return dataclasses.replace(config, mixture={}, data=config.mixture["books"].data)
     return dataclasses.replace(config, mixture={k: config.mixture[k] for k in names})
@@ -78,7 +80,7 @@ def test_each_component_is_the_store_of_its_own_corpus(config, tmp_path):
         theirs = files_of(alone / "store")
         reports = [json.loads(f.pop("manifest.json")) for f in (mine, theirs)]
         assert mine == theirs
-        assert reports[0].pop("report") != reports[1].pop("report")  # the one names its component
+        assert reports[0].pop("report") != reports[1].pop("report")  # one names its component
         assert reports[0] == reports[1]
         assert manifests[name]["report"].startswith(f"{name:12}     documents")
         assert files_of(tmp_path / "w" / "tokenizer") == files_of(alone / "tokenizer")
@@ -100,7 +102,7 @@ def test_stores_are_opened_in_order_of_name(config, tmp_path):
 
 
 def test_counts_of_a_mixture_are_those_of_what_is_read(config, tmp_path):
-    """Of 4 tokens 3 are of wiki, whatever the sizes: that is how often masking takes an id to be."""
+    """3 of 4 tokens come from wiki, whatever the sizes; masking uses these counts."""
     smooth = dataclasses.replace(config, masking=configs.Masking(smoothing=0.5))
     prepare.prepare(smooth, tmp_path / "w", progress=False)
     books, wiki = (store.read_unigrams(tmp_path / "w" / "store" / n) for n in ("books", "wiki"))
@@ -204,11 +206,11 @@ def test_the_shared_tokenizer_learns_from_every_component(config, tmp_path, kind
     model = tokenizer.load(tmp_path / "w" / "tokenizer")
     assert {m["tokenizer_sha256"] for m in manifests.values()} == {model.sha256}
     letters = set("".join(model.tokens(range(5, model.vocab_size))))
-    assert {"w", "c"} <= letters  # each is in one corpus only
+    assert {"w", "c"} <= letters  # each letter is in only one corpus
 
 
 def test_texts_for_the_tokenizer_are_shared_by_weight(config, tmp_path, monkeypatch):
-    """Of a budget of 4,000 bytes, wiki (weight 3) gives 3,000 and books 1,000."""
+    """For a budget of 4,000 bytes, wiki (weight 3) gives 3,000 and books 1,000."""
     write_corpus(tmp_path / "wiki.jsonl", NOUNS["wiki"], 4000)
     write_corpus(tmp_path / "books.jsonl", NOUNS["books"], 4000)
     monkeypatch.setitem(prepare.TRAINING_BYTES, "wordpiece", 4000)
@@ -223,7 +225,7 @@ def test_texts_for_the_tokenizer_are_shared_by_weight(config, tmp_path, monkeypa
     monkeypatch.setattr(prepare.train_tokenizer, "train", record)
     config = dataclasses.replace(config, tokenizer=configs.Tokenizer())
     prepare.prepare(config, tmp_path / "w", progress=False)
-    # Documents of 45 bytes are taken by a hash: a deviation of sqrt(bytes * 45).
+    # A hash selects documents of 45 bytes, so the deviation is sqrt(bytes * 45).
     assert abs(read["wiki"] - 3000) < 4 * (3000 * 45) ** 0.5
     assert abs(read["books"] - 1000) < 4 * (1000 * 45) ** 0.5
 

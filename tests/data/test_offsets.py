@@ -1,4 +1,4 @@
-"""Every piece of a text knows the characters that it came from."""
+"""Every piece of a text has the right characters of the text."""
 
 import unicodedata
 
@@ -53,7 +53,7 @@ def published():
 
 
 def check(model, texts):
-    """The laws: ids are those of `encode`; pieces go forward, inside the text."""
+    """Laws: the ids are those of `encode`; pieces move forward and stay inside the text."""
     found = model.encode_with_offsets(texts)
     assert [ids for ids, _ in found] == model.encode(texts)
     for text, (ids, offsets) in zip(texts, found, strict=True):

@@ -19,7 +19,7 @@ def pack_lengths(lengths, predictions=None, order=None, **limits):
 
 
 def test_each_example_goes_into_the_fullest_row_that_holds_it():
-    # 6 opens a row, 7 another; 3 fits both and 7's is fuller; 4 fits 6's; 2 opens a third.
+    # 6 and 7 open a row each. 3 fits both, and 7's row is fuller. 4 fits 6's row. 2 opens a third.
     assert rows_of(*pack_lengths([6, 7, 3, 4, 2])) == [[0, 3], [1, 2], [4]]
 
 
@@ -48,7 +48,7 @@ def test_laws_of_packing(max_per_row, max_predictions):
     assert all(1 <= len(row) <= max_per_row for row in rows)
     assert max(lengths[row].sum() for row in rows) == 128
     assert max(predictions[row].sum() for row in rows) <= max_predictions
-    # Within a row, in the order of arrival; of rows, in the order of their first example.
+    # Examples of a row are in the order of arrival, and rows in the order of their first example.
     place = np.argsort(order)
     assert all((np.diff(place[row]) > 0).all() for row in rows)
     assert (np.diff(place[members[first[:-1]]]) > 0).all()
@@ -56,7 +56,7 @@ def test_laws_of_packing(max_per_row, max_predictions):
     np.testing.assert_array_equal(members, again[0])
     if max_per_row == 16 and max_predictions == 24:
         assert lengths.sum() / (128 * len(rows)) > 0.98
-    # No two rows that follow each other would have fitted into one, but for those left open.
+    # No two neighboring rows would fit into one, except the rows left open at the end.
     full = np.add.reduceat(lengths[members], first[:-1])
     if max_per_row == 16:
         assert np.mean(full[:-200] < 64) < 0.01

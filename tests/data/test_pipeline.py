@@ -31,7 +31,7 @@ def differs(a, b):
 
 
 def epoch_of(batches, epoch):
-    """All rows of one epoch, one after the other; batches may hold the ends of others."""
+    """All rows of one epoch in order; a batch may also hold rows of a neighboring epoch."""
     first, end = epoch * num_rows(batches), (epoch + 1) * num_rows(batches)
     size = batches._stage.phase.batch_size
     steps = range(first // size, -(-end // size))
@@ -112,7 +112,7 @@ def test_rows_are_the_rows_of_the_global_batch(rows):
 
 
 def test_a_far_step_builds_no_more_than_its_own_epoch(monkeypatch):
-    """Beside epoch 0, which every start builds for the length of an epoch."""
+    """The exception is epoch 0: every start builds it for the length of an epoch."""
     built = []
     build = epochs_lib.build_index
 
@@ -161,7 +161,7 @@ def test_static_patterns_repeat_examples_with_their_masks():
     assert sum(by_id[0][i] != by_id[1][i] for i in by_id[0].keys() & by_id[1].keys()) > 100
     dynamic = make()
     again = {r.tobytes() for r in np.asarray(mask(epoch_of(dynamic, 2))["input_ids"])}
-    assert len(again & set(by_id[0].values())) < 0.02 * len(again)  # short ones, by chance
+    assert len(again & set(by_id[0].values())) < 0.02 * len(again)  # short examples, by chance
 
 
 # ---- held-out
@@ -179,7 +179,7 @@ def test_heldout_examples_come_once(most, batch_size):
     assert len(set(ids[: batches.num_examples])) == batches.num_examples
     assert (ids[batches.num_examples :] == -1).all()
     assert len(ids) - batches.num_examples < batch_size
-    # Rows that pad hold a sequence, so that nothing divides by its length 0.
+    # Rows that fill the batch hold a sequence, so that nothing divides by a length of 0.
     assert (np.concatenate([part["attention_mask"] for part in parts]).sum(1) >= 4).all()
     for i, part in enumerate(parts):
         assert_same(batches.batch(i), part)
@@ -345,7 +345,7 @@ def unpack(batch):
     for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
         mine = batch["segment_ids"][row] == slot + 1
         count = mine.sum()
-        # One stretch of the row, starting where it says, with positions of its own.
+        # An example is one stretch of the row, starts at its [CLS] position, and counts from 0.
         assert np.flatnonzero(mine).tolist() == list(
             range(batch["cls_positions"][row, slot], batch["cls_positions"][row, slot] + count)
         )
@@ -370,7 +370,7 @@ def test_packed_rows_hold_the_examples_of_unpacked_ones(builder):
         {name: values[mine] for name, values in found.items()},
         {name: values[order] for name, values in expected.items()},
     )
-    # What is no example is padding, in every field.
+    # Places outside examples are padding in every field.
     padding = batch["segment_ids"] == 0
     np.testing.assert_array_equal(padding, batch["attention_mask"] == 0)
     for name in ("input_ids", "token_type_ids", "position_ids"):
@@ -442,7 +442,7 @@ def test_a_mixture_masks_as_if_the_epochs_of_its_components_took_turns():
 
 
 def heldout_examples(mode):
-    """The batches of `mode`, and (component, example id) of every example in them, sorted."""
+    """The batches of `mode`, and the sorted (component, example id) of all their examples."""
     evaluation = Evaluation(num_examples=40, batch_size=16)
     batches = make_mode("sentence_pair_nsp", mode, pipeline.HeldoutBatches, evaluation=evaluation)
     parts = [batches.batch(i) for i in range(batches.num_batches)]
@@ -466,7 +466,7 @@ def test_heldout_examples_are_the_same_packed(mode):
 
 
 def test_stages_go_on_where_the_last_one_stopped():
-    """A ramp reads the rows that one batch size would have read."""
+    """A ramp of batch sizes reads the same rows as a single batch size."""
     whole = make()
     later = make(first_row=5 * 16, phase=dataclasses.replace(PHASE, batch_size=32))
     expected = [whole.batch(5), whole.batch(6)]
@@ -475,7 +475,7 @@ def test_stages_go_on_where_the_last_one_stopped():
 
 
 def of_sentences(counts, length=9):
-    """A store whose documents have so many sentences of `length` tokens."""
+    """A store whose documents have `counts` sentences of `length` tokens."""
     documents = np.cumsum([0, *counts])
     sentences = np.arange(documents[-1] + 1) * length
     tokens = np.arange(4, 4 + sentences[-1], dtype=np.uint16)
@@ -484,7 +484,7 @@ def of_sentences(counts, length=9):
 
 @pytest.mark.parametrize("builder", ["segment_pair_nsp", "sentence_pair_nsp"])
 def test_labels_that_are_all_random_are_refused(builder):
-    """Tweets, titles; or sentences that each fill an example."""
+    """Tweets or titles, or sentences that each fill an example."""
     lines = {"counts": [1] * 150}, {"counts": [5] * 50, "length": 40}
     for fields in lines[: 1 + (builder == "segment_pair_nsp")]:
         with pytest.raises(DataError, match=r'^100.0% of the next-sentence labels are "random"'):
@@ -500,7 +500,7 @@ def test_labels_that_are_mostly_random_are_said():
     assert "100.0% of the next-sentence labels" in make(store=of_sentences([1] * 50)).describe()
     said = make(store=of_sentences([1] * 200 + [2] * 50)).describe()
     share = float(said.split('% of the next-sentence labels "random" (WARNING')[0].split()[-1])
-    assert 85 < share < 94  # of pairs, 200 random and 50 with probability one half
+    assert 85 < share < 94  # 200 pairs are random, 50 more with probability one half
     said = make(store=of_sentences([4] * 100)).describe()
     assert '% of the next-sentence labels "random"' in said
     assert "WARNING" not in said

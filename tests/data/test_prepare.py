@@ -1,4 +1,4 @@
-"""Text in, store out: complete, the same for any number of workers, whole or not there at all."""
+"""Text in, store out: complete, the same for any number of workers, and never half written."""
 
 # ruff: noqa: F811 (a fixture of another module)
 
@@ -20,6 +20,8 @@ from bertjax.data.prepare import prepare
 from bertjax.data.tokenize import share
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.processes.lock import Lock
+
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +102,7 @@ def test_tokenizer_is_trained_on_train_documents_only(config, tmp_path, kind):
     run(config, tmp_path / "w")
     texts += [f"{'zq' * (i % 5 + 1)} " * 50 + str(i) + "." for i in range(40)]
     held = [t for t in texts if share(t) < 0.1]
-    texts = [t for t in texts if "zq" not in t or t in held]  # z and q are held out altogether
+    texts = [t for t in texts if "zq" not in t or t in held]  # z and q are only in held-out texts
     assert "zq" in "".join(texts)
     write_jsonl(tmp_path / "corpus.jsonl", texts)
     settings = {"path": None, "kind": kind, "vocab_size": 100}
@@ -238,7 +240,7 @@ def start(config, tmp_path, most=0):
 
 
 def test_a_full_disk_leaves_nothing_half_written(config, tmp_path):
-    """No file may grow beyond a limit: the write fails in the middle, as on a full disk."""
+    """A limit on file sizes makes the write fail in the middle, as on a full disk."""
     output, _ = start(config, tmp_path, most=4096).communicate(timeout=60)
     assert output.startswith("StorageError ")
     assert output.strip().endswith("File too large")
@@ -296,7 +298,7 @@ def test_weights_keep_their_tokenizer(trained, tmp_path):
         ({"vocab_size": 90}, "config.tokenizer.vocab_size=90, made with 100"),
         ({"lowercase": False}, "config.tokenizer.lowercase=False, made with True"),
     ):
-        with pytest.raises(UsageError, match=f"{said}.*: the weights in .*w/checkpoints read"):
+        with pytest.raises(UsageError, match=f"{said}.*: the weights in .*w/checkpoints need"):
             run(change(trained, tokenizer=fields), tmp_path / "w")
     assert files_of(tmp_path / "w") == before
 
@@ -308,8 +310,8 @@ def test_weights_go_on_with_other_text_and_that_is_said(trained, tmp_path, capsy
     other = change(trained, data={"files": str(tmp_path / "more.jsonl")})
     second = prepare(other, tmp_path / "w")
     said = " ".join(capsys.readouterr().err.split())
-    assert "the weights in W go on with other text: config.data.files=" in said
-    assert "/w/tokenizer, by which the weights in W read their ids" in said
+    assert "the weights in W continue on other text: config.data.files=" in said
+    assert "/w/tokenizer, the tokenizer of the weights in W" in said
     assert (tmp_path / "w" / "tokenizer" / "tokenizer.json").read_bytes() == before
     assert second["tokenizer"] == first["tokenizer"]
     assert second["tokenizer_sha256"] == first["tokenizer_sha256"]
@@ -325,9 +327,9 @@ def test_what_a_refused_run_left_is_no_weights(trained, tmp_path):
 def test_weights_whose_tokenizer_is_lost_get_no_new_one(trained, tmp_path):
     saved = tmp_path / "w" / "tokenizer"
     saved.rename(tmp_path / "aside")
-    with pytest.raises(UsageError, match=r"tokenizer\.path is unset, and .* is not there; set it"):
+    with pytest.raises(UsageError, match=r"tokenizer\.path is unset, and .* is missing; set the"):
         run(trained, tmp_path / "w")
-    with pytest.raises(UsageError, match="another tokenizer"):  # the store knows its hash
+    with pytest.raises(UsageError, match="another tokenizer"):  # the store holds its hash
         run(change(trained, tokenizer={"path": str(tmp_path / "vocab.txt")}), tmp_path / "w")
     run(change(trained, tokenizer={"path": str(tmp_path / "aside")}), tmp_path / "w")
     assert saved.is_dir()
@@ -338,7 +340,7 @@ def test_weights_that_were_converted_bring_their_tokenizer(config, tmp_path):
     (place / "checkpoints" / "0").mkdir(parents=True)
     theirs = tokenizer.load(tmp_path / "vocab.txt", lowercase=False)
     theirs.save(place / "tokenizer")
-    with pytest.raises(UsageError, match="another tokenizer"):  # lower-cases
+    with pytest.raises(UsageError, match="another tokenizer"):  # this one lower-cases
         run(config, place)
     manifest = run(change(config, tokenizer={"path": None}), place)
     assert manifest["tokenizer_sha256"] == theirs.sha256

@@ -1,4 +1,4 @@
-"""What `prepare` says of a corpus: loudly where it is most likely the wrong text or vocabulary."""
+"""The report of `prepare` on a corpus: it warns if text or vocabulary are most likely wrong."""
 
 import json
 import re
@@ -9,6 +9,8 @@ from bertjax import config as configs
 from bertjax.data import report, sources, store, tokenizer
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
 WORDS = {
     "cased": ["The", "Old", "Clock", "Was", "Slow", "the", "old", "clock", "was", "slow"],
@@ -26,7 +28,7 @@ def configured(tmp_path, texts=None, vocab="uncased", lowercase=True, **groups):
     path = tmp_path / f"{vocab}.txt"
     pieces = [*tokenizer.WORDPIECE_SPECIALS, *WORDS[vocab], "."]
     path.write_text("\n".join(pieces) + "\n")
-    if vocab == "cased" and lowercase:  # refused of a vocab.txt; a tokenizer.json says it itself
+    if vocab == "cased" and lowercase:  # refused for a vocab.txt; a tokenizer.json may say so
         path = tokenizer.WordPiece(pieces, lowercase=True).save(tmp_path / "tokenizer")
     tree = {
         "data": {"num_workers": 1, "heldout_fraction": 0.2},
@@ -65,8 +67,8 @@ FOREIGN = ["An old uhr was slow. A clock was old."] * 30
             CAPITALS,
             "cased",
             True,
-            "the vocabulary is cased .45% of its pieces have a capital, 'The"
-            "' for one., but text is lower-cased first: .* take the files of a cased tokenizer",
+            "the vocabulary is cased .45% of its pieces have a capital, such as 'The'., but text "
+            "is lower-cased first: .* take the files of a cased tokenizer",
         ),
         (
             SMALL,
@@ -96,7 +98,7 @@ def test_text_and_vocabulary_that_do_not_fit(tmp_path, texts, vocab, lowercase, 
 
 
 def test_letters_without_capitals_are_no_lower_cased_text(tmp_path):
-    """Chinese, or Georgian, with the cased multilingual vocabulary."""
+    """Chinese or Georgian text, as with the cased multilingual vocabulary."""
     _, warnings = said(configured(tmp_path, ["日本 ქართული."] * 30, "cased", False), tmp_path)
     assert "was lower-cased before" not in warnings
 
@@ -174,7 +176,7 @@ def test_every_component_is_looked_at_before_the_first_is_tokenized(tmp_path, mo
     [
         (CAPITALS[:2], {"heldout_fraction": 0.0}, "no document is held out for evaluation"),
         (["<p>The clock was old.</p>"] * 9, {}, "100% of the documents hold HTML tags or entit"),
-        (["The clockâ€™s old. It was."] * 9, {}, "100% .* characters that a wrong decoding leaves"),
+        (["The clockâ€™s old. It was."] * 9, {}, "100% .* characters of a wrong decoding"),
         (["The clock was old."] * 9, {}, "5.0 tokens on average: is config.data.text_field='text'"),
     ],
 )
@@ -184,8 +186,7 @@ def test_notes(tmp_path, texts, fields, note):
 
 
 def test_the_form_that_was_taken_and_lines_that_never_end_a_document(tmp_path, monkeypatch):
-    for module in ("sources", "tokenize"):
-        monkeypatch.setattr(f"bertjax.data.{module}.SENTENCES_DOCUMENT", 100)
+    monkeypatch.setattr("bertjax.data.readers.text_files.SENTENCES_DOCUMENT", 100)
     (tmp_path / "a.txt").write_text("The clock was old.\n" * 20)
     (tmp_path / "b.txt").write_text("The clock was old. The clock was slow.\n\n" * 20)
     files = {"files": f"{tmp_path}/?.txt", "num_workers": 1}

@@ -1,4 +1,4 @@
-"""A store gives back the documents that were written, and is never used when it is not whole."""
+"""A store gives back the documents that were written, and an incomplete store is never used."""
 
 import json
 
@@ -10,7 +10,7 @@ from bertjax.errors import DataError
 
 
 def write(directory, vocab_size=100, documents=(), **description):
-    """`documents`: (split, list of sentences, each a list of ids)."""
+    """Writes `documents`: (split, list of sentences, each a list of ids)."""
     with store.Writer(directory, vocab_size) as writer:
         for split, sentences in documents:
             tokens = np.concatenate(sentences)
@@ -75,7 +75,7 @@ def test_manifest_counts_and_entropy(tmp_path):
     assert manifest["report"] == "words"
     assert manifest["splits"]["train"] == {"tokens": 8, "sentences": 5, "documents": 2}
     assert manifest["splits"]["heldout"] == {"tokens": 2, "sentences": 1, "documents": 1}
-    assert manifest["unigram_entropy"] == pytest.approx(np.log(8))  # 8 ids, once each
+    assert manifest["unigram_entropy"] == pytest.approx(np.log(8))  # 8 ids, each once
 
 
 def test_the_ids_of_the_training_split_are_counted(tmp_path):

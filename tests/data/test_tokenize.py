@@ -1,4 +1,4 @@
-"""A document's sentences, side by side, are its text."""
+"""The sentences of a document, side by side, are its text."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SENTENCE = st.lists(PARTS, max_size=10).map(lambda parts: "".join(parts).strip()
 
 
 def tokenized(sentences, encoder, language="en"):
-    """Tokens [T] and where each sentence begins, [S], of one document."""
+    """The tokens [T] of one document, and the start of each sentence [S]."""
     record = Record("file", 1, 0, "sentences", "\n".join(sentences).encode())
     result = tokenize(Chunk([record], 0, Counter()), Data(language=language), encoder)
     ends = np.cumsum(result.sentence_lengths)
@@ -79,7 +79,7 @@ CASED, UNCASED = (
 
 
 def seen_in(text, form="prose", vocab=UNCASED, lowercase=True):
-    """What tokenizing one document counts."""
+    """The counts from tokenizing one document."""
     encoder = tokenizer.WordPiece(vocab, lowercase)
     result = tokenize(
         Chunk([Record("f", 1, 0, form, text.encode())], 0, Counter()), Data(), encoder
@@ -91,7 +91,7 @@ def test_unknown_tokens_and_the_words_that_hold_them_are_counted():
     text = "Paris is nice. Zürich is nice, Zürich. Rome is nice." + " Paris is nice." * 40
     seen, words = seen_in(text)
     assert seen["unknown tokens"] == 4  # a comma and three names
-    assert words == {"Zürich": 2, ",": 1}  # of the first sentence that has any
+    assert words == {"Zürich": 2, ",": 1}  # from the first sentence with unknown words
     seen, words = seen_in("Paris is nice. " * 40, lowercase=False)
     assert (seen["unknown tokens"], words) == (40, {"Paris": 1})
     assert "unknown tokens" not in seen_in("Paris is nice.")[0]

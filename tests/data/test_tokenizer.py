@@ -1,4 +1,4 @@
-"""Ids are those of the libraries; what is trained depends on the text alone."""
+"""Ids agree with the libraries, and a trained vocabulary depends only on the text."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def sentence_piece():
 
 
 def test_wordpiece_known_answer(wordpiece):
-    # The example of google-research/bert's tokenization_test.py, in ids of VOCAB.
+    # The example from google-research/bert's tokenization_test.py, in ids of VOCAB.
     (ids,) = wordpiece.encode(["UNwant\u00e9d,running"])
     assert wordpiece.tokens(ids) == ["un", "##want", "##ed", ",", "runn", "##ing"]
     assert ids == [VOCAB.index(piece) for piece in wordpiece.tokens(ids)]
@@ -95,7 +95,7 @@ def test_wordpiece_equals_the_library(texts):
     library.encode_special_tokens = True
     expected = [e.ids for e in library.encode_batch(texts, add_special_tokens=False)]
     assert model.encode(texts) == expected
-    assert model.encode(texts) == expected  # now every word is remembered
+    assert model.encode(texts) == expected  # again, with every word from memory
 
 
 def test_the_word_memory_is_bounded_and_changes_nothing(wordpiece, monkeypatch):
@@ -239,7 +239,7 @@ def test_trained_wordpiece_covers_the_corpus():
 
 
 def test_training_depends_on_the_text_alone():
-    """In new processes, because the library's hash tables are seeded once a process."""
+    """Trains in new processes, because the library seeds its hash tables once a process."""
     program = (
         "from bertjax.config import Tokenizer; from bertjax.data import train_tokenizer as t;"
         "import sys; texts = open(sys.argv[1]).read().split('.');"

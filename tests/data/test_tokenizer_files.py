@@ -1,4 +1,4 @@
-"""Which files of a folder a tokenizer is made of, for every command: what they say counts."""
+"""Every command reads the same files of a tokenizer's folder, and applies their settings."""
 
 import dataclasses
 import json
@@ -17,6 +17,8 @@ from bertjax.convert.pretrained import Hints
 from bertjax.data import byte_bpe, tokenizer, train_tokenizer, wordpiece
 from bertjax.data.prepare import prepare
 from bertjax.errors import DataError, UsageError
+
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
 VOCAB = [
     *wordpiece.SPECIALS,
@@ -104,7 +106,7 @@ def test_a_wish_settles_files_that_contradict_each_other(tmp_path):
     directory = folder(tmp_path, UNCASED)
     tokenizer.load(directory).save(directory)
     (directory / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    with pytest.raises(DataError, match=r"say config\.tokenizer\.lowercase=true or false"):
+    with pytest.raises(DataError, match=r"set config\.tokenizer\.lowercase=true or false"):
         tokenizer.load(directory)
     for wish in (True, False):
         assert tokenizer.load(directory, wish).lowercase is wish
@@ -121,7 +123,7 @@ def test_a_wish_settles_files_that_contradict_each_other(tmp_path):
         ({"unk_token": "<unk>"}, r"unk_token='<unk>', but vocab.txt has '\[UNK\]'"),
         ({"pad_token": {"content": "<p>"}}, r"pad_token='<p>', but vocab.txt has '\[PAD\]'"),
         ({"added_tokens_decoder": {"9" * 5000: {}}}, "must be an object of ids"),
-        ({"added_tokens_decoder": {"16": {"content": "\ud800"}}}, "is no text"),
+        ({"added_tokens_decoder": {"16": {"content": "\ud800"}}}, "is not valid text"),
         ({"additional_special_tokens": [5]}, "added token '5' has no content"),
     ],
     ids=lambda value: str(value)[:40],
@@ -177,12 +179,12 @@ def test_a_sentencepiece_model_says_its_casing_itself(tmp_path):
         tokenizer.load(saved)
 
 
-# What the commands make of it
+# How the commands read a folder
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A config of one small file, and `prepare` on it as the command does."""
+    """A function that runs `prepare` on one small file, as the command does."""
     (tmp_path / "a.txt").write_text("The Café of Paris.\nparis the.\n\nThe the.\n")
     data = configs.Data(files=str(tmp_path / "a.txt"), num_workers=1, heldout_fraction=0.0)
     config = dataclasses.replace(configs.Config(), data=data).with_model(vocab_size=0)

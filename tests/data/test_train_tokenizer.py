@@ -1,4 +1,4 @@
-"""Byte-level BPE is learned as plain Python learns it (the other kinds: test_tokenizer.py)."""
+"""Byte-level BPE learns the same merges as plain Python (other kinds: test_tokenizer.py)."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def with_path(config, path):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(PARTS, min_size=1, max_size=30).map("".join), min_size=1, max_size=4))
 def test_merges_are_those_of_plain_counting(texts):
-    """Texts of few letters, so that many pairs are equally frequent and many overlap."""
+    """Texts have few letters, so many pairs are equally frequent and many overlap."""
     model = train(texts, SMALLEST + 30)
     assert model.merges == reference.learn_merges(texts, 30)
     assert model.vocab_size == SMALLEST + len(model.merges)
@@ -63,7 +63,7 @@ def test_merges_of_prose():
 
 def test_the_rule_where_pairs_are_equally_frequent():
     assert train(["ba ba", "ab ab"], SMALLEST + 2).merges == [("a", "b"), ("b", "a")]
-    # Each "aaa" holds (a, a) twice: it occurs four times, (b, c) three times.
+    # Each "aaa" holds (a, a) twice, so (a, a) occurs four times and (b, c) three times.
     assert train(["aaa", "bcx", "bcy", "bcz", "aaa"], SMALLEST + 1).merges == [("a", "a")]
 
 
@@ -87,7 +87,7 @@ def test_special_tokens_in_the_corpus_are_text():
 
 
 def test_learning_depends_on_the_text_alone(tmp_path):
-    """In new processes, because hash tables are seeded once a process."""
+    """Trains in new processes, because hash tables are seeded once a process."""
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(p.read_text() for p in sorted((ROOT / "bertjax").rglob("*.py"))))
     program = (
@@ -126,7 +126,7 @@ def test_a_small_corpus_gives_a_smaller_vocabulary():
 
 
 def check_prepared(config, original, workdir):
-    """The store holds the ids of `original`, and the saved tokenizer gives them again."""
+    """Asserts that the store and the saved tokenizer have the ids of `original`."""
     manifest = prepare(config, workdir, progress=False)
     again = tokenizer.load(workdir / "tokenizer")
     assert (again.kind, again.vocab_size) == ("byte_bpe", original.vocab_size)

@@ -1,4 +1,4 @@
-"""Vocabularies too large to be any: refused within 2 s of processor time and 500 MB."""
+"""Files too large for any vocabulary are refused within 2 s of processor time and 500 MB."""
 
 import subprocess
 import sys
@@ -43,15 +43,15 @@ def check_refused(path, message):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("tokenizer.json", listed("[]", LARGE // 3), "bytes; none has over"),
-        ("vocab.json", listed("[]", LARGE // 3), "bytes; none has over"),
+        ("tokenizer.json", listed("[]", LARGE // 3), "bytes; no vocabulary has over"),
+        ("vocab.json", listed("[]", LARGE // 3), "bytes; no vocabulary has over"),
         ("tokenizer.json", listed("[]", vocabulary.MAX_BYTES // 3 - 1), "values; no vocabulary"),
         ("tokenizer.json", listed('{"":0}', VALUES), "values; no vocabulary"),
         ("tokenizer.json", listed("[]", VALUES - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed("[[[[]]]]", VALUES // 4 - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed('{"":[]}', VALUES // 3 - 1), "not a tokenizer.json"),
         ("tokenizer.json", listed("999", vocabulary.MAX_BYTES // 4 - 1), "not a tokenizer.json"),
-        ("vocab.txt", "\n" * LARGE, "bytes; none has over"),
+        ("vocab.txt", "\n" * LARGE, "bytes; no vocabulary has over"),
         ("vocab.txt", "\n" * (PIECES + 1), "lines; no vocabulary"),
         ("vocab.txt", "\n" * vocabulary.MAX_BYTES, "no vocabulary has over"),
         ("x.model", "\n\x03\n\x01a" * (vocabulary.MAX_BYTES // 5), "no vocabulary has over"),
@@ -82,7 +82,7 @@ def test_a_piece_that_no_line_holds_is_refused():
 
 
 def test_the_largest_published_vocabulary_fits(tmp_path):
-    """LaBSE's size, as it is published and as it is saved here."""
+    """LaBSE's size, in its published form and as bertjax saves it."""
     specials = list(tokenizer.WORDPIECE_SPECIALS)
     pieces = [*specials, *(f"{i:010d}" for i in range(501_153 - len(specials)))]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces))
@@ -91,7 +91,7 @@ def test_the_largest_published_vocabulary_fits(tmp_path):
 
 
 def test_a_large_byte_level_bpe_fits(tmp_path):
-    """Three times RoBERTa's, its merges as pairs."""
+    """Three times the size of RoBERTa's, with merges as pairs."""
     letters = [chr(0x4E00 + i) for i in range(387)]
     merges = [(a, b) for a in letters for b in letters]
     pieces = [*byte_bpe.SPECIALS, *letters, *(a + b for a, b in merges)]

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Google's rules of WordPiece against google-research/bert's, written out in Python."""
+"""Google's rules of WordPiece agree with google-research/bert's rules, written out in Python."""
 
 import json
 import random
@@ -59,7 +59,7 @@ def basic(text, lowercase):
 
 
 def pieces_of(word, vocab):
-    """Greedy longest match first; [UNK] for the whole word where it fails or is too long."""
+    """Greedy longest match first; a word without a match, or too long, is [UNK] as a whole."""
     pieces, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""
@@ -103,7 +103,7 @@ def test_where_the_rules_differ(text):
 
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_every_character(lowercase):
-    """Between letters, as the Unicode of this Python has it; unassigned there is unknown here."""
+    """Every character between letters, by this Python's Unicode; unassigned ones are skipped."""
     model = google(lowercase=lowercase)
     normalize = model._backend.normalizer.normalize_str
     split = model._backend.pre_tokenizer.pre_tokenize_str
@@ -112,7 +112,7 @@ def test_every_character(lowercase):
     characters = []
     for i in range(sys.maxunicode + 1):
         category = unicodedata.category(chr(i))
-        many = category == "Lo" and i % 16  # ideographs and the like are all alike
+        many = category == "Lo" and i % 16  # ideographs and other letters behave alike
         if i in edges or not (category in ("Cs", "Cn", "Co") or i in CHANGED or many):
             characters.append(chr(i))
     for start in range(0, len(characters), 1000):
@@ -187,7 +187,7 @@ def test_who_has_which_rules(tmp_path):
     for place in (path, tmp_path):
         found, notes = tokenizer.read(TokenizerConfig(path=str(place)))
         assert found.ruleset == "google"
-        assert notes[0].startswith("rules: google, as vocab.txt lies beside google-research")
+        assert notes[0].startswith("rules: google, because vocab.txt is beside google-research")
     assert tokenizer.load(path, rules="huggingface").ruleset == "huggingface"
     (tmp_path / "tokenizer_config.json").write_text("{}")  # as Hugging Face has it
     assert tokenizer.load(path).ruleset == "huggingface"

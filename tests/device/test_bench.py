@@ -218,7 +218,7 @@ CASES = {
         "--lengths=65: {root}/float32.onnx has positions for 64 tokens",
     ),
     "no lengths": ([FILE, SOURCE, TEXTS, "--lengths=8,x"], errors.USAGE, "--lengths=8,x: expected"),
-    "length of 2": ([FILE, SOURCE, TEXTS, "--lengths=2"], errors.USAGE, "numbers of tokens from 3"),
+    "length of 2": ([FILE, SOURCE, TEXTS, "--lengths=2"], errors.USAGE, "counts of 3 or more"),
     "no folder": ([FILE, SOURCE, TEXTS, "--json={root}/no/b.json"], errors.USAGE, "no such folder"),
     "empty texts": ([FILE, SOURCE, "--texts={root}/empty.txt"], errors.DATA, "an empty file"),
     "dev a folder": (
@@ -252,7 +252,7 @@ def test_positions_of_a_source_are_known_too(root):
 
 def test_another_models_tokenizer_is_suspected_where_ids_are_beyond_the_vocabulary(root):
     opened = programs.open_export(str(root / "float32.onnx"), 1)
-    with pytest.raises(DataError, match=r"does not run .*; is the tokenizer its own"):
+    with pytest.raises(DataError, match=r"does not run .*; is the tokenizer the model's"):
         bench._require_lengths(opened, 8, bench._Batches(np.full(9, 5000), TOKENIZER))
 
 
@@ -275,7 +275,7 @@ def test_frozen_axes_are_refused(root, tmp_path):
     model = onnx.load(root / "float32.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / "one.onnx")
-    with pytest.raises(DataError, match=r"input_ids \[1, .*axes of one size"):
+    with pytest.raises(DataError, match=r"input_ids \[1, .*axes of fixed size"):
         programs.open_export(str(tmp_path / "one.onnx"), 1)
 
 
@@ -287,7 +287,7 @@ def test_absent_package_is_named(root, monkeypatch):
 
 def test_a_process_that_fails_says_why(root):
     batch = texts.batch(np.arange(5, 25), TOKENIZER, 1, 8)
-    with pytest.raises(DataError, match=r"absent.onnx: a process that runs it alone fails"):
+    with pytest.raises(DataError, match=r"absent.onnx: fails in a process of its own"):
         startup.measure(str(root / "absent.onnx"), Hints(), batch, 1)
 
 

@@ -11,6 +11,8 @@ from bertjax.errors import UsageError
 from bertjax.finetune import commands
 from bertjax.metrics import writer
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 SHORT = {"finetune__epochs": 1.0, "finetune__buckets": 0, "objective__distill": 1.0}
 
 

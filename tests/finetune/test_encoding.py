@@ -102,7 +102,7 @@ def test_labels():
     np.testing.assert_array_equal(labels, np.array([2.5, np.nan], np.float32))
     unlabelled = dataclasses.replace(PAIR, training=False)
     assert encode([pair("a", "b", None)], TOKENIZER, unlabelled).labels.tolist() == [-1]
-    with pytest.raises(DataError, match="example id: no label, nor have 1 others; training"):
+    with pytest.raises(DataError, match="example id: no label, and 1 others have none; training"):
         encode([pair("a", "b", None), pair("a", "b", None)], TOKENIZER, PAIR)
     with pytest.raises(DataError, match="example 2: no label"):
         encode(numbers, TOKENIZER, dataclasses.replace(settings, training=True))

@@ -16,6 +16,8 @@ from bertjax.finetune.scoring import squad_scores
 from bertjax.finetune.tasks import TASKS, Task
 from bertjax.metrics import writer
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 # What must be reached on the examples that were trained on.
 LEARNED = {
     "sst2": {"accuracy": 1.0},

@@ -36,7 +36,7 @@ def test_rows(source, task, rows):
 def test_the_line_says_what_is_kept_and_what_is_drawn_anew():
     _, line = reorder(("CONTRADICTION", "NEUTRAL", "ENTAILMENT"), ("entailment", "not_entailment"))
     assert line == (
-        "classifier: kept by name: entailment (row 2); drawn anew: not_entailment; "
+        "classifier: kept by name: entailment (row 2); reinitialized: not_entailment; "
         "not used: CONTRADICTION, NEUTRAL"
     )
     assert "by position: no, yes" in reorder(("LABEL_0", "LABEL_1"), ("no", "yes"))[1]

@@ -189,7 +189,7 @@ def test_figures_are_said_where_there_are_labels(models, tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert "figures (4 with a label): accuracy 0.7500" in said
-    assert "labels that the model has not, and that are not scored: 'x' (1)" in said
+    assert "labels that the model does not have, not scored: 'x' (1)" in said
 
 
 def test_scores_of_regression_are_on_the_scale_of_the_targets(tmp_path, models):
@@ -258,7 +258,7 @@ def test_words_keep_their_tags_in_conll_text_and_json(models, tmp_path, capsys):
     rows = [{"tokens": ["a", "b"], "ner_tags": ["O", "B-x"]}, {"words": ["c"]}]
     assert of(models["token"], tmp_path / "d.jsonl", jsonl(*rows)) == first
     damaged = of(models["token"], tmp_path / "e.conll", "a O\nb\n\nc O\n")
-    assert "e.conll:2: 1 columns, and the first line has 2" in damaged[0]["error"]
+    assert "e.conll:2: 1 columns, but the first line has 2" in damaged[0]["error"]
     assert damaged[1]["words"] == ["c"]
 
 
@@ -304,7 +304,7 @@ def test_a_number_that_cannot_be_read_is_no_label(models, tmp_path, capsys):
     found = of(models["regression"], tmp_path / "a.jsonl", jsonl(*rows))
     assert all(np.isfinite(line["score"]) for line in found)
     said = capsys.readouterr().err
-    assert "labels that are no number, and that are not scored: 'n/a' (1), '[3]' (1)" in said
+    assert "labels that are not numbers, not scored: 'n/a' (1), '[3]' (1)" in said
     assert "2 with a label" in said
 
 

@@ -16,6 +16,8 @@ from bertjax.finetune import opening, recipes, resolve, runs, tasks
 from bertjax.finetune.job import Finetuning
 from bertjax.metrics import writer
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 EACH = "finetune__evaluations_per_epoch"
 
 

@@ -20,6 +20,8 @@ from bertjax.errors import RESTART, UsageError
 from bertjax.finetune import runs
 from bertjax.metrics import writer
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 GRID = {
     "grid__learning_rate": (1e-3, 3e-3),
     "grid__epochs": (2.0, 3.0),

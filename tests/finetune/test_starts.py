@@ -79,13 +79,13 @@ def test_the_top_blocks_and_the_pooler_are_drawn_anew_and_nothing_else(layers):
         kept = 2 - layers
         np.testing.assert_array_equal(new[:kept], theirs[:kept])
         np.testing.assert_array_equal(new[kept:], ours[kept:])
-    assert lines[-1] == f"drawn anew: the top {layers} blocks and the pooler"
+    assert lines[-1] == f"reinitialized: the top {layers} blocks and the pooler"
 
 
 def test_without_a_pooler_none_is_drawn():
     found, _, lines = started(source("none"), head="token", labels=("O", "B-x"), reinit_layers=1)
     assert "pooler" not in found
-    assert lines[-1] == "drawn anew: the top 1 blocks"
+    assert lines[-1] == "reinitialized: the top 1 blocks"
 
 
 def test_more_layers_than_there_are():
@@ -117,8 +117,8 @@ def test_a_classifier_that_lacks_a_label_is_drawn_anew():
     assert same(found["pooler"], of.params["pooler"])
     assert same(found["blocks"], of.params["blocks"])
     assert lines[1] == (
-        "classifier: kept by name: entailment (row 0); drawn anew: not_entailment; not used: "
-        "neutral, contradiction; as a label is missing, all of it is drawn anew"
+        "classifier: kept by name: entailment (row 0); reinitialized: not_entailment; not used: "
+        "neutral, contradiction; as a label is missing, all of it is reinitialized"
     )
 
 
@@ -142,7 +142,7 @@ def test_regression_and_classes_do_not_share_a_classifier(labels, more):
     found, fresh, lines = started(of, labels=labels, **more)
     assert same(found["classifier"], fresh["classifier"])
     assert same(found["blocks"], of.params["blocks"])
-    assert lines[1] == "classifier: drawn anew: one is of regression, the other of classes"
+    assert lines[1] == "classifier: reinitialized: one is for regression, the other for classes"
 
 
 def test_regression_goes_on_from_regression():

@@ -22,6 +22,8 @@ from bertjax.finetune.job import Finetuning
 from bertjax.finetune.tasks import Task
 from bertjax.models.placement import Unplaced
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 T = 3.0
 HALVES = config_lib.Objective(mlm=0.0, nsp=0.0, task=0.5, distill=0.25)
 
@@ -235,7 +237,7 @@ def test_labels_go_by_name(tmp_path, capsys):
 def test_scores_are_in_the_students_units(tmp_path, capsys):
     write_task(tmp_path, "stsb", 16, 5)
     plain = opened(tmp_path, "stsb", "plain")
-    assert "logits times 1, which it does not say" in capsys.readouterr().out
+    assert "logits times 1 (assumed: it names no scale)" in capsys.readouterr().out
     of = {"task": {"name": "stsb", "target_scale": 5.0}}
     scaled = opened(tmp_path, "stsb", "scaled", given=of, task__target_scale=2.0)
     assert "teacher: its scores are its logits times 5\n" in capsys.readouterr().out
@@ -355,7 +357,7 @@ def test_a_teacher_of_classes_and_other_pieces_are_refused(tmp_path):
     classes = {"labels": ("a", "b"), "problem_type": None, "num_labels": 2}
     place = write_teacher(tmp_path, "classes", asked, **classes)
     how = DISTILLED | {"teacher__init_from": place}
-    with pytest.raises(UsageError, match="predicts classes, stsb asks for others"):
+    with pytest.raises(UsageError, match="predicts classes, which stsb cannot use"):
         opening.open(config(tmp_path, "stsb", **how), tmp_path / "w")
     pieces = (tmp_path / "vocab.txt").read_text().split("\n")[:-1]
     turned = wordpiece.WordPiece([*pieces[:-2], *pieces[:-3:-1]], lowercase=True)

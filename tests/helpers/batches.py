@@ -1,4 +1,4 @@
-"""Batches of a small store in memory."""
+"""Batches from a small store in memory."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ PHASE = Phase(steps=100, sequence_length=32, batch_size=16)
 
 
 def make_store(num_documents=60, seed=0):
-    """Realistic proportions; token t of the corpus has id t + 4."""
+    """A store with realistic lengths; token t of the corpus has id t + 4."""
     rng = np.random.default_rng(seed)
     sizes = rng.geometric(1 / 12, num_documents)
     sentences = np.cumsum([0, *rng.geometric(1 / 9, sizes.sum())])

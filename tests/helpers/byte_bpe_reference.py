@@ -1,5 +1,7 @@
-"""Byte-level BPE for comparison: a tiny vocabulary, texts that are hard to cut, `transformers`,
-and learning merges in plain Python."""
+"""References for byte-level BPE: `transformers`, and merges learned in plain Python.
+
+A tiny vocabulary and texts that are hard to cut come with them.
+"""
 
 import gzip
 import json
@@ -46,7 +48,7 @@ NASTY = [
     "x" * 150 + " 1234567890 ½ ² 3.14e-10 #hash @at <html> {} ~`",
     "<|endoftext|> [mask] < mask > madeupword0000 ##ing Ġhello Ċ",
 ]
-# What is cut differently beside one thing than beside another.
+# Parts of text that are cut differently depending on their neighbors.
 HARD = [
     *" \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
     *"\u200b\u2060\ufeff\u00ad\u180e\u0301\u0327\u20e3\ufe0f\u200d\u0e31\u093f",
@@ -59,29 +61,30 @@ HARD = [
     "the",
     " w",
 ]
-# Of openai/gpt-2's encoder.py.
+# The pattern of openai/gpt-2's encoder.py.
 PATTERN = regex.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
 
 
 def byte_characters():
-    """The character of each byte: its own in Latin-1 where that can be seen, else from 256 on."""
+    """The character of each byte: its Latin-1 character if visible, else characters from 256 on."""
     seen = [b for b in range(256) if 33 <= b <= 126 or (161 <= b <= 255 and b != 173)]
     others = [b for b in range(256) if b not in seen]
     return {b: chr(b) for b in seen} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def library_pieces(text):
-    """The pieces of `tokenizers`, in characters of bytes."""
+    """The pieces from `tokenizers`, with a character for each byte."""
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return [piece for piece, _ in splitter.pre_tokenize_str(text)]
 
 
 def learn_merges(texts, count):
-    """At most `count` merges of pairs that occur twice or more, every pair counted anew each time.
+    """At most `count` merges of pairs that occur twice or more; pairs are recounted every time.
 
-    Of equally frequent pairs the one whose pieces were there first, bytes by their characters.
+    Among equally frequent pairs, the pair with the oldest pieces comes first. Bytes are the oldest,
+    in the order of their characters.
     """
     characters = byte_characters()
     age = {character: i for i, character in enumerate(sorted(characters.values()))}
@@ -113,14 +116,14 @@ def mask_that_swallows_space():
 
 
 def transformers_tokenizer(pieces, merges, **options):
-    """The other side, given the vocabulary itself rather than files of ours."""
+    """The reference tokenizer, made from the vocabulary and not from files that bertjax wrote."""
     vocab = {piece: i for i, piece in enumerate(pieces)}
     mask = mask_that_swallows_space()
     return transformers.RobertaTokenizer(vocab=vocab, merges=merges, mask_token=mask, **options)
 
 
 def data_directory():
-    """The directory of real data; skips the test where there is none."""
+    """The directory of real data; skips the test without one."""
     if "BERTJAX_TEST_DATA" not in os.environ:
         pytest.skip("BERTJAX_TEST_DATA is unset: no published vocabularies or texts here")
     return Path(os.environ["BERTJAX_TEST_DATA"])

@@ -1,4 +1,4 @@
-"""Devices that are not there, as far as the choice of a kernel looks at them."""
+"""Stand-ins for devices, with the attributes that the choice of a kernel reads."""
 
 import types
 

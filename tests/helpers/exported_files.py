@@ -1,4 +1,4 @@
-"""Exported files of tiny fine-tuned models, with what `bench-export` takes beside them."""
+"""Exported files of tiny fine-tuned models, and the other inputs of `bench-export`."""
 
 import finetuned
 import numpy as np
@@ -10,7 +10,7 @@ LENGTHS = (8, 16)
 
 
 def write(root, kind="single", **fields):
-    """A run's directory with random weights, its exports in float32 and int8, a file of texts."""
+    """Writes a run with random weights, its exports in float32 and int8, and a file of texts."""
     pretrained = finetuned.of_kind(kind, **fields)
     source = finetuned.write(pretrained, root / "run")
     onnx_out.write(pretrained, root / "float32.onnx")
@@ -22,6 +22,6 @@ def write(root, kind="single", **fields):
 
 
 def asked(root, *names, **fields) -> Asked:
-    """What is asked of files in `root`."""
+    """The request to `bench-export` for files in `root`."""
     given = {"lengths": LENGTHS, "runs": 3, "texts": str(root / "texts.txt")} | fields
     return Asked(tuple(str(root / name) for name in names), **given)

@@ -1,4 +1,4 @@
-"""Small models to export, and what an export of them must compute."""
+"""Small models to export, and the outputs that their exports must compute."""
 
 import dataclasses
 import functools
@@ -15,19 +15,19 @@ CASES = [(kind, head, "gelu") for kind in KINDS for head in HEADS]
 CASES += [(kind, "masked_lm", "gelu_new") for kind in KINDS]
 SHAPES = [(1, 5), (3, 12), (4, 22)]  # (batch, length)
 NUM_CHOICES = 3
-# The reference runs on the largest shape: one compilation a model.
+# The reference always runs on the largest shape, so each model compiles once.
 ROWS, LENGTH = 4 * NUM_CHOICES, 24
 
 
 def small_model(kind: str = "bert", **fields) -> Pretrained:
-    """Random weights of moderate size in which every bias and scale counts."""
+    """A model with random weights of moderate size, so that every bias and scale matters."""
     pretrained = random_model(kind, **fields)
     params = jax.tree.map(lambda x: 0.25 * x, pretrained.params)
     return dataclasses.replace(pretrained, params=params)
 
 
 def inputs(model: Model, batch: int, length: int) -> dict[str, np.ndarray]:
-    """Random tokens, the rows of different lengths, padded on the right; as an export takes them."""
+    """Inputs of an export: random tokens in rows of different lengths, padded on the right."""
     rng = np.random.default_rng(batch)
     rows = (batch, NUM_CHOICES) if model.head == "multiple_choice" else (batch,)
     lengths = rng.integers(length // 2, length, rows)
@@ -47,7 +47,7 @@ def _apply(model: Model):
 
 
 def expected(of: Pretrained, tokens: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `models.apply` computes, under the names an export gives it."""
+    """The outputs of `models.apply`, under the names of an export's outputs."""
     model, (*leading, length) = of.config.model, tokens["input_ids"].shape
     rows, width = np.prod(leading), max(length, LENGTH)
     padding = [(0, max(rows, ROWS) - rows), (0, width - length)]
@@ -80,7 +80,7 @@ def expected(of: Pretrained, tokens: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference over the largest value."""
+    """The largest absolute difference, relative to the largest value."""
     assert got.shape == want.shape
     assert got.dtype == want.dtype == np.float32
     return float(np.abs(got - want).max() / np.abs(want).max())

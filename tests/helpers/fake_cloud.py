@@ -1,4 +1,4 @@
-"""A checkout, a fake cloud, and an environment in which the launch scripts find both."""
+"""A checkout, a fake cloud, and an environment in which the launch scripts use both."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ import psutil
 
 PROJECT = Path(__file__).parents[2]
 
-# What the hosts take for a Python: `venv` and `pip` leave what the scripts need of them, at once.
+# The hosts' Python: `venv` and `pip` only create the files that the scripts need, without delay.
 HOST_PYTHON = """#!/bin/sh
 echo "$@" >> "$HOME/python.log"
 case "$1 $2" in
@@ -30,7 +30,7 @@ esac
 
 
 def wait_until(condition, seconds=60.0):
-    """Returns once `condition()` holds, and fails where it does not in time."""
+    """Returns once `condition()` holds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -39,7 +39,7 @@ def wait_until(condition, seconds=60.0):
 
 @dataclasses.dataclass
 class Cloud:
-    """`root` holds the fake's state, `checkout` a repository with the launch scripts, committed."""
+    """`root` holds the fake's state, `checkout` a git repository with the launch scripts."""
 
     root: Path
     checkout: Path
@@ -55,7 +55,7 @@ class Cloud:
         )
 
     def start(self, name, *args, **variables):
-        """A script in a process group of its own, as an interactive shell starts it."""
+        """Starts a script in a process group of its own, as an interactive shell does."""
         return subprocess.Popen(
             [str(self.checkout / "launch" / name), *args],
             env=self.environment | variables,
@@ -73,20 +73,20 @@ class Cloud:
         (self.root / "hangs.json").write_text(json.dumps([text, seconds]))
 
     def calls(self, *verbs):
-        """The calls so far, or those of some verbs."""
+        """All calls so far, or the calls of some verbs."""
         log = self.root / "calls.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
         calls = [json.loads(line) for line in lines]
         return [call for call in calls if not verbs or call[3] in verbs]
 
     def end_processes(self):
-        """Kills what a failed test left running, here and on the hosts."""
+        """Kills processes that a failed test left running, here and on the hosts."""
         for process in psutil.process_iter(["environ"]):
             if (process.info["environ"] or {}).get("FAKE_GCLOUD") == str(self.root):
                 process.kill()
 
     def exists(self):
-        """Names of what still costs money."""
+        """Names of the resources that still cost money."""
         return sorted(p.name for kind in ("queued", "nodes") for p in (self.root / kind).glob("*"))
 
 

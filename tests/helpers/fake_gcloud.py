@@ -1,24 +1,28 @@
-"""Plays `gcloud` for the launch scripts: TPUs that are folders, hosts that are HOME directories.
+"""A fake `gcloud` for the launch scripts: TPUs are folders, and hosts are HOME directories.
 
 Everything is under $FAKE_GCLOUD:
-  script.json        for each creation in turn, the states that `queued-resources describe` gives,
-                     one a call, the last one for good; or a string: the creation's error.
-                     In front, SLOW: the creation is accepted, and its answer takes a minute;
-                     LATE: the same, and it is accepted only after the next `describe`; LOST:
-                     accepted, the answer lost, asked again, and there already; TAKEN: by somebody
-                     else's;
+  script.json        for each creation in turn, the states that `queued-resources describe` gives:
+                     one state a call, and the last one for all later calls. A string instead of
+                     the list is the error of the creation. First entries may change the creation:
+                       SLOW   the creation is accepted, and the answer takes a minute
+                       LATE   the same, but it is accepted only after the next `describe`
+                       LOST   it is accepted, and the answer is lost; gcloud asks again, and finds
+                              the resource there already
+                       TAKEN  the same, but the resource there is somebody else's
                      "ACTIVE until FILE" stays until FILE exists; "UNREACHABLE" is a failed call;
                      SUSPENDING takes the hosts away: SIGTERM, and SIGKILL 60 s later
-  environment.json   what the hosts' processes see, beside what a host has of its own
-  delete_fails       as many bytes as deletions are to fail
-  hangs.json         [text, seconds]: calls with this text in their arguments wait for so long,
-                     which is noted in hanging; repeats: ssh commands with this text are sent twice
-  queued/ nodes/     what exists now; on-its-way: a LATE creation has reached the cloud;
-                     calls.jsonl: the arguments of every call
-  hosts/NODE/0/      HOME of worker 0, while its node lives; gone/ afterwards
+  environment.json   environment of the hosts' processes, beside the variables of each host
+  delete_fails       one byte for each deletion that must fail
+  hangs.json         [text, seconds]: calls with this text in their arguments wait for so long and
+                     write the file `hanging`
+  repeats            ssh commands with this text are sent twice
+  queued/ nodes/     the resources that exist now
+  on-its-way         exists once a LATE creation has reached the cloud
+  calls.jsonl        the arguments of every call
+  hosts/NODE/0/      HOME of worker 0 while its node lives; moved to gone/ afterwards
 
-`ssh --command` really runs the command, once for each worker, all at the same time. What a host's
-shell says on stderr goes to the same file as the command's output, as with the real one.
+`ssh --command` really runs the command, once for each worker, on all workers at the same time. As
+with the real gcloud, stderr of a host's shell goes to the same file as the command's output.
 """
 
 import argparse
@@ -41,7 +45,7 @@ def fail(message):
 
 
 def parse(argv):
-    """The arguments of the real command line that the scripts use, and no others."""
+    """Parses only the arguments of the real command line that the scripts use."""
     service, *rest = argv
     parser = argparse.ArgumentParser(prog="gcloud", allow_abbrev=False)
     if service == "storage":
@@ -109,7 +113,7 @@ def environment_of(name, home):
     return json.loads((ROOT / "environment.json").read_text()) | {
         "HOME": str(home),
         "HOSTNAME": f"t1v-{name}-w-{number}",
-        "FAKE_HOST": str(home),  # how its processes are found again
+        "FAKE_HOST": str(home),  # marks the host's processes, so that they are found again
         "JAX_COORDINATOR_ADDRESS": f"localhost:{node['port']}",
         "JAX_NUM_PROCESSES": str(node["workers"]),
         "JAX_PROCESS_ID": str(number),
@@ -129,7 +133,7 @@ def make_node(name):
 
 
 def processes(name):
-    """Ids of what runs on the hosts of a node, whoever started it."""
+    """Ids of all processes on the hosts of a node, whoever started them."""
     mark = f"FAKE_HOST={ROOT / 'hosts' / name}/".encode()
     for entry in Path("/proc").iterdir():
         try:
@@ -178,7 +182,7 @@ def queued_create(args):
     if "LATE" in how:
         if os.fork():
             time.sleep(60)
-        os.setsid()  # the server's part, whatever becomes of the client
+        os.setsid()  # the part of the server, which goes on if the client ends
         asked = described()
         (ROOT / "on-its-way").touch()
         while described() == asked:
@@ -245,7 +249,7 @@ def on_hosts(args):
     running = []
     for home in selected(args.name, args.worker):
         out = None
-        if args.output_directory:  # has to be there, and since version 443 nothing is written to it
+        if args.output_directory:  # must exist; since version 443 gcloud writes nothing to it
             assert Path(args.output_directory).is_dir()
             out = Path(f"None/{home.name}.log").open("w")  # noqa: SIM115  # the command's
             print(
@@ -299,7 +303,7 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: fail("interrupted"))  # ignored by its parent or not
+    signal.signal(signal.SIGINT, lambda *_: fail("interrupted"))  # even if the parent ignores it
     with (ROOT / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps(sys.argv[1:]) + "\n")
     arguments, command = parse(sys.argv[1:])

@@ -1,10 +1,12 @@
-"""An object store on a loopback port that speaks as much of Google's JSON API as gcsfs,
-TensorStore and google-cloud-storage use: objects with generations, preconditions, ranges, pages.
+"""An object store on a loopback port with the parts of Google's JSON API that clients here use.
+
+gcsfs, TensorStore and google-cloud-storage need objects with generations, preconditions, ranges
+and pages.
 
     python tests/helpers/fake_gcs.py 9000 bucket        runs alone until it is killed
 
-Written from the API's reference (cloud.google.com/storage/docs/json_api). What no public emulator
-does and TensorStore needs: `x-goog-generation` on downloads, and `ifGenerationMatch`.
+Written from the API's reference (cloud.google.com/storage/docs/json_api). TensorStore needs
+`x-goog-generation` on downloads and `ifGenerationMatch`, which no public emulator offers.
 """
 
 import base64
@@ -23,7 +25,7 @@ import google_crc32c
 
 Blob = collections.namedtuple("Blob", "data generation crc32c")
 
-_ROUTES = (  # method, path, handler; a path below /upload or /download is that of the object
+_ROUTES = (  # method, path, handler; below /upload or /download, the path names the object
     ("GET", r"/b/([^/]+)", "get_bucket"),
     ("GET", r"/b/([^/]+)/o", "list_objects"),
     ("POST", r"/b/([^/]+)/o", "upload"),
@@ -35,17 +37,17 @@ _ROUTES = (  # method, path, handler; a path below /upload or /download is that 
 
 
 class Refused(Exception):
-    """An HTTP status and the message that comes with it."""
+    """An HTTP status and its message."""
 
 
 class Server(socketserver.ThreadingTCPServer):
     """Serves `buckets` until it is closed.
 
     Attributes:
-      buckets: {bucket: {name: Blob}}, free to look at and to damage.
+      buckets: {bucket: {name: Blob}}, which tests may read and damage.
       requests: (method, kind, object name) of every request so far.
-      latency: seconds that each request waits before it is answered.
-      refuse: called with (method, kind, object name); a status other than 0 is answered.
+      latency: seconds that each request waits before its answer.
+      refuse: called with (method, kind, object name); a status other than 0 becomes the answer.
     """
 
     allow_reuse_address = daemon_threads = True
@@ -59,7 +61,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.lock = threading.RLock()
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no error; one of this fake is."""
+        """Ignores clients that hang up, but not errors of this server."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -78,7 +80,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def environment(url):
-    """What makes every client of a process talk to the server at `url`."""
+    """The variables that make every client of a process use the server at `url`."""
     return {
         "STORAGE_EMULATOR_HOST": url,
         "TENSORSTORE_GCS_HTTP_URL": url,

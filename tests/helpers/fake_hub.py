@@ -1,8 +1,8 @@
-"""A Hugging Face Hub on 127.0.0.1: the routes that pulling and pushing a model take, no more.
+"""A Hugging Face Hub on 127.0.0.1, with only the routes for pulling and pushing a model.
 
-Files live under a directory: `OWNER/NAME/COMMIT/...` for what is committed and `lfs/SHA256` for
-large files, which are served from another host name (`localhost`), as the Hub's storage is, and
-where the user's token must therefore never arrive. Clients that take it for their proxy betray
+Files live under a directory: committed files in `OWNER/NAME/COMMIT/...`, large files in
+`lfs/SHA256`. Like the Hub's storage, large files are served from another host name (`localhost`),
+to which the user's token must never be sent. A client that uses this server as its proxy shows
 every request to any other place.
 """
 
@@ -22,16 +22,16 @@ DROP, HALF = 0, 1
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves while it is entered as a context.
+    """A server that runs inside its `with` block.
 
     Attributes:
       seen: `(method, path)` of every request, in the order of arrival.
       branches: repository -> branch -> commit.
       commits: per repository, `(branch, message, operations)` of every push.
-      faults: `(method, path) -> int | None`, asked first: a status to refuse with, `DROP` the
-        connection unanswered, or `HALF` of the answer.
-      wrong: what went wrong here; leaving the context fails where there is anything.
-      listed: names that the listing of every repository has beside its files.
+      faults: `(method, path) -> int | None`, called first. The result is a status to refuse with,
+        `DROP` (closes the connection without an answer) or `HALF` (sends half of the answer).
+      wrong: errors of this server; leaving the `with` block fails if there are any.
+      listed: extra names in the listing of every repository, without files.
     """
 
     daemon_threads = True
@@ -59,7 +59,7 @@ class FakeHub(ThreadingHTTPServer):
         self.wrong.append(traceback.format_exc())
 
     def add(self, repository: str, files: dict[str, bytes], branch: str = "main"):
-        """Commits `files` and nothing else to a branch."""
+        """Commits `files` to a branch, which then holds only these."""
         commit = hashlib.sha1(f"{repository} {branch} {sorted(files)}".encode()).hexdigest()
         for name, data in files.items():
             path = self.root / repository / commit / name
@@ -69,7 +69,7 @@ class FakeHub(ThreadingHTTPServer):
         self.branches.setdefault(repository, {})[branch] = commit
 
     def files(self, repository: str, branch: str = "main") -> dict[str, bytes]:
-        """What a branch holds, with the contents of large files."""
+        """The files of a branch, with the contents of large files."""
         folder = self.root / repository / self.branches[repository][branch]
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         return {str(path.relative_to(folder)): self._content(path) for path in found}
@@ -80,7 +80,7 @@ class FakeHub(ThreadingHTTPServer):
 
 
 def large(path: Path) -> dict | None:
-    """`oid` and `size` of a file kept in the large-file storage; None for any other."""
+    """`oid` and `size` of a file in the large-file storage; None for other files."""
     data = path.read_bytes()
     return json.loads(data.removeprefix(b"lfs:")) if data.startswith(b"lfs:") else None
 
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
     def repository(self, path: str, query: dict):
         """`/api/models/OWNER/NAME[/ACTION/REVISION]` and `/OWNER/NAME/resolve/REVISION/FILE`."""
         parts = path.removeprefix("/api/models").strip("/").split("/", 4)
-        parts = [unquote(part) for part in parts]  # only now: a branch may have a slash
+        parts = [unquote(part) for part in parts]  # after the split: a branch may hold a slash
         name, rest = "/".join(parts[:2]), parts[2:]
         branches = self.server.branches.get(name)
         if branches is None:

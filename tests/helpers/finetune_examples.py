@@ -1,4 +1,4 @@
-"""A tiny tokenizer whose pieces are letters, and rows of given lengths, for fine-tuning's tests."""
+"""For tests of fine-tuning: a tokenizer whose pieces are letters, and rows of given lengths."""
 
 import string
 
@@ -31,7 +31,7 @@ SETTINGS = {kind: Settings(kind, 16, ("x", "y"), stride=4, question_length=4) fo
 
 
 def rows_of_lengths(lengths, kind="single", choices=1, labels=None):
-    """Rows whose sequences have these lengths [R * C]; each token is the number of its sequence."""
+    """Rows with sequences of the given lengths [R * C]; a token is the number of its sequence."""
     lengths = np.asarray(lengths)
     count = len(lengths) // choices
     return Rows(

@@ -1,4 +1,4 @@
-"""Small fine-tunings: labelled files in the official layouts, and configs of seconds."""
+"""Small fine-tuning runs: labeled files in the official layouts, and configs that take seconds."""
 
 import json
 import random
@@ -14,7 +14,7 @@ FILLERS = ("the", "a", "film", "day", "was", "and", "very", "it", "room", "on", 
 NAMES = ("ann", "bob", "carl", "dora")
 WORDS = (*GOOD, *BAD, *FILLERS, *NAMES, "who", "is", "there", "?", ".", "not")
 
-# A model and a training of milliseconds a step.
+# A model and a training with steps of milliseconds.
 TINY = {
     "model.hidden_size": 32,
     "model.num_hidden_layers": 2,
@@ -45,7 +45,7 @@ def write_vocab(folder: Path) -> Path:
 
 
 def sentence(rng: random.Random, words: tuple[str, ...], length: int | None = None) -> str:
-    """Fillers with one of `words` among them."""
+    """Filler words with one of `words` among them."""
     parts = rng.choices(FILLERS, k=length or rng.randint(3, 8))
     parts[rng.randrange(len(parts))] = rng.choice(words)
     return " ".join(parts)
@@ -96,7 +96,7 @@ def _swag(path: Path, rng: random.Random, count: int) -> None:
 
 
 def _squad(path: Path, rng: random.Random, count: int) -> None:
-    """The answer is the name; of SQuAD 2.0's form where `path` is under a folder squad2."""
+    """Writes questions whose answer is the name; in SQuAD 2.0's form below a folder squad2."""
     paragraphs = []
     for i in range(count):
         none = path.parent.name == "squad2" and i % 4 == 0
@@ -135,7 +135,7 @@ ONE_OF_EACH_KIND = ("sst2", "rte", "stsb", "swag", "squad", "token")
 def write_task(
     root: Path, task: str, train: int = 32, dev: int = 32, *, same: bool = False
 ) -> Path:
-    """The folder of a task's files, of so many examples; `same`: dev is what is trained on."""
+    """Writes the files of a task and returns their folder; `same`: dev is the training data."""
     folder = root / task
     folder.mkdir(parents=True)
     _WRITERS[task](folder / "train", random.Random(0), train)
@@ -161,13 +161,13 @@ def config(root: Path, task: str, **more) -> config_lib.Config:
 
 
 def flags(root: Path, task: str, workdir: Path, **more) -> list[str]:
-    """The same as a command line."""
+    """The fields of `config` as a command line."""
     set_to = [f"--config.{name}={value}" for name, value in fields(root, task, **more).items()]
     return ["finetune", f"--config={CONFIGS}/finetune.py:{task}", f"--workdir={workdir}", *set_to]
 
 
 def run(root: Path, task: str, workdir: Path, programs: dict | None = None, **more) -> list[dict]:
-    """The scores of all runs of a config, trained in this process."""
+    """Trains all runs of a config in this process; returns their scores."""
     asked = config(root, task, **more)
     job = opening.open(asked, workdir)
     return runs.run_all(job, asked, workdir, {} if programs is None else programs)

@@ -1,4 +1,4 @@
-"""Tiny fine-tuned runs of every kind of task, with random weights or a few steps of training."""
+"""Tiny fine-tuned runs for every kind of task, with random weights or a few steps of training."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ LABELS = {
 
 
 def pretrained(head="pooler", *, seed=0, tokenizer=TOKENIZER, **fields) -> Pretrained:
-    """Random weights, of moderate size, with the tokenizer of letters."""
+    """A model with random weights of moderate size and the tokenizer of letters."""
     from bertjax import models
 
     size = {"vocab_size": tokenizer.vocab_size, "head": head}
@@ -46,7 +46,7 @@ def pretrained(head="pooler", *, seed=0, tokenizer=TOKENIZER, **fields) -> Pretr
 
 
 def of_kind(kind, *, seed=0, longest=32, model=(), **task) -> Pretrained:
-    """Random weights with the head of a task, and a config that says which."""
+    """A model with random weights, the head of a kind of task, and a config that names the task."""
     names = LABELS.get(kind, ())
     fields = {"label_names": names, "num_labels": len(names) or (1 if kind == "regression" else 2)}
     fields |= {"problem_type": "regression"} if kind == "regression" else {}
@@ -60,13 +60,13 @@ def of_kind(kind, *, seed=0, longest=32, model=(), **task) -> Pretrained:
 
 
 def write(found, directory):
-    """A run's directory with these weights."""
+    """Writes a run's directory with these weights."""
     orbax.write(found, directory)
     return str(directory)
 
 
 def config(files, source, *, task="rte", epochs=2.0, longest=24, **fields) -> config_lib.Config:
-    """A fine-tuning of a few steps from weights at `source`; `fields` by their dotted names."""
+    """A config for a few steps of fine-tuning from `source`; `fields` have dotted names."""
     from bertjax.finetune import recipes
 
     tree = recipes.bert(task)
@@ -95,7 +95,7 @@ def config(files, source, *, task="rte", epochs=2.0, longest=24, **fields) -> co
 
 
 def train(given, directory):
-    """Trains; the scores."""
+    """Trains and returns the scores."""
     return runs.finetune(given, directory)
 
 
@@ -104,7 +104,7 @@ def letters(rng, count):
 
 
 def pairs(folder, *, rows=40, seed=0, labels=("entailment", "not_entailment"), name="dev"):
-    """RTE's TSV in a folder: a pair of texts is entailed if they begin alike."""
+    """Writes RTE's TSV to a folder: a pair is entailed if both texts begin with the same letter."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["index\tsentence1\tsentence2\tlabel"]

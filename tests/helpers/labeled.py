@@ -1,4 +1,4 @@
-"""Configs of fine-tuning for tests of its readers, and where real labeled data is."""
+"""Fine-tuning configs for tests of the readers, and the places of real labeled data."""
 
 import dataclasses
 import os
@@ -31,14 +31,14 @@ def read(*args, **fields):
 
 
 def real_data(*names):
-    """A folder of published data; the test is skipped where there is none."""
+    """A folder of published data; skips the test without one."""
     if "BERTJAX_TEST_DATA" not in os.environ:
         pytest.skip("BERTJAX_TEST_DATA is unset: no published labeled data here")
     return Path(os.environ["BERTJAX_TEST_DATA"]).joinpath(*names)
 
 
 def write(folder, **contents):
-    """Files of text in a folder: `train_tsv=` writes train.tsv."""
+    """Writes text files to a folder: `train_tsv=` writes train.tsv."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
         stem, _, suffix = name.rpartition("_")
@@ -47,7 +47,7 @@ def write(folder, **contents):
 
 
 def write_parquet(path, columns, classes=None):
-    """A parquet file of columns; `classes` names label's numbers as Hugging Face `datasets` does."""
+    """Writes a parquet file; `classes` names label numbers the way Hugging Face `datasets` does."""
     import json
 
     import pyarrow

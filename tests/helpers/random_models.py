@@ -1,4 +1,4 @@
-"""Small models of every architecture and head with random weights, as readers return them."""
+"""Small models of every architecture and head with random weights, in the form of the readers."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def random_tree(rng, model) -> dict:
 
 
 def random_model(kind="bert", *, seed=0, moments=False, **fields) -> Pretrained:
-    """A model at step 17, without a tokenizer; with Adam's moments where asked for."""
+    """A model at step 17 without a tokenizer; `moments` adds Adam's moments."""
     model = config_lib.Model(**SIZE | KINDS[kind] | fields)
     rng = np.random.default_rng(seed)
     params = random_tree(rng, model)
@@ -47,6 +47,6 @@ def random_model(kind="bert", *, seed=0, moments=False, **fields) -> Pretrained:
 
 
 def equal(a, b):
-    """Two trees have the same names and the same bits."""
+    """Asserts that two trees have the same names and the same bits."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,4 +1,4 @@
-"""The published tokenizers, ours and those of `transformers`, from the same files."""
+"""The published tokenizers, in bertjax and in `transformers`, from the same files."""
 
 import csv
 
@@ -19,7 +19,7 @@ def ours(name):
 
 
 def theirs(name, model, **options):
-    """The tokenizer of `transformers` with the vocabulary of ours."""
+    """The tokenizer of `transformers` with the same vocabulary."""
     if name == "byte_bpe":
         vocab, merges = model.vocabulary, model.merges
         return byte_bpe_reference.transformers_tokenizer(vocab, merges, **options)
@@ -28,7 +28,7 @@ def theirs(name, model, **options):
 
 
 def glue(task, split, count):
-    """The first rows of a GLUE file with a header, a dict each."""
+    """The first rows of a GLUE file with a header, as dicts."""
     path = byte_bpe_reference.data_directory() / "glue" / task / f"{split}.tsv"
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -1,6 +1,6 @@
-"""`bertjax pretrain`, which also writes down what each process trains on: RECORD, a folder.
+"""`bertjax pretrain` that also records the rows that each process trains on, in the folder RECORD.
 
-A line for each step: `[step, rows, example ids, epochs, hash of every row as it is masked]`, masks
+A line for each step: `[step, rows, example ids, epochs, hash of every masked row]`. The masks come
 from the function that the training step calls.
 """
 

@@ -1,8 +1,8 @@
-"""The example rules of google-research/bert as a plain loop over lists, to compare with.
+"""A reference: the example rules of google-research/bert as a plain loop over lists.
 
 Written after `create_pretraining_data.py` (`create_instances_from_document`,
-`truncate_seq_pair`, `create_masked_lm_predictions`): the same draws and the same treatment of
-every corner, one token at a time. Tokens are ids. tests and benchmarks share it.
+`truncate_seq_pair`, `create_masked_lm_predictions`), one token at a time, with the same draws and
+the same corner cases. Tokens are ids. Tests and benchmarks share this file.
 """
 
 import itertools
@@ -17,7 +17,7 @@ class Pair(NamedTuple):
 
 
 def documents_of(store, first=0, last=None) -> list[list[list[int]]]:
-    """Documents of a store as lists of sentences of token ids."""
+    """The documents of a store as lists of sentences, which are lists of token ids."""
     sentences = store.sentences.tolist()
     bounds = store.documents.tolist()[first:last]
     return [
@@ -79,7 +79,7 @@ def truncate(a, b, most, rng):
 
 
 def mask(pair, tokenizer, masked_lm_prob, max_predictions, rng, word_starts=None):
-    """`(input_ids, token_type_ids, positions, labels)` of a pair; whole words by `word_starts`."""
+    """`(input_ids, token_type_ids, positions, labels)` of a pair; `word_starts`: whole words."""
     cls_id, sep_id = tokenizer.cls_id, tokenizer.sep_id
     tokens = [cls_id, *pair.a, sep_id, *pair.b, sep_id]
     types = [0] * (len(pair.a) + 2) + [1] * (len(pair.b) + 1)

@@ -1,9 +1,9 @@
-"""Made-up batches, alone and packed, and the masking rules as plain loops over one example.
+"""Made-up batches, one example a row or packed, and the masking rules as plain loops.
 
 The loops follow google-research/bert (`create_masked_lm_predictions`), fairseq
-(`MaskTokensDataset`) and SpanBERT (`PairWithSpanMaskingScheme`), one token at a time. Their
-random numbers are those of `masking`: Threefry blocks of a token's position (for the length of a
-span 2**31 on) under the key of (key, epoch, example id).
+(`MaskTokensDataset`) and SpanBERT (`PairWithSpanMaskingScheme`), one token of one example at a
+time. The random numbers are the same as in `masking`: Threefry blocks whose counter is a token's
+position (for span lengths plus 2**31), under the key of (key, epoch, example id).
 """
 
 import functools
@@ -31,7 +31,7 @@ LENGTH, PREDICTIONS = 64, 14
 
 
 def make_batch(size, length=LENGTH, seed=0, continuations=0.6):
-    """One example a row, of 8 tokens or more: [CLS], text, [SEP], text, [SEP]; row 0 is full."""
+    """One example of 8 tokens or more a row: [CLS], text, [SEP], text, [SEP]; row 0 is full."""
     rng = np.random.default_rng(seed)
     shape = size, length
     continues = rng.random(shape) < continuations
@@ -54,7 +54,7 @@ def make_batch(size, length=LENGTH, seed=0, continuations=0.6):
 
 
 def pack(batch, rows, per_row, rng):
-    """Rows of up to `per_row` examples of `batch`, drawn at random, one after the other."""
+    """Rows of up to `per_row` examples of `batch`, drawn at random and laid side by side."""
     length = batch["input_ids"].shape[1]
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids")
     packed = {name: np.zeros((rows, length), np.int32) for name in names}
@@ -111,7 +111,7 @@ def assert_same(a, b):
 
 
 def assert_as_alone(packed, alone):
-    """Each example of `packed` has the mask, the ids and the labels that it has `alone`."""
+    """Asserts that each example of `packed` has the same mask, ids and labels as in `alone`."""
     packed_chosen, alone_chosen = chosen_mask(packed), chosen_mask(alone)
     used = packed["masked_lm_weights"] == 1
     for row, slot in np.argwhere(packed["example_ids"] >= 0):
@@ -150,7 +150,7 @@ def draws(batch, row):
 
 
 def stretches(ids, count):
-    """Text between special tokens as lists of words, a word as a list of positions."""
+    """The texts between special tokens, as lists of words; a word is a list of positions."""
     found = [[]]
     for position in range(count):
         if ids[position] in (CLS, SEP):
@@ -163,7 +163,7 @@ def stretches(ids, count):
 
 
 def greedy_words(words, order, wanted):
-    """Positions of whole words: in order of the first token's draw, none that would exceed."""
+    """Positions of whole words in the order of their first tokens' draws, within `wanted`."""
     chosen = []
     for word in sorted(words, key=lambda word: order[word[0]]):
         if len(chosen) + len(word) <= wanted:
@@ -172,7 +172,7 @@ def greedy_words(words, order, wanted):
 
 
 def span_length(uniform, p, most):
-    """Words in a span: the geometric distribution truncated at `most`, by its inverse."""
+    """The number of words in a span: the inverse of the geometric law truncated at `most`."""
     weights = [p * (1 - p) ** i for i in range(most)]
     number, below = 1, weights[0]
     while number < most and uniform * sum(weights) >= below:

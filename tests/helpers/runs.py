@@ -1,4 +1,4 @@
-"""Whole runs of the program in processes of their own, on real text, small enough for seconds."""
+"""Whole runs of the program in separate processes, on real text, small enough to take seconds."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def get_config():
 
 
 def make_project(root):
-    """A config on real text (the language reference that Python carries) in the folder `root`."""
+    """Writes a config on real text (Python's own language reference) to the folder `root`."""
     from pydoc_data import topics
 
     documents = ["\n".join(t.split("\n\n")) for t in list(topics.topics.values())[:60]]
@@ -58,7 +58,7 @@ def make_project(root):
 
 
 def start(root, command, workdir, *overrides, **variables):
-    # One compilation serves all processes of this module, those that are killed too.
+    # All processes of this module share one compilation, killed processes included.
     environment = os.environ | {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": CHEAP,
@@ -84,7 +84,7 @@ def bertjax(root, command, workdir, *overrides):
 
 
 def losses(workdir):
-    """Every deterministic figure of metrics.jsonl, in order."""
+    """All deterministic figures of metrics.jsonl, in order."""
     timing = {"seconds_per_step", "tokens_per_second", "mfu"}
     lines = writer.read(workdir / "metrics.jsonl")
     lines = [line for line in lines if "goodput/step" not in line]
@@ -112,7 +112,7 @@ def wait_for_step(process, workdir, step):
 
 
 def cluster(count):
-    """The variables that tell each of `count` processes of the others."""
+    """The environment variables with which each of `count` processes finds the others."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A small state of training, and the comparison of two to the bit."""
+"""A small training state, and a comparison of two states to the bit."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 
 
 def make_state(step, width=16):
-    """Deterministic in `step`: float32, bfloat16 and int leaves under optax's named tuples."""
+    """A state of float32, bfloat16 and int leaves under optax's named tuples, made from `step`."""
     key = jax.random.fold_in(jax.random.key(0), step)
     params = {
         "blocks": {"query": {"kernel": jax.random.normal(key, (2, width, width))}},

@@ -1,4 +1,4 @@
-"""Fine-tuned teachers of random weights, for the tiny tasks of `finetune_runs`."""
+"""Fine-tuned teachers with random weights, for the tiny tasks of `finetune_runs`."""
 
 import dataclasses
 
@@ -14,10 +14,11 @@ SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24}
 
 
 def teacher(root, asked, *, labels=None, seed=7, task=(), tokenizer=None, head=None, **fields):
-    """Random weights for the task of a config, with its labels or these, in this order.
+    """A teacher with random weights for the task of the config `asked`.
 
     Args:
-      task: fields of `config.task` that the teacher says of itself.
+      labels: label names in the teacher's order; by default the labels of the task.
+      task: fields of the teacher's own `config.task`.
     """
     kind = sources.kind_of(asked)
     if tokenizer is None:
@@ -36,5 +37,5 @@ def teacher(root, asked, *, labels=None, seed=7, task=(), tokenizer=None, head=N
 
 
 def write_teacher(root, name, asked, **fields):
-    """A directory with such a teacher, as `config.teacher.init_from` names it."""
+    """Writes such a teacher to a directory, for `config.teacher.init_from`."""
     return write(teacher(root, asked, **fields), root / name)

@@ -1,7 +1,7 @@
-"""A job that is no BERT: a line through ten numbers, fitted by the loop that pretrains.
+"""A job without BERT: a line through ten numbers, fitted by the same loop as pretraining.
 
-As a program, `toy_job.py DIRECTORY ...` trains in each directory in turn, in one process or in as
-many as the variables of a launcher say; each is stopped once by SIGTERM and then resumed.
+As a program, `toy_job.py DIRECTORY ...` trains in each directory in turn. The variables of a
+launcher set the number of processes. SIGTERM stops each training once; then it is resumed.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ def config(**fields):
 
 
 class Points:
-    """Batches of points on the line; of step 30 on they have one input more, always zero.
+    """Batches of points on the line. From step 30 on, they have one more input, always zero.
 
-    So the loop meets batches of two shapes.
+    So the loop sees batches of two shapes.
     """
 
     batch_size, num_batches = ROWS, 2
@@ -70,7 +70,7 @@ class Line:
     config: config_lib.Config = dataclasses.field(default_factory=config)
     frozen: dict = dataclasses.field(default_factory=dict)
     stop_at: int = 0
-    teacher: str = ""  # the hash of what it learns from
+    teacher: str = ""  # the hash of the teacher
 
     @property
     def identity(self):
@@ -125,7 +125,7 @@ class Line:
         if self.stop_at == 0 and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
             if jax.process_count() > 1:
-                time.sleep(5)  # JAX looks once a second whether a signal came
+                time.sleep(5)  # JAX checks for signals once a second
         total, weight = totals["square_loss"]
         return {"error": float(total / weight) ** 0.5}
 
@@ -134,7 +134,7 @@ class Line:
 
 
 def train(directory, stop_at=0):
-    """Whether the run came to its end."""
+    """Trains; returns whether the run came to its end."""
     try:
         with distributed.alone(directory, "fit"):
             loop.run(Line(stop_at=stop_at), directory)

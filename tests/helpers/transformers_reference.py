@@ -1,4 +1,4 @@
-"""Models of `transformers` (PyTorch, CPU) with weights that make every part of them count."""
+"""Models of `transformers` (PyTorch, CPU) with weights that make every parameter matter."""
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ _DISTILBERT_NAMES = {
 
 
 def config(architecture: str, size: dict, **fields):
-    """A `transformers` config of the architecture's own kind, and of this size."""
+    """A `transformers` config of the architecture's own class, with this size."""
     if architecture == "bert":
         return transformers.BertConfig(**size, **fields)
     if architecture == "roberta":
@@ -39,9 +39,9 @@ def config(architecture: str, size: dict, **fields):
 
 
 def model(class_name: str, config, seed: int = 0, scale: float | None = None):
-    """A model in evaluation mode; with `scale`, every parameter is drawn with that deviation.
+    """A model in evaluation mode. `scale` is the standard deviation of all parameters, if set.
 
-    Fresh biases are zero and LayerNorm scales one: a name map that swaps them would go unseen.
+    Fresh biases are zero and LayerNorm scales one, so a name map that swaps them would go unseen.
     """
     torch.manual_seed(seed)
     kind = getattr(transformers, class_name)
@@ -55,7 +55,7 @@ def model(class_name: str, config, seed: int = 0, scale: float | None = None):
 
 
 def batch(config, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Ids, token types and attention mask `[B, L]`, rows of different lengths, padded right."""
+    """Ids, token types and attention mask `[B, L]`: rows of different lengths, padded right."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(length // 2, length + 1, rows)
     lengths[0] = length

@@ -1,4 +1,4 @@
-"""Flags with which XLA compiles cheaply; none with BERTJAX_TEST_OPTIMIZED=1."""
+"""Flags that make XLA compile cheaply; none with BERTJAX_TEST_OPTIMIZED=1."""
 
 import os
 

@@ -582,7 +582,7 @@ def test_nothing_is_made_while_the_cloud_does_not_answer(cloud, tmp_path):
     )
     run = train(cloud)
     assert run.returncode == 74
-    assert "nobody says whether pod is there already" in run.stderr
+    assert "the cloud does not answer whether pod exists already" in run.stderr
 
 
 def test_what_somebody_made_in_between_is_left_alone_too(cloud):

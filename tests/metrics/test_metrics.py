@@ -15,6 +15,7 @@ from bertjax.errors import StorageError
 from bertjax.metrics import flops as metrics_flops
 from bertjax.metrics import progress as progress_lib
 from bertjax.metrics import writer as metrics_writer
+from bertjax.processes import terminal as terminal_lib
 
 TINY = config_lib.Model(
     vocab_size=96,
@@ -187,14 +188,15 @@ def test_a_workdir_that_refuses_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, caplog):
     now = [0.0]
+    caplog.set_level("INFO", "bertjax")
     monkeypatch.setattr(metrics_flops.time, "monotonic", lambda: now[0])
     with progress_lib.Progress(100, 0, seconds=10) as progress:
         for step in range(1, 101):
             now[0] += 1
             progress.update(step, "phase1", {"loss": 2.5, "mlm_accuracy": 0.125})
-    lines = capsys.readouterr().out.splitlines()
+    lines = caplog.messages
     assert lines[0] == "phase1  1/100  loss 2.500  mlm 12.5%  eta 0:01:39"
     assert len(lines) == 11
     assert lines[-1].startswith("phase1  100/100")
@@ -204,7 +206,7 @@ def test_on_a_terminal_progress_is_live(monkeypatch):
     terminal = io.StringIO()
     console = progress_lib.Console(file=terminal, force_terminal=True, width=80)
     monkeypatch.setattr(progress_lib, "Console", lambda: console)
-    with progress_lib.Progress(100, 0) as progress:
+    with terminal_lib.shown(), progress_lib.Progress(100, 0) as progress:
         progress.update(40, "phase1", {"loss": 2.5})
     assert "40/100" in terminal.getvalue()
     assert "loss 2.500" in terminal.getvalue()

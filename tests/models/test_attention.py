@@ -1,4 +1,4 @@
-"""Which attention kernel is chosen, and where one is refused."""
+"""The choice of an attention kernel, and the refusal of a kernel that cannot run."""
 
 import pytest
 from devices import device
@@ -15,7 +15,7 @@ def choose(name, rate, dtype, where, length, unsplit=None, **fields):
 
 
 def test_cudnn_takes_heads_that_it_has():
-    """It raises while tracing on others."""
+    """cuDNN raises during tracing on other head sizes."""
     for heads, kernel in ((12, "cudnn"), (6, "cudnn"), (96, "cudnn"), (4, "xla"), (128, "xla")):
         assert choose("auto", 0.0, "bfloat16", "gpu", 128, num_attention_heads=heads) == kernel
 
@@ -33,14 +33,14 @@ def test_flash_takes_heads_that_fill_registers():
         (("flash", 0.0, "bfloat16", "tpu", 384), "flash"),
         (("auto", 0.1, "bfloat16", "tpu", 512), "flash"),
         (("auto", 0.1, "bfloat16", "tpu", 2048), "flash"),
-        (("auto", 0.1, "bfloat16", "tpu", 4096), "xla"),  # does not fit into VMEM
+        (("auto", 0.1, "bfloat16", "tpu", 4096), "xla"),  # flash does not fit into VMEM
         (("auto", 0.1, "float32", "tpu", 1024), "flash"),
         (("auto", 0.1, "float32", "tpu", 2048), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 200), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 64), "xla"),
         (("auto", 0.0, "bfloat16", "tpu", 512, "rows together"), "xla"),
         (("auto", 0.0, "bfloat16", "tpu: TPU v5 lite", 512), "flash"),
-        (("auto", 0.0, "bfloat16", "tpu: TPU v3", 512), "xla"),  # no kernel is compiled for it
+        (("auto", 0.0, "bfloat16", "tpu: TPU v3", 512), "xla"),  # no kernel for TPU v3
         (("xla", 0.0, "bfloat16", "tpu", 512), "xla"),
         (("auto", 0.0, "float32", "cpu", 512), "xla"),
         (("auto", 0.0, "bfloat16", "gpu", 200), "cudnn"),

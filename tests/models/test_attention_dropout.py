@@ -1,6 +1,6 @@
 """The mask of attention dropout: a known rule, and the statistics of fair coins.
 
-`benchmarks/attention_dropout.py` draws a hundred times as much.
+`benchmarks/attention_dropout.py` draws a hundred times as many masks.
 """
 
 import math
@@ -27,7 +27,7 @@ def dropped(keys, shape=SHAPE, rate=RATE):
 
 @pytest.fixture(scope="module")
 def masks():
-    """Of four rows, `[4, H, L, L]`."""
+    """The dropped entries of four rows, `[4, H, L, L]`."""
     return dropped(row_keys(0, 1, 2, 3))
 
 
@@ -36,7 +36,7 @@ def deviations(counts, draws, share):
 
 
 def reference(key, heads, length):
-    """The mask of one row, one number at a time: what is dropped, `[H, L, L]`."""
+    """The mask of one row, computed one number at a time: True if dropped, `[H, L, L]`."""
     words = 2**32
 
     def mix(x):
@@ -79,7 +79,7 @@ def test_kept_probabilities_are_scaled(rate):
 
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (2,), (3,), (2, 3)])
 def test_the_share_is_that_of_the_rate_at_every_row_head_query_and_key(masks, axes):
-    """Four deviations, or five of the largest of some hundred figures."""
+    """Within four standard deviations, or five for the largest of hundreds of figures."""
     over = tuple(axis for axis in range(4) if axis not in axes)
     counts = masks.sum(over)
     if axes == (2, 3):  # diagonals
@@ -98,11 +98,11 @@ def test_neighbors_heads_and_rows_are_dropped_independently(masks):
 
 
 def test_rectangles_are_dropped_independently(masks):
-    """All pairs of queries, of all heads, and all pairs of keys: products have a variance of 1.
+    """The products over all pairs of queries of all heads, and of keys, have a variance of 1.
 
-    Of units of the share that was dropped: products of all pairs vary together with that share.
-    Words are an exclusive or of a query's and a key's: were nothing done to it, the four corners
-    of every rectangle would be tied.
+    Masks are scaled by the share that was really dropped, because the products of all pairs vary
+    with that share. A word is the exclusive or of a query's word and a key's word. Without further
+    mixing, the four corners of every rectangle would depend on each other.
     """
     unit = (masks[0] - RATE).reshape(-1, SHAPE[2])
     unit /= math.sqrt((unit**2).mean())
@@ -110,5 +110,5 @@ def test_rectangles_are_dropped_independently(masks):
         products = rows.astype(np.float32) @ rows.T.astype(np.float32) / math.sqrt(rows.shape[1])
         of_pairs = products[np.triu_indices(len(rows), 1)].astype(float)
         assert abs(of_pairs.mean()) < 4.5 / math.sqrt(of_pairs.size)
-        # 2 of a normal variable, and a little for the kurtosis of coins of this rate.
+        # 2.5: 2 for a normal variable, and a little for the kurtosis of coins with this rate.
         assert abs((of_pairs**2).mean() - 1) < 5 * math.sqrt(2.5 / of_pairs.size)

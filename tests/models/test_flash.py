@@ -1,7 +1,6 @@
-"""Flash attention: its mask is the plain form's to the bit, its results are the plain form's.
+"""Flash attention has the mask of the plain form to the bit, and the results of the plain form.
 
-The kernels run here in JAX's interpreter of kernels; that they compile for TPUs is shown where
-programs are compiled for them (tests/plan).
+The kernels run here in JAX's interpreter of kernels. tests/plan compiles them for TPUs.
 """
 
 import functools
@@ -42,23 +41,23 @@ def test_a_program_takes_heads_that_fill_registers_or_all(heads, width, group):
 
 
 def segments(rows, length):
-    """Ids of packed rows that end in padding."""
+    """Segment ids of packed rows that end in padding."""
     at = np.arange(length)
     ids = 1 + (at > length // 5) + (at > length // 2)
     return np.tile(np.where(at < length - 10, ids, 0), (rows, 1)).astype(np.int32)
 
 
 def digits(length, width):
-    """`[L, K]`: in column k, powers of two at the positions k, k + K, k + 2K ...
+    """`[L, K]`: column k holds powers of two at the positions k, k + K, k + 2K ...
 
-    Of sums of these, no longer than 24 bits, one can read which positions were summed.
+    A sum of these numbers, of at most 24 bits, shows which positions were summed.
     """
     at = np.arange(length)
     return np.where(at[:, None] % width == np.arange(width), 2.0 ** (at[:, None] // width), 0)
 
 
 def read(sums, length):
-    """The positions `[..., L]` that were summed, of sums of `digits`: `[..., K]`."""
+    """1 for the positions `[..., L]` that were summed, from sums of `digits` `[..., K]`."""
     sums = np.round(np.asarray(sums, np.float64)).astype(np.int64)
     return np.stack(
         [sums[..., m % sums.shape[-1]] >> (m // sums.shape[-1]) & 1 for m in range(length)], -1
@@ -67,7 +66,7 @@ def read(sums, length):
 
 @functools.partial(jax.jit, static_argnums=2)
 def masks(words, ids, width):
-    """What the kernels keep, `mixed` and `dvalue`: every score is 0, and values are `digits`."""
+    """`mixed` and `dvalue` for scores of 0 and values `digits`: they show what the kernels keep."""
     size, heads, length = words[0].shape
     zeros = jnp.zeros((size, length, heads, width))
     values = zeros + jnp.asarray(digits(length, width))[None, :, None]
@@ -87,7 +86,7 @@ QUICK_MASKS = [(2, 128), (2, 1024)]
     + [pytest.param(*case, marks=pytest.mark.slow) for case in MASKS if case not in QUICK_MASKS],
 )
 def test_the_mask_is_the_plain_forms_to_the_bit(heads, length):
-    """In the forward and in the backward kernel, in packed rows."""
+    """In the forward and the backward kernel, in packed rows."""
     rows, width = 1, 64
     ids, keys = segments(rows, length), row_keys(rows)
     same = (ids[:, :, None] == ids[:, None, :])[:, None]
@@ -95,16 +94,16 @@ def test_the_mask_is_the_plain_forms_to_the_bit(heads, length):
     expected = np.asarray(attention_dropout.dropout(ones, RATE, keys) != 0) & same
     words = attention_dropout.draw(keys, (rows, heads, length))
     mixed, dvalue = masks(words, ids, width)
-    # Equal scores: a probability is 1 over the number of tokens that are seen.
+    # With equal scores, a probability is 1 over the number of visible tokens.
     seen = same.sum(-1)[:, 0, :, None, None] * (1 - RATE)
     kept_BLHM = read(mixed * seen, length)
     np.testing.assert_array_equal(kept_BLHM.swapaxes(1, 2), expected)
-    if length == 128:  # queries of one segment, and their probabilities, are those that keys see
+    if length == 128:  # a key is seen by the queries of its segment, all with one probability
         kept_BMHL = read(dvalue * seen, length)
         np.testing.assert_array_equal(kept_BMHL.transpose(0, 2, 3, 1), expected)
 
 
-# ---- what the kernels compute
+# ---- the results of the kernels
 
 
 def example(shape, dtype, *, packed):
@@ -122,7 +121,7 @@ def example(shape, dtype, *, packed):
 
 
 def values_and_gradients(attend, arrays, batch):
-    """What `attend` makes of real tokens, and the gradients of its product with the cotangent."""
+    """The output of `attend` for real tokens, and gradients of its product with the cotangent."""
     *qkv, cotangent_BLHK = arrays
     real_BL11 = batch["attention_mask"][..., None, None]
 
@@ -137,7 +136,7 @@ def values_and_gradients(attend, arrays, batch):
 
 
 def plain(arrays, batch, rate):
-    """In float32, whatever the arrays are."""
+    """The plain form in float32, whatever the type of the arrays."""
     arrays = [x.astype(jnp.float32) for x in arrays]
     mask_BLM = attention.attention_mask(batch)
     keys = row_keys(len(mask_BLM))
@@ -159,7 +158,7 @@ def fused(arrays, batch, rate, kernel=INTERPRETED):
 
 
 def assert_equal(found, expected, tolerance):
-    """Up to `tolerance` of the largest value of each array."""
+    """Asserts equality up to `tolerance` times the largest value of each array."""
     for a, b in zip(found, expected, strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
@@ -179,9 +178,9 @@ QUICK = [
     QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in CASES if case not in QUICK],
 )
 def test_flash_is_the_plain_form_with_its_gradients(shape, packed, dtype, rate):
-    """bfloat16 keeps 8 bits: one rounding of a result is 0.4% of it.
+    """bfloat16 keeps 8 bits, so one rounding changes a result by up to 0.4%.
 
-    Sums over 256 keys and more, which float32 makes in another order, are up to 1.3e-6 apart.
+    float32 sums over 256 keys and more, taken in another order, differ by up to 1.3e-6.
     """
     length, heads, width = shape
     tolerance = {"float32": 1e-6 if length <= 128 else 2e-6, "bfloat16": 1e-2}[dtype]
@@ -208,7 +207,7 @@ NAMES = ("heads", "heads", "heads", "ids", "query_words", "query_words", "ids")
     ids=lambda mesh: "x".join(map(str, mesh)),
 )
 def test_every_mesh_computes_the_same(mesh):
-    """The heads of a `tensor` shard drop what they drop among all heads."""
+    """The heads of a `tensor` shard drop the same entries as without sharding."""
     devices = jax.devices()[: np.prod(mesh)]
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(*mesh), devices))
     arrays, batch = example((8, 128, 2, 16), jnp.float32, packed=True)
@@ -223,7 +222,7 @@ def test_every_mesh_computes_the_same(mesh):
     "mapped", [("data",), pytest.param(("data", "fsdp"), marks=pytest.mark.slow)], ids="-".join
 )
 def test_mapped_over_axes_of_the_batch_it_computes_the_same(mapped):
-    """As micro-batches are: `vmap` over what these split, `shard_map` over the other axes."""
+    """As for micro-batches: `vmap` over the split axes, `shard_map` over the other axes."""
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(2, 2, 2), jax.devices()))
     arrays, batch = example((4, 128, 2, 16), jnp.float32, packed=True)
 

@@ -1,4 +1,4 @@
-"""Flash attention as the TPU's own compiler makes it, for chips that are not there.
+"""Flash attention compiled by the TPU's own compiler, for chips that this machine lacks.
 
 Opt-in (`make test-compiled`): needs libtpu.
 """
@@ -24,7 +24,7 @@ ROWS, WIDTH, RATE = 8, 64, 0.1
 
 
 def compiled(name, length, heads=12, dtype=jnp.bfloat16):
-    """Forward and backward pass on one chip, of arrays as layers have them: `[B, L, D]`."""
+    """The forward and backward pass for one chip, on arrays in the layers' form: `[B, L, D]`."""
     chip = jax.sharding.SingleDeviceSharding(topology.devices(name)[0])
     array = functools.partial(jax.ShapeDtypeStruct, sharding=chip)
 
@@ -55,7 +55,7 @@ def test_every_generation_compiles_every_length(name, length):
     assert len(kernels) == 2
     products = 2 * ROWS * length**2 * 12 * WIDTH
     assert hlo_cost.total_flops(program) == (2 + 5) * products
-    # Heads of 64 features lie side by side: nothing is padded to 128, and nothing is transposed.
+    # Heads of 64 features lie side by side: no array is padded to 128 or transposed.
     for _, kernel in kernels:
         assert (ROWS, length, 12 * WIDTH) in [array.dims for array in kernel.results]
     opcodes = {instruction.opcode for _, instruction, _ in program.executed()}
@@ -66,5 +66,5 @@ def test_every_generation_compiles_every_length(name, length):
     ("length", "heads", "dtype"), [(2048, 12, jnp.bfloat16), (512, 3, jnp.float32)]
 )
 def test_the_smallest_memory_holds_longer_rows_and_odd_numbers_of_heads(length, heads, dtype):
-    """16 MB on v4; a `tensor` shard may have three heads."""
+    """v4 has the smallest memory, 16 MB. A `tensor` shard may have three heads."""
     compiled("v4:2x2x1", length, heads, dtype)

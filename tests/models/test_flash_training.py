@@ -1,4 +1,4 @@
-"""Flash attention in a model and in a training step: as the plain form, with the same dropout.
+"""In a model and in a training step, flash attention agrees with the plain form and its dropout.
 
 The kernels run in JAX's interpreter of kernels.
 """
@@ -34,7 +34,7 @@ TINY = Model(
 
 @pytest.fixture
 def tpu(monkeypatch):
-    """Meshes say that they are of TPUs; the kernel is interpreted."""
+    """Meshes report TPUs as their devices, and the kernel is interpreted."""
     monkeypatch.setattr(sharding.Placement, "device", device("tpu"))
     monkeypatch.setattr(flash, "attention", INTERPRETED)
 
@@ -45,7 +45,7 @@ def make_config(**fields):
 
 
 def make_batch(rows=8, predictions=5):
-    """Rows of two examples, or more padding than tokens."""
+    """Rows with two examples, or with more padding than tokens."""
     rng = np.random.default_rng(3)
     at = np.arange(128)[None]
     real = at < rng.integers(64, 128, (rows, 1))
@@ -68,14 +68,14 @@ def make_batch(rows=8, predictions=5):
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_training_is_the_same_with_either_kernel(tpu, micro_batches):
-    """Losses of some steps, and the moments after them."""
+    """The losses of some steps agree, and the moments after these steps."""
 
     def steps(kernel, number=5):
         config = make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))
         config = config.with_model(attention=kernel)
         mesh = sharding.make_mesh(config.mesh)
         state = jax.jit(lambda: train.init_state(config, Pretraining(config).init))()
-        state["step"] += 1  # at step 0 warm-up leaves nothing to compare
+        state["step"] += 1  # at step 0 the warm-up rate is 0, and nothing would change
         run = train.compile_step(Pretraining(config), mesh, lambda batch: batch, micro_batches)
         batch, figures = sharding.to_global(mesh, make_batch(), 8), []
         for _ in range(number):
@@ -94,7 +94,7 @@ def test_training_is_the_same_with_either_kernel(tpu, micro_batches):
 
 
 def gradient_program(**fields):
-    """One gradient's program, before it is compiled."""
+    """The lowered program of one gradient, before compilation."""
     config = make_config()
     config = dataclasses.replace(config, model=dataclasses.replace(TINY, **fields))
     place = train.placement_of(config, sharding.make_mesh(config_lib.Mesh(), jax.devices()[:1]))
@@ -113,10 +113,10 @@ def test_the_mask_is_not_written_out_where_ids_do(tpu):
 
 @pytest.mark.slow
 def test_the_kernel_is_run_again_only_where_nothing_is_kept(tpu):
-    """`dots` keeps the results of matrix products, the kernel's among them.
+    """`dots` saves the results of matmuls, and the kernel's output is one of these.
 
-    The interpreter makes a loop of every run of a kernel; the compiler leaves out those that
-    nothing is read of.
+    The interpreter turns every run of a kernel into a loop. The compiler removes loops whose
+    results are not used.
     """
     none, dots, full = (
         gradient_program(remat=remat).compile().as_text().count(" while(")
@@ -126,7 +126,7 @@ def test_the_kernel_is_run_again_only_where_nothing_is_kept(tpu):
 
 
 def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
-    """vmap walks over the parts, which no shard_map can place."""
+    """vmap maps over the parts, and no shard_map can place such a map."""
     clipping = config_lib.Optimizer(clip_mode="per_shard", clip_shards=8)
     config, mesh = make_config(optimizer=clipping), sharding.make_mesh(config_lib.Mesh())
     place = train.placement_of(config, mesh)
@@ -142,7 +142,7 @@ def test_parts_that_are_clipped_alone_take_the_plain_form(tpu):
 
 
 def test_a_kernel_that_a_later_phase_cannot_take_is_refused_at_once(tpu, tmp_path):
-    """Not when its phase begins, after all the steps before it; nor after a corpus is prepared."""
+    """At once: not at the start of the later phase, and not after a corpus is prepared."""
     phases = {
         "phase1": config_lib.Phase(steps=10, sequence_length=128, batch_size=8),
         "phase2": config_lib.Phase(steps=10, sequence_length=200, batch_size=8),

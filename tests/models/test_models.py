@@ -1,4 +1,4 @@
-"""The model against its published sizes and against BERT written out in NumPy."""
+"""The model agrees with its published sizes and with BERT written out in NumPy."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ BATCH, LENGTH, PREDICTIONS = 3, 12, 4
 
 @pytest.fixture(scope="module")
 def params():
-    """Parameters far from their start: every bias and scale counts."""
+    """Parameters far from their initial values, so that every bias and scale matters."""
     rng = np.random.default_rng(1)
     params = models.init(TINY, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.2 * rng.standard_normal(x.shape, np.float32), params)
@@ -88,7 +88,7 @@ def _gelu(x):
 
 
 def reference(config, params, batch):
-    """BERT in float64, a head and an example at a time (Devlin et al. 2018, Vaswani et al. 2017)."""
+    """BERT in float64, a head, an example at a time (Devlin et al. 2018, Vaswani et al. 2017)."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     eps, tables, ids_BL = config.layer_norm_eps, p["embeddings"], batch["input_ids"]
     x_BLD = tables["word"]["embedding"][ids_BL] + tables["position"]["embedding"][: ids_BL.shape[1]]
@@ -193,7 +193,7 @@ def test_padding_of_the_vocabulary_does_not_change_the_loss(params, batch):
     ids=str,
 )
 def test_unroll_and_remat_change_nothing(params, batch, change):
-    """Same dropout bits, loss and gradients however the stack is run."""
+    """Dropout bits, loss and gradients are the same for every way to run the stack."""
 
     plain = dataclasses.replace(TINY, scan_unroll=1, remat="none")
     expected, found = (
@@ -224,7 +224,7 @@ def test_dropout_rate_and_mean_within_four_sigma(rate):
 
 
 def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
-    """Correlation with shifts along every axis, and between keys, is sampling noise."""
+    """Correlations with shifts along every axis, and between keys, are sampling noise."""
     shape, rate = (48, 40, 384), 0.1
 
     def kept(key):
@@ -238,7 +238,7 @@ def test_dropout_bits_are_independent_of_neighbors_keys_and_rows():
         others += [np.roll(first, shift, axis) for axis in range(3) if shift < shape[axis]]
     for other in others:
         assert abs((first * other).mean()) < 4.5 / math.sqrt(first.size)
-    for axes in ((0, 1), (0, 2), (1, 2)):  # every row and column meets the rate
+    for axes in ((0, 1), (0, 2), (1, 2)):  # every slice along an axis has the rate
         means = first.mean(axes) * math.sqrt(first.size / first.shape[3 - sum(axes)])
         assert np.abs(means).max() < 5
 
@@ -280,7 +280,7 @@ def test_layers_and_sites_draw_different_bits(monkeypatch):
 
 
 def test_dropout_is_sharded_like_its_input():
-    """Each device draws for its own rows: nothing replicated, nothing gathered, same bits."""
+    """Each device draws for its own rows. Nothing is replicated or gathered; bits stay the same."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, P("data"))
     key = jax.random.key(9)
@@ -292,7 +292,7 @@ def test_dropout_is_sharded_like_its_input():
     text = compiled.compile().as_text()
     assert not re.search(r"all-(gather|reduce|to-all)|collective-permute", text)
     shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"[us]32\[(\d+,\d+,\d+)\]", text)}
-    assert {shape[0] for shape in shapes} == {2}, shapes  # and bits there are
+    assert {shape[0] for shape in shapes} == {2}, shapes  # not empty: the program draws bits
     x = jax.device_put(jnp.ones((16, 48, 64)), sharding)
     np.testing.assert_array_equal(jax.jit(drop)(x, key), dropout(jnp.ones(x.shape), 0.1, key))
 
@@ -307,8 +307,8 @@ def test_bfloat16_is_close_to_float32(params, batch):
 
 
 def test_initial_values():
-    """Zero biases, unit scales; normal .02 cut at two deviations, as TensorFlow and so BERT has it."""
-    deviation = 0.02 * 0.87962566103423978  # of what the cut leaves
+    """Zero biases, unit scales; weights are normal .02, cut at two deviations as in TensorFlow."""
+    deviation = 0.02 * 0.87962566103423978  # after the cut
     config = Model(num_hidden_layers=2, vocab_size=1000)
     params = models.init(config, jax.random.key(4))
     for path, value in jax.tree_util.tree_leaves_with_path(params):
@@ -323,7 +323,7 @@ def test_initial_values():
             assert abs(value.std() / deviation - 1) < 5 / math.sqrt(2 * value.size)
             assert np.abs(value).max() <= 0.04 + 1e-6
     kernels_NDD = np.asarray(params["blocks"]["query"]["kernel"])
-    assert abs(np.corrcoef(kernels_NDD.reshape(2, -1))[0, 1]) < 0.01  # layers differ
+    assert abs(np.corrcoef(kernels_NDD.reshape(2, -1))[0, 1]) < 0.01  # the layers differ
     assert not np.asarray(params["embeddings"]["word"]["embedding"])[config.vocab_size :].any()
 
 
@@ -331,7 +331,7 @@ def test_initial_values():
 
 
 def pack_rows(batch, rows, length):
-    """The examples of `batch`, packed into `rows` (lists of their numbers) of `length` tokens."""
+    """The examples of `batch` packed into `rows` (lists of example numbers) of `length` tokens."""
     slots = max(map(len, rows))
     shape, P_ = (len(rows), length), PREDICTIONS * slots
     packed = {
@@ -369,7 +369,7 @@ def pack_rows(batch, rows, length):
 
 
 def test_a_packed_example_is_computed_as_alone(params, batch):
-    """Hidden states, both heads' logits, and the losses of the batch with all their gradients."""
+    """Hidden states, the logits of both heads, and the batch's losses with all gradients agree."""
     packed = pack_rows(batch, [[1, 2], [0]], 20)
     alone, together = apply(SILENT, params, batch), apply(SILENT, params, packed)
     for row, slot, i in ((0, 0, 1), (0, 1, 2), (1, 0, 0)):

@@ -56,10 +56,10 @@ def test_prices(text, topologies, meant):
     ("text", "said"),
     [
         ("1,2", "2 prices for 3 topologies"),
-        ("$2", r"\$2 is no price"),
-        ("-1", "-1 is no price"),
-        ("nan", "nan is no price"),
-        ("1,,2", "nothing is no price"),
+        ("$2", r"\$2 is not a price"),
+        ("-1", "-1 is not a price"),
+        ("nan", "nan is not a price"),
+        ("1,,2", "nothing is not a price"),
     ],
 )
 def test_prices_that_are_none(text, said):

@@ -116,7 +116,7 @@ def test_a_share_that_would_do(monkeypatch):
     report = {"hbm_bytes_per_device": 80.5e9}
     target = plan_stage.Target("h100", [], 75e9, chip)
     fix = search.would_fit(Pretraining(CONFIG), target, report, lambda line: None)
-    assert fix == "it fits where the environment has XLA_CLIENT_MEM_FRACTION=0.81"
+    assert fix == "it fits with XLA_CLIENT_MEM_FRACTION=0.81 in the environment"
 
 
 def test_a_prediction_for_a_gpu():

@@ -11,6 +11,8 @@ from bertjax.config import Config
 from bertjax.processes import compilation_cache
 from bertjax.processes.compilation_cache import Programs
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 
 @pytest.fixture(autouse=True)
 def no_other_cache(monkeypatch):

@@ -12,6 +12,7 @@ from runs import cluster
 from xla_flags import CHEAP
 
 from bertjax.errors import UsageError
+from bertjax.processes import cluster as cluster_lib
 from bertjax.processes import distributed
 from bertjax.processes.distributed import StopSignals
 
@@ -157,7 +158,7 @@ TPU_WORKER = """
     # There are no chips here, from which JAX concludes that there is no such server.
     cloud_tpu_cluster.running_in_cloud_tpu_vm = True
     os.environ.pop("TPU_SKIP_MDS_QUERY", None)
-    distributed._on_tpu_vm = lambda: True
+    distributed.cluster.is_tpu_vm = lambda: True
     with distributed.processes():
         print(jax.process_index(), jax.process_count(), len(jax.devices()), flush=True)
 """
@@ -190,7 +191,7 @@ def test_a_tpu_vm_is_a_host_with_chips_that_jax_will_use(monkeypatch, platforms,
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
     else:
         monkeypatch.delenv("JAX_PLATFORMS")
-    assert distributed._on_tpu_vm() == found
+    assert cluster_lib.is_tpu_vm() == found
 
 
 FAILURE = """

@@ -16,6 +16,8 @@ from bertjax.processes import lock
 from bertjax.processes.lock import Lock
 from bertjax.processes.owner import Owner
 
+pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
+
 
 @pytest.fixture(scope="module")
 def server():

@@ -96,7 +96,7 @@ def test_weights_that_do_not_fit_are_refused_by_all_before_anything_is_prepared(
     processes = start_all(project, command, cluster(2))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [USAGE, USAGE], outputs
-    said = f"cannot be that of these weights; set config.tokenizer.path={tmp_path}/hf"
+    said = f"a new vocabulary trained on the corpus; set config.tokenizer.path={tmp_path}/hf"
     assert all(said in output for output in outputs)
     assert not (tmp_path / "w/store").exists()
     assert not (tmp_path / "w/tokenizer").exists()
@@ -254,7 +254,8 @@ class Launched:
             time.sleep(0.05)
         pytest.fail(f"no two processes: {self.text}")
 
-    def finish(self, seconds=600):
+    def finish(self, seconds=1800):
+        """The exit code. Two processes on two cores beside other tests are ten times slower than alone."""
         return self.process.wait(seconds)
 
     @property
@@ -367,7 +368,7 @@ def test_sigterm_at_10_moments_loses_nothing(project, tmp_path):
         children = run.children()
         wait_for_moment(run, workdir, MOMENTS[number % 4], draws)
         children[number % 2].send_signal(signal.SIGTERM)
-        assert run.finish(120) == RESTART, run.text
+        assert run.finish(600) == RESTART, run.text
         saved = max(r.step for r in manager.verify(workdir / "checkpoints") if not r.problems)
         assert saved == max(newest_step(workdir), saved)
         stops.append(saved)

@@ -1,1 +1,1 @@
-"""Labeled files of every layout to examples."""
+"""Readers from labeled files of every layout to examples."""

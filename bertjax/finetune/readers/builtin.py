@@ -4,14 +4,14 @@ from bertjax.data import sample
 from bertjax.errors import DataError
 from bertjax.finetune.examples import Dataset, Text
 
-CLASSES, MOST = 6, 250  # packages, and docstrings of each
-_EVERY = 3  # of so many modules, one is held out
+CLASSES, MOST = 6, 250  # the number of packages, and the most docstrings from each
+_EVERY = 3  # one of every 3 modules is held out
 
 
 def read() -> Dataset:
     """Docstrings of the largest packages of the standard library; every third module is `dev`.
 
-    Figures of two versions of Python are not comparable.
+    The text depends on the Python version, so figures from two versions are not comparable.
 
     Raises:
       DataError: there are fewer than two packages with docstrings.

@@ -1,4 +1,4 @@
-"""Multiple choice: SWAG's CSV (Zellers et al. 2018) and RACE's folders of JSON (Lai et al. 2017)."""
+"""Reads multiple choice: SWAG's CSV (Zellers et al. 2018), RACE's JSON files (Lai et al. 2017)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,24 +9,24 @@ from bertjax.errors import DataError
 from bertjax.finetune.examples import Choices, Dataset
 from bertjax.finetune.readers import files, labels, records, splits
 
-OPTIONS = 4  # of both
+OPTIONS = 4  # options per question, in SWAG and RACE
 _ENDINGS = tuple(f"ending{number}" for number in range(OPTIONS))
 _LEVELS = ("high", "middle")
 _LETTERS = "ABCD"
 
 
 def read_swag(config: Config) -> Dataset:
-    """SWAG's train.csv, val.csv (dev) and test.csv from a folder, or files of these columns.
+    """SWAG's train.csv, val.csv (dev) and test.csv from a folder, or files with their columns.
 
-    The context is `sent1`, and `sent2` begins each option: `ending0` to `ending3`. An id is the
-    row's number in its file, from 0.
+    The context is `sent1`. Each option is `sent2` and one of `ending0` to `ending3`. An id is the
+    row's number in its split, from 0.
 
     Raises:
-      DataError: a missing column, fewer than four endings, or a label that is none of 0 to 3.
+      DataError: a column is missing, an ending is empty, or a label is not 0 to 3.
     """
     paths = files.named(config.data)
     if len(paths) == 1 and storage.is_directory(paths[0]):
-        # The official folder has train_full.csv and val_full.csv too, of other columns.
+        # The official folder also has train_full.csv and val_full.csv, with other columns.
         official = [files.join(paths[0], f"{name}.csv") for name in ("train", "val", "test")]
         paths = [path for path in official if storage.exists(path)] or paths
     found, notes = splits.assign(paths, (".csv", ".parquet"))
@@ -37,7 +37,7 @@ def read_swag(config: Config) -> Dataset:
 
 
 def swag_rows(tables: Iterable[records.Table], split: str) -> list[Choices]:
-    """The examples of a split's tables, which have the columns of SWAG's CSV."""
+    """The examples of a split's tables, which must have the columns of SWAG's CSV."""
     examples: list[Choices] = []
     for table in tables:
         for row in table.rows:
@@ -59,7 +59,7 @@ def _choices(
     split: str,
     where: str,
 ) -> Choices:
-    """An example of four options, of which `label` is the right one's number."""
+    """An example with four options; `label` is the number of the right option."""
     if len(options) != OPTIONS or not all(option.strip() for option in options):
         full = sum(bool(option.strip()) for option in options)
         raise DataError(f"{where}: {full} options with text of {len(options)}, expected {OPTIONS}")
@@ -72,13 +72,14 @@ def _choices(
 
 
 def read_race(config: Config) -> Dataset:
-    """RACE from its folder: train, dev and test, in each `high` and `middle`, a passage a file.
+    """RACE from its folder: train, dev and test, each with `high` and `middle`; one passage a file.
 
-    The context is the article, its line breaks spaces. An id is the file's and the question's
-    number, from 0: high1.txt-0. The order is that of level and file name.
+    The context is the article, with spaces for line breaks. An id is the file's id and the number
+    of the question, from 0: high1.txt-0. The order is by level, then by file name.
 
     Raises:
-      DataError: no such folder, no JSON, or not four options and a letter for each question.
+      DataError: the folder is missing, a file is not JSON, or a question does not have four options
+        and an answer letter.
     """
     paths = files.named(config.data)
     inner = files.join(paths[0], "RACE")
@@ -103,7 +104,7 @@ def read_race(config: Config) -> Dataset:
 
 
 def passage(path: str, split: str) -> list[Choices]:
-    """The questions of one of RACE's files; in `test` they need no answers."""
+    """The questions of one RACE file; only in `test` may the answers be missing."""
     found = files.parse_json(files.read_text(path), path)
     article = _flat(found.get("article"), path, "article")
     questions: Any = found.get("questions")
@@ -135,5 +136,5 @@ def passage(path: str, split: str) -> list[Choices]:
 
 
 def _flat(value: Any, where: str, name: str) -> str:
-    """A text with its line breaks as spaces."""
+    """A text with spaces for line breaks."""
     return " ".join(files.as_text(value, where, name).splitlines())

@@ -1,4 +1,4 @@
-"""A user's own rows (TSV, CSV, JSONL, parquet, TFDS), by the columns that `config.task` names."""
+"""Reads a user's own rows (TSV, CSV, JSONL, parquet, TFDS); `config.task` names the columns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +20,16 @@ _LABEL, _ID, _OPTIONS = (
 
 
 def read(config: Config, kind: str, tables: dict[str, list[Table]]) -> Dataset:
-    """The examples of each split's tables; an id is `id_column`'s, or the row's number in the split.
+    """The examples of each split's tables; an id is from `id_column`, or the row's number there.
 
-    Labels of `single` and `pair` are those of `config.model.label_names`, or else the distinct
-    ones of training, sorted (as numbers where all are), or in the order of the file's own classes.
-    A row of `test` may have no label.
+    The labels of `single` and `pair` are `config.model.label_names` if set. Otherwise they are the
+    distinct labels of the training rows: in the order of the file's own classes if it has them,
+    else sorted (whole numbers by value). A row of `test` may have no label.
 
     Raises:
       UsageError: `config.task` does not name the columns that the kind needs.
-      DataError: a column that is not there, no text or label where there must be one, or a label
-        that training does not have; the file and line are named.
+      DataError: a column, a text or a label is missing, or training does not have the label; the
+        message names file and line.
     """
     columns = config.task
     _require_columns(columns, kind)
@@ -62,12 +62,12 @@ def _require_columns(columns: Columns, kind: str) -> None:
     if kind == "multiple_choice" and len(columns.option_columns) < 2:
         raise UsageError(
             f"{_OPTIONS}={columns.option_columns!r}: config.task.kind=multiple_choice needs the "
-            "columns of two options at least"
+            "columns of at least two options"
         )
 
 
 def _rows(members: list[Table], columns: Columns) -> Iterator[tuple[Row, str, Table]]:
-    """Rows with their ids and tables."""
+    """Each row with its id and its table."""
     number = 0
     for table in members:
         for row in table.rows:
@@ -82,10 +82,10 @@ def _texts(row: Row, columns: Columns) -> tuple[str, ...]:
 
 
 def _value(row: Row, columns: Columns, split: str) -> Any:
-    """What the label's column holds; None where a row of `test` has none.
+    """The value in the label column; None for a row of `test` without a label.
 
     Raises:
-      DataError: a row of another split has none.
+      DataError: a row of another split has no label.
     """
     column = columns.label_column
     value = row.values.get(column) if split == "test" else row.get(column, _LABEL)
@@ -105,7 +105,7 @@ def _no_label(row: Row, columns: Columns) -> DataError:
 
 
 def _classified(config: Config, tables: dict[str, list[Table]]) -> Dataset:
-    """Texts with a label by name. Training is read first: labels of other splits must be its."""
+    """Texts with label names. Reads training first, since other splits may only use its labels."""
     columns, known = config.task, config.model.label_names
     parts: dict[str, list] = {}
     for split in sorted(tables, key=lambda name: name != "train"):
@@ -130,11 +130,11 @@ def _classified(config: Config, tables: dict[str, list[Table]]) -> Dataset:
 
 
 def _require_two(known: tuple[str, ...], members: list[Table]) -> None:
-    """Refuses one label only: there would be nothing to learn."""
+    """Refuses a training split with a single label, which leaves nothing to learn."""
     if len(known) == 1:
         raise DataError(
             f"{', '.join(table.name for table in members)}: all labels are {known[0]!r}; "
-            f"classification needs two at least ({_LABEL} names the column)"
+            f"classification needs at least two ({_LABEL} names the column)"
         )
 
 
@@ -145,7 +145,7 @@ def _regression(row: Row, name: str, columns: Columns, split: str) -> Text:
 
 
 def _choices(row: Row, name: str, columns: Columns, split: str) -> Choices:
-    """The label is the option's column, its number from 0, or its letter from A."""
+    """A multiple-choice row; the label is an option's column name, number from 0, or letter."""
     context, *question = _texts(row, columns)
     options = tuple(row.text(column, _OPTIONS) for column in columns.option_columns)
     for column, option in zip(columns.option_columns, options, strict=True):
@@ -166,9 +166,10 @@ def _option(value: str, columns: tuple[str, ...], where: str) -> int:
 
 
 def _question(row: Row, name: str, columns: Columns, split: str) -> Question:
-    """Answers are in `answers`, or in a `label_column` of another name, as `parse_answers` reads.
+    """A span row; the answers are in the column `answers`, or in `label_column` if that is set.
 
-    A row whose answers are empty has none in its context; one of `test` may be without the column.
+    `squad.parse_answers` reads the answers. Empty answers mean that the context has no answer. Rows
+    of `test` may lack the column.
     """
     column = "answers" if columns.label_column == "label" else columns.label_column
     context, question = _texts(row, columns)

@@ -1,6 +1,6 @@
-"""Token classification in CoNLL columns: a word and its tag a line, a blank line ends a sentence.
+"""Token classification in CoNLL columns: one word and tag a line, a blank line after a sentence.
 
-The layout of CoNLL-2003 (Tjong Kim Sang and De Meulder) and WNUT 2017 (Derczynski et al.).
+CoNLL-2003 (Tjong Kim Sang and De Meulder) and WNUT 2017 (Derczynski et al.) have this layout.
 """
 
 import re
@@ -18,7 +18,7 @@ OUTSIDE = "O"
 
 
 class _Sentence(NamedTuple):
-    line: int  # of its first word
+    line: int  # the line number of the first word
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
 
@@ -26,15 +26,15 @@ class _Sentence(NamedTuple):
 def read(config: Config) -> Dataset:
     """The sentences of CoNLL files; the word is the first column.
 
-    The tag is the column that `config.task.label_column` numbers, by default the last one. A file
-    of a test split may have the words alone. Ids number the sentences of a split from 0. Labels
-    are the tags of training, `O` first and the others sorted; then those that only other splits
-    have, so that all gold entities count.
+    The tag is in the column with the number `config.task.label_column`, by default in the last one.
+    A file of a test split may have words only. An id is the sentence's number in its split, from 0.
+    Labels are the tags of training, `O` first and the others sorted. Tags that only other splits
+    have come last: they are labels too, so that all gold entities count.
 
     Raises:
-      UsageError: `config.task.label_column` is no number.
-      DataError: a line with another number of columns than the file's first one, or a tag that
-        `config.model.label_names`, where given, does not have.
+      UsageError: `config.task.label_column` is not a number.
+      DataError: a line has another number of columns than the file's first line, or a tag is not in
+        `config.model.label_names` (if set).
     """
     column = column_of(config.task.label_column)
     found, notes = splits.assign(files.named(config.data), SUFFIXES)
@@ -56,8 +56,8 @@ def read(config: Config) -> Dataset:
     extra = _tags([e for split in parts for e in parts[split]]) - trained
     if extra and trained:
         notes.append(
-            f"the tags {', '.join(sorted(extra))} are in no training example: labels all the "
-            "same, so that they count where they are"
+            f"the tags {', '.join(sorted(extra))} are in no training example; they are labels too, "
+            "so that evaluation counts them"
         )
     names = labels.ordered(trained - {OUTSIDE}) + labels.ordered(extra - {OUTSIDE})
     outside = (OUTSIDE,) if OUTSIDE in trained | extra else ()
@@ -66,12 +66,12 @@ def read(config: Config) -> Dataset:
 
 def column_of(name: str) -> int:
     """The number of the tag's column; -1 is the last."""
-    if name == "label":  # the field's default, which suits files with a header
+    if name == "label":  # the field's default, meant for files with a header
         return -1
     if not re.fullmatch(r"-?\d+", name):
         raise UsageError(
             f"config.task.label_column={name!r}: CoNLL columns have no names; give the number of "
-            "the tag's, from 0, or -1 for the last"
+            "the tag column, from 0, or -1 for the last"
         )
     return int(name)
 
@@ -96,8 +96,8 @@ def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], 
             width = width or _width(fields, column, is_test, where)
             if len(fields) != width or not all(fields):
                 raise DataError(
-                    f"{where}: {line!r} has {sum(map(bool, fields))} columns, and the first line "
-                    f"of the file {width}"
+                    f"{where}: {line!r} has {sum(map(bool, fields))} columns, but the first line "
+                    f"of the file has {width}"
                 )
             words.append(files.as_text(fields[0], where, "word"))
             tags.append(fields[column] if width > 1 else "")
@@ -107,21 +107,21 @@ def _read_file(path: str, column: int, is_test: bool) -> tuple[list[_Sentence], 
 
 
 def fields_of(line: str) -> list[str]:
-    """The columns of a line, [] of a blank one; a word may hold spaces where tabs part columns."""
+    """The columns of a line, [] for a blank line; between tabs, a word may hold spaces."""
     if not line.strip(" \t"):
         return []
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _width(fields: list[str], column: int, is_test: bool, where: str) -> int:
-    """The number of columns that all lines of a file have, as its first one."""
+    """The number of columns of a file's first line, which all other lines must have too."""
     width = len(fields)
     if width == 1 and is_test:
         return width
     if width < 2 or not -width < column < width or column % width == 0:
         raise DataError(
             f"{where}: {width} columns ({' '.join(fields)}): no tag in column {column} "
-            "(config.task.label_column), the first one being the word"
+            "(config.task.label_column); the first column is the word"
         )
     return width
 

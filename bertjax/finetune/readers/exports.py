@@ -1,7 +1,7 @@
-"""A task of the papers with one or two texts from Hugging Face's parquet export, or from TFDS.
+"""Reads tasks of the papers with one or two texts from Hugging Face's parquet export or TFDS.
 
-Both have the columns of the export (`Task.exported`), `label`, and GLUE's have `idx`; a label of
--1 is none.
+Both have the columns `Task.exported` and `label`; GLUE's tasks also have `idx`. A label of -1 means
+no label.
 """
 
 from bertjax.errors import DataError
@@ -24,7 +24,7 @@ SPLITS = {
 
 
 def find(folder: str) -> dict[str, list[str]]:
-    """The shards of each split in a folder: train-00000-of-00001.parquet, or train.parquet."""
+    """The parquet files of each split in a folder: train.parquet, train-00000-of-00001.parquet."""
     found: dict[str, list[str]] = {}
     for path in files.inside(folder, ".parquet"):
         split = SPLITS.get(files.base(path).removesuffix(".parquet").partition("-")[0])
@@ -36,10 +36,10 @@ def find(folder: str) -> dict[str, list[str]]:
 def read(task: Task, tables: dict[str, list[Table]]) -> Dataset:
     """The examples of each split's tables; an id is `idx`, or else the row's number in the split.
 
-    The labels of GLUE's test sets are not read, as those of its TSV files.
+    The labels of GLUE's test sets are not read, as with its TSV files.
 
     Raises:
-      DataError: a missing column, other classes than the task's, or a row without a label.
+      DataError: a column is missing, the classes are not the task's, or a row has no label.
     """
     parts: dict[str, list] = {}
     for split, members in tables.items():
@@ -56,11 +56,11 @@ def read(task: Task, tables: dict[str, list[Table]]) -> Dataset:
 
 
 def _names(task: Task, table: Table) -> tuple[str, ...]:
-    """The names of the label's numbers: the file's own, or else in the order of the task's."""
+    """The label names by number: the file's own names, or else the task's."""
     names = table.classes.get("label") or task.labels
     if sorted(names) != sorted(task.labels):
         raise DataError(
-            f"{table.name}: its labels are {', '.join(names)}, and those of {task.title} are "
+            f"{table.name}: its labels are {', '.join(names)}, but {task.title} has "
             f"{', '.join(task.labels)}"
         )
     return names

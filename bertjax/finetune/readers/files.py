@@ -1,4 +1,4 @@
-"""The files and folders that `config.data.files` of a fine-tuning names, and their text."""
+"""The files and folders in a fine-tuning's `config.data.files`, and their text."""
 
 import glob
 import gzip
@@ -13,7 +13,7 @@ from bertjax.errors import DataError, UsageError
 
 
 def named(data: Data) -> list[str]:
-    """The folders and files that `data.files` names: its patterns in order, their matches sorted.
+    """The files and folders that match the patterns in `data.files`: by pattern, then sorted.
 
     Raises:
       UsageError: `data.files` is unset.
@@ -43,7 +43,7 @@ def inside(folder: str, *suffixes: str) -> list[str]:
 
 
 def join(folder: str, *names: str) -> str:
-    """The path of what is called `names` in a folder, local or gs://."""
+    """The path `folder/names[0]/names[1]...`, local or gs://."""
     return "/".join((folder.rstrip("/"), *names))
 
 
@@ -56,7 +56,8 @@ def read_text(path: str) -> str:
     """The text of a UTF-8 file, without a byte-order mark; `.gz` is unpacked.
 
     Raises:
-      DataError: a file that cannot be read, is not UTF-8 (the line is named), or a damaged gzip.
+      DataError: the file cannot be read, is not UTF-8 (the message names the line), or is a damaged
+        gzip.
     """
     try:
         data = storage.read(path)
@@ -73,12 +74,15 @@ def read_text(path: str) -> str:
 
 
 def read_lines(path: str, *, ends: bool = False) -> list[str]:
-    """The lines of a text file, which end at LF or CRLF; blank ones at the end are left out.
+    """The lines of a text file without blank lines at its end; a line ends at LF or CRLF.
 
-    With `ends`, the CR of a CRLF stays. Other characters that Python takes for ends of lines (U+0085, U+2028) occur inside texts.
+    Python's other line ends (U+0085, U+2028) do not end a line here, because texts contain them.
+
+    Args:
+      ends: keep the CR of a CRLF.
 
     Raises:
-      DataError: as `read_text`, or a file without text.
+      DataError: see `read_text`; or the file has no text.
     """
     lines = read_text(path).split("\n")
     if not ends:
@@ -91,10 +95,13 @@ def read_lines(path: str, *, ends: bool = False) -> list[str]:
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
-    """The object that a JSON text holds.
+    """The object in a JSON text.
+
+    Args:
+      where: file and line, for messages.
 
     Raises:
-      DataError: no JSON, or none of an object; `where` names the file and line.
+      DataError: the text is not JSON, or not an object.
     """
     try:
         found = json.loads(text)
@@ -106,10 +113,10 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
 
 
 def as_text(value: Any, where: str, name: str) -> str:
-    """A text as it is; half of a surrogate pair, which no tokenizer can encode, becomes "?".
+    """The value, which must be text; lone surrogates, which no tokenizer can encode, become "?".
 
     Raises:
-      DataError: `value` is no text.
+      DataError: `value` is not text.
     """
     if not isinstance(value, str):
         raise DataError(f"{where}: {name!r} is {type(value).__name__}, expected text")

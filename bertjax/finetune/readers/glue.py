@@ -1,8 +1,8 @@
-"""GLUE in its official TSV files (Wang et al. 2018, gluebenchmark.com/tasks), or in parquet.
+"""Reads GLUE from its official TSV files (Wang et al. 2018, gluebenchmark.com/tasks) or parquet.
 
 Quotes are literal. CoLA's train.tsv and dev.tsv have no header. QQP's train.tsv has a few broken
-rows. MRPC has no train.tsv of its own: it is made from Microsoft's files. The labels of test
-files are not read: GLUE keeps them.
+rows. MRPC comes without a train.tsv, so its rows are read from Microsoft's files. The labels of
+test files are not read, because GLUE does not publish them.
 """
 
 import re
@@ -27,7 +27,7 @@ _STEMS = {
 }
 COLA = ("source", "label", "mark", "sentence")
 _UNLABELED = ("test", "test_mismatched", "ax")  # GLUE does not publish their labels
-_MOST_BROKEN = 0.01  # share of QQP's training rows; of the official file 0.01% are
+_MOST_BROKEN = 0.01  # the largest share of broken QQP training rows; the official file has 0.01%
 _MSR_TRAIN, _MSR_TEST, _DEV_IDS = (
     "msr_paraphrase_train.txt",
     "msr_paraphrase_test.txt",
@@ -36,21 +36,21 @@ _MSR_TRAIN, _MSR_TEST, _DEV_IDS = (
 
 
 class _Rows(NamedTuple):
-    """Examples of one file, and what was left out of it."""
+    """The examples of one file, and notes on rows that were left out."""
 
     examples: list[Text]
     notes: list[str]
 
 
 def read(config: Config, task: Task) -> Dataset:
-    """The splits of a GLUE task from `config.data.files`: its folder, GLUE's, or files.
+    """The splits of a GLUE task; `config.data.files` is its folder, GLUE's folder, or files.
 
-    Splits: train, dev, test; of MNLI also dev_mismatched, test_mismatched and ax, the diagnostic
-    set, which is in its folder (diagnostic.tsv) or in a folder AX or diagnostic beside.
+    The splits are train, dev and test. MNLI also has dev_mismatched, test_mismatched and ax, the
+    diagnostic set: diagnostic.tsv in MNLI's folder, or a folder AX or diagnostic beside that.
 
     Raises:
-      UsageError: files whose names tell no split, or of another kind.
-      DataError: a file that does not hold the task's rows; the line is named.
+      UsageError: a file's name tells no split, or its suffix is wrong.
+      DataError: a file does not hold the task's rows; the message names the line.
     """
     found, home = _layout(files.named(config.data), task)
     if any(path.endswith(".parquet") for paths in found.values() for path in paths):
@@ -69,7 +69,7 @@ def read(config: Config, task: Task) -> Dataset:
 
 
 def _layout(paths: list[str], task: Task) -> tuple[dict[str, list[str]], str]:
-    """The files of each split, and the task's folder ("" where files are named)."""
+    """The files of each split, and the task's folder ("" if the config names files)."""
     folders = [path for path in paths if storage.is_directory(path)]
     if not folders:
         return _by_name(paths, task), ""
@@ -93,9 +93,11 @@ def _layout(paths: list[str], task: Task) -> tuple[dict[str, list[str]], str]:
 
 
 def _by_name(paths: list[str], task: Task) -> dict[str, list[str]]:
-    """The splits of files that are named one by one."""
+    """The splits of files that the config names one by one."""
     if any(files.base(path) == _DEV_IDS for path in paths):
-        raise UsageError(f"config.data.files: {_DEV_IDS} is read where MRPC's folder is named")
+        raise UsageError(
+            f"config.data.files: {_DEV_IDS} is read from MRPC's folder; name the folder"
+        )
     ax = [p for p in paths if {"ax", "diagnostic"} & set(_words(p))] if task.name == "mnli" else []
     rest = [path for path in paths if path not in ax]
     found, _ = splits.assign(rest, (".tsv", ".txt", ".parquet")) if rest else ({}, [])
@@ -114,7 +116,7 @@ def _words(path: str) -> list[str]:
 
 
 def _diagnostic(home: str, found: dict[str, list[str]]) -> str | None:
-    """The file of the diagnostic set, in MNLI's folder or in one beside it."""
+    """The file of the diagnostic set, in MNLI's folder or a folder beside it; None if missing."""
     above = home.rstrip("/").rpartition("/")[0] or "."
     if any(path.endswith(".parquet") for paths in found.values() for path in paths):
         return next(iter(files.inside(files.join(above, "ax"), ".parquet")), None)
@@ -145,8 +147,8 @@ def _read_tsv(path: str, split: str, task: Task) -> _Rows:
     if broken:
         if len(broken) > _MOST_BROKEN * (len(examples) + len(broken)):
             raise DataError(
-                f"{broken[0]}: a wrong number of columns, and so in {len(broken)} rows of "
-                f"{len(examples) + len(broken)}: the file is damaged"
+                f"{broken[0]}: a wrong number of columns, as in {len(broken)} of "
+                f"{len(examples) + len(broken)} rows; the file is damaged"
             )
         notes.append(
             f"{path}: {len(broken)} rows with a wrong number of columns are left out of training, "
@@ -173,7 +175,7 @@ def _label(row: Row, task: Task) -> str | float:
 
 
 def _add_msr(parts: dict[str, list], home: str, task: Task) -> list[str]:
-    """MRPC's missing splits from Microsoft's files; ids are the rows' numbers there.
+    """Adds MRPC's missing splits from Microsoft's files; an id is the row's number in its file.
 
     GLUE's dev set is the pairs of `msr_paraphrase_train.txt` whose two ids are in `dev_ids.tsv`.
     """

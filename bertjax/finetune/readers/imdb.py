@@ -1,4 +1,4 @@
-"""IMDb in aclImdb's folders (Maas et al. 2011): a review a file."""
+"""Reads IMDb from aclImdb's folders (Maas et al. 2011), which have one review a file."""
 
 from bertjax import storage
 from bertjax.config import Config
@@ -7,16 +7,16 @@ from bertjax.finetune.examples import Dataset, Text
 from bertjax.finetune.readers import files
 from bertjax.finetune.tasks import Task
 
-NOTE = "IMDb has no dev set: dev is its test set, of which the papers report the accuracy"
+NOTE = "IMDb has no dev set: dev is its test set, on which the papers report accuracy"
 
 
 def read(config: Config, task: Task) -> Dataset:
-    """`train` and, as `dev`, the test set; ids are as pos/0_9, in order of `pos`, `neg`, file name.
+    """`train`, and the test set as `dev`. `pos` comes first, then `neg`, each by file name.
 
-    A `<br />` is a space.
+    An id is like pos/0_9. A `<br />` becomes a space.
 
     Raises:
-      DataError: `config.data.files` is no such folder, or one of its folders has no reviews.
+      DataError: `config.data.files` is not aclImdb's folder, or one of its folders has no reviews.
     """
     paths = files.named(config.data)
     inner = files.join(paths[0], "aclImdb")

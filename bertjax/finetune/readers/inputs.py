@@ -1,4 +1,4 @@
-"""What a model is to predict: examples of any file that people have, one by one, in its order."""
+"""Reads the input of `predict`: the examples of a file in any common layout, one by one."""
 
 import dataclasses
 import itertools
@@ -14,25 +14,30 @@ from bertjax.finetune.readers.glue import COLA
 from bertjax.finetune.readers.lines import Bad, Row
 from bertjax.finetune.readers.row_examples import NoColumn, Reading
 
-# Of the header of HANS' heuristics_evaluation_set.txt (McCoy et al. 2019), which is a TSV file.
+# Columns that identify HANS' heuristics_evaluation_set.txt (McCoy et al. 2019), a TSV file.
 _HANS = {"gold_label", "sentence1", "sentence2"}
 
 
 def read(path: str, how: Reading) -> Iterator[Example | Bad]:
-    """The examples of a file, or of "-", standard input; a row that is damaged is a `Bad`.
+    """The examples of a file, or of standard input ("-"); a damaged row becomes a `Bad`.
 
-    By the file's suffix: .txt, a text a line, a tab between two (of `token`, words with blanks
-    between them; of RACE, a passage; of HANS, a TSV file); .jsonl, .csv, .tsv, .parquet, rows with the columns of
-    `config.task`, of the task's own files or of its export; .json, SQuAD's or a passage of RACE;
-    others of `token` are CoNLL columns. A label is kept where there is one, and one that the
-    model has not is kept as it is written.
+    The file's suffix decides the layout:
+
+    - .txt: one text a line, or two texts with a tab between them. For `token`, words separated by
+      blanks. RACE's .txt files are passages, HANS' is a TSV file.
+    - .jsonl, .csv, .tsv, .parquet: rows with the columns of `config.task`, of the task's own files
+      or of its export.
+    - .json: SQuAD's JSON or a passage of RACE.
+    - Any other suffix, for `token`: CoNLL columns.
+
+    Labels are kept; a label that the model does not have is kept as written.
 
     Raises:
       DataError: the file is missing, empty, or lacks a column.
-      UsageError: a folder, or a suffix that says nothing.
+      UsageError: the path is a folder, or the suffix is unknown.
     """
     if path != lines.STDIN and storage.is_directory(path):
-        raise UsageError(f"--input={path}: is a folder; name a file of it")
+        raise UsageError(f"--input={path}: is a folder; name a file in it")
     expected = {"single": 1, "pair": 2}.get(how.kind, 0)
     for example in _examples(path, how):
         parts: tuple[str, ...] = ()
@@ -89,7 +94,7 @@ def _of_json(path: str, how: Reading) -> Iterator[Example | Bad]:
 
 
 def _of_texts(found: Iterator[lines.Line], how: Reading) -> Iterator[Example | Bad]:
-    """A line an example."""
+    """One example a line."""
     for number, line in enumerate(found):
         name = str(number)
         if line.text is None:
@@ -115,19 +120,19 @@ def _of_rows(found: Iterator[Any], how: Reading) -> Iterator[Example | Bad]:
             try:
                 yield row_examples.of(row, how)
             except DataError as error:
-                if number == 0 and isinstance(error, NoColumn):  # then no row has the column
+                if number == 0 and isinstance(error, NoColumn):  # other rows lack the column too
                     raise
                 yield Bad(str(number), str(error))
 
 
 def _is_conll(first: str, how: Reading) -> bool:
-    """Whether a line is a word and its tag, not a sentence."""
+    """Whether a line is a word and its tag, not a sentence: its last field is a label."""
     fields = re.split(r"[ \t]+", first.strip())
     return len(fields) > 1 and fields[-1] in how.labels
 
 
 def _conll(found: Iterator[lines.Line], how: Reading) -> Iterator[Example | Bad]:
-    """Sentences of CoNLL columns; the tag is in the column of `config.task.label_column`."""
+    """The sentences of CoNLL columns; `config.task.label_column` numbers the tag column."""
     column = conll.column_of(how.columns.label_column)
     sentence: list[list[str]] = []
     number, width, wrong = 0, 0, ""
@@ -138,7 +143,7 @@ def _conll(found: Iterator[lines.Line], how: Reading) -> Iterator[Example | Bad]
         if fields:
             width = width or len(fields)
             if not wrong and (len(fields) != width or not all(fields)):
-                wrong = f"{line.where}: {len(fields)} columns, and the first line has {width}"
+                wrong = f"{line.where}: {len(fields)} columns, but the first line has {width}"
             sentence.append(fields)
             continue
         if sentence:

@@ -1,4 +1,4 @@
-"""Labels by name: what stands in a file becomes the name of a label, never its position."""
+"""Labels by name: a value in a file becomes the name of a label, never its position."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from bertjax.errors import DataError
 
 
 def written(value: Any) -> str | None:
-    """A label as a file writes it, as text: 1 and 1.0 are "1"; None where there is none."""
+    """A file's label as text: 1 and 1.0 become "1"; None for an empty value or NaN."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -18,10 +18,10 @@ def written(value: Any) -> str | None:
 
 
 def of_number(value: Any, names: Sequence[str], where: str) -> str | None:
-    """The name of a class's number; -1 is no label. A text is a name already.
+    """The name of a class number; None for -1. A text must be one of `names` already.
 
     Raises:
-      DataError: a number without a name, or a text that is none of `names`.
+      DataError: the number has no name, or the text is not in `names`.
     """
     text = written(value)
     if text is None or value == -1:
@@ -35,31 +35,31 @@ def of_number(value: Any, names: Sequence[str], where: str) -> str | None:
 def unknown(
     label: Any, known: Sequence[str], where: str, fix: str = "correct the file"
 ) -> DataError:
-    """The error for a label that is none of the known ones."""
+    """The error for an unknown label."""
     return DataError(
         f"{where}: unknown label {label!r}, known are {', '.join(map(repr, known))}; {fix}"
     )
 
 
 def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A target of regression.
+    """A regression target.
 
     Raises:
-      DataError: no finite number, or none of `low` to `high`.
+      DataError: the value is not a finite number from `low` to `high`.
     """
     try:
         found = float(value)
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
-        raise DataError(f"{where}: the label {value!r} is no finite number")
+        raise DataError(f"{where}: the label {value!r} is not a finite number")
     if not low <= found <= high:
         raise DataError(f"{where}: the score {value!r} is not between {low:g} and {high:g}")
     return found
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """The distinct names in sorted order, which is that of numbers where all are whole numbers."""
+    """The distinct names, sorted; by value if all names are whole numbers."""
     found = set(names)
     if all(re.fullmatch(r"-?\d+", name, re.ASCII) for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
@@ -70,10 +70,12 @@ def require_trained(labels: Sequence[str], found: Iterable[Any], fix: str) -> No
     """Refuses a label without a training example.
 
     Args:
-      fix: what to do, for the message.
+      labels: all labels of the task.
+      found: the labels of the training examples.
+      fix: what the user should do, for the message.
 
     Raises:
-      DataError: a label of `labels` is not among those of the training examples, `found`.
+      DataError: a label of `labels` is not in `found`.
     """
     trained = set(found)
     missing = [label for label in labels if label not in trained]

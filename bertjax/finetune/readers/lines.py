@@ -1,4 +1,4 @@
-"""Lines of text as rows, one by one, however large the file is; a damaged one becomes a `Bad`."""
+"""Streams the lines of a text file of any size as rows; a damaged row becomes a `Bad`."""
 
 import contextlib
 import csv
@@ -22,7 +22,8 @@ class Row(NamedTuple):
 
     Attributes:
       where: FILE:LINE, or the file's name and the row's number.
-      number: of the row, from 0.
+      number: the row's number, from 0.
+      values: the value of each column.
     """
 
     where: str
@@ -36,7 +37,7 @@ class Row(NamedTuple):
           field: the config field that names the column, for the message.
 
         Raises:
-          DataError: there is no such column; the message names those that are there.
+          DataError: there is no such column; the message names the columns of the row.
         """
         if column not in self.values:
             fix = f"; set {field}" if field else ""
@@ -46,7 +47,7 @@ class Row(NamedTuple):
         return self.values[column]
 
     def text(self, column: str, field: str = "") -> str:
-        """The text in a column; raises DataError where it holds none."""
+        """The text in a column; raises DataError if the value is not text."""
         return files.as_text(self.get(column, field), self.where, column)
 
 
@@ -54,9 +55,9 @@ class Bad(NamedTuple):
     """A row that cannot be read.
 
     Attributes:
-      id: its number in the file, from 0.
-      reason: begins with FILE:LINE.
-      where: FILE:LINE of a row with a wrong number of columns.
+      id: the row's number in the file, from 0.
+      reason: the message, which begins with FILE:LINE.
+      where: FILE:LINE if the row has a wrong number of columns, else "".
     """
 
     id: str
@@ -69,8 +70,8 @@ class Line(NamedTuple):
 
     Attributes:
       where: FILE:LINE.
-      text: without its end; None where it is not UTF-8.
-      end: LF or CRLF, which is part of a text in the quotes of a CSV file.
+      text: the line without its end; None if it is not UTF-8.
+      end: LF or CRLF. Quoted CSV texts contain line ends.
     """
 
     where: str
@@ -79,24 +80,24 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, where: str, whole: str) -> "Line":
-        """Of a line with its CR, where it has one, and without its LF."""
+        """Makes a `Line` from a line without its LF, but with its CR if it has one."""
         text = whole.removesuffix("\r")
         return cls(where, text, whole[len(text) :] + "\n")
 
 
 def suffix(path: str) -> str:
-    """What says how a file is read: `.jsonl` of `a.jsonl.gz`; "" of standard input."""
+    """The suffix that decides a file's layout: `.jsonl` for `a.jsonl.gz`; "" for standard input."""
     name = path.removesuffix(".gz").rpartition("/")[2].lower()
     return "." + name.rpartition(".")[2] if "." in name else ""
 
 
 def lines(path: str) -> Iterator[Line]:
-    """The lines of a UTF-8 file (`.gz` is unpacked) or, of "-", of standard input.
+    """The lines of a UTF-8 file (`.gz` is unpacked), or of standard input ("-").
 
     Blank lines at the end are left out.
 
     Raises:
-      DataError: the file cannot be read, or has no line that is not blank.
+      DataError: the file cannot be read, or all its lines are blank.
     """
     name, read, blank = "stdin" if path == STDIN else path, False, []
     try:
@@ -128,7 +129,7 @@ def lines(path: str) -> Iterator[Line]:
 
 
 def unreadable(number: int, line: Line) -> Bad:
-    """The row of a line that is not UTF-8."""
+    """The `Bad` row for a line that is not UTF-8."""
     return Bad(str(number), f"{line.where}: not UTF-8; convert it: iconv -f ... -t UTF-8")
 
 
@@ -136,7 +137,7 @@ def tsv(found: Iterator[Line], header: tuple[str, ...] = ()) -> Iterator[Row | B
     """The rows of a TSV file; quotes are literal.
 
     Args:
-      header: the names of the columns, where the first line has none.
+      header: the column names, for a file without a header line.
     """
     if not header:
         first = next(found)
@@ -152,8 +153,8 @@ def tsv(found: Iterator[Line], header: tuple[str, ...] = ()) -> Iterator[Row | B
 
 def csv_rows(found: Iterator[Line]) -> Iterator[Row | Bad]:
     """The rows of a CSV file with a header; a quoted text may hold commas and line breaks."""
-    csv.field_size_limit(sys.maxsize)  # the module's own, of 131,072, is less than a long context
-    row: list[Line] = []  # the lines of the row that is read now
+    csv.field_size_limit(sys.maxsize)  # a long context exceeds the module's limit of 131,072
+    row: list[Line] = []  # the lines of the current row
 
     def fed() -> Iterator[str]:
         for line in found:
@@ -202,7 +203,7 @@ def _row(
 
 
 def jsonl(found: Iterator[Line]) -> Iterator[Row | Bad | tuple[str, int, list]]:
-    """Objects as rows; of a text, or a list of texts, `(FILE:LINE, number, texts)`."""
+    """JSON objects as rows; a text or a list of texts becomes `(FILE:LINE, number, texts)`."""
     number = 0
     for line in found:
         if line.text is None:
@@ -228,7 +229,7 @@ def _parsed(text: str, where: str, number: int) -> Row | Bad | tuple[str, int, l
 
 
 def peeked(found: Iterator[Line]) -> tuple[Line, Iterator[Line]]:
-    """The first line that is not blank (or else the first), and all lines."""
+    """The first line that is not blank (the last line if all are blank), and all lines."""
     before = []
     for line in found:
         before.append(line)

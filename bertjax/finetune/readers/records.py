@@ -1,4 +1,4 @@
-"""Rows under the names of their columns: of TSV, CSV, JSONL, parquet, and TFDS."""
+"""Reads TSV, CSV, JSONL, parquet and TFDS as rows with named columns."""
 
 import itertools
 import json
@@ -12,15 +12,15 @@ from bertjax.finetune.readers import files, lines
 from bertjax.finetune.readers.lines import Bad, Line, Row
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
-_BATCH = 1024  # rows that are taken out of a parquet file or TFDS at once
+_BATCH = 1024  # rows read at once from a parquet file or TFDS
 
 
 class Table(NamedTuple):
-    """The rows of a file or of a split of TFDS, in order.
+    """The rows of a file or of a TFDS split, in order.
 
     Attributes:
-      name: of the file, for messages.
-      classes: the names of a column's numbers, where the file has them.
+      name: the name of the file or split, for messages.
+      classes: the class names of each column that stores class numbers, if the file has names.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Table(NamedTuple):
 
 
 def read(path: str) -> Table:
-    """The rows of a file, by its suffix, one of `SUFFIXES`.
+    """The rows of a file; its suffix, one of `SUFFIXES`, decides how it is read.
 
     Raises:
-      DataError: now or while the rows are read: damaged, or without rows.
+      DataError: the file is damaged or has no rows. Also raised later, while the rows are read.
     """
     if path.endswith(".parquet"):
         rows, classes = _parquet(path), _class_names(path)
@@ -54,11 +54,12 @@ def tsv(path: str, header: Sequence[str] = (), broken: list[str] | None = None) 
     """The rows of a TSV file; quotes are literal.
 
     Args:
-      header: names of the columns of a file whose first line is a row.
-      broken: takes FILE:LINE of each row with a wrong number of columns, which is left out.
+      header: the column names of a file without a header line.
+      broken: a list that collects FILE:LINE of each row with a wrong number of columns; these rows
+        are left out.
 
     Raises:
-      DataError: a row with a wrong number of columns, where `broken` is None.
+      DataError: a row has a wrong number of columns and `broken` is None.
     """
     for row in lines.tsv(_lines(path), tuple(header)):
         if isinstance(row, Bad) and broken is not None:
@@ -71,7 +72,7 @@ def csv_rows(path: str) -> Iterator[Row]:
     """The rows of a CSV file with a header; a quoted text may hold commas and line breaks.
 
     Raises:
-      DataError: a row with a wrong number of columns, or a quote that does not end.
+      DataError: a row has a wrong number of columns, or a quote does not end.
     """
     return map(_sound, lines.csv_rows(_lines(path)))
 
@@ -84,7 +85,7 @@ def _jsonl(path: str) -> Iterator[Row]:
 
 
 def _lines(path: str) -> Iterator[Line]:
-    """As `lines.lines`; a file that is not all UTF-8 raises DataError."""
+    """The lines of a file, see `lines.lines`; raises DataError if the file is not all UTF-8."""
     found = files.read_lines(path, ends=True)
     return (Line.of(f"{path}:{number}", line) for number, line in enumerate(found, 1))
 
@@ -96,7 +97,7 @@ def _sound(row: Row | Bad) -> Row:
 
 
 def _parquet(path: str) -> Iterator[Row]:
-    import pyarrow  # heavy, and only some data need it
+    import pyarrow  # slow to import, and only parquet needs it
     from pyarrow import parquet
 
     try:
@@ -125,18 +126,19 @@ def _class_names(path: str) -> dict[str, tuple[str, ...]]:
     features = found.get("info", found).get("features") or {}
     names = {}
     for column, feature in features.items():
-        one = feature.get("feature", feature) if isinstance(feature, dict) else None  # of a list
+        # A list column has its element type under "feature".
+        one = feature.get("feature", feature) if isinstance(feature, dict) else None
         if isinstance(one, dict) and isinstance(one.get("names"), list):
             names[column] = tuple(one["names"])
     return names
 
 
 def tfds(data: Data) -> dict[str, Table]:
-    """The splits of a TFDS dataset by TFDS' names; `train` is `data.tfds_split` of it.
+    """The splits of a TFDS dataset by TFDS' names; `train` is its split `data.tfds_split`.
 
     Raises:
-      UsageError: TFDS is not installed, or no dataset is named.
-      DataError: there is no such dataset, or a split without rows.
+      UsageError: TFDS is not installed, or the config names no dataset.
+      DataError: there is no such dataset, or a split has no rows.
     """
     if not data.tfds_name:
         raise UsageError("config.data.tfds_name is unset; config.data.source=tfds needs it")
@@ -151,7 +153,7 @@ def tfds(data: Data) -> dict[str, Table]:
         features = builder.info.features
     except ImportError as error:
         raise UsageError(f"config.data.source=tfds: {one_line(error)}; install it") from None
-    except Exception as error:  # whatever a dataset's own code raises
+    except Exception as error:  # a dataset's own code may raise anything
         name = f"config.data.tfds_name={data.tfds_name!r}, tfds_split={data.tfds_split!r}"
         raise DataError(f"{name}: {one_line(error)}") from None
     classes = {
@@ -174,7 +176,7 @@ def _tfds_rows(source: Any, name: str) -> Iterator[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """TFDS' bytes and arrays as text, numbers, lists and dicts."""
+    """Converts TFDS' bytes and arrays to text, numbers, lists and dicts."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""A row of a file that people have -> an example, by the names of its columns."""
+"""Rows -> examples: recognizes the common column names of each kind of task."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ _IDS = ("id", "index", "idx")
 _CONTEXTS = (("context", "question"), ("article", "question"))
 _PAIRS = (("text", "text_pair"), ("text_a", "text_b"))
 _SINGLE = (("text",), ("sentence",))
-_MNLI = "gold_label"  # of MNLI's files, and of HANS'
+_MNLI = "gold_label"  # the label column of MNLI's and HANS' files
 
 
 class NoColumn(DataError):
-    """A row without the columns that it is read by."""
+    """A row lacks the columns of its kind of task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Reading:
     """How the rows of a file become examples.
 
     Attributes:
-      kind: of `tasks.KINDS`; `classification` takes one text or two, as the first row has.
+      kind: a key of `tasks.KINDS`, or `classification` for one text or two, as in the first row.
       columns: the fields of `config.task`.
-      task: of the table, where the model is of one.
-      labels: the names of the model's logits.
-      null_answers: a question may have no answer.
-      classes: the names of a column's numbers, where the file has them.
+      task: the task in `tasks.TASKS` that the model was fine-tuned on, if there is one.
+      labels: the label names in the order of the model's logits.
+      null_answers: whether a question may have no answer.
+      classes: the class names of each column that stores class numbers, if the file has names.
     """
 
     kind: str
@@ -45,7 +45,12 @@ class Reading:
 
 
 def of_texts(where: str, name: str, texts: Sequence[str], how: Reading) -> Example | Bad:
-    """An example of texts without names: one or two; question, context; context, options."""
+    """An example from texts without column names.
+
+    Args:
+      texts: one or two texts; question and context for `span`; context and options for
+        `multiple_choice`.
+    """
     most = {"single": 1, "multiple_choice": 99}.get(how.kind, 2)
     least = {"pair": 2, "span": 2, "multiple_choice": 3}.get(how.kind, 1)
     if not least <= len(texts) <= most:
@@ -63,7 +68,7 @@ def of(row: Row, how: Reading) -> Example:
 
     Raises:
       NoColumn: a column is missing.
-      DataError: what a column holds is not what it should be.
+      DataError: a column has an unexpected value.
     """
     return _MAKERS.get(how.kind, _text)(row, how)
 
@@ -78,7 +83,7 @@ def _named(row: Row, sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The first set of columns that a row has.
 
     Raises:
-      NoColumn: it has none whole.
+      NoColumn: the row has no complete set.
     """
     for names in sets:
         if all(name in row.values for name in names):
@@ -110,9 +115,9 @@ def _text(row: Row, how: Reading) -> Text:
 
 
 def _gold(row: Row, how: Reading) -> str | float | None:
-    """The label of a row by the model's name for it; as it stands there if it has no such.
+    """The label of a row, by the model's name for it; unchanged if the model has no such label.
 
-    Of regression, a number, or as it stands there if it is none.
+    For regression, a number; unchanged if the value is not a number.
     """
     names = [_MNLI, how.columns.label_column, "label"]
     names += [how.task.label_column] if how.task else []
@@ -130,13 +135,17 @@ def _gold(row: Row, how: Reading) -> str | float | None:
 
 
 def _class(value: Any, column: str, how: Reading) -> Any:
-    """The file's own name of a class's number; other values as they are."""
+    """The file's own name for a class number; other values stay unchanged."""
     names = how.classes.get(column, ())
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def label_of(text: str, how: Reading) -> str:
-    """The model's own name for a label of a file: by its name, or what GLUE writes for it."""
+    """The model's own name for a file's label.
+
+    The label may be written as the model's name, as GLUE writes it, or as its number. An unknown
+    label stays unchanged.
+    """
     found = label_order.find(how.labels, text)
     if found is None and how.task is not None:
         numbers = [str(number) for number in range(len(how.task.labels))]
@@ -159,7 +168,7 @@ def _question(row: Row, how: Reading) -> Question:
 
 
 def _choices(row: Row, how: Reading) -> Choices:
-    """Of the columns of `config.task`, of SWAG's, or of a context with a list of options."""
+    """A multiple-choice row: the columns of `config.task`, SWAG's, or context and `options`."""
     own = how.columns.option_columns
     swag = ("sent1", "sent2", *(f"ending{i}" for i in range(choices.OPTIONS)))
     listed = [(*names, "options") for names in (*_CONTEXTS, ("context",))]
@@ -171,7 +180,7 @@ def _choices(row: Row, how: Reading) -> Choices:
         values = [*values[:-1], *(values[-1] if isinstance(values[-1], list) else [])]
     texts = [files.as_text(value, row.where, "options") for value in values]
     if len(texts) - begin < 2:
-        raise DataError(f"{row.where}: {len(texts) - begin} options, expected two at least")
+        raise DataError(f"{row.where}: {len(texts) - begin} options, expected at least two")
     label = labels.written(row.values.get(how.columns.label_column, row.values.get("label")))
     known = [str(number) for number in range(len(texts) - begin)]
     letters = [chr(ord("A") + number) for number in range(len(known))]
@@ -185,12 +194,12 @@ def _words(row: Row, how: Reading) -> Words:
     words = row.values[name]
     words = words.split() if isinstance(words, str) else words
     if not (isinstance(words, list) and words and all(isinstance(w, str) and w for w in words)):
-        raise DataError(f"{row.where}: {name!r} is no list of words")
+        raise DataError(f"{row.where}: {name!r} is not a list of words")
     column = "tags" if "tags" in row.values else "ner_tags"
     tags = row.values.get(column)
     if tags is not None:
         if not isinstance(tags, list) or len(tags) != len(words):
-            raise DataError(f"{row.where}: not one tag for each of {len(words)} words")
+            raise DataError(f"{row.where}: expected {len(words)} tags, one for each word")
         tags = tuple(_class(tag, column, how) for tag in tags)
         nameless = [tag for tag in tags if not isinstance(tag, str)]
         if nameless:

@@ -1,4 +1,4 @@
-"""The labeled examples that a config names, by the reader of their layout."""
+"""Reads the labeled examples that a config names, with the reader for their layout."""
 
 import dataclasses
 
@@ -23,10 +23,11 @@ from bertjax.finetune.tasks import KINDS, TASKS, Task
 
 
 def kind_of(config: Config) -> str:
-    """The kind (of `tasks.KINDS`) of the task that a config names.
+    """The kind (a key of `tasks.KINDS`) of the config's task.
 
     Raises:
-      UsageError: it names none, or one that there is not.
+      UsageError: the config names neither task nor kind, an unknown task, or another kind than the
+        task's.
     """
     name, kind = config.task.name, config.task.kind
     if name is None and kind is None:
@@ -47,13 +48,13 @@ def kind_of(config: Config) -> str:
 
 
 def read(config: Config) -> Dataset:
-    """All splits of the task that `config.task` names, from where `config.data` says.
+    """All splits of the task `config.task`, read from the source `config.data`.
 
-    Where training has no dev beside it, `config.data.heldout_fraction` of it is held out.
+    Without a dev split, `config.data.heldout_fraction` of the training examples becomes `dev`.
 
     Raises:
-      UsageError: a task, files or columns that do not go together.
-      DataError: a file that does not hold what it should; the message names it and the line.
+      UsageError: task, files and columns do not fit together.
+      DataError: a file has unexpected content; the message names file and line.
     """
     kind = kind_of(config)
     task = TASKS[config.task.name] if config.task.name else None
@@ -65,8 +66,8 @@ def read(config: Config) -> Dataset:
         dataset = builtin.read()
     else:
         raise UsageError(
-            f"config.data.source=sample: has text for config.task.kind=single; {config.task.name or kind} needs "
-            "config.data.source=files and config.data.files"
+            "config.data.source=sample: has text for config.task.kind=single; "
+            f"{config.task.name or kind} needs config.data.source=files and config.data.files"
         )
     for split, examples in dataset.splits.items():
         if not examples:
@@ -81,7 +82,7 @@ def read(config: Config) -> Dataset:
 
 
 def _require_labels(dataset: Dataset, fix: str) -> None:
-    """Refuses a label of texts that no training example has; tags may be of other splits only."""
+    """Refuses text labels without a training example; tags may occur in other splits only."""
     train = dataset.splits.get("train", [])
     if train and isinstance(train[0], Text):
         labels.require_trained(dataset.labels, (example.label for example in train), fix)
@@ -108,12 +109,12 @@ def _read_files(config: Config, kind: str, task: Task | None) -> Dataset:
 
 
 def _holds(paths: list[str], suffix: str) -> bool:
-    """Whether there are files with a suffix among files and folders."""
+    """Whether a path has the suffix, or is a folder that has a file with the suffix."""
     return any(path.endswith(suffix) or files.inside(path, suffix) for path in paths)
 
 
 def _with_squad_columns(config: Config) -> Config:
-    """The columns of SQuAD in Hugging Face's parquet export and in TFDS."""
+    """The config with SQuAD's column names in Hugging Face's parquet export and in TFDS."""
     named = dataclasses.replace(
         config.task, text_column="context", pair_column="question", id_column="id"
     )
@@ -137,7 +138,7 @@ def _exported_imdb(tables: dict[str, list[records.Table]], task: Task) -> Datase
 
 
 def _read_tfds(config: Config, kind: str, task: Task | None) -> Dataset:
-    """A dataset of TFDS: of a task of the papers by its known columns, or by those of config.task."""
+    """A TFDS dataset; a task of the papers has known columns, else `config.task` names them."""
     if kind == "token" or config.task.name == "race":
         raise UsageError(
             f"config.data.source=tfds: {config.task.name or kind} is read from files only; set "

@@ -1,4 +1,4 @@
-"""Which file is which split, and what is held out of training where no file is for evaluation."""
+"""Assigns files to splits by name, and holds out training examples if there is no dev file."""
 
 import hashlib
 import re
@@ -13,17 +13,17 @@ _WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "dev"),
     "test": "test",
-    "testa": "dev",  # of CoNLL-2003: eng.testa, eng.testb
+    "testa": "dev",  # CoNLL-2003 has eng.testa and eng.testb
     "testb": "test",
 }
 
 
 def told(path: str) -> str | None:
-    """The split that a file's name tells (`train`, `dev`, `test`), None where it tells none.
+    """The split that a file's name tells: `train`, `dev`, `test`, or None.
 
-    The name is cut into runs of letters, in lower case, and one of them is a split's word:
-    `wnut17train.conll` and `train-v1.1.json` are training, `half-dev-v2.0.json` is dev,
-    `latest.json` is nothing. The names of folders do not count.
+    The name is cut into runs of letters, in lower case, which are looked up as split names:
+    `wnut17train.conll` and `train-v1.1.json` are train, `half-dev-v2.0.json` is dev, `latest.json`
+    tells no split. The names of folders do not count.
 
     Raises:
       UsageError: the name tells several splits.
@@ -37,20 +37,20 @@ def told(path: str) -> str | None:
 
 
 def assign(paths: Sequence[str], suffixes: tuple[str, ...]) -> tuple[dict[str, list], list[str]]:
-    """The files of each split, by their names (`told`), and notes.
+    """The files of each split by name (see `told`), and notes.
 
-    Files whose names tell no split are for training, unless another file's name says so. Then
-    such a file in a folder is left out, with a note.
+    If no file's name says training, the files whose names tell no split are for training. If one
+    does, the files in a folder whose names tell no split are left out, with a note.
 
     Args:
-      paths: folders, of which the files with one of `suffixes` are taken, and files.
+      paths: files, and folders whose files with one of `suffixes` are taken.
 
     Raises:
-      UsageError: a file has none of `suffixes`, or a file that is named itself, beside one for
-        training, tells no split.
+      UsageError: a file has none of `suffixes`; or, beside a training file, the name of a file in
+        `paths` tells no split.
       DataError: a folder has no file with one of `suffixes`.
     """
-    members = []  # (path, whether it is named itself)
+    members = []  # (path, whether `paths` names the file itself)
     for path in paths:
         if not storage.is_directory(path):
             members.append((path, True))
@@ -81,9 +81,9 @@ def assign(paths: Sequence[str], suffixes: tuple[str, ...]) -> tuple[dict[str, l
 
 
 def _share(example: Example) -> float:
-    """A number in [0, 1) from the example's text: the same wherever the example stands.
+    """A number in [0, 1) from a hash of the example's text, whatever the example's position.
 
-    Questions and options about one context have one number, so that no context is on both sides.
+    All questions about one context have the same number, so that no context is in both splits.
     """
     if isinstance(example, Text):
         parts: tuple[str, ...] = example.texts
@@ -98,7 +98,8 @@ def _share(example: Example) -> float:
 def hold_out(dataset: Dataset, fraction: float) -> Dataset:
     """The dataset with a `dev` split: about a `fraction` of `train`, chosen by a hash of the text.
 
-    A dataset that has a `dev` split, or no `train`, stays as it is; so it does for `fraction` 0.
+    A dataset with a `dev` split or without `train` stays unchanged. With `fraction` 0, only a note
+    is added.
 
     Raises:
       UsageError: one of the two splits would be empty.

@@ -1,6 +1,6 @@
-"""SQuAD 1.1 and 2.0: JSON of articles, paragraphs, and questions with answers.
+"""Reads SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): JSON of articles, paragraphs, questions.
 
-Rajpurkar et al. 2016 and 2018. A text stays as it is: an answer's start counts its characters.
+Contexts stay unchanged, because `answer_start` counts their characters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from bertjax.errors import DataError
 from bertjax.finetune.examples import Answer, Dataset, Question
 from bertjax.finetune.readers import files, splits
 
-MOST_WRONG = 0.01  # share of the answers of a split that may not stand where they say
+MOST_WRONG = 0.01  # the largest share of a split's answers that may not be at their answer_start
 
 
 def read(config: Config) -> Dataset:
-    """The questions of SQuAD's JSON files; `splits.assign` tells which file is which split.
+    """The questions of SQuAD's JSON files; `splits.assign` assigns the files to splits.
 
     Raises:
-      DataError: no SQuAD JSON, no questions, an id twice in a split, or more than 1% of the
-        answers of a split not in their contexts.
+      DataError: a file is not SQuAD's JSON or has no questions, an id occurs twice in a split, or
+        more than 1% of a split's answers are not at their `answer_start`.
     """
     found, notes = splits.assign(files.named(config.data), (".json",))
     parts = {}
@@ -32,7 +32,7 @@ def read(config: Config) -> Dataset:
 
 
 def read_file(path: str, split: str) -> list[Question]:
-    """The questions of one of SQuAD's JSON files; in `test` they need no answers."""
+    """The questions of one SQuAD JSON file; only in `test` may the answers be missing."""
     found = files.parse_json(files.read_text(path), path)
     questions: list[Question] = []
     for article in _items(found, "data", path):
@@ -48,15 +48,15 @@ def read_file(path: str, split: str) -> list[Question]:
 
 
 def _items(node: Any, name: str, where: str) -> Iterator[dict]:
-    """The objects of a list that an object holds under a name."""
+    """The objects in the list `node[name]`."""
     items = node.get(name)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise DataError(f"{where}: not SQuAD's JSON: {name!r} is no list of objects")
+        raise DataError(f"{where}: not SQuAD's JSON: {name!r} is not a list of objects")
     yield from items
 
 
 def _question(entry: dict, context: str, split: str, where: str) -> Question:
-    """A question; a test file may leave out its answers, and an empty list of them says nothing."""
+    """A question. In a test file, missing or empty answers say nothing about answerability."""
     if "id" not in entry:
         raise DataError(f"{where}: no 'id'")
     impossible = entry.get("is_impossible")
@@ -73,15 +73,15 @@ def _question(entry: dict, context: str, split: str, where: str) -> Question:
 
 
 def parse_answers(value: Any, where: str) -> tuple[Answer, ...]:
-    """The answers of a list of objects, or of an object of lists (Hugging Face, TFDS).
+    """The answers in a list of objects, or in an object of lists (Hugging Face, TFDS).
 
     Raises:
-      DataError: neither, or an answer without a text or a start.
+      DataError: the value is neither, or an answer lacks its text or start.
     """
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
-            raise DataError(f"{where}: 'text' and 'answer_start' are no lists of one length")
+            raise DataError(f"{where}: 'text' and 'answer_start' are not lists of the same length")
         value = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{where}: the answers are {type(value).__name__}, expected a list")
@@ -96,10 +96,10 @@ def parse_answers(value: Any, where: str) -> tuple[Answer, ...]:
 
 
 def require_distinct(questions: Sequence[Question], source: str) -> None:
-    """Refuses an id twice: predictions are scored by id.
+    """Refuses duplicate ids, because predictions are scored by id.
 
     Raises:
-      DataError: names the id.
+      DataError: an id occurs twice; the message names the id.
     """
     seen: set[str] = set()
     for question in questions:
@@ -111,14 +111,14 @@ def require_distinct(questions: Sequence[Question], source: str) -> None:
 def align(
     questions: Sequence[Question], split: str, source: str
 ) -> tuple[list[Question], list[str]]:
-    """The questions with answers that stand in their contexts where they say, and notes.
+    """The questions with every answer at its `answer_start` in the context, and notes.
 
-    An answer that stands elsewhere, and only once, moves there. One that does not is dropped
-    from training, and with it a question that has no other; in other splits it stays, since its
-    text alone is scored.
+    If an answer is not at its start but occurs exactly once elsewhere in the context, its start is
+    corrected. Otherwise, training drops the answer, and the question if no other answer is left.
+    Other splits keep the answer, because only its text is scored.
 
     Raises:
-      DataError: more than `MOST_WRONG` of the answers stand elsewhere or nowhere.
+      DataError: more than `MOST_WRONG` of the answers are not at their start.
     """
     result, wrong, moved, lost, first, total = [], 0, 0, 0, "", 0
     for question in questions:
@@ -143,16 +143,15 @@ def align(
             result.append(question._replace(answers=tuple(kept)))
     if wrong > MOST_WRONG * total:
         raise DataError(
-            f"{source}: {wrong} of {total} answers are not in their contexts where they say "
-            f"(over 1%); the first is {first}; answer_start counts characters"
+            f"{source}: {wrong} of {total} answers are not at their answer_start (over 1%); the "
+            f"first is {first}; answer_start counts characters"
         )
     notes = []
     if wrong:
         rest = f"{wrong - moved} {'dropped' if split == 'train' else 'kept to score their text'}"
         notes.append(
-            f"{split}: {wrong} of {total} answers are not in their contexts where they say: "
-            f"{moved} moved to the one place where they are, {rest}, {lost} questions left out; "
-            f"the first is {first}"
+            f"{split}: {wrong} of {total} answers are not at their answer_start: {moved} moved to "
+            f"the only place of their text, {rest}, {lost} questions left out; the first is {first}"
         )
     without = sum(question.answerable is False for question in result)
     if without:

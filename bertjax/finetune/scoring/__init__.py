@@ -1,1 +1,1 @@
-"""From the outputs of a model to figures, tables, pictures and submissions."""
+"""Turns model outputs into figures, tables, pictures and submissions."""

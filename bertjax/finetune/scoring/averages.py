@@ -1,16 +1,17 @@
-"""The average over GLUE, as each paper means it.
+"""The GLUE averages of the papers, each by the paper's own definition.
 
 BERT (Devlin et al. 2019, Table 1): MNLI matched and mismatched count as two tasks; WNLI is left
-out; F1 for QQP and MRPC, Spearman for STS-B, Matthews for CoLA, accuracy otherwise. The 79.6 of
-BERT Base is that of its row.
+out; F1 for QQP and MRPC, Spearman for STS-B, Matthews for CoLA, accuracy otherwise. BERT Base's row
+averages to the printed 79.6.
 
 RoBERTa (Liu et al. 2019): accuracy, also for QQP and MRPC; Pearson for STS-B, Matthews for CoLA.
-The paper gives no average of its dev results; the eight tasks without WNLI, MNLI once, give the
-88.9 that ELECTRA (Clark et al. 2020) prints for it. The 88.5 of its test results is GLUE's.
+The paper gives no average of its dev results. The eight tasks without WNLI, with MNLI once, give
+the 88.9 that ELECTRA (Clark et al. 2020) prints for RoBERTa. The paper's 88.5 for test results is
+GLUE's average.
 
-DistilBERT (Sanh et al. 2019, Table 1): nine tasks, WNLI too, the mean of both metrics for MRPC, QQP
-and STS-B (transformers #2447), MNLI once. Its 77.0 is that of its row, which has the medians of
-five runs; without WNLI the row gives 79.6.
+DistilBERT (Sanh et al. 2019, Table 1): nine tasks with WNLI, the mean of both metrics for MRPC, QQP
+and STS-B (transformers #2447), MNLI once. The row, medians of five runs, averages to the printed
+77.0; without WNLI it averages to 79.6.
 
 GLUE's leaderboard (Wang et al. 2019): the metrics of a task are averaged, MNLI's two halves too,
 then the nine tasks; the diagnostic set does not count.
@@ -24,11 +25,11 @@ Column = tuple[str, str]  # task, metric
 
 
 class Average(NamedTuple):
-    """What one paper averages.
+    """One paper's average.
 
     Attributes:
-      name: as tables show it.
-      parts: each counts once and is itself the mean of the figures of its columns.
+      name: the name in tables.
+      parts: the values to average; each is the mean of the figures of its columns.
     """
 
     name: str
@@ -72,7 +73,7 @@ AVERAGES = (BERT, ROBERTA, DISTILBERT, DISTILBERT_WITHOUT_WNLI, GLUE)
 
 
 def average(of: Average, figures: Mapping[Column, float]) -> tuple[float, int]:
-    """The average over the parts whose figures are all there, and their number; NaN for none."""
+    """The average over the parts that have all their figures, or NaN; and the number of parts."""
     whole = [part for part in of.parts if all(column in figures for column in part)]
     means = [math.fsum(figures[column] for column in part) / len(part) for part in whole]
     return (math.fsum(means) / len(means) if means else math.nan), len(means)

@@ -1,8 +1,8 @@
-"""From the start and end logits of windows to answers.
+"""Turns the start and end logits of windows into answers.
 
-The search is that of google-research/bert, run_squad.py, `write_predictions`. The text is cut out
-of the context as it stands, by the characters of its first and last token: the reference joins
-word pieces and looks for them in the context, which fails at times.
+The search follows google-research/bert, run_squad.py, `write_predictions`. The answer's text is the
+slice of the context from the first character of its first token to the last of its last token.
+The reference instead joins word pieces and searches the context for them, which sometimes fails.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ class Candidate(NamedTuple):
     """A possible answer, or the null answer.
 
     Attributes:
-      text: of the context, without white space at its ends.
-      start, end: its characters in the context are `context[start:end]`; -1 for null.
+      text: the answer's text, without white space at its ends.
+      start, end: the text is `context[start:end]`; -1 for null.
       score: start logit + end logit.
-      probability: softmax over the n-best, null among them.
-      null: the null answer ("there is none").
+      probability: softmax over the n-best, null included.
+      null: whether this is the null answer ("there is no answer").
     """
 
     text: str
@@ -31,11 +31,11 @@ class Candidate(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What was found for one question.
+    """The answers to one question.
 
     Attributes:
-      n_best: the best first; null is one of them if questions may have no answer.
-      answer: the best text that is not null; "" where no window has an admissible span.
+      n_best: the best candidates, best first; they include null if questions may have no answer.
+      answer: the best text that is not null; "" if no window has an admissible span.
       difference: score of null - score of the best answer; None unless null answers are possible.
     """
 
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """Admissible spans of a window: character offsets and scores, `[S]` each."""
+    """The admissible spans of a window: character offsets and scores, `[S]` each."""
 
     start: np.ndarray
     end: np.ndarray
@@ -66,17 +66,18 @@ def decode(
 ) -> list[Decoded]:
     """The answers to all questions, one for each context.
 
-    In each window, the `n_best` best starts and ends of all its positions are combined. A span
-    counts if both are tokens of the context, the start is where the window has it with the best
-    context, the end is not before it and the span has at most `answer_length` tokens. The spans of
-    all windows compete by their scores, a text once. The score of null is that of position 0, the
-    minimum over the windows.
+    In each window, the `n_best` starts and the `n_best` ends with the largest logits are combined.
+    A span counts if both ends are tokens of the context, the window has the best context for the
+    start token, the end is not before the start, and the span has at most `answer_length` tokens.
+    The spans of all windows compete by score; a text counts once. The score of null is the score of
+    position 0, the minimum over the windows.
 
     Args:
       start, end: logits `[L]` of each window; L may differ.
-      offsets: `[L, 2]` first and end character of each token in the context, -1 for others.
-      best_context: `[L]` whether no other window has more context around the token.
-      example: the question of each window, a number of `contexts`.
+      offsets: `[L, 2]` of each window: first and end character of each token in the context, -1 for
+        other tokens.
+      best_context: `[L]` of each window: whether no other window has more context around the token.
+      example: the question number of each window, an index of `contexts`.
       contexts: the text of each question's context.
     """
     windows: list[list[int]] = [[] for _ in contexts]
@@ -102,7 +103,7 @@ def _spans(
     n_best: int,
     answer_length: int,
 ) -> _Spans:
-    """The admissible spans of a window, by start and then by end, the largest logit first."""
+    """The admissible spans of a window, sorted by start logit, then by end logit, largest first."""
     offsets = np.asarray(offsets)
     in_context = offsets[:, 0] >= 0
     starts = np.argsort(-start, kind="stable")[:n_best]
@@ -116,7 +117,7 @@ def _spans(
 
 
 def _decoded(found: list[_Spans], context: str, n_best: int, null_score: float | None) -> Decoded:
-    """The n-best of the spans of all windows of a question, null among them."""
+    """The n-best of one question, from the spans of all its windows and null."""
     spans = _Spans(*map(np.concatenate, zip(*found, strict=True))) if found else _Spans(*_NOTHING)
     kept: dict[str, tuple[int, int, float]] = {}
     for i in np.argsort(-spans.score, kind="stable"):
@@ -133,7 +134,7 @@ def _decoded(found: list[_Spans], context: str, n_best: int, null_score: float |
     if null_score is not None:
         rows.append(("", -1, -1, float(null_score), True))
         rows.sort(key=lambda row: -row[3])
-        if not rows[-1][4]:  # null takes one of the n_best places, or comes last, as one more
+        if not rows[-1][4]:  # null takes one of the n_best places unless it is the worst
             del rows[n_best:]
     difference = None if null_score is None else float(null_score - best)
     return Decoded(_with_probabilities(rows), answer, difference)

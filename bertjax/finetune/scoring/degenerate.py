@@ -1,6 +1,6 @@
-"""Runs that learned nothing: how their figures show it, and why a table marks them.
+"""Detects runs that learned nothing (degenerate runs) from their figures, so that tables mark them.
 
-Zhang et al. 2020 and Mosbach et al. 2021 count the runs that fail so.
+Zhang et al. 2020 and Mosbach et al. 2021 count such failed runs.
 """
 
 import math
@@ -14,9 +14,9 @@ from bertjax.metrics.progress import say
 def constant(
     predictions: Predictions, examples: Sequence, labels: Sequence[str]
 ) -> dict[str, float]:
-    """The figure `constant`, 1, where all predictions are the same; {} where they are not.
+    """The figure `constant`, 1, if all predictions are the same; {} otherwise.
 
-    A line names the order of the labels that would fit, where accuracy is below chance.
+    If accuracy is below chance, a logged line names the order of the labels that would fit.
     """
     if predictions.kind == "span":
         return {}
@@ -36,13 +36,13 @@ def reason(
     metrics: Sequence[str],
     choices: int | None,
 ) -> str | bool:
-    """Why a run learned nothing, or False.
+    """The reason why a run learned nothing, or False.
 
     Args:
-      figures: of its evaluation.
-      last: means of its last logged steps.
-      metrics: of its task.
-      choices: classes, or options of a question; None for regression, spans and tags.
+      figures: the figures of the run's evaluation.
+      last: means over the run's last logged steps.
+      metrics: the metrics of the run's task.
+      choices: the number of classes or options; None for regression, spans and tags.
     """
     if figures.get("constant"):
         return "all predictions are the same"

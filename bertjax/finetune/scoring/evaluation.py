@@ -1,4 +1,4 @@
-"""The figures of predictions against the labels of their examples."""
+"""Scores predictions against the labels of their examples."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,13 @@ def figures(
     predictions: Predictions,
     null_answers: bool = False,
 ) -> dict[str, float]:
-    """What the papers report of a task, as shares of 1 (see `scores`, `squad_scores`, `tag_scores`).
+    """The figures that the papers report for a task, as fractions of 1.
+
+    See `scores`, `squad_scores` and `tag_scores`.
 
     Args:
-      labels: the names of the logits.
-      examples: all with a label.
+      labels: the label names in the order of the logits.
+      examples: examples that all have a label.
     """
     if predictions.kind == "span":
         return _span_figures(examples, predictions, null_answers)
@@ -35,7 +37,7 @@ def figures(
 def golds_and_guesses(
     labels: Sequence[str], examples: Sequence, predictions: Predictions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions `[N]` as `scores` takes them; of classes and numbers alone."""
+    """Labels and predictions `[N]` for `scores`; for classes and numbers only."""
     if predictions.kind == "regression":
         assert predictions.values is not None
         return np.array([float(e.label) for e in examples]), predictions.values
@@ -50,7 +52,7 @@ def golds_and_guesses(
 def _span_figures(
     examples: Sequence, predictions: Predictions, null_answers: bool
 ) -> dict[str, float]:
-    """1.1: exact and f1. 2.0: of threshold 0, with the tuned and the crossed ones beside them."""
+    """SQuAD 1.1: exact and f1. SQuAD 2.0: the figures at threshold 0, tuned and crossed."""
     assert predictions.spans is not None
     golds = squad_scores.golds(examples, null_answers)
     found = dict(zip((e.id for e in examples), predictions.spans, strict=True))

@@ -1,7 +1,7 @@
-"""How sure a model must be that there is no answer before it says so (SQuAD 2.0).
+"""The threshold above which a model answers "no answer" (SQuAD 2.0).
 
-A question's difference is the score of "no answer" less that of its best answer, in logits; a
-question counts as unanswered where it is above the threshold.
+A question's difference is the score of "no answer" minus the score of its best answer, in logits.
+If the difference is above the threshold, the answer is "no answer".
 """
 
 import hashlib
@@ -28,17 +28,19 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold with the largest mean score, and that mean.
 
-    As `find_best_thresh` in evaluate-v2.0.py: from "no answer" to all questions, one after the
-    other in the order of their differences gets its answer. A question that has an answer adds its
-    score, one that has none takes 1 away unless its answer is "". Here questions of equal
-    difference come together, since no threshold tells them apart; and where "no answer" to all is
-    best, the threshold is 0 as there or, if 0 is not below every difference, the next number below
-    the smallest: the script expects probabilities, these are logits.
+    The search follows `find_best_thresh` in evaluate-v2.0.py. All questions start with "no answer";
+    in the order of their differences, one question after the other gets its answer. A question with
+    a gold answer then adds its score; a question without one takes away 1, unless its answer is "".
+
+    Two points differ from the script. Questions with equal differences get their answers together,
+    since no threshold separates them. If "no answer" to all is best, the threshold is 0 as in the
+    script, or, if some difference is 0 or less, the next number below the smallest difference: the
+    script expects probabilities, these are logits.
 
     Args:
-      scores: exact match or F1 of each question's best answer, as if none was held back.
-      answerable: of the same questions.
-      answers: the best answers that are not empty.
+      scores: exact match or F1 of each question's best answer, without any threshold.
+      answerable: whether each question has an answer.
+      answers: the best answer to each question that is not the null answer.
     """
     order = sorted(scores, key=lambda question: differences[question])
     total = best = float(sum(not answerable[question] for question in order))
@@ -57,7 +59,7 @@ def best_threshold(
 
 
 def half(question: str) -> int:
-    """0 or 1, for ever the same for an id: the half that a question is in."""
+    """The half of the questions, 0 or 1, that an id belongs to; always the same for an id."""
     return hashlib.sha256(question.encode()).digest()[0] & 1
 
 
@@ -66,19 +68,21 @@ def report(
 ) -> dict[str, Any]:
     """The figures of SQuAD 2.0 at threshold 0, tuned, and tuned on questions that are not scored.
 
-    A threshold tuned on the questions that it is scored on, as published, flatters. So each half of
-    the questions is scored too at the threshold tuned on the other.
+    Published figures tune the threshold on the scored questions, which flatters the model. So each
+    half of the questions is also scored at the threshold tuned on the other half.
 
     Args:
-      answers: the best answer to each question, not empty.
-      differences: for the same questions.
-      metric: exact or f1, what the threshold is tuned for.
+      answers: the best answer to each question that is not the null answer.
+      differences: the differences of the same questions.
+      metric: exact or f1, the metric to tune the threshold for.
 
     Returns:
-      `zero`: figures at 0. `tuned`: figures and `threshold`. `halves`: for half 1 and half 0, the
-      figures at the `threshold` of the other half. `crossed`: the figures of both together.
-      `best_exact`, `best_exact_threshold`, `best_f1`, `best_f1_threshold`: as the official script.
-      `notes`: of missing and extra ids.
+      `zero`: the figures at threshold 0.
+      `tuned`: the figures and `threshold`.
+      `halves`: for half 1, then half 0, the figures at the `threshold` tuned on the other half.
+      `crossed`: the figures of both halves together.
+      `best_exact`, `best_exact_threshold`, `best_f1`, `best_f1_threshold`: see evaluate-v2.0.py.
+      `notes`: lines about missing and extra ids.
     """
     raw = squad_scores.score(golds, answers, null_answers=True)
     answerable = squad_scores.has_answer(golds)
@@ -108,7 +112,7 @@ def report(
 
 
 def _held_back(raw: Scores, held: Mapping[str, bool], answerable: Mapping[str, bool]) -> Scores:
-    """The scores where the questions of `held` get no answer; only its questions count."""
+    """The scores of the questions in `held`, where those with True get "no answer"."""
     exact, f1 = (
         {q: float(not answerable[q]) if held[q] else scores[q] for q in held}
         for scores in (raw.exact, raw.f1)

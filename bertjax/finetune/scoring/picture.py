@@ -1,4 +1,4 @@
-"""The runs of a grid, or of all of GLUE, as one picture: a point for every seed."""
+"""Plots the runs of a grid or of GLUE in one picture, with a point for every seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from bertjax.finetune.scoring.summary import Run
 from bertjax.metrics import pictures
 
 RUN, MEAN, DEGENERATE = "#3b6ea8", "#111827", "#d1495b"
-_WIDTH = 0.5  # over which the points of a cell are spread
+_WIDTH = 0.5  # the points of a cell are spread over this width
 
 
 def draw(path: Path, runs: Sequence[Run], title: str = "") -> Path:
     """Draws a panel for each task: a column for each cell of its grid, a point for each seed.
 
-    A short line is the mean of a cell; a degenerate run is a cross. Shares of 1 are shown times
-    100.
+    A short line marks the mean of a cell; a cross marks a degenerate run. Fractions of 1 are shown
+    times 100.
 
     Args:
-      path: its suffix decides the format; PNG without one.
+      path: the suffix decides the format; PNG without one.
 
     Raises:
       StorageError: the picture cannot be written.
@@ -68,7 +68,7 @@ def _panel(axis: Any, runs: Sequence[Run]) -> None:
 
 
 def _label(settings: tuple) -> str:
-    """A cell's settings under each other: rate, batch, epochs."""
+    """A cell's settings on three lines: rate, batch, epochs."""
     rate, batch, epochs = settings
     return f"{rate:g}\n{batch:g} rows\n{epochs:g} ep."
 

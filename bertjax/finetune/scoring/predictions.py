@@ -1,4 +1,4 @@
-"""From the outputs of a model, gathered batch by batch, to predictions for every example."""
+"""Turns model outputs, gathered batch by batch, into predictions for every example."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from bertjax.finetune.scoring import decode
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of N examples, in their order.
+    """A model's predictions for N examples, in order. Only the field of the kind is set.
 
     Attributes:
-      kind: of `tasks.KINDS`.
-      probabilities: float64 [N, C]: of `single`, `pair` and `multiple_choice`.
-      values: float64 [N]: of `regression`.
-      spans: of `span`, one an example.
-      tags: of `token`: the number of the label of every word, and its probability.
+      kind: a key of `tasks.KINDS`.
+      probabilities: `single`, `pair` and `multiple_choice`: float64 [N, C].
+      values: `regression`: float64 [N].
+      spans: `span`: the answers to each example.
+      tags: `token`: the label number and its probability for every word of each example.
     """
 
     kind: str
@@ -36,11 +36,12 @@ def of(
     task: Settings,
     null_answers: bool,
 ) -> Predictions:
-    """The predictions of what `Finetuning.rows` gave for all rows of `examples`.
+    """The predictions for `examples`, from the outputs of `Finetuning.rows`.
 
     Args:
-      gathered: `example_ids` [B] (the number of the row, -1 for padding) and `logits` [B, ...] of
-        every batch.
+      rows: the rows of `examples`.
+      gathered: for every batch, `example_ids` [B] (row numbers, -1 for padding) and `logits`
+        [B, ...]. Every row must be there.
     """
     logits = _by_row(gathered, len(rows))
     if rows.kind == "span":

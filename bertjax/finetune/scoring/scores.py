@@ -1,8 +1,8 @@
-"""Figures of classification, regression and multiple choice, and what is wrong with a run.
+"""Figures of classification, regression and multiple choice; detection of degenerate runs.
 
-A figure is a share of 1, as scikit-learn and scipy give it; tables show it times 100. A figure that
-is undefined (a correlation with a constant) is NaN: it counts 0, is `null` in JSON and marks its run
-as degenerate.
+A figure is a fraction of 1, as in scikit-learn and scipy; tables show it times 100. An undefined
+figure (such as a correlation with a constant) is NaN: it counts 0, is `null` in JSON and marks its
+run as degenerate.
 """
 
 import math
@@ -27,24 +27,24 @@ METRICS = {
     "strict_f1": True,
     "loss": False,
 }
-# A training loss this close to that of a uniform guess has learned nothing.
+# A run whose training loss is this close to a uniform guess's loss learned nothing.
 CHANCE_MARGIN = 0.01
 
 
 def figures(
     metrics: Iterable[str], labels: np.ndarray, predictions: np.ndarray, scale: float = 1.0
 ) -> dict[str, float]:
-    """The metrics of one evaluation, NaN where one is undefined.
+    """The metrics of one evaluation; an undefined metric is NaN.
 
     Args:
-      metrics: of accuracy, f1 (of label 1), macro_f1, matthews, pearson, spearman, mse.
+      metrics: names among accuracy, f1 (of label 1), macro_f1, matthews, pearson, spearman, mse.
       labels: `[N]`, class numbers or targets.
       predictions: `[N]`, class numbers or outputs of the model.
-      scale: what an output is multiplied with before it is scored: 5 where the model was trained
-        on STS-B's target over 5 (fairseq, examples/roberta/README.glue.md).
+      scale: the factor for outputs before scoring: 5 for a model trained on STS-B's target divided
+        by 5 (fairseq, examples/roberta/README.glue.md).
 
     Raises:
-      KeyError: a metric that is none of these.
+      KeyError: a metric is unknown.
       ValueError: there are no examples, or the numbers of labels and predictions differ.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
@@ -74,7 +74,7 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     if _constant(labels) or _constant(predictions):
-        return math.nan  # 0/0; scikit-learn says 0
+        return math.nan  # 0/0; scikit-learn gives 0
     return matthews_corrcoef(labels, predictions)
 
 
@@ -131,16 +131,16 @@ def degenerate(
     label_names: Sequence[str] = (),
     figures: Mapping[str, float] | None = None,
 ) -> str | bool:
-    """Why a run learned nothing, or False.
+    """The reason why a run learned nothing, or False.
 
-    Zhang et al. 2020 and Mosbach et al. 2021 count runs that fail this way: the majority class is
-    all that is predicted, or the training loss stays at ln(classes).
+    Zhang et al. 2020 and Mosbach et al. 2021 count runs that fail this way: every prediction is the
+    majority class, or the training loss stays at ln(classes).
 
     Args:
-      labels, predictions: `[N]`, as `figures` takes them.
-      train_loss: at the end of training, in nats.
-      choices: classes, or options of a question; None for regression and spans.
-      figures: those that decide which run is best; one that is undefined is a reason too.
+      labels, predictions: `[N]`, see `figures`.
+      train_loss: the loss at the end of training, in nats.
+      choices: the number of classes or options; None for regression and spans.
+      figures: the figures that decide which run is best; an undefined figure is a reason too.
     """
     if not np.isfinite(predictions).all():
         return "a prediction is not finite"
@@ -155,20 +155,20 @@ def degenerate(
 
 
 def at_chance(train_loss: float | None, choices: int | None) -> str | bool:
-    """Why a training loss says that nothing was learned, or False; arguments as of `degenerate`."""
+    """The reason why a training loss shows that nothing was learned, or False; see `degenerate`."""
     if train_loss is None:
         return False
     if not math.isfinite(train_loss):
         return f"the training loss is {train_loss}"
     if choices and choices > 1 and abs(train_loss - math.log(choices)) <= CHANCE_MARGIN:
-        return f"the training loss {train_loss:.4f} is that of a guess, ln {choices}"
+        return f"the training loss {train_loss:.4f} is a guess's loss, ln {choices}"
     return False
 
 
 def value(figures: Mapping[str, float | None], metric: str) -> float:
-    """A figure as it counts in means and comparisons.
+    """A figure's value in means and comparisons.
 
-    An undefined one counts 0 or, of a metric that is better when it is lower, infinity.
+    An undefined figure counts 0, or infinity if lower values of the metric are better.
 
     Raises:
       KeyError: there is no such figure.
@@ -187,9 +187,9 @@ def better(metric: str, new: float, old: float) -> bool:
 
 
 def best(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:
-    """The best result by a metric of its `figures`, the first among equals.
+    """The best result by a metric of its `figures`; the first one in a tie.
 
-    A degenerate result, or one whose figure is undefined, is the best only where all are.
+    Degenerate results and results with an undefined figure win only if there are no others.
     """
     sound = [r for r in results if not r["degenerate"] and r["figures"].get(metric) is not None]
     pool = [r for r in sound if math.isfinite(r["figures"][metric])] or list(results)
@@ -197,7 +197,7 @@ def best(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]
 
 
 def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures as JSON takes them: None for NaN and infinity, also in objects and lists inside."""
+    """The figures with None for NaN and infinity, also in nested objects and lists, for JSON."""
     return {name: _plain(figure) for name, figure in figures.items()}
 
 
@@ -216,17 +216,17 @@ def _plain(figure: Any) -> Any:
 def below_chance(
     labels: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
 ) -> str | None:
-    """A line that names the permutation of labels that would fit, where accuracy is below chance.
+    """If accuracy is below chance, a line that names the permutation of labels that would fit.
 
-    A checkpoint whose labels are in another order scores 4.3% on MNLI instead of 90.6%
+    A checkpoint with its labels in another order scores 4.3% on MNLI instead of 90.6%
     (transformers #10401).
 
     Args:
       labels, predictions: `[N]`, class numbers.
 
     Returns:
-      None where accuracy is not four deviations of a guess below 1 / classes, or where no other
-      order fits better.
+      None unless accuracy is at least four standard deviations of a guess below 1 / classes and
+      another order fits better.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -235,7 +235,7 @@ def below_chance(
         return None
     chance = 1 / classes
     if chance - accuracy < 4 * math.sqrt(chance * (1 - chance) / len(labels)):
-        return None  # as a guess may do
+        return None  # a guess may be this far below chance
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (predictions, labels), 1)
     rows, meant = linear_sum_assignment(counts, maximize=True)
@@ -245,14 +245,14 @@ def below_chance(
         return None
     return (
         f"accuracy {accuracy:.3f} is below chance ({1 / classes:.3f}); it would be {fit:.3f} with "
-        f"these predictions read otherwise: {', '.join(moved)}; is the order of the labels right?"
+        f"predictions renamed: {', '.join(moved)}; is the order of the labels right?"
     )
 
 
 def merge_labels(predictions: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """MNLI's predictions `[N]` for HANS: 0 entailment, 1 neutral or contradiction.
+    """MNLI predictions `[N]` for HANS: 0 for entailment, 1 for neutral or contradiction.
 
-    As McCoy et al. 2019, who merge the predicted labels and not the probabilities.
+    McCoy et al. 2019 also merge the predicted labels, not the probabilities.
     """
     return (predictions != _entailment(label_names)).astype(np.int64)
 

@@ -1,7 +1,7 @@
-"""Exact match and F1 of answers, by the rules of the official scripts of SQuAD 1.1 and 2.0.
+"""Exact match and F1 of answers, by the rules of SQuAD's official scripts.
 
-The rules of evaluate-v1.1.py and evaluate-v2.0.py (Rajpurkar et al. 2016, 2018), in words of our
-own; figures are shares of 1, not per cent.
+The scripts are evaluate-v1.1.py and evaluate-v2.0.py (Rajpurkar et al. 2016, 2018); the code here
+is our own. Figures are fractions of 1, not percentages.
 """
 
 import re
@@ -15,7 +15,7 @@ from bertjax.finetune.examples import Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_NAMED = 5  # ids that a warning names
+_NAMED = 5  # the most ids that a note names
 
 Golds = Mapping[str, Sequence[str]]
 Answers = Mapping[str, str]
@@ -24,21 +24,22 @@ Answers = Mapping[str, str]
 def normalize_answer(text: str) -> str:
     """An answer without case, ASCII punctuation, English articles and superfluous white space.
 
-    In this order: "the-end" becomes "theend", which has no article. Punctuation outside of ASCII
-    stays.
+    The steps run in this order: "the-end" becomes "theend", which has no article. Punctuation
+    outside of ASCII stays.
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact(gold: str, answer: str) -> float:
-    """1 where both are the same when normalized."""
+    """1 if both answers are the same after `normalize_answer`, else 0."""
     return float(normalize_answer(gold) == normalize_answer(answer))
 
 
 def f1(gold: str, answer: str, null_answers: bool) -> float:
-    """F1 of the words that two answers share, each as often as it occurs in both.
+    """F1 of the words that two answers share; a word counts as often as it occurs in both.
 
-    Where one of them has no words, 2.0 (`null_answers`) gives 1 if neither has; 1.1 gives 0.
+    If an answer has no words, SQuAD 2.0 (`null_answers`) gives 1 if both have none, else 0; SQuAD
+    1.1 gives 0.
     """
     wanted, got = normalize_answer(gold).split(), normalize_answer(answer).split()
     if not wanted or not got:
@@ -51,7 +52,7 @@ def f1(gold: str, answer: str, null_answers: bool) -> float:
 
 
 class Scores(NamedTuple):
-    """Exact match and F1 of each question that counts, and what to say about the ids."""
+    """Exact match and F1 of each scored question, and notes about missing and extra ids."""
 
     exact: dict[str, float]
     f1: dict[str, float]
@@ -59,13 +60,13 @@ class Scores(NamedTuple):
 
 
 def golds(questions: Iterable[Question], null_answers: bool) -> dict[str, list[str]]:
-    """The gold texts of the questions that can be scored, by id; [] where there is no answer.
+    """The gold texts of the questions that can be scored, by id; [] for a question without answer.
 
-    A question without gold answers is left out, unless `null_answers` and the file says that it
-    has no answer.
+    A question without gold answers is left out, unless `null_answers` is set and the file marks the
+    question as unanswerable.
 
     Raises:
-      DataError: two questions have one id: their answers could not be told apart.
+      DataError: two questions have the same id, so their answers could not be told apart.
     """
     result: dict[str, list[str]] = {}
     for question in questions:
@@ -79,9 +80,9 @@ def golds(questions: Iterable[Question], null_answers: bool) -> dict[str, list[s
 def score(golds: Golds, answers: Answers, null_answers: bool) -> Scores:
     """Scores every question against the gold answer that fits best.
 
-    A question without an answer among `answers` counts 0 in 1.1 and is left out in 2.0, as in the
-    official scripts. In 2.0 a gold answer that is empty when normalized does not count, and a
-    question without any others wants "".
+    A question missing in `answers` counts 0 in SQuAD 1.1 and is left out in 2.0, as in the official
+    scripts. In 2.0, gold answers that normalize to nothing do not count; a question without other
+    gold answers expects "".
     """
     exacts, f1s = {}, {}
     missing = [question for question in golds if question not in answers]
@@ -109,16 +110,16 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def has_answer(golds: Golds) -> dict[str, bool]:
-    """Whether a question has an answer in its context, as the file says (2.0)."""
+    """Whether each question has an answer in its context, according to the file (SQuAD 2.0)."""
     return {question: bool(texts) for question, texts in golds.items()}
 
 
 def figures(scores: Scores, golds: Golds, null_answers: bool) -> dict[str, float]:
-    """The figures of an evaluation, NaN where there is nothing to score.
+    """The figures of an evaluation; NaN if there is nothing to score.
 
     Returns:
-      exact, f1, total; with `null_answers` also has_answer_exact, has_answer_f1, has_answer_total,
-      and the same of no_answer.
+      exact, f1, total; with `null_answers` also has_answer_exact, has_answer_f1, has_answer_total
+      and no_answer_exact, no_answer_f1, no_answer_total.
     """
     result = _means(scores, scores.exact)
     if null_answers:

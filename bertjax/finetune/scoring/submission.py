@@ -1,4 +1,4 @@
-"""What the leaderboards take: GLUE's zip of TSV files, SQuAD's JSON."""
+"""Writes submissions: GLUE's zip of TSV files for the leaderboard, SQuAD's JSON files."""
 
 import io
 import json
@@ -19,16 +19,16 @@ _EPOCH = (
     0,
     0,
     0,
-)  # of every file in the zip, so that equal predictions are equal bytes
+)  # one fixed date for every file in the zip, so that equal predictions give equal bytes
 
 
 class File(NamedTuple):
     """A file of GLUE's submission.
 
     Attributes:
-      name: in the zip.
-      rows: of the official test set.
-      values: what stands for each label of `bertjax.finetune.tasks`; {} for STS-B's numbers.
+      name: the file name in the zip.
+      rows: the number of rows of the official test set.
+      values: the text for each label of `bertjax.finetune.tasks`; {} for STS-B's numbers.
     """
 
     name: str
@@ -47,7 +47,7 @@ def _numbers(*labels: str) -> dict[str, str]:
 _MNLI = _words("entailment", "neutral", "contradiction")
 _ENTAILMENT = _words("entailment", "not_entailment")
 
-# By task and, for MNLI, by the split that is predicted. gluebenchmark.com/faq has names and values.
+# Keys: tasks and, for MNLI, the predicted splits. gluebenchmark.com/faq has the names and values.
 GLUE = {
     "cola": File("CoLA.tsv", 1063, _numbers("unacceptable", "acceptable")),
     "sst2": File("SST-2.tsv", 1821, _numbers("negative", "positive")),
@@ -62,19 +62,19 @@ GLUE = {
     "ax": File("AX.tsv", 1104, _MNLI),
 }
 
-Predictions = Sequence[tuple[str, str | float]]  # of every test row: id, label or number
+Predictions = Sequence[tuple[str, str | float]]  # (id, label or number) for every test row
 
 
 def tsv(key: str, predictions: Predictions) -> str:
-    """One file: `index`, `prediction` and a line for every row, in the test file's order.
+    """The text of one file: the header `index`, `prediction`, then a line for every row in order.
 
     STS-B's numbers are clipped to 0..5 and have 3 decimals.
 
     Args:
-      key: of `GLUE`.
+      key: a key of `GLUE`.
 
     Raises:
-      DataError: an id occurs twice, a label is none of the task's, a number is not finite.
+      DataError: an id occurs twice, a label is not one of the task's, or a number is not finite.
     """
     file, seen = GLUE[key], set()
     lines = ["index\tprediction"]
@@ -91,28 +91,28 @@ def _value(file: File, index: str, predicted: str | float) -> str:
         if predicted not in file.values:
             allowed = ", ".join(file.values)
             raise DataError(
-                f"{file.name}: index {index}: {predicted!r} is no label; it takes {allowed}"
+                f"{file.name}: index {index}: {predicted!r} is not a label; take one of {allowed}"
             )
         return file.values[str(predicted)]
     number = float(predicted)
     if not math.isfinite(number):
-        raise DataError(f"{file.name}: index {index}: {number} is no number from 0 to 5")
-    # In this order -0.0 becomes 0.0.
+        raise DataError(f"{file.name}: index {index}: {number} is not a finite number")
+    # With max first, -0.0 becomes 0.0.
     return f"{min(max(0.0, number), 5.0):.3f}"
 
 
 def write_glue(path: Path, predictions: Mapping[str, Predictions]) -> list[str]:
-    """Writes the zip for gluebenchmark.com, with a file for each task that was predicted.
+    """Writes the zip for gluebenchmark.com, with a file for each predicted task.
 
     Args:
-      predictions: by a key of `GLUE`; every row of the test file, in its order.
+      predictions: by keys of `GLUE`; every row of the test file, in order.
 
     Returns:
-      Notes: files whose number of rows is not the official one, and files that are missing, which
-      the leaderboard asks for.
+      Notes on files with an unofficial number of rows, and on missing files, which the leaderboard
+      needs.
 
     Raises:
-      DataError: as `tsv`.
+      DataError: see `tsv`.
       StorageError: the zip cannot be written.
     """
     notes, missing, data = [], [], io.BytesIO()
@@ -128,7 +128,7 @@ def write_glue(path: Path, predictions: Mapping[str, Predictions]) -> list[str]:
             if len(rows) != file.rows:
                 notes.append(f"{file.name}: {len(rows)} rows; the official test has {file.rows}")
     if missing:
-        notes.append(f"not in the zip, and the leaderboard wants all: {', '.join(missing)}")
+        notes.append(f"not in the zip; the leaderboard needs all files: {', '.join(missing)}")
     _write(path, data.getvalue())
     return notes
 
@@ -146,19 +146,19 @@ def write_squad(
     differences: Mapping[str, float] | None = None,
     threshold: float = 0.0,
 ) -> list[Path]:
-    """Writes what the official evaluation scripts of SQuAD read.
+    """Writes the files that the official evaluation scripts of SQuAD read.
 
-    `predictions.json`: the text of each answer by its id; with `differences` (2.0), "" for a
-    question whose difference is above the threshold. With them also `null_odds.json`, the
-    differences, and `best_answers.json`, the answers with none held back: from these two
+    `predictions.json` has the answer text of each question id. With `differences` (SQuAD 2.0), a
+    question whose difference is above the threshold gets "". Two more files are then written:
+    `null_odds.json` with the differences, and `best_answers.json` with all answers. With both,
     `evaluate-v2.0.py DATA best_answers.json --na-prob-file null_odds.json` tunes the threshold.
 
     Args:
-      answers: the best answers that are not empty.
+      answers: the best answer to each question that is not the null answer.
       differences: score of no answer - score of the best answer, in logits.
 
     Returns:
-      The files.
+      The paths of the files.
 
     Raises:
       StorageError: a file cannot be written.

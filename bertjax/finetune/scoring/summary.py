@@ -1,4 +1,4 @@
-"""Several runs of one task as a few numbers: mean, spread, median, best, degenerate runs.
+"""Summarizes several runs of one task: mean, deviation, median, best, degenerate runs.
 
 A run is the object in its scores.json: task, title, seed, learning_rate, batch_size, epochs, step,
 metric, value, figures, train_loss, degenerate, seconds.
@@ -13,16 +13,16 @@ from bertjax.finetune.scoring import scores
 from bertjax.finetune.tasks import TASKS
 
 Run = Mapping[str, Any]
-SETTINGS = ("learning_rate", "batch_size", "epochs")  # of a cell of the grid
+SETTINGS = ("learning_rate", "batch_size", "epochs")  # what defines a cell of the grid
 
 
 class Summary(NamedTuple):
-    """Of one metric over the runs of a cell.
+    """One metric over the runs of a cell.
 
     Attributes:
-      mean, median: over all runs; `scores.value` says what an undefined figure counts.
-      std: of a sample (n - 1); NaN for one run.
-      best: of a degenerate run only where all are.
+      mean, median: over all runs; `scores.value` defines the value of an undefined figure.
+      std: the sample standard deviation (n - 1); NaN for one run.
+      best: the best value, from a degenerate run only if all runs are degenerate.
       degenerate: the number of degenerate runs.
     """
 
@@ -52,14 +52,14 @@ def summarize(runs: Sequence[Run], metric: str) -> Summary:
 
 
 def by_task(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each task, in the order of the table of tasks; a user's own come last."""
+    """The runs of each task, in the order of `tasks.TASKS`; a user's own tasks come last."""
     names = list(dict.fromkeys([*TASKS, *(run["task"] for run in runs)]))
     found = {name: [run for run in runs if run["task"] == name] for name in names}
     return {name: of_task for name, of_task in found.items() if of_task}
 
 
 def cells(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    """The runs of one task by (rate, batch size, epochs), sorted; in each by seed."""
+    """The runs of one task by (rate, batch size, epochs), sorted; each cell is sorted by seed."""
     found: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda r: (*(r[name] for name in SETTINGS), r["seed"])):
         found.setdefault(tuple(run[name] for name in SETTINGS), []).append(run)
@@ -67,7 +67,7 @@ def cells(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
 
 
 def best_cell(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the cell with the best mean of the task's metric, the first among equals."""
+    """The runs of the cell with the best mean of the task's metric; the first cell in a tie."""
     metric = runs[0]["metric"]
     pick = max if scores.METRICS[metric] else min
     return pick(cells(runs).values(), key=lambda cell: summarize(cell, metric).mean)

@@ -1,6 +1,6 @@
-"""Runs as tables of text: GLUE in the papers' order, and the cells of a grid.
+"""Text tables of runs: GLUE in the papers' order, and the cells of a grid.
 
-Figures are shown times 100, as the papers have them; in JSON they are shares of 1.
+Figures are shown times 100, as in the papers; in JSON they are fractions of 1.
 """
 
 import math
@@ -11,7 +11,8 @@ from bertjax.finetune.scoring import averages, scores, summary
 from bertjax.finetune.scoring.summary import Run
 from bertjax.finetune.tasks import TASKS
 
-# BERT's Table 1, then WNLI, which it leaves out. MNLI is first, as other tasks may start from it.
+# The order of BERT's Table 1, then WNLI, which the table leaves out. MNLI must come first, because
+# other tasks may start from its weights.
 GLUE_ORDER = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte", "wnli")
 _SHOWN = {
     "accuracy": "accuracy",
@@ -27,14 +28,15 @@ _AS_THEY_ARE = ("loss", "mse")  # not shares of 1
 
 
 def glue(runs: Sequence[Run]) -> dict[str, Any]:
-    """GLUE's results as JSON takes them.
+    """GLUE's results as JSON values.
 
-    Where a task has several cells (a grid), its cell with the best mean counts, as in BERT.
+    If a task has several cells (a grid), the cell with the best mean counts, as in BERT's paper.
 
     Returns:
-      `tasks`: for each task and metric at hand an object with task, title, metric, the number of
-      cells, the chosen cell's settings and the fields of `Summary`; `averages`: for each paper an
-      object with name, mean, median, parts (those at hand) and of (all).
+      `tasks`: for each task and metric that was run, an object with task, title, metric, the number
+      of cells, the chosen cell's settings and the fields of `Summary`.
+      `averages`: for each paper, an object with name, mean, median, parts (the number of parts with
+      figures) and of (the number of all parts).
     """
     of_task = summary.by_task(runs)
     rows, means, medians = [], {}, {}
@@ -62,10 +64,10 @@ def _average(of: averages.Average, means: dict, medians: dict) -> dict[str, Any]
 
 
 def glue_table(runs: Sequence[Run]) -> str:
-    """GLUE's results in the order of BERT's Table 1, and the average of each paper, named.
+    """GLUE's results in the order of BERT's Table 1, and each paper's average.
 
-    An average over fewer tasks than its paper has is marked with their number. A task without a
-    run has no row. A line names the cell of each task that had several.
+    An average over fewer tasks than the paper's shows their number. A task without runs has no row.
+    For each task with several cells, a line names the chosen cell.
     """
     content = glue(runs)
     rows = [
@@ -96,7 +98,7 @@ def glue_table(runs: Sequence[Run]) -> str:
 
 
 def _chosen(rows: Sequence[dict]) -> list[str]:
-    """A paragraph with a line for each task that had a grid: the cell that counts; [] for none."""
+    """A paragraph that names the chosen cell of each task that has a grid; [] without grids."""
     lines = {
         row["title"]: f"{row['title']}: rate {row['learning_rate']:g}, batch {row['batch_size']}, "
         f"epochs {row['epochs']:g}: the best mean of {row['cells']} cells"
@@ -107,7 +109,7 @@ def _chosen(rows: Sequence[dict]) -> list[str]:
 
 
 def grid(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The cells of every task's grid as JSON takes them: settings, summary and seeds."""
+    """The cells of every task's grid as JSON values: settings, summary and seeds."""
     result = []
     for task, of_task in summary.by_task(runs).items():
         metric = of_task[0]["metric"]
@@ -163,14 +165,14 @@ def _why(degenerate: str | bool) -> str:
 
 
 def _figure(value: float | None, metric: str = "") -> str:
-    """A figure times 100; "-" where it is undefined."""
+    """A figure times 100, except loss and mse; "-" if undefined."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.4f}" if metric in _AS_THEY_ARE else f"{100 * value:.1f}"
 
 
 def _columns(rows: list[list[str]], left: int) -> str:
-    """Rows as aligned columns, the first of them a header; the first `left` columns flush left."""
+    """Rows as aligned columns, the first `left` of them flush left; the first row is a header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -1,8 +1,8 @@
 """Entities of tagged words, and their precision, recall and F1, by the rules of `seqeval`.
 
-Two readings of the same tags. The default one is that of conlleval.pl: an entity may begin with
-`I-`, and IOB1, IOB2 and BIOES are read alike. The strict one takes IOB2 at its word: an entity
-begins with `B-` and goes on with `I-` of the same type; all else is outside.
+There are two readings of the same tags. The default reading follows conlleval.pl: an entity may
+begin with `I-`, and IOB1, IOB2 and BIOES are read alike. The strict reading follows IOB2: an entity
+begins with `B-` and continues with `I-` of the same type; all other tags are outside.
 """
 
 import math
@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 class Entity(NamedTuple):
     type: str
-    start: int  # its first word
-    end: int  # its last word
+    start: int  # the first word
+    end: int  # the last word
 
 
 def entities(tags: Iterable[str]) -> list[Entity]:
     """The entities of a sentence by conlleval's rules.
 
-    As `seqeval.metrics.sequence_labeling.get_entities(suffix=False)`: a tag's first letter is its
-    prefix, the rest after one hyphen its type, "_" where it has none.
+    The result equals `seqeval.metrics.sequence_labeling.get_entities(suffix=False)`: a tag's first
+    letter is its prefix, the rest after one hyphen is its type, or "_" without a rest.
     """
     found, begin = [], 0
     before, before_type = "O", "_"
@@ -36,7 +36,7 @@ def entities(tags: Iterable[str]) -> list[Entity]:
 
 
 def _ends(before: str, prefix: str, other_type: bool) -> bool:
-    """Whether an entity ends in front of a tag."""
+    """Whether an entity ends before a tag."""
     if before in ("E", "S") or (before in ("B", "I") and prefix in ("B", "S", "O")):
         return True
     return other_type and before not in ("O", ".")
@@ -52,7 +52,8 @@ def _starts(before: str, prefix: str, other_type: bool) -> bool:
 def strict_entities(tags: Sequence[str]) -> list[Entity]:
     """The entities of a sentence by strict IOB2: `B-x` and the `I-x` that follow.
 
-    As seqeval's `mode="strict", scheme=IOB2`. Hyphens at both ends of a type are not part of it.
+    The result equals seqeval's `mode="strict", scheme=IOB2`. Hyphens at both ends of a type are
+    stripped.
     """
     found: list[Entity] = []
     for at, tag in enumerate(tags):
@@ -65,17 +66,14 @@ def strict_entities(tags: Sequence[str]) -> list[Entity]:
 
 
 class Counts(NamedTuple):
-    """Entities of one type, or of all."""
+    """The numbers of entities of one type, or of all types."""
 
     correct: int
     predicted: int
     gold: int
 
     def figures(self) -> dict[str, float]:
-        """Precision, recall and F1, 0 where nothing is predicted or there is nothing to find.
-
-        seqeval has the same zeros.
-        """
+        """Precision, recall and F1; an undefined ratio (0/0) is 0, as in seqeval."""
         precision = self.correct / self.predicted if self.predicted else 0.0
         recall = self.correct / self.gold if self.gold else 0.0
         both = precision + recall
@@ -88,12 +86,12 @@ def by_type(
     predicted: Sequence[Sequence[str]],
     find: Callable[[Sequence[str]], list[Entity]] = entities,
 ) -> dict[str, Counts]:
-    """The counts of each type, in the order of their names.
+    """The counts of each type, sorted by type.
 
-    An entity is correct where type, first and last word are those of a gold one.
+    An entity is correct if a gold entity has the same type, first word and last word.
 
     Args:
-      gold, predicted: the tags of each sentence; both have as many.
+      gold, predicted: the tags of each sentence, for the same sentences.
       find: `entities` or `strict_entities`.
 
     Raises:
@@ -119,9 +117,9 @@ def micro(counts: dict[str, Counts]) -> Counts:
 
 
 def figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The figures of an evaluation: both readings, and the share of words with the right tag.
+    """The figures of an evaluation: both readings, and the fraction of words with the right tag.
 
-    The strict ones are NaN where a tag is not IOB2: seqeval refuses such tags.
+    The strict figures are NaN if a tag is not IOB2, because seqeval refuses such tags.
 
     Returns:
       precision, recall, f1, support, strict_precision, strict_recall, strict_f1, accuracy.

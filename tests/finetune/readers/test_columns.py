@@ -213,7 +213,7 @@ def test_bad_files(tmp_path, name, text, message):
 @pytest.mark.parametrize("value", ["good", "nan", "inf"])
 def test_bad_numbers(tmp_path, value):
     path = write_rows(tmp_path, "tsv", [("a", "1"), ("b", value)])
-    with pytest.raises(DataError, match=rf"train.tsv:3: the label '{value}' is no finite number"):
+    with pytest.raises(DataError, match=rf"train.tsv:3: the label '{value}' is not a finite num"):
         read(path, kind="regression")
 
 

@@ -22,8 +22,8 @@ def test_tabs(tmp_path):
     ]
     assert found.labels == ("O", "B-location", "B-person", "I-location", "B-group")
     assert found.notes == (
-        "the tags B-group are in no training example: labels all the same, so that they count "
-        "where they are",
+        "the tags B-group are in no training example; they are labels too, so that evaluation "
+        "counts them",
     )
 
 
@@ -61,7 +61,7 @@ def test_label_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("One\tO\ntwo\n", r"train.conll:2: 'two' has 1 columns, and the first line of the file 2"),
+        ("One\tO\ntwo\n", r"train.conll:2: 'two' has 1 columns, but the first line of the file"),
         ("One\tO\ntwo\t\n", r"train.conll:2: 'two\\t' has 1 columns"),
         ("One\tO\n\nb\tc\td\n", r"train.conll:3: .* has 3 columns"),
         ("One\n", r"train.conll:1: 1 columns \(One\): no tag in column -1"),

@@ -83,10 +83,10 @@ def test_wrong_answers_are_counted_shown_and_dropped_from_training(tmp_path, goo
     assert dev["twice"].answers == (Answer("day", 0),)
     assert dev["never"].answers == (Answer("June", 3), Answer("rain", 25))
     first = "the first is question once: 'May' is not at 4, 'day' is"
-    start = "3 of 404 answers are not in their contexts where they say: 1 moved to the one place"
+    start = "3 of 404 answers are not at their answer_start: 1 moved to the only place"
     assert sorted(found.notes) == [
-        f"dev: {start} where they are, 2 kept to score their text, 0 questions left out; {first}",
-        f"train: {start} where they are, 2 dropped, 1 questions left out; {first}",
+        f"dev: {start} of their text, 2 kept to score their text, 0 questions left out; {first}",
+        f"train: {start} of their text, 2 dropped, 1 questions left out; {first}",
     ]
 
 
@@ -120,9 +120,9 @@ def test_a_context_of_100000_words(tmp_path):
     [
         ("{", r"train.json: not JSON"),
         ("[]", r"train.json: a JSON list, expected an object"),
-        ("{}", r"train.json: not SQuAD's JSON: 'data' is no list of objects"),
+        ("{}", r"train.json: not SQuAD's JSON: 'data' is not a list of objects"),
         ('{"data": []}', r"train.json: no questions"),
-        ('{"data": [{"paragraphs": [3]}]}', r"'paragraphs' is no list of objects"),
+        ('{"data": [{"paragraphs": [3]}]}', r"'paragraphs' is not a list of objects"),
         ('{"data": [{"paragraphs": [{"context": 3, "qas": []}]}]}', r"'context' is int, expected"),
         (
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b"}]}]}]}',
@@ -203,7 +203,7 @@ def test_rows_of_ones_own_with_answers_as_hugging_face_has_them(tmp_path):
     lines[0]["answers"] = {"text": ["May"], "answer_start": [7, 8]}
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(
-        DataError, match=r"a.jsonl:1: 'text' and 'answer_start' are no lists of one"
+        DataError, match=r"a.jsonl:1: 'text' and 'answer_start' are not lists of the"
     ):
         read(tmp_path / "a.jsonl", kind="span", **columns)
 

@@ -65,10 +65,14 @@ def test_similarities_are_clipped_and_have_three_decimals():
 @pytest.mark.parametrize(
     ("key", "bad", "message"),
     [
-        ("rte", [("0", "entailment"), ("1", "neutral")], "RTE.tsv: index 1: 'neutral' is no label"),
-        ("cola", [("7", "1")], "CoLA.tsv: index 7: '1' is no label; it takes unacceptable"),
+        (
+            "rte",
+            [("0", "entailment"), ("1", "neutral")],
+            "RTE.tsv: index 1: 'neutral' is not a label",
+        ),
+        ("cola", [("7", "1")], "CoLA.tsv: index 7: '1' is not a label; take one of unaccept"),
         ("sst2", [("3", "negative")] * 2, "SST-2.tsv: row 1: index 3 occurs twice"),
-        ("stsb", [("0", math.nan)], "STS-B.tsv: index 0: nan is no number from 0 to 5"),
+        ("stsb", [("0", math.nan)], "STS-B.tsv: index 0: nan is not a finite number"),
     ],
 )
 def test_bad_rows_are_one_line(key, bad, message):
@@ -95,7 +99,7 @@ def test_the_zip_has_every_file_and_row(tmp_path):
 def test_what_is_missing_or_short_is_said(tmp_path):
     notes = submission.write_glue(tmp_path / "glue.zip", {"wnli": rows("wnli", 146)})
     (note,) = notes
-    assert "leaderboard wants all: CoLA.tsv, SST-2.tsv" in note
+    assert "leaderboard needs all files: CoLA.tsv, SST-2.tsv" in note
     assert "WNLI" not in note
 
 

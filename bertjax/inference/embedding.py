@@ -1,8 +1,7 @@
-"""A trained model at work: filling masks, embedding text."""
+"""Vectors of texts: what the encoder makes of their tokens, pooled."""
 
-import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,86 +14,42 @@ from bertjax.convert import sentence_encoder
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data.encode import encode
 from bertjax.data.tokenizer import Tokenizer
-from bertjax.errors import DataError, UsageError
+from bertjax.errors import UsageError
+from bertjax.inference import texts as texts_lib
 
-_LENGTH_MULTIPLE = 16  # lengths are padded to it, so that few programs are compiled
-
-
-def fill_mask(model: Pretrained, text: str, top_k: int) -> list[list[tuple[str, float]]]:
-    """Candidates for every mask token of `text`, most probable first.
-
-    Returns:
-      For each mask, `top_k` pairs of token and probability.
-
-    Raises:
-      UsageError: `text` holds no mask, or is longer than the model reads, or the model has no
-        masked-LM head.
-      DataError: the source has no tokenizer.
-    """
-    tokenizer = _tokenizer(model)
-    if not model.config.model.has_masked_lm:
-        raise UsageError(
-            f"model.head={model.config.model.head}: has no masked-LM head; take a source that has"
-        )
-    ids = tokenizer.encode_with_masks(text)
-    if tokenizer.mask_id not in ids:
-        mask_token = tokenizer.tokens([tokenizer.mask_id])[0]
-        raise UsageError(f"text={text!r}: holds no {mask_token}; put one where a word is missing")
-    longest = model.config.model.max_sequence_length
-    if len(ids) + 2 > longest:
-        raise UsageError(f"text has {len(ids) + 2} tokens; the model reads {longest}: shorten it")
-    batch = encode([(ids,)], tokenizer, longest=longest)
-    probabilities_PV = _mask_probabilities(model, tokenizer, batch)
-    candidates = []
-    for row_V in probabilities_PV:
-        best = [i for i in np.argsort(-row_V) if i < tokenizer.vocab_size][:top_k]
-        candidates.append([(tokenizer.tokens([i])[0], float(row_V[i])) for i in best])
-    return candidates
-
-
-def _tokenizer(model: Pretrained) -> Tokenizer:
-    if model.tokenizer is None:
-        raise DataError("the source has no tokenizer; name its file or folder with --tokenizer")
-    return model.tokenizer
-
-
-def _config(model: Pretrained) -> config_lib.Model:
-    """The model's, with an attention kernel that this machine has, whatever trained it."""
-    return dataclasses.replace(model.config.model, attention="auto")
-
-
-def _mask_probabilities(model: Pretrained, tokenizer: Tokenizer, batch: dict) -> np.ndarray:
-    """Probabilities `[P, V]` for the `P` masks of a batch of one row."""
-    positions_1P = np.flatnonzero(batch["input_ids"][0] == tokenizer.mask_id)[None]
-    apply = jax.jit(functools.partial(models.apply, _config(model)))
-    logits_1PV = apply(model.params, batch | {"masked_lm_positions": positions_1P})[
-        "masked_lm_logits"
-    ]
-    return np.asarray(jax.nn.softmax(logits_1PV[0], axis=-1))
+_WINDOW = 32  # batches that are read, and sorted by length, at once
 
 
 def embed(
-    model: Pretrained, texts: list[str], *, pooling: str | None = None, batch_size: int = 32
+    model: Pretrained,
+    texts: Iterable[str],
+    *,
+    pooling: str | None = None,
+    batch_size: int = texts_lib.BATCH,
 ) -> Iterator[np.ndarray]:
     """One vector `[D]`, float32, for each text, in their order; longer texts are cut.
 
+    Texts are read a window at a time; those of like length share a batch.
+
     Args:
+      texts: any iterable, an endless one too.
       pooling: None makes vectors as `model.config.embedding` has it: those of the sentence encoder
         where the model is one, else the mean. A name pools the encoder's vectors so and does
         nothing else: `mean` over all tokens, `[CLS]` and `[SEP]` included (Reimers and Gurevych
         2019), `max` over them, `cls`, `pooler` (the pretrained layer over it),
         `mean_sqrt_len_tokens` (the sum over the root of the length), `weightedmean` (by position)
         or `lasttoken` (both Muennighoff 2022); several joined by + are put one after the other.
+      batch_size: rows that are computed at once.
 
     Raises:
       UsageError: no such pooling, or the model has no pooler, or its own vectors are made by
         modules that bertjax has not.
       DataError: the source has no tokenizer.
     """
-    tokenizer, config = _tokenizer(model), _config(model)
+    tokenizer, config = texts_lib.tokenizer_of(model), texts_lib.config_of(model)
     how = model.config.embedding if pooling is None else Embedding(pooling=pooling)
     sentence_encoder.refuse(how)
-    modes = (how.pooling or "mean").split("+")
+    modes = tuple((how.pooling or "mean").split("+"))
     for mode in modes:
         if mode not in POOLINGS:
             raise UsageError(f"--pooling={pooling}: must be one of {', '.join(POOLINGS)}")
@@ -103,14 +58,46 @@ def embed(
     skip = 0
     if how.prompt and not how.include_prompt:
         skip = 1 + len(tokenizer.encode([_prepared("", how)])[0])  # [CLS] goes with the prompt
-    apply = jax.jit(functools.partial(_embed, config, modes, how.normalize, skip))
-    params = jax.device_put(model.params)
+    vectors = functools.partial(
+        _program(config, modes, how.normalize, skip), jax.device_put(model.params)
+    )
     longest = min(how.max_length or config.max_sequence_length, config.max_sequence_length)
-    examples = [(ids,) for ids in tokenizer.encode([_prepared(text, how) for text in texts])]
-    for start in range(0, len(examples), batch_size):
-        some = examples[start : start + batch_size]
-        batch = encode(some, tokenizer, longest=longest, multiple=_LENGTH_MULTIPLE)
-        yield from np.asarray(apply(params, batch))
+    windows = texts_lib.windows(texts, _WINDOW * batch_size)
+    return _embedded(windows, how, tokenizer, vectors, longest, batch_size)
+
+
+def _embedded(
+    windows: Iterable[list[str]],
+    how: Embedding,
+    tokenizer: Tokenizer,
+    vectors: Callable[[dict], jax.Array],
+    longest: int,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    for window in windows:
+        ids = tokenizer.encode([_prepared(text, how) for text in window])
+        order = sorted(range(len(ids)), key=lambda text: len(ids[text]))
+        found: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            batch = encode(
+                [(ids[text],) for text in some],
+                tokenizer,
+                longest=longest,
+                multiple=texts_lib.LENGTH_MULTIPLE,
+            )
+            rows_BD = np.asarray(vectors(texts_lib.round_rows(batch, batch_size)))
+            for text, vector in zip(some, rows_BD, strict=False):
+                found[text] = vector
+        yield from found
+
+
+@functools.cache
+def _program(
+    config: config_lib.Model, modes: tuple[str, ...], normalize: bool, skip: int
+) -> Callable[[dict, dict], jax.Array]:
+    """`(params, batch) -> vectors`, as of `_embed`; compiled once a shape."""
+    return jax.jit(functools.partial(_embed, config, modes, normalize, skip))
 
 
 def _prepared(text: str, how: Embedding) -> str:
@@ -121,7 +108,7 @@ def _prepared(text: str, how: Embedding) -> str:
 
 def _embed(
     config: config_lib.Model,
-    modes: list[str],
+    modes: tuple[str, ...],
     normalize: bool,
     skip: int,
     params: dict,

@@ -1,0 +1,79 @@
+"""Held-out sentences with a word missing (the cloze procedure, Taylor 1953)."""
+
+import itertools
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.data.store import Store
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError
+
+SHORTEST, LONGEST = 8, 40  # tokens of a sentence
+
+
+class Question(NamedTuple):
+    """A sentence, without special tokens, whose token at `position` is missing."""
+
+    ids: tuple[int, ...]
+    position: int
+
+    @property
+    def answer(self) -> int:
+        return self.ids[self.position]
+
+    def masked(self, mask_id: int) -> list[int]:
+        """The ids with the mask in place of the answer."""
+        return [*self.ids[: self.position], mask_id, *self.ids[self.position + 1 :]]
+
+
+def questions(heldout: Store, tokenizer: Tokenizer, count: int) -> list[Question]:
+    """The first `count` questions of a held-out split, or all that it has.
+
+    A hash of the sentence decides which of its words is missing: a word of letters that is one
+    token, "the" as likely as any other. Documents take turns: the first such sentence of each,
+    then the second. Nothing of a model decides, so the questions are fixed before it is trained.
+
+    Raises:
+      DataError: no held-out sentence has such a word.
+    """
+    can_be_missing = _words(tokenizer)
+    starts = tokenizer.word_starts()
+    documents = range(heldout.num_documents)
+    turns = itertools.zip_longest(
+        *(_of_document(heldout, d, can_be_missing, starts) for d in documents)
+    )
+    found = list(itertools.islice(filter(None, itertools.chain.from_iterable(turns)), count))
+    if not found:
+        raise DataError(
+            f"no held-out sentence of {SHORTEST} to {LONGEST} tokens has a word of one token; "
+            "raise config.data.heldout_fraction and prepare again"
+        )
+    return found
+
+
+def _of_document(
+    heldout: Store, document: int, can_be_missing: np.ndarray, starts: np.ndarray
+) -> Iterator[Question]:
+    first, end = heldout.documents[document : document + 2]
+    for sentence in range(first, end):
+        begin, stop = heldout.sentences[sentence : sentence + 2]
+        if not SHORTEST <= stop - begin <= LONGEST:
+            continue
+        ids = heldout.slice(begin, stop)
+        ends_word = np.append(starts[ids[1:]], True)
+        candidates = np.flatnonzero(can_be_missing[ids] & ends_word)
+        if len(candidates):
+            chosen = zlib.crc32(ids.astype("<u4").tobytes()) % len(candidates)
+            yield Question(tuple(ids.tolist()), int(candidates[chosen]))
+
+
+def _words(tokenizer: Tokenizer) -> np.ndarray:
+    """bool [V]: True where a token begins a word and is letters alone."""
+    words = tokenizer.word_starts()
+    words[list(tokenizer.special_ids)] = False
+    for token in np.flatnonzero(words):
+        words[token] = tokenizer.decode([token]).strip().isalpha()
+    return words

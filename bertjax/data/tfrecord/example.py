@@ -1,0 +1,196 @@
+"""A record of create_pretraining_data.py -> the arrays of one example.
+
+A record is a `tf.train.Example`: a map from names to lists of int64 or float. All lists have the
+length that the first record of the file has: L values (`input_ids`, `input_mask`, `segment_ids`), P
+(`masked_lm_*`) or 1 (`next_sentence_labels`). The compiled decoder takes or refuses a record; why it
+refuses one is found by the plain decoder here, which is slow and keeps everything.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from bertjax.data.tfrecord import decoder
+from bertjax.errors import DataError
+
+FEATURES = (
+    "input_ids",
+    "input_mask",
+    "segment_ids",
+    "masked_lm_positions",
+    "masked_lm_ids",
+    "masked_lm_weights",
+    "next_sentence_labels",
+)
+_FLOATS = np.array([name == "masked_lm_weights" for name in FEATURES])
+_KINDS = {1: "bytes", 2: "floats", 3: "integers"}  # field number of a list in tf.train.Feature
+
+_NAMES = np.zeros((len(FEATURES), max(map(len, FEATURES))), np.uint8)
+_NAME_LENGTHS = np.array([len(name) for name in FEATURES])
+for _row, _name in zip(_NAMES, FEATURES, strict=True):
+    _row[: len(_name)] = np.frombuffer(_name.encode(), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The form of a file's examples.
+
+    Attributes:
+      sequence_length, max_predictions_per_seq: L and P.
+      vocab_size: every token id is below it.
+    """
+
+    sequence_length: int
+    max_predictions_per_seq: int
+    vocab_size: int
+
+    @property
+    def form(self) -> tuple[int, int]:
+        """What tells files apart: L and P."""
+        return self.sequence_length, self.max_predictions_per_seq
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Values of each of `FEATURES`."""
+        length, predictions = self.sequence_length, self.max_predictions_per_seq
+        return length, length, length, predictions, predictions, predictions, 1
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """What the values of each of `FEATURES` are below."""
+        return self.vocab_size, 2, 2, self.sequence_length, self.vocab_size, 2, 2
+
+    def decode(self, data: bytes, begins: np.ndarray, ends: np.ndarray) -> tuple:
+        """Examples from bytes.
+
+        Args:
+          data: the records, of which i is `data[begins[i] : ends[i]]`.
+
+        Returns:
+          `(columns, bad)`: int32 arrays `[n, size]` in the order of `FEATURES`, and the first
+          record that is none of this layout, or -1. Weights are 0 and 1, as integers.
+        """
+        columns = tuple(np.empty((len(begins), size), np.int32) for size in self.sizes)
+        bounds = np.array(self.bounds, np.int64)
+        names = _NAMES, _NAME_LENGTHS
+        view = np.frombuffer(data, np.uint8)
+        bad = decoder.decode(view, begins, ends, *names, _FLOATS, bounds, columns)
+        return columns, bad
+
+    def fault(self, data: bytes) -> str:
+        """Why a record is none of this layout."""
+        try:
+            features = parse(data)
+        except ValueError as error:
+            return f"is no tf.train.Example ({error})"
+        for name, size, bound in zip(FEATURES, self.sizes, self.bounds, strict=True):
+            if name not in features:
+                return _missing(name, features)
+            kind, values = features[name]
+            wanted = "floats" if name == "masked_lm_weights" else "integers"
+            if kind != wanted:
+                return f"{name} holds {kind}, expected {wanted}"
+            if len(values) != size:
+                return f"{name} has {len(values)} values, the first record of its file {size}"
+            if kind == "floats" and not set(values) <= {0.0, 1.0}:
+                return f"{name} holds {min(set(values) - {0.0, 1.0})}; weights are 0 or 1"
+            wrong = next((value for value in values if not 0 <= value < bound), None)
+            if wrong is not None:
+                of = " (the tokenizer's vocab_size)" if bound == self.vocab_size else ""
+                return f"{name} holds {wrong}, where {bound}{of} or more is out of range"
+        return "is no tf.train.Example"
+
+
+def layout_of(data: bytes, vocab_size: int) -> Layout:
+    """The layout of a file by its first record.
+
+    Raises:
+      DataError: the record has not the features of create_pretraining_data.py.
+    """
+    try:
+        features = parse(data)
+    except ValueError as error:
+        raise DataError(f"is no tf.train.Example ({error})") from None
+    for name in FEATURES:
+        if name not in features:
+            raise DataError(_missing(name, features))
+    sizes = (len(features[name][1]) for name in ("input_ids", "masked_lm_positions"))
+    layout = Layout(*sizes, vocab_size)
+    if layout.decode(data, np.array([0]), np.array([len(data)]))[1] >= 0:
+        raise DataError(layout.fault(data))
+    return layout
+
+
+def _missing(name: str, features: dict) -> str:
+    held = ", ".join(sorted(features)) or "nothing"
+    return f"has no feature {name} (it has {held}); data.source=bert_tfrecord reads {', '.join(FEATURES)}"
+
+
+# The plain decoder
+
+
+def parse(data: bytes) -> dict[str, tuple[str, list]]:
+    """`{name: (kind of values, values)}` of a tf.train.Example, whatever it holds.
+
+    Raises:
+      ValueError: it is none.
+    """
+    features = {}
+    for number, part in _fields(data):
+        for inner, entry in _fields(part) if number == 1 else ():
+            held = dict(_fields(entry)) if inner == 1 else {}
+            if 1 in held:
+                features[held[1].decode("utf-8", "replace")] = _values(held.get(2, b""))
+    return features
+
+
+def _values(data: bytes) -> tuple[str, list]:
+    kind, values = "nothing", []
+    for number, part in _fields(data):
+        kind, values = _KINDS.get(number, "nothing"), []
+        for _, value in _fields(part):
+            if kind == "floats" and len(value) % 4:
+                raise ValueError("a float in it does not end")
+            if kind == "floats":
+                values += [x for (x,) in struct.iter_unpack("<f", value)]
+            elif kind == "integers":
+                values += _signed(value)
+    return kind, values
+
+
+def _signed(data: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _read_varint(data, at)
+        yield value - (1 << 64) if value >> 63 else value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of every field of a message."""
+    at = 0
+    while at < len(data):
+        tag, begin = _read_varint(data, at)
+        wire = tag & 7
+        if wire == 0:
+            at = _read_varint(data, begin)[1]
+        elif wire == 2:
+            length, begin = _read_varint(data, begin)
+            at = begin + length
+        elif wire in (1, 5):
+            at = begin + (8 if wire == 1 else 4)
+        else:
+            raise ValueError(f"a field of kind {wire}")
+        if at > len(data):
+            raise ValueError("it ends within a field")
+        yield tag >> 3, data[begin:at]
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for i, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            return value, at + i + 1
+    raise ValueError("a number in it does not end")

@@ -1,0 +1,294 @@
+"""TFRecord files to an index: where every record lies, so that any row is found at once.
+
+    store/manifest.json                         written last
+    store/{train,heldout}/offsets.bin           int64 [N]: where each record begins in its file
+    store/{train,heldout}/lengths.bin           int32 [N]: bytes of its data
+    store/copies/NNNNN.tfrecord                 what a gzip file holds, decompressed
+
+The records of a file lie side by side in the index; the manifest's "records" say how many each file
+has, and its lengths. Records stay in their files. A gzip file gives no record without all before it,
+so its records are copied.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from bertjax import storage
+from bertjax.config import Config, Data, Phase
+from bertjax.data import identity, store
+from bertjax.data.tfrecord import example, framing
+from bertjax.data.tfrecord.example import Layout
+from bertjax.data.tokenizer_base import Tokenizer
+from bertjax.errors import DataError, UsageError
+
+OFFSETS, LENGTHS = np.dtype("<i8"), np.dtype("<i4")
+_PEEKED = 64 << 10  # bytes read of a file to see its first record
+_HASHES = 1 << 32  # values of a checksum, which is as good as a hash of the record
+
+
+class File(NamedTuple):
+    """A file's records in one split.
+
+    Attributes:
+      records: how many of them are in the split.
+      form: sequence length L and predictions P of each.
+      bytes: of the file.
+      copy: of a gzip file, its copy's name within W/store.
+    """
+
+    path: str
+    records: int
+    form: tuple[int, int]
+    bytes: int
+    copy: str | None = None
+
+
+def form_of(phase: Phase) -> tuple[int, int]:
+    """L and P of a phase's rows."""
+    return phase.sequence_length, phase.max_predictions_per_seq
+
+
+class _Found(NamedTuple):
+    """What a file holds: of its N records `offsets`, `lengths` and `checksums` [N]."""
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    checksums: np.ndarray
+
+
+def find(data: Data) -> dict[str, list[str]]:
+    """The files of each split; "heldout" is empty where `heldout_fraction` decides.
+
+    Raises:
+      UsageError: the config names none, or one for both.
+      DataError: no file matches.
+    """
+    found = {
+        "train": _match("files", data.files),
+        "heldout": _match("heldout_files", data.heldout_files),
+    }
+    if not any(found.values()):
+        raise UsageError("config.data.files is unset; config.data.source=bert_tfrecord needs it")
+    for path in {*found["train"]} & {*found["heldout"]}:
+        raise UsageError(
+            f"config.data.heldout_files={data.heldout_files!r}: {path} is one of config.data.files "
+            "too; train and evaluate on different files"
+        )
+    return found
+
+
+def _match(field: str, patterns: str | None) -> list[str]:
+    paths = {}
+    for pattern in filter(None, (part.strip() for part in (patterns or "").split(","))):
+        matches = storage.find(pattern)
+        if not matches:
+            raise DataError(f"config.data.{field}={pattern!r}: no file matches")
+        paths |= {str(storage.absolute(path)): None for path in matches}
+    return list(paths)
+
+
+def build(
+    config: Config,
+    files: dict[str, list[str]],
+    tokenizer: Tokenizer,
+    directory: Path,
+    console: Console,
+    description: dict,
+) -> dict:
+    """Writes the index of `files` (of `find`) to `directory`; returns its manifest.
+
+    Every byte is read once: each record's checksums are compared and its values are looked at.
+
+    Args:
+      description: what else the manifest says.
+
+    Raises:
+      UsageError: a phase has rows of another form than the files, or the files are of another
+        vocabulary.
+      DataError: a file is damaged or holds something else.
+    """
+    with console.status("opening the corpus"):
+        layouts = {path: _layout(path, tokenizer) for path in files["train"] + files["heldout"]}
+        text = {
+            "files": identity.describe(files["train"]),
+            "heldout_files": identity.describe(files["heldout"]),
+        }
+    _require_forms(config, [layouts[path] for path in files["train"]])
+    with _Writer(directory) as writer:
+        for split, paths in files.items():
+            for number, path in enumerate(paths, 1):
+                with console.status(f"indexing file {number:,} of {len(paths):,} ({split})"):
+                    writer.add(path, split, layouts[path], config.data)
+        if files["train"] and not writer.records("train"):
+            raise DataError(
+                f"config.data.files={config.data.files!r}: no record is left to train on"
+            )
+        return writer.finish(
+            **description,
+            vocab_size=tokenizer.vocab_size,
+            text=text,
+            report="\n".join(_report(config, tokenizer, writer.files, layouts)),
+        )
+
+
+def _layout(path: str, tokenizer: Tokenizer) -> Layout | None:
+    """The form of a file's examples, by the first; None of a file without any."""
+    with contextlib.closing(framing.blocks(path, size=_PEEKED)) as blocks:
+        block = next(blocks, None)
+    if block is None:
+        return None
+    data = block.data[block.begins[0] : block.ends[0]]
+    try:
+        layout = example.layout_of(data, tokenizer.vocab_size)
+    except DataError as error:
+        raise DataError(f"{path}: the record at byte 0 {error}") from None
+    first = example.parse(data)["input_ids"][1][0]
+    if first != tokenizer.cls_id:
+        raise DataError(
+            f"{path}: its first example begins with id {first}, and [CLS] is {tokenizer.cls_id} in "
+            "the vocabulary of config.tokenizer.path; name the vocab.txt that it was made with"
+        )
+    return layout
+
+
+def _require_forms(config: Config, layouts: list[Layout | None]) -> None:
+    """Raises UsageError where a phase finds no rows of its form in the training files."""
+    forms = {layout.form for layout in layouts if layout}
+    for name, phase in config.active_phases.items() if layouts else ():
+        if form_of(phase) not in forms:
+            raise UsageError(no_rows(name, phase, forms, "config.data.files"))
+
+
+def no_rows(name: str, phase: Phase, forms: set[tuple[int, int]], field: str) -> str:
+    """Why a phase has nothing to read in files of other forms (pairs of L and P)."""
+    held = " and ".join(f"{length} and {most}" for length, most in sorted(forms)) or "none"
+    return (
+        f"config.phases.{name}.sequence_length={phase.sequence_length} and "
+        f".max_predictions_per_seq={phase.max_predictions_per_seq}: the examples of {field} have "
+        f"{held}; set them so, or the phase's steps to 0"
+    )
+
+
+def _index(path: str, layout: Layout, copy: Callable[[bytes], object] | None) -> _Found:
+    """Reads a whole file; `copy` as of `framing.blocks`."""
+    parts = []
+    for block in framing.blocks(path, copy):
+        begins, ends = np.array(block.begins), np.array(block.ends)
+        _, bad = layout.decode(block.data, begins, ends)
+        offsets = block.offset + begins - framing.HEADER
+        if bad >= 0:
+            fault = layout.fault(block.data[begins[bad] : ends[bad]])
+            raise DataError(f"{path}: the record at byte {offsets[bad]:,} {fault}")
+        parts.append((offsets, ends - begins, np.array(block.checksums, np.uint32)))
+    return _Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+class _Writer:
+    """Writes an index, a file's records at a time; `files` are those of each split so far."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files: dict[str, list[File]] = {split: [] for split in store.SPLITS}
+        self._columns: dict[str, store.Column] = {}
+        self._copies: dict[str, dict] = {}
+
+    def __enter__(self) -> "_Writer":
+        with contextlib.ExitStack() as stack:
+            for split in store.SPLITS:
+                self._make(split)
+                for name, dtype in (("offsets", OFFSETS), ("lengths", LENGTHS)):
+                    column = store.Column(self.directory / split / f"{name}.bin", dtype)
+                    stack.callback(column.close)
+                    self._columns[f"{split}/{name}.bin"] = column
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def records(self, split: str) -> int:
+        return sum(file.records for file in self.files[split])
+
+    def add(self, path: str, split: str, layout: Layout | None, data: Data) -> None:
+        """Indexes a file, into both splits where a share of its records is held out."""
+        if layout is None:
+            return
+        copy, found = self._read(path, layout)
+        heldout = found.checksums < data.heldout_fraction * _HASHES
+        chosen = {split: np.ones(len(heldout), bool)}
+        if split == "train" and data.heldout_files is None:
+            chosen = {"train": ~heldout, "heldout": heldout}
+        for part, mine in chosen.items():
+            self._columns[f"{part}/offsets.bin"].append(found.offsets[mine])
+            self._columns[f"{part}/lengths.bin"].append(found.lengths[mine])
+            size = storage.sizes([path])[0]
+            self.files[part].append(File(path, int(mine.sum()), layout.form, size, copy))
+
+    def _read(self, path: str, layout: Layout) -> tuple[str | None, _Found]:
+        """The records of a file, and the name of its copy, which is made where it is gzip."""
+        if not framing.is_compressed(path):
+            return None, _index(path, layout, None)
+        self._make("copies")
+        name = f"copies/{len(self._copies):05}.tfrecord"
+        with contextlib.closing(store.Column(self.directory / name, np.dtype("u1"))) as column:
+            found = _index(path, layout, lambda data: column.append(np.frombuffer(data, "u1")))
+            self._copies[name] = column.finish()
+        return name, found
+
+    def _make(self, name: str) -> None:
+        if not storage.is_remote(self.directory):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+
+    def finish(self, **description: Any) -> dict:
+        """Closes the files, writes the manifest and returns it."""
+        manifest = {
+            "format": store.FORMAT,
+            "files": {name: column.finish() for name, column in self._columns.items()}
+            | self._copies,
+            "records": {
+                split: [file._asdict() for file in files] for split, files in self.files.items()
+            },
+            **description,
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        storage.write(self.directory / "manifest.json", text.encode())
+        return manifest
+
+
+def _report(
+    config: Config, tokenizer: Tokenizer, files: dict[str, list[File]], layouts: dict
+) -> Iterator[str]:
+    """What a person should know of the files, a line each (see `data.report`)."""
+    train, heldout = (sum(f.records for f in files[split]) for split in store.SPLITS)
+    yield f"{'records':12}{train:,} to train on, {heldout:,} held out"
+    used = [file for part in files.values() for file in part if file.records]
+    for form in sorted({file.form for file in used}):
+        mine = {file.path for file in used if file.form == form}
+        phases = [name for name, phase in config.active_phases.items() if form_of(phase) == form]
+        readers = ", ".join(phases) or "no phase of this config reads them"
+        yield f"{'form':12}{form[0]} tokens, {form[1]} predictions: {len(mine):,} files ({readers})"
+    yield f"{'vocabulary':12}{tokenizer.vocab_size:,} tokens, sha256 {tokenizer.sha256[:12]}"
+    yield (
+        f"{'note':12}sentence pairs and masks are those of the files: config.examples and "
+        "config.masking are not read"
+    )
+    if empty := [path for path, layout in layouts.items() if layout is None]:
+        yield f"{'note':12}{len(empty):,} files without a record, {empty[0]} the first"
+    if copied := {f.copy for f in used if f.copy}:
+        yield f"{'note':12}{len(copied):,} gzip files are kept decompressed in W/store/copies"
+    if heldout and config.data.heldout_files is None:
+        yield (
+            f"{'note':12}held out by record: with dupe_factor > 1 the same sentences are trained "
+            "on in other records; config.data.heldout_files names files of their own"
+        )
+    if heldout > config.evaluation.num_examples:
+        yield (
+            f"{'note':12}an evaluation reads {config.evaluation.num_examples:,} of the {heldout:,} "
+            "records held out; config.evaluation.num_examples sets how many"
+        )
