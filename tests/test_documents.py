@@ -224,7 +224,7 @@ def run(folder, name, script):
         env=environment,
         text=True,
         capture_output=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return place

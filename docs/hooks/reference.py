@@ -34,9 +34,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of the program in which flags are code, and nothing else is Markdown."""
-    found = re.compile(r"(--[a-z][\w.=:/-]*\w)|([\\*_<\[\]#])")
-    return found.sub(lambda match: f"`{match[1]}`" if match[1] else f"\\{match[2]}", text)
+    """Text of the program in which flags and `names` are code, and nothing else is Markdown."""
+    found = re.compile(r"(`[^`]*`)|(--[a-z][\w.=:/-]*\w)|([\\*_<\[\]#])")
+    return found.sub(
+        lambda match: match[1] or (f"`{match[2]}`" if match[2] else f"\\{match[3]}"), text
+    )
 
 
 def config_fields() -> str:
@@ -87,8 +89,9 @@ def exit_codes() -> str:
     rows = []
     for name, code, comment in pattern.findall(source):
         raised = (f"`{c.__name__}`: {plain(_first(c.__doc__))}" for c in classes if _own(c, code))
-        rows.append((code, f"`{name}`", plain(comment), "<br>".join(raised)))
-    return table(("code", "name", "meaning", "errors that leave with it"), rows)
+        meaning = "<br>".join(filter(None, [plain(comment), *raised]))
+        rows.append((code, f"`{name}`", meaning))
+    return table(("code", "name", "meaning, and the errors that leave with it"), rows)
 
 
 def _subclasses(cls: type) -> list[type]:
