@@ -49,11 +49,12 @@ def cloze(values: Values, args: list[str]) -> None:
     rule that reads the text alone chooses the sentences and words, the same before training and
     after.
     """
-    from bertjax import convert, inference, storage
+    from bertjax import inference, storage
+    from bertjax.convert import read
     from bertjax.data import cloze, stores
 
     [directory] = args
-    model = convert.read(directory)
+    model = read(directory)
     heldout = stores.open_split(model.config, storage.path(directory), "heldout")[0]
     assert model.tokenizer is not None  # a run has one
     questions = cloze.questions(heldout, model.tokenizer, values.questions)
