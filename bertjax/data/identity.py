@@ -92,9 +92,8 @@ def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
         if data.source in _SOURCES_OF.get(name, (data.source,)) and named != unread:
             found.differ(f"{place}.{name}", wanted, made[name])
     for name in _FILES.get(data.source, ()):
-        _compare_files(
-            f"{place}.{name}", getattr(data, name), made.get(name), text.get(name), found
-        )
+        then = made.get(name), text.get(name)
+        _compare_files(f"{place}.{name}", getattr(data, name), *then, found)
     if data.source == "tfds":
         _compare_tfds(place, data, made, text, found)
 
@@ -190,8 +189,7 @@ def _sample(path: str, size: int) -> str:
     length = min(_SAMPLE_BYTES, size)
     starts = sorted({0, (size - length) // 2, size - length})
     if storage.is_remote(path):
-        ends = [start + length for start in starts]
-        parts = storage.read_ranges([path] * len(starts), starts, ends)
+        parts = storage.read_ranges([path] * len(starts), starts, [s + length for s in starts])
     else:
         with open(path, "rb") as file:
             parts = [os.pread(file.fileno(), length, start) for start in starts]

@@ -119,7 +119,7 @@ def test_published_sizes(name, count):
         ("optimizer.decay_power", 0.0, "must be positive"),
         ("mixture.books.weight", 0.0, "config.mixture.books.weight=0.0: must be positive"),
         ("mixture.books.data.heldout_fraction", 2.0, "config.mixture.books.data.heldout_fraction"),
-        ("mixture.books.data.source", "web", "must be one of files, tfds, sample"),
+        ("mixture.books.data.source", "web", "must be one of files, bert_tfrecord, tfds, sample"),
     ],
 )
 def test_a_bad_value_is_named_with_its_fix(field, value, fix):

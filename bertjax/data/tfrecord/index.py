@@ -12,7 +12,7 @@ so its records are copied.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,16 +272,16 @@ def _report(
         mine = {file.path for file in used if file.form == form}
         phases = [name for name, phase in config.active_phases.items() if form_of(phase) == form]
         readers = ", ".join(phases) or "no phase of this config reads them"
-        yield f"{'form':12}{form[0]} tokens, {form[1]} predictions: {len(mine):,} files ({readers})"
+        yield f"{'form':12}{form[0]} tokens, {form[1]} predictions, in {_count(mine)} ({readers})"
     yield f"{'vocabulary':12}{tokenizer.vocab_size:,} tokens, sha256 {tokenizer.sha256[:12]}"
     yield (
         f"{'note':12}sentence pairs and masks are those of the files: config.examples and "
         "config.masking are not read"
     )
     if empty := [path for path, layout in layouts.items() if layout is None]:
-        yield f"{'note':12}{len(empty):,} files without a record, {empty[0]} the first"
+        yield f"{'note':12}{_count(empty)} without a record, {empty[0]} the first"
     if copied := {f.copy for f in used if f.copy}:
-        yield f"{'note':12}{len(copied):,} gzip files are kept decompressed in W/store/copies"
+        yield f"{'note':12}gzip gives no single record: {_count(copied)} kept decompressed in W/store/copies"
     if heldout and config.data.heldout_files is None:
         yield (
             f"{'note':12}held out by record: with dupe_factor > 1 the same sentences are trained "
@@ -292,3 +292,7 @@ def _report(
             f"{'note':12}an evaluation reads {config.evaluation.num_examples:,} of the {heldout:,} "
             "records held out; config.evaluation.num_examples sets how many"
         )
+
+
+def _count(files: Collection[str]) -> str:
+    return f"{len(files):,} file{'s' * (len(files) != 1)}"

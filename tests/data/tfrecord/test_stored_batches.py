@@ -173,10 +173,10 @@ def test_the_store_says_what_it_holds_and_its_bytes_are_verified(config, made):
     assert [f["records"] for f in manifest["records"]["train"]] == [30, 20, 23]
     for line in (
         "records     73 to train on, 11 held out",
-        "form        16 tokens, 3 predictions: 3 files (phase1)",
-        "form        24 tokens, 4 predictions: 1 files (phase2)",
-        "1 files without a record",
-        "1 gzip files are kept decompressed",
+        "form        16 tokens, 3 predictions, in 3 files (phase1)",
+        "form        24 tokens, 4 predictions, in 1 file (phase2)",
+        "1 file without a record",
+        "1 file kept decompressed",
         "config.masking are not read",
     ):
         assert line in manifest["report"]
