@@ -27,6 +27,7 @@ quickstart: $(READY)
 	$(KEEP_HEAP) $(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
 	$(BIN)/bertjax evaluate --workdir=$(W)
 	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
+	$(BIN)/bertjax cloze $(W)
 	$(BIN)/bertjax plot $(W)
 	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py --workdir=$(W)/task --config.init_from=$(W)
 	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py:random --workdir=$(W)/task_random --config.init_from=$(W)

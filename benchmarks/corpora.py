@@ -37,7 +37,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--corpus", required=True, help=".jsonl.gz with a text field")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each form takes")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each form, for records")
+    parser.add_argument("--document_rounds", type=int, default=3, help="the same for documents")
     parser.add_argument("--only", help="comma-separated forms; default: all")
     args = parser.parse_args()
     os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
@@ -50,7 +51,9 @@ def main():
         print_load()
         print(f"{'form':24}{'file MB':>9}{'records':>18}{'ratio':>7}{'documents':>20}{'ratio':>7}")
         for form in chosen:
-            print_rates(form, plain, write(Path(folder), form, texts), megabytes, args.rounds)
+            data = write(Path(folder), form, texts)
+            rounds = {read_records: args.rounds, read_documents: args.document_rounds}
+            print_rates(form, plain, data, megabytes, rounds)
         print_load()
 
 
@@ -67,9 +70,9 @@ def print_rates(form, plain, data, megabytes, rounds):
     """One line: MB/s of the form and of .jsonl at their fastest, and the median of the ratios."""
     cells = []
     read_records(data)  # imports, and the file into memory
-    for measure in (read_records, read_documents):
+    for measure, turns_of_each in rounds.items():
         seconds = {"plain": [], "form": []}
-        for number in range(rounds):
+        for number in range(turns_of_each):
             turns = [("plain", plain), ("form", data)]
             for name, corpus in turns if number % 2 else turns[::-1]:
                 seconds[name].append(measure(corpus))

@@ -171,6 +171,7 @@ COMMANDS = {
         ),
         Command("evaluate", evaluate, reads_config=True, finds_config=True),
         Command("fill-mask", sources.fill_mask, ("SRC", "TEXT"), (*sources.SOURCE, sources.TOP_K)),
+        Command("cloze", sources.cloze, ("W",), (sources.QUESTIONS, sources.TOP_K)),
         Command("embed", sources.embed, None, (*sources.SOURCE, Flag("pooling"))),
         Command("score", sources.score, None, (*sources.SOURCE, *sources.SCORE)),
         Command("convert", sources.convert, ("SRC", "DST"), sources.SOURCE),

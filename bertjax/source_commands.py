@@ -1,4 +1,4 @@
-"""The commands that read weights of any source: `fill-mask`, `embed`, `score`, `predict`, `convert`."""
+"""The commands that read weights of any source: `fill-mask`, `cloze`, `embed`, `score` ..."""
 
 import json
 import math
@@ -22,6 +22,7 @@ SOURCE = (  # what a source of weights does not say itself
     Flag("allow_pickle", False, bool),
 )
 TOP_K = Flag("top_k", 5, int, least=1)
+QUESTIONS = Flag("questions", 20, int, least=1)
 SCORE = Flag("per_token", False, bool), Flag("pairs", False, bool)
 
 
@@ -38,6 +39,38 @@ def fill_mask(values: Values, args: list[str]) -> None:
     for number, candidates in enumerate(inference.fill_mask(model, text, values.top_k), start=1):
         for token, probability in candidates:
             print(f"{number}  {probability:7.4f}  {token}")
+
+
+def cloze(values: Values, args: list[str]) -> None:
+    """cloze W [--questions=20] [--top_k=5]
+
+    Held-out sentences of the run in W, a word missing in each: the rank of that word among the
+    run's candidates (- if it is none of the first top_k), the word, the candidates, the sentence. A
+    rule that reads the text alone chooses the sentences and words, the same before training and
+    after.
+    """
+    from bertjax import inference, storage
+    from bertjax.convert import read
+    from bertjax.data import cloze, stores
+
+    [directory] = args
+    model = read(directory)
+    heldout = stores.open_split(model.config, storage.path(directory), "heldout")[0]
+    assert model.tokenizer is not None  # a run has one
+    questions = cloze.questions(heldout, model.tokenizer, values.questions)
+    found = inference.fill_questions(model, questions, values.top_k)
+    ranks = []
+    for question, candidates in zip(questions, found, strict=True):
+        tokens = [token for token, _ in candidates]
+        [word] = model.tokenizer.tokens([question.answer])
+        ranks.append(tokens.index(word) + 1 if word in tokens else None)
+        sentence = model.tokenizer.decode(question.masked(model.tokenizer.mask_id))
+        print(f"{ranks[-1] or '-':>2}  {word:14}  {' '.join(tokens):50}  {sentence}")
+    hits = sum(rank is not None for rank in ranks)
+    print(
+        f"the missing word is among the first {values.top_k} for {hits} of {len(ranks)} sentences, "
+        f"the first for {ranks.count(1)}"
+    )
 
 
 def embed(values: Values, args: list[str]) -> None:

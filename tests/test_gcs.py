@@ -16,6 +16,7 @@ import labeled
 import numpy as np
 import pyarrow
 import pytest
+import tfrecords
 from batches import NO_NSP, STORE, make
 from pyarrow import parquet
 from runs import assert_same_run, cluster, losses, make_project, wait_for_step
@@ -26,8 +27,9 @@ from bertjax import __main__ as program
 from bertjax import convert, errors, plot, storage
 from bertjax.checkpoints import integrity, manager
 from bertjax.checkpoints.manager import Checkpoints
-from bertjax.config import Config, Data, Examples, Objective, Tokenizer
+from bertjax.config import Config, Data, Examples, Objective, Phase, Tokenizer, stages
 from bertjax.data import prepare, remote, sources, store, tokenizer
+from bertjax.data.tfrecord import batches as stored
 from bertjax.errors import DataError, StorageError, UsageError
 from bertjax.metrics import remote_log
 from bertjax.metrics import writer as metrics_writer
@@ -244,6 +246,34 @@ def test_batches_of_a_remote_store_equal_those_of_a_mapped_one(
     # A thread that an earlier test left may still list the bucket.
     of_store = [path for _, _, path in server.requests if path.startswith("store/")]
     assert len(of_store) == len(kinds(server, "get_object"))
+
+
+def test_tfrecords_in_a_bucket_give_the_batches_of_a_disk(server, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*tokenizer.WORDPIECE_SPECIALS, *"abcde"]))
+    examples = tfrecords.make(30, vocab_size=10)
+    for name, part in (("a", examples[:20]), ("b", examples[20:])):
+        tfrecords.write(tmp_path / name, part, compress=name == "b")
+    upload(server, tmp_path, "records")
+    batches = []
+    there, here = "gs://bucket", str(tmp_path)
+    for files, root in (
+        (f"{there}/records", there),
+        (here, here),
+        (f"{there}/records", f"{here}/x"),
+    ):
+        phase = Phase(steps=9, batch_size=8, sequence_length=16, max_predictions_per_seq=3)
+        config = Config(
+            data=Data(source="bert_tfrecord", files=f"{files}/[ab]"),
+            tokenizer=Tokenizer(path=f"{tmp_path}/vocab.txt"),
+            phases={"phase1": phase},
+        ).with_model(vocab_size=0)
+        prepare.prepare(config, storage.path(f"{root}/w"), progress=False)
+        model, (stage,) = tokenizer.load(tmp_path / "vocab.txt"), stages.of(config)
+        batches.append(stored.Batches(config, storage.path(f"{root}/w"), model, stage))
+    for step in range(5):
+        first, *others = (made.batch(step) for made in batches)
+        for other in others:
+            jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
 def test_gathered_ranges_are_those_asked_for_in_few_requests(server, monkeypatch):

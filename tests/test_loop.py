@@ -168,6 +168,27 @@ def test_fill_mask_evaluate_verify_and_plot_on_the_finished_run(project, capsys)
     assert "holds no [MASK]" in capsys.readouterr().err
 
 
+def test_cloze_ranks_the_missing_words_as_fill_mask_does(project, capsys):
+    from bertjax import __main__ as command_line
+
+    whole = str(project / "whole")
+    assert command_line.run(["bertjax", "cloze", whole, "--questions=6", "--top_k=30"]) == DONE
+    *rows, summary = capsys.readouterr().out.splitlines()
+    ranks = []
+    for row in rows:
+        rank, word, *candidates = row.split()[:32]
+        assert rank == (str(candidates.index(word) + 1) if word in candidates else "-")
+        ranks.append(rank)
+    hits = len(ranks) - ranks.count("-")
+    assert 0 < hits < 6
+    assert summary.endswith(f"for {hits} of 6 sentences, the first for {ranks.count('1')}")
+    sentence = " ".join(rows[0].split()[32:])
+    asked = ["bertjax", "fill-mask", whole, sentence, "--top_k=30"]
+    assert command_line.run(asked) == DONE
+    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert found == rows[0].split()[2:32]
+
+
 def test_fill_mask_says_the_same_of_every_form(project, tmp_path, capsys):
     from bertjax import __main__ as command_line
 

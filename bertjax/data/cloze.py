@@ -32,9 +32,9 @@ class Question(NamedTuple):
 def questions(heldout: Store, tokenizer: Tokenizer, count: int) -> list[Question]:
     """The first `count` questions of a held-out split, or all that it has.
 
-    A hash of the sentence decides which of its words is missing: a word of letters that is one
-    token, "the" as likely as any other. Documents take turns: the first such sentence of each,
-    then the second. Nothing of a model decides, so the questions are fixed before it is trained.
+    Documents take turns, each with its sentences in the order of a hash. The hash also decides
+    which word of a sentence is missing: a word of letters that is one token, "the" as likely as
+    any other. The text alone decides, so the questions are fixed before a model is trained.
 
     Raises:
       DataError: no held-out sentence has such a word.
@@ -58,16 +58,14 @@ def _of_document(
     heldout: Store, document: int, can_be_missing: np.ndarray, starts: np.ndarray
 ) -> Iterator[Question]:
     first, end = heldout.documents[document : document + 2]
-    for sentence in range(first, end):
-        begin, stop = heldout.sentences[sentence : sentence + 2]
-        if not SHORTEST <= stop - begin <= LONGEST:
-            continue
-        ids = heldout.slice(begin, stop)
-        ends_word = np.append(starts[ids[1:]], True)
-        candidates = np.flatnonzero(can_be_missing[ids] & ends_word)
+    bounds = zip(heldout.sentences[first:end], heldout.sentences[first + 1 : end + 1], strict=True)
+    read = [heldout.slice(b, e) for b, e in bounds if SHORTEST <= e - b <= LONGEST]
+    for number, ids in sorted((zlib.crc32(x.astype("<u4").tobytes()), tuple(x)) for x in read):
+        sentence = np.array(ids)
+        ends_word = np.append(starts[sentence[1:]], True)
+        candidates = np.flatnonzero(can_be_missing[sentence] & ends_word)
         if len(candidates):
-            chosen = zlib.crc32(ids.astype("<u4").tobytes()) % len(candidates)
-            yield Question(tuple(ids.tolist()), int(candidates[chosen]))
+            yield Question(tuple(sentence.tolist()), int(candidates[number % len(candidates)]))
 
 
 def _words(tokenizer: Tokenizer) -> np.ndarray:
@@ -75,5 +73,5 @@ def _words(tokenizer: Tokenizer) -> np.ndarray:
     words = tokenizer.word_starts()
     words[list(tokenizer.special_ids)] = False
     for token in np.flatnonzero(words):
-        words[token] = tokenizer.decode([token]).strip().isalpha()
+        words[token] = tokenizer.decode([int(token)]).strip().isalpha()
     return words

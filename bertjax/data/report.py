@@ -79,8 +79,9 @@ def _form(part: Corpus) -> Iterator[str]:
         }
         taken = [f"{count:,} documents {form}" for form, count in counts.items() if count]
         if taken:
+            name = ".txt" if ".txt" in (data.files or "") else "text"
             yield (
-                f".txt read as {' and '.join(taken)}, by the start of each file; "
+                f"{name} read as {' and '.join(taken)}, by the start of each file; "
                 "config.data.txt_format sets it"
             )
     if articles := part.seen["wiki"] + part.seen["wiki_json"]:

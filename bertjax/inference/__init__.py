@@ -6,3 +6,4 @@ from bertjax.inference.likelihood import Score as Score
 from bertjax.inference.likelihood import rank_pairs as rank_pairs
 from bertjax.inference.likelihood import score as score
 from bertjax.inference.masks import fill_mask as fill_mask
+from bertjax.inference.masks import fill_questions as fill_questions

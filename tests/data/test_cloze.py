@@ -54,6 +54,13 @@ def test_documents_take_turns_and_a_shorter_list_is_its_beginning(tmp_path, enco
     assert cloze.questions(opened, encoder, 2) == found[:2]
 
 
+def test_the_order_of_a_documents_sentences_does_not_matter(tmp_path, encoder):
+    sentences = [f"the old {word} on the wall was slow ." for word in ("clock", "house", "wall")]
+    one = heldout(tmp_path / "one", encoder, [sentences])
+    other = heldout(tmp_path / "other", encoder, [sentences[::-1]])
+    assert cloze.questions(one, encoder, 2) == cloze.questions(other, encoder, 2)
+
+
 def test_a_split_without_words_is_refused(tmp_path, encoder):
     opened = heldout(tmp_path / "s", encoder, [["0 1 2 3 4 5 6 7 8 9 ."]])
     with pytest.raises(DataError, match="no held-out sentence of 8 to 40 tokens"):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import corpus_files
 import pytest
 
 from bertjax import config as configs
@@ -195,6 +196,16 @@ def test_the_form_that_was_taken_and_lines_that_never_end_a_document(tmp_path, m
     assert "3 documents end after 1 MiB of lines without a blank line" in notes
     notes, _ = said(configured(tmp_path, data=files | {"txt_format": "sentences"}), tmp_path)
     assert "read as" not in notes
+
+
+def test_forms_that_were_told_by_content_are_said(tmp_path):
+    text = "The clock was old. It was slow.\nThe old clock was slow too."
+    (tmp_path / "oscar").write_text("".join(corpus_files.oscar(i, text) for i in range(9)))
+    (tmp_path / "cc100").write_bytes(corpus_files.lines_of("cc100")([text] * 7))
+    files = {"files": f"{tmp_path}/oscar,{tmp_path}/cc100", "num_workers": 1}
+    notes, _ = said(configured(tmp_path, data=files), tmp_path)
+    assert "9 documents of OSCAR: their text is the field content" in notes
+    assert "read as 7 documents of one paragraph a line, by the start of each file" in notes
 
 
 def test_records_without_text(tmp_path):

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 _ONE = 0x3F800000  # the bits of 1.0
-_MOST = 1 << 31  # of a tag
+_MOST = 1 << 31  # of a tag, and beyond all values
 
 
 @numba.njit(cache=True, nogil=True)
@@ -82,8 +82,16 @@ def _integers(data: np.ndarray, at: int, end: int, bound: int, out: np.ndarray) 
                 count = len(out)
                 continue
         while first < at:
-            value, first = _varint(data, first, at)
-            if first < 0 or count == len(out) or value >= np.uint64(bound):
+            low = np.int64(data[first])
+            high = np.int64(data[first + 1]) if first + 1 < at else _MOST
+            if low < 0x80:
+                value, first = low, first + 1
+            elif high < 0x80:  # most ids
+                value, first = low & 0x7F | high << 7, first + 2
+            else:
+                long, first = _varint(data, first, at)
+                value = np.int64(min(long, np.uint64(_MOST)))
+            if first < 0 or count == len(out) or value >= bound:
                 return False
             out[count] = value
             count += 1

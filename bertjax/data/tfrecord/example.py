@@ -116,8 +116,8 @@ def layout_of(data: bytes, vocab_size: int) -> Layout:
     for name in FEATURES:
         if name not in features:
             raise DataError(_missing(name, features))
-    sizes = (len(features[name][1]) for name in ("input_ids", "masked_lm_positions"))
-    layout = Layout(*sizes, vocab_size)
+    length, predictions = (len(features[name][1]) for name in (FEATURES[0], FEATURES[3]))
+    layout = Layout(length, predictions, vocab_size)
     if layout.decode(data, np.array([0]), np.array([len(data)]))[1] >= 0:
         raise DataError(layout.fault(data))
     return layout

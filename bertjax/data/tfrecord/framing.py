@@ -14,7 +14,7 @@ import contextlib
 import gzip
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any, NamedTuple
 
 import google_crc32c
@@ -66,7 +66,7 @@ def is_compressed(path: str) -> bool:
 
 def blocks(
     path: str, copy: Callable[[bytes], object] | None = None, size: int = BLOCK
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """All records of a file, plain or gzip, some MiB at a time.
 
     Args:

@@ -45,6 +45,7 @@ class Records:
         self._ends = np.cumsum([files[i].records for i in mine])
         self._shift = np.array([first[i] for i in mine]) - np.append(0, self._ends)[: len(mine)]
         self._paths = _located([files[i] for i in mine], config, place)
+        self._is_remote = [storage.is_remote(path) for path in self._paths]
         self._offsets, self._lengths = (
             np.asarray(store.open_array(place, f"{split}/{name}.bin", dtype, manifest))
             for name, dtype in (("offsets", index.OFFSETS), ("lengths", index.LENGTHS))
@@ -83,12 +84,14 @@ class Records:
         self, files: list[int], places: np.ndarray, offsets: list[int], lengths: list[int]
     ) -> list[bytes]:
         """The bytes of records, which lie at `offsets` of `files`."""
-        if any(storage.is_remote(path) for path in self._paths):
-            ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
-            return storage.read_ranges([self._paths[file] for file in files], offsets, ends)
-        parts = [b""] * len(files)
-        in_order = np.argsort(places).tolist()  # of the disk
-        for file, some in itertools.groupby(in_order, files.__getitem__):
+        parts, rows = [b""] * len(files), np.argsort(places).tolist()  # in the order of a disk
+        if remote := [i for i in rows if self._is_remote[files[i]]]:
+            names, starts = [self._paths[files[i]] for i in remote], [offsets[i] for i in remote]
+            ends = [offsets[i] + lengths[i] for i in remote]
+            for i, part in zip(remote, storage.read_ranges(names, starts, ends), strict=True):
+                parts[i] = part
+        local = [i for i in rows if not self._is_remote[files[i]]]  # of gzip there are copies in W
+        for file, some in itertools.groupby(local, files.__getitem__):
             try:
                 with open(self._paths[file], "rb", buffering=0) as opened:
                     for i in some:
