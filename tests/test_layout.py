@@ -28,7 +28,7 @@ TIERS = (
     ("loop", "distill"),
     ("pretraining", "finetune"),
     ("plan",),
-    ("command_line", "source_commands"),
+    ("command_line", "source_commands", "library"),
     ("device",),
     ("__main__",),
 )
@@ -118,6 +118,7 @@ LIGHT = (
     "import bertjax.__main__, bertjax.command_line",
     "import bertjax.initial, bertjax.workdir, bertjax.config",
     "import bertjax.processes.lock, bertjax.checkpoints.steps",
+    "import bertjax; bertjax.load, bertjax.pretrain, bertjax.default_config('bert_base')",
     "import bertjax.convert; from bertjax.convert import hf_tokenizer, names, torch_file",
 )
 

@@ -70,7 +70,8 @@ def tokenize_all(
     except BrokenProcessPool:
         raise BertjaxError(
             f"a worker process died, most likely for lack of memory; "
-            f"set config.data.num_workers below {workers}"
+            f"set config.data.num_workers below {workers}; of a Python script, put the call under "
+            "if __name__ == '__main__':"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

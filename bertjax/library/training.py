@@ -41,7 +41,8 @@ def pretrain(config: Any, workdir: str | os.PathLike) -> None:
 
     The text is prepared first where `workdir/store` is missing. Nothing is printed: progress is
     logged, at level INFO, by loggers named `bertjax...`. Ctrl-C saves and raises Preempted; the
-    same call goes on.
+    same call goes on. A script calls this under `if __name__ == "__main__":`, as the processes that
+    tokenize read the script again.
 
     Args:
       config: of `default_config`, or a `bertjax.config.Config`.
