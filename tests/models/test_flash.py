@@ -1,7 +1,7 @@
 """Flash attention: its mask is the plain form's to the bit, its results are the plain form's.
 
-The kernels run here in JAX's interpreter of kernels; that they compile for TPUs is shown where
-programs are compiled for them (tests/plan).
+The kernels run here in JAX's interpreter of kernels; that they compile for TPUs and GPUs is shown
+where programs are compiled for them (test_flash_compiled.py, test_flash_gpu_compiled.py).
 """
 
 import functools
@@ -83,7 +83,7 @@ def masks(words, ids, width, platform):
 
 MASKS = list(itertools.product(PLATFORMS, (2, 12, 16), (128, 256, 384, 512, 1024)))
 MASKS += [("gpu", 2, 64), ("gpu", 2, 192)]
-QUICK_MASKS = [("tpu", 2, 128), ("tpu", 2, 1024), ("gpu", 2, 128), ("gpu", 1, 192)]
+QUICK_MASKS = [("tpu", 2, 128), ("tpu", 2, 1024), ("gpu", 2, 64), ("gpu", 2, 192)]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,7 @@ def test_the_mask_is_the_plain_forms_to_the_bit(platform, heads, length):
     seen = same.sum(-1)[:, 0, :, None, None] * (1 - RATE)
     kept_BLHM = read(mixed * seen, length)
     np.testing.assert_array_equal(kept_BLHM.swapaxes(1, 2), expected)
-    if (
-        length <= 192
-    ):  # 24 bits of a sum; queries of one segment, and their probabilities, are those that keys see
+    if length <= 192:  # queries of one segment, and their probabilities, are those that keys see
         kept_BMHL = read(dvalue * seen, length)
         np.testing.assert_array_equal(kept_BMHL.transpose(0, 2, 3, 1), expected)
 
@@ -235,7 +233,7 @@ def test_every_mesh_computes_the_same(platform, mesh):
 
 
 MAPPED = list(itertools.product(PLATFORMS, [("data",), ("data", "fsdp")]))
-QUICK_MAPPED = [("tpu", ("data",)), ("gpu", ("data",))]
+QUICK_MAPPED = [("tpu", ("data",))]
 
 
 @pytest.mark.parametrize(
