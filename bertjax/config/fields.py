@@ -63,8 +63,8 @@ class Model:
     )
     attention: str = field(
         "auto",
-        "attention kernel: xla (written out), flash (fused, TPU), cudnn (fused, GPU; drops no "
-        "probabilities), auto (a fused one where it computes the same)",
+        "attention kernel: xla (written out), flash (fused, TPU and GPU), cudnn (fused, GPU; "
+        "drops no probabilities), auto (a fused one where it computes the same)",
         ("auto", "xla", "cudnn", "flash"),
     )
     remat: str = field(
