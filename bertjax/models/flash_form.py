@@ -9,7 +9,7 @@ _LONGEST_BLOCK = 512  # queries or keys: the scores of a block are 1 MB
 _SMALLEST_WIDTH = 16  # rows of bfloat16 in a register
 _MOST_BYTES = 2048 * 128 * 2  # of one array of a program: longer rows did not compile
 _MOST_HEADS = 4  # of a program, written out one after the other: twelve did not compile in minutes
-_GPU_BLOCK = 64  # queries or keys: rows of the smallest matrix product of Hopper's tensor cores
+_GPU_BLOCKS = (128, 64)  # queries of a program: Hopper's smallest matrix product has 64 rows
 _GPU_WIDTHS = (16, 32, 64, 128)  # Triton has arrays of powers of two alone
 
 
@@ -18,7 +18,7 @@ class Form(NamedTuple):
 
     Attributes:
       length: of the sequences.
-      block: queries, and keys, whose scores are computed at once.
+      block: queries, on a TPU also keys, whose scores are computed at once.
       width: features of a head.
       group: heads that one program computes.
       rate: share of probabilities that is dropped.
@@ -59,7 +59,8 @@ def of(
     heads does, it takes all. On a GPU it takes one, and loads its rows out of `[B, L, D]`.
     """
     if platform == "gpu":
-        return Form(length, _GPU_BLOCK, width, 1, rate, platform, interpret)
+        block = next(block for block in _GPU_BLOCKS if length % block == 0)
+        return Form(length, block, width, 1, rate, platform, interpret)
     return Form(length, block_length(length), width, group(heads, width), rate, platform, interpret)
 
 
@@ -68,8 +69,8 @@ def needs(platform: str, length: int, heads: int, width: int, dtype: str) -> dic
     if platform == "gpu":
         return {
             f"heads of 16, 32, 64 or 128 features (here: {width})": width in _GPU_WIDTHS,
-            f"a sequence length that divides by {_GPU_BLOCK} (here: {length})": (
-                length % _GPU_BLOCK == 0
+            f"a sequence length that divides by {_GPU_BLOCKS[-1]} (here: {length})": (
+                length % _GPU_BLOCKS[-1] == 0
             ),
         }
     most = longest(heads, width, jnp.dtype(dtype).itemsize)

@@ -23,7 +23,7 @@ from bertjax.models.flash_form import Form
 
 Refs = dict[str, Any]  # arrays in HBM, by name
 Block = dict[str, jax.Array]  # arrays of a block of queries or of keys, by name
-_WHOLE = 128  # queries that the registers of one program can hold for the backward pass
+_STEP = 64  # keys, or queries, that a program's loop takes at a time
 _MASKED = -1e30  # in base 2: no exponential is left of it
 _OF_QUERIES = ("query", "ids", "flips", "factors", "mixed", "gradient", "log_sums")
 _OF_KEYS = ("key", "value", "ids", "words")
@@ -37,8 +37,8 @@ def call(kernel: str, form: Form, inputs: Refs, results: Refs) -> dict[str, jax.
       results: shapes and types of what it returns.
     """
     size, length, features = inputs["query"].shape
-    whole = kernel == "backward" and length <= _WHOLE
-    body, queries = (_backward_of_row, length) if whole else (KERNELS[kernel], form.block)
+    whole = kernel == "backward" and form.blocks == 1
+    body = _backward_of_row if whole else KERNELS[kernel]
 
     def block(x: Any) -> pl.BlockSpec:
         if x.ndim == 4:
@@ -50,16 +50,16 @@ def call(kernel: str, form: Form, inputs: Refs, results: Refs) -> dict[str, jax.
     return pl.pallas_call(
         functools.partial(body, form),
         # Blocks of one head are neighbors in time: its keys are then in the L2 cache.
-        grid=(length // queries, features // form.width, size),
+        grid=(form.blocks, features // form.width, size),
         in_specs=[{name: block(x) for name, x in inputs.items()}],
         out_specs={name: block(x) for name, x in results.items()},
         out_shape=results,
         # By the compiler's count of registers, RESULTS.md ("The attention kernel on GPUs").
-        compiler_params=triton.CompilerParams(num_warps=queries // 16, num_stages=3 - whole),
+        compiler_params=triton.CompilerParams(num_warps=form.block // 16, num_stages=2),
         interpret=form.interpret,
         name=f"attention_{kernel}",
         # `cost_estimate` does not reach the compiled program; `plan.hlo_cost` reads this.
-        metadata={"program_flops": str(2 * _PRODUCTS[body] * queries * length * form.width)},
+        metadata={"program_flops": str(2 * _PRODUCTS[body] * form.block * length * form.width)},
     )(inputs)
 
 
@@ -70,12 +70,12 @@ def _forward(form: Form, inputs: Refs, results: Refs) -> None:
     score so far (Milakov and Gimelshein 2018). The sum that divides is that of all probabilities,
     dropped or not.
     """
-    queries = _slice(form, pl.program_id(0))
+    queries = _slice(pl.program_id(0), form.block)
     query = _load(inputs, _OF_QUERIES, queries)
 
     def block(j: Any, state: tuple) -> tuple:
         largest_L, sums_L, mixed_LK = state
-        key = _load(inputs, _OF_KEYS, _slice(form, j))
+        key = _load(inputs, _OF_KEYS, _slice(j, _STEP))
         scores_LM = _scores(form, query, key)
         new_L = jnp.maximum(largest_L, scores_LM.max(axis=1))
         probs_LM, scale_L = jnp.exp2(scores_LM - new_L[:, None]), jnp.exp2(largest_L - new_L)
@@ -87,7 +87,7 @@ def _forward(form: Form, inputs: Refs, results: Refs) -> None:
 
     none = jnp.full((form.block,), _MASKED, jnp.float32)
     state = none, jnp.zeros_like(none), jnp.zeros((form.block, form.width), jnp.float32)
-    largest_L, sums_L, mixed_LK = jax.lax.fori_loop(0, form.blocks, block, state)
+    largest_L, sums_L, mixed_LK = jax.lax.fori_loop(0, form.length // _STEP, block, state)
     mixed_LK = mixed_LK / (sums_L * (1 - form.rate))[:, None]
     results["mixed"][queries, :] = mixed_LK.astype(results["mixed"].dtype)
     results["log_sums"][queries] = largest_L + jnp.log2(sums_L)
@@ -99,25 +99,25 @@ def _backward(form: Form, inputs: Refs, results: Refs) -> None:
     Formulas as of `flash_tpu.backward`. No program adds to what another one writes: the gradients
     of its keys take one walk over all queries, those of its queries one over all keys.
     """
-    own = _slice(form, pl.program_id(0))
+    own = _slice(pl.program_id(0), form.block)
     key, zeros = _load(inputs, _OF_KEYS, own), jnp.zeros((form.block, form.width), jnp.float32)
-    query = _load(inputs, _OF_QUERIES, own)
 
     def of_queries(i: Any, state: tuple) -> tuple:
         dkey_MK, dvalue_MK = state
-        query = _load(inputs, _OF_QUERIES, _slice(form, i))
+        query = _load(inputs, _OF_QUERIES, _slice(i, _STEP))
         dropped_ML, dscores_ML = _scores_and_gradients(form, query, key, keys_first=True)
         dvalue_MK += _product(dropped_ML, query["gradient"], 1, 0)
         return dkey_MK + _product(dscores_ML, query["query"], 1, 0), dvalue_MK
 
     def of_keys(j: Any, dquery_LK: jax.Array) -> jax.Array:
-        key = _load(inputs, _OF_KEYS, _slice(form, j))
+        key = _load(inputs, _OF_KEYS, _slice(j, _STEP))
         _, dscores_LM = _scores_and_gradients(form, query, key)
         return dquery_LK + _product(dscores_LM, key["key"], 1, 0)
 
-    dkey_MK, dvalue_MK = jax.lax.fori_loop(0, form.blocks, of_queries, (zeros, zeros))
+    dkey_MK, dvalue_MK = jax.lax.fori_loop(0, form.length // _STEP, of_queries, (zeros, zeros))
     _store(form, results, own, key=dkey_MK, value=dvalue_MK)
-    _store(form, results, own, query=jax.lax.fori_loop(0, form.blocks, of_keys, zeros))
+    query = _load(inputs, _OF_QUERIES, own)
+    _store(form, results, own, query=jax.lax.fori_loop(0, form.length // _STEP, of_keys, zeros))
 
 
 def _backward_of_row(form: Form, inputs: Refs, results: Refs) -> None:
@@ -125,7 +125,7 @@ def _backward_of_row(form: Form, inputs: Refs, results: Refs) -> None:
     query = _load(inputs, _OF_QUERIES, slice(None))
 
     def block(j: Any, dquery_LK: jax.Array) -> jax.Array:
-        keys = _slice(form, j)
+        keys = _slice(j, _STEP)
         key = _load(inputs, _OF_KEYS, keys)
         dropped_LM, dscores_LM = _scores_and_gradients(form, query, key)
         dvalue_MK = _product(dropped_LM, query["gradient"], 0, 0)
@@ -134,7 +134,7 @@ def _backward_of_row(form: Form, inputs: Refs, results: Refs) -> None:
         return dquery_LK + _product(dscores_LM, key["key"], 1, 0)
 
     zeros = jnp.zeros((form.length, form.width), jnp.float32)
-    dquery_LK = jax.lax.fori_loop(0, form.blocks, block, zeros)
+    dquery_LK = jax.lax.fori_loop(0, form.length // _STEP, block, zeros)
     _store(form, results, slice(None), query=dquery_LK)
 
 
@@ -200,8 +200,8 @@ def _load(inputs: Refs, names: tuple[str, ...], places: Any) -> Block:
     return {name: x[(places, slice(None))[: x.ndim]] for name, x in refs.items()}
 
 
-def _slice(form: Form, block: Any) -> Any:
-    return pl.ds(pl.multiple_of(block * form.block, form.block), form.block)
+def _slice(block: Any, length: int) -> Any:
+    return pl.ds(pl.multiple_of(block * length, length), length)
 
 
 def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:

@@ -56,7 +56,7 @@ def flops(program: Program, computation: Computation, instruction: Instruction) 
 
 def _declared(kernel: Instruction) -> int:
     """FLOPs of a Pallas kernel: of all of it (TPU), or of each program of its grid (GPU)."""
-    if of_program := kernel.attribute(r'program_flops\W+(?:22\W+22)?(\d+)'):
+    if of_program := kernel.attribute(r"program_flops\W+(?:22\W+22)?(\d+)"):
         sides = (kernel.attribute(rf"grid_{side} = (\d+)") for side in "xyz")
         return int(of_program) * math.prod(int(side or 1) for side in sides)
     return int(kernel.attribute(r'cost_estimate"?:\{[^}]*"?flops"?:"?(\d+)') or 0)
