@@ -5,23 +5,26 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bertjax import config as config_lib
+from bertjax import sharding
 from bertjax.models import attention_dropout, flash
 from bertjax.plan import hlo, hlo_cost, topology
 
 ROWS, HEADS, WIDTH, RATE = 8, 12, 64, 0.1
+NAMES = ("heads", "heads", "heads", "ids", "query_words", "query_words", "ids")
 
 
 def compiled(name, length, heads=HEADS, dtype=jnp.bfloat16, width=WIDTH):
     """Forward and backward pass on one device, of arrays as layers have them: `[B, L, D]`."""
-    device = topology.devices(name)[0]
-    array = functools.partial(
-        jax.ShapeDtypeStruct, sharding=jax.sharding.SingleDeviceSharding(device)
-    )
+    mesh = sharding.make_mesh(config_lib.Mesh(), topology.devices(name)[:1])
+    placement = sharding.Placement(mesh)
+    kernel = functools.partial(flash.attention, rate=RATE, platform=placement.device.platform)
+    array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh))
 
     def attend(arrays, ids, keys):
         words = attention_dropout.draw(keys, (ROWS, heads, length))
         heads_of = [x.reshape(ROWS, length, heads, width) for x in arrays]
-        mixed = flash.attention(*heads_of, ids, *words, rate=RATE, platform=device.platform)
+        mixed = placement.per_shard(kernel, NAMES)(*heads_of, ids, *words)
         return mixed.reshape(arrays[0].shape)
 
     def both(arrays, ids, keys, cotangent):
