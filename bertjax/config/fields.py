@@ -66,8 +66,8 @@ class Model:
     )
     attention: str = field(
         "auto",
-        "attention kernel: xla (plain), flash (fused, TPU), cudnn (fused, GPU; without dropout of "
-        "probabilities), auto (a fused kernel if it computes the same)",
+        "attention kernel: xla (plain), flash (fused, TPU and GPU), cudnn (fused, GPU; without "
+        "dropout of probabilities), auto (a fused kernel if it computes the same)",
         ("auto", "xla", "cudnn", "flash"),
     )
     remat: str = field(

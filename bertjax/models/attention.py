@@ -91,9 +91,9 @@ _without_gradient_of_padding.defvjp(
 def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     """The kernel that `config.attention` means for sequences of `length`: xla, cudnn or flash.
 
-    `auto` takes a fused kernel only where it computes the same thing: cuDNN drops no
-    probabilities, flash drops the very ones that the plain form does. A fused kernel asked for by
-    name that cannot run, or would change the mathematics, is refused.
+    `auto` takes a fused kernel only where it computes the same thing: cuDNN, which drops no
+    probabilities, before flash, which drops the very ones that the plain form does. A fused kernel
+    asked for by name that cannot run, or would change the mathematics, is refused.
 
     Args:
       placement: its devices count, which need not be those at hand.
@@ -108,29 +108,20 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     width = config.hidden_size // heads
     if name == "xla":
         return name
-    longest = flash_form.longest(heads, width, jnp.dtype(dtype).itemsize)
     fused = {  # kernel -> what it needs, and whether it is so
         "cudnn": {
             f"config.model.attention_probs_dropout_prob=0 (here: {rate})": rate == 0.0,
-            f"an NVIDIA GPU, Ampere or later (here: {kind})": platform == "gpu"
-            and _is_ampere(device),
+            f"an NVIDIA GPU, Ampere or later (here: {kind})": _is_ampere(device),
             f"config.model.dtype=bfloat16 (here: {dtype})": dtype == "bfloat16",
             f"heads of 8, 16 ... 128 features (here: {width})": width % 8 == 0 and width <= 128,
             f"an even sequence length (here: {length})": length % 2 == 0,
         },
         "flash": {
-            f"a TPU v4 or later (here: {kind})": (
-                platform == "tpu" and not kind.startswith(("TPU v2", "TPU v3"))
+            f"a TPU v4 or later, or an NVIDIA GPU, Ampere or later (here: {kind})": (
+                _is_tpu_v4(device) or _is_ampere(device)
             ),
-            f"heads of 16, 32, 48 ... features (here: {width})": flash_form.fits_width(width),
-            f"at most {flash_form.MOST_HEADS} heads that fill {flash_form.LANES} lanes together "
-            f"(here: {heads} of {width} features)": flash_form.group(heads, width)
-            <= flash_form.MOST_HEADS,
-            f"a sequence length that divides by {flash_form.LANES} (here: {length})": (
-                flash_form.fits_length(length)
-            ),
-            f"at most {longest} tokens of {dtype} (here: {length})": length <= longest,
-        },
+        }
+        | flash_form.needs(platform, length, heads, width, dtype),
     }
     if placement.unsplit is not None:
         fused["flash"][placement.unsplit] = False
@@ -147,9 +138,14 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
 
 
 def _is_ampere(device: jax.Device) -> bool:
-    """Whether a GPU is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
+    """Whether it is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
     major = re.match(r"(\d+)\.", getattr(device, "compute_capability", "8.0"))
-    return major is not None and int(major[1]) >= 8
+    return device.platform == "gpu" and major is not None and int(major[1]) >= 8
+
+
+def _is_tpu_v4(device: jax.Device) -> bool:
+    """Whether it is a TPU of the fourth generation or later."""
+    return device.platform == "tpu" and not device.device_kind.startswith(("TPU v2", "TPU v3"))
 
 
 def bind(config: config_lib.Model, batch: Batch, placement: Placement) -> Attend:
@@ -193,7 +189,8 @@ def _flash(
         size, length, heads, _ = query_BLHK.shape
         names += ("query_words", "query_words", "ids")
         words = attention_dropout.draw(dropout_key, (size, heads, length))
-    attend = placement.per_shard(functools.partial(flash.attention, rate=rate), names)
+    kernel = functools.partial(flash.attention, rate=rate, platform=placement.device.platform)
+    attend = placement.per_shard(kernel, names)
     return attend(query_BLHK, key_BLHK, value_BLHK, ids_BL, *words)
 
 

@@ -1,6 +1,6 @@
-"""Flash attention for TPUs, with dropout of probabilities: scores never leave the chip's own memory.
+"""Flash attention for TPUs and GPUs, with dropout of probabilities: scores never reach HBM.
 
-The kernels are in `flash_kernels`; this file calls them. docs/explanations/attention_kernel.md
+The kernels are in `flash_tpu` and `flash_gpu`; this file calls them. docs/explanations/attention_kernel.md
 explains both.
 The plain form is `attention.xla_attention`, whose mask is the same to the bit.
 
@@ -9,7 +9,6 @@ G heads of a group.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from bertjax.models.attention_dropout import Words
 from bertjax.models.flash_form import Form
 
 RESIDUALS = "attention_residuals"  # what remat policies know the kernel's results by
-_PRODUCTS = {"forward": 2, "backward": 5}  # `[L, K] x [K, L]`, or as many FLOPs, of a head
 
 
 def attention(
@@ -30,6 +28,7 @@ def attention(
     ids_BL: jax.Array,
     *words: jax.Array,
     rate: float = 0.0,
+    platform: str = "tpu",
     interpret: bool = False,
 ) -> jax.Array:
     """Softmax attention in which tokens of equal ids see each other: `[B, L, H, K]`.
@@ -42,10 +41,11 @@ def attention(
 
     Args:
       words: those of `attention_dropout.draw`; none where nothing is dropped.
+      platform: whose kernels: `tpu` or `gpu`.
       interpret: run by JAX's interpreter of kernels, on any device and slowly, for tests.
     """
     size, length, heads, width = query_BLHK.shape
-    form = flash_form.of(length, heads, width, rate if words else 0.0, interpret)
+    form = flash_form.of(length, heads, width, rate if words else 0.0, platform, interpret)
     arrays = {
         name: x.reshape(size, length, heads * width)
         for name, x in (("query", query_BLHK), ("key", key_BLHK), ("value", value_BLHK))
@@ -90,39 +90,11 @@ _attention.defvjp(_forward, _backward)
 
 
 def _call(kernel: str, form: Form, inputs: dict, results: dict) -> dict:
-    """Runs a kernel: a program for every row of the batch and every group of its heads."""
-    # A third of a second to import, and most machines are no TPUs.
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import tpu as pltpu
+    """Runs a platform's kernel, whose import takes a third of a second."""
+    if form.platform == "gpu":
+        from bertjax.models import flash_gpu
 
-    from bertjax.models import flash_kernels
+        return flash_gpu.call(kernel, form, inputs, results)
+    from bertjax.models import flash_tpu
 
-    size, length, features = inputs["query"].shape
-
-    def block(x: Any) -> pl.BlockSpec:
-        if x.ndim == 4:
-            return pl.BlockSpec((None, None, *x.shape[2:]), lambda b, n: (b, n, 0, 0))
-        if x.shape[1] == 1:
-            return pl.BlockSpec((None, *x.shape[1:]), lambda b, n: (b, 0, 0))
-        return pl.BlockSpec((None, length, form.features), lambda b, n: (b, 0, n))
-
-    scratch = flash_kernels.SCRATCH[kernel](form, inputs["query"].dtype)
-    arrays = [*inputs.values(), *results.values()]
-    cost = pl.CostEstimate(
-        flops=2 * _PRODUCTS[kernel] * size * length**2 * features,
-        transcendentals=size * features // form.width * length**2,
-        bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
-    )
-    return pl.pallas_call(
-        functools.partial(flash_kernels.KERNELS[kernel], form),
-        grid=(size, features // form.features),
-        in_specs=[{name: block(x) for name, x in inputs.items()}],
-        out_specs={name: block(x) for name, x in results.items()},
-        out_shape=results,
-        scratch_shapes=[{name: pltpu.VMEM(*array) for name, array in scratch.items()}],
-        # The groups of a row come one after the other: the first one fills `columns` for all.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-        cost_estimate=cost,
-        interpret=form.interpret,
-        name=f"attention_{kernel}",
-    )(inputs)
+    return flash_tpu.call(kernel, form, inputs, results)

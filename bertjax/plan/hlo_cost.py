@@ -37,7 +37,7 @@ _RENAMES = ("bitcast", "reshape", "copy", "transpose", "convert", "get-tuple-ele
 def flops(program: Program, computation: Computation, instruction: Instruction) -> int:
     """FLOPs of the matrix products in one execution; a multiply-add counts as 2.
 
-    A kernel (custom call) counts the FLOPs in its `cost_estimate`, a call of cuBLAS its product.
+    A kernel (custom call) counts the FLOPs that it declares, a call of cuBLAS its product.
     """
     if instruction.opcode == "fusion":
         (inner, *_) = (program.computations[name] for name in instruction.called)
@@ -50,8 +50,16 @@ def flops(program: Program, computation: Computation, instruction: Instruction) 
         axes = instruction.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]').replace('"', "")
         return 2 * math.prod(instruction.results[0].dims) * _sizes(computation, instruction, axes)
     if instruction.opcode == "custom-call":
-        return int(instruction.attribute(r'cost_estimate"?:\{[^}]*"?flops"?:"?(\d+)') or 0)
+        return _declared(instruction)
     return 0
+
+
+def _declared(kernel: Instruction) -> int:
+    """FLOPs of a Pallas kernel: of all of it (TPU), or of each program of its grid (GPU)."""
+    if of_program := kernel.attribute(r"program_flops\W+(?:22\W+22)?(\d+)"):
+        sides = (kernel.attribute(rf"grid_{side} = (\d+)") for side in "xyz")
+        return int(of_program) * math.prod(int(side or 1) for side in sides)
+    return int(kernel.attribute(r'cost_estimate"?:\{[^}]*"?flops"?:"?(\d+)') or 0)
 
 
 def total_flops(program: Program) -> int:

@@ -20,9 +20,11 @@ def test_cudnn_takes_heads_that_it_has():
         assert choose("auto", 0.0, "bfloat16", "gpu", 128, num_attention_heads=heads) == kernel
 
 
-def test_flash_takes_heads_that_fill_registers():
+def test_flash_takes_heads_that_fill_registers_of_a_tpu_or_powers_of_two():
     for heads, kernel in ((12, "flash"), (24, "flash"), (48, "xla"), (96, "xla"), (32, "xla")):
         assert choose("auto", 0.1, "bfloat16", "tpu", 128, num_attention_heads=heads) == kernel
+    for heads, kernel in ((12, "flash"), (24, "flash"), (48, "flash"), (96, "xla"), (8, "xla")):
+        assert choose("auto", 0.1, "bfloat16", "gpu", 128, num_attention_heads=heads) == kernel
 
 
 @pytest.mark.parametrize(
@@ -48,8 +50,14 @@ def test_flash_takes_heads_that_fill_registers():
         (("auto", 0.0, "bfloat16", "gpu: Tesla V100: 7.0", 200), "xla"),
         (("auto", 0.0, "bfloat16", "gpu: AMD Instinct MI300X: gfx942", 200), "xla"),
         (("auto", 0.0, "bfloat16", "gpu: NVIDIA B200: 10.0", 200), "cudnn"),
-        (("auto", 0.1, "bfloat16", "gpu", 512), "xla"),
-        (("auto", 0.0, "float32", "gpu", 512), "xla"),
+        (("auto", 0.1, "bfloat16", "gpu", 512), "flash"),
+        (("auto", 0.1, "bfloat16", "gpu: NVIDIA A100-SXM4-80GB: 8.0", 4096), "flash"),
+        (("auto", 0.1, "bfloat16", "gpu: Tesla V100: 7.0", 512), "xla"),
+        (("auto", 0.1, "bfloat16", "gpu: AMD Instinct MI300X: gfx942", 512), "xla"),
+        (("auto", 0.1, "bfloat16", "gpu", 512, "rows together"), "xla"),
+        (("auto", 0.1, "bfloat16", "gpu", 96), "xla"),
+        (("auto", 0.0, "float32", "gpu", 512), "flash"),
+        (("flash", 0.0, "bfloat16", "gpu", 512), "flash"),
         (("cudnn", 0.0, "bfloat16", "gpu", 512), "cudnn"),
         (("xla", 0.0, "bfloat16", "gpu", 512), "xla"),
     ],
@@ -61,7 +69,10 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
 @pytest.mark.parametrize(
     ("arguments", "lacking"),
     [
-        (("flash", 0.0, "float32", "cpu", 512), "a TPU v4 or later (here: cpu)"),
+        (
+            ("flash", 0.0, "float32", "cpu", 512),
+            "a TPU v4 or later, or an NVIDIA GPU, Ampere or later (here: cpu)",
+        ),
         (
             ("flash", 0.0, "bfloat16", "tpu", 200),
             "a sequence length that divides by 128 (here: 200)",
@@ -72,7 +83,11 @@ def test_auto_takes_a_fused_kernel_where_it_computes_the_same(arguments, kernel)
         ),
         (
             ("flash", 0.1, "bfloat16", "gpu", 200),
-            "a TPU v4 or later (here: NVIDIA H100) and a sequence length that divides by 128 (here: 200)",
+            "a sequence length that divides by 64 (here: 200)",
+        ),
+        (
+            ("flash", 0.1, "bfloat16", "gpu: Tesla V100: 7.0", 128),
+            "a TPU v4 or later, or an NVIDIA GPU, Ampere or later (here: Tesla V100)",
         ),
         (("cudnn", 0.0, "float32", "gpu", 512), "config.model.dtype=bfloat16 (here: float32)"),
         (

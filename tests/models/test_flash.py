@@ -1,6 +1,7 @@
 """Flash attention has the mask of the plain form to the bit, and the results of the plain form.
 
-The kernels run here in JAX's interpreter of kernels. tests/plan compiles them for TPUs.
+The kernels run here in JAX's interpreter of kernels; that they compile for TPUs and GPUs is shown
+where programs are compiled for them (test_flash_compiled.py, test_flash_gpu_compiled.py).
 """
 
 import functools
@@ -16,7 +17,11 @@ from bertjax import config as config_lib
 from bertjax import sharding
 from bertjax.models import attention, attention_dropout, flash, flash_form
 
-INTERPRETED = functools.partial(flash.attention, interpret=True)
+PLATFORMS = ("tpu", "gpu")
+INTERPRETED = {
+    platform: functools.partial(flash.attention, platform=platform, interpret=True)
+    for platform in PLATFORMS
+}
 RATE = 0.1
 
 
@@ -64,41 +69,42 @@ def read(sums, length):
     )
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def masks(words, ids, width):
-    """`mixed` and `dvalue` for scores of 0 and values `digits`: they show what the kernels keep."""
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def masks(words, ids, width, platform):
+    """What the kernels keep, `mixed` and `dvalue`: every score is 0, and values are `digits`."""
     size, heads, length = words[0].shape
     zeros = jnp.zeros((size, length, heads, width))
     values = zeros + jnp.asarray(digits(length, width))[None, :, None]
     mixed, gradients = jax.vjp(
-        lambda value: INTERPRETED(zeros, zeros, value, ids, *words, rate=RATE), values
+        lambda value: INTERPRETED[platform](zeros, zeros, value, ids, *words, rate=RATE), values
     )
     return mixed, gradients(values)[0]
 
 
-MASKS = list(itertools.product((2, 12, 16), (128, 256, 384, 512, 1024)))
-QUICK_MASKS = [(2, 128), (2, 1024)]
+MASKS = list(itertools.product(PLATFORMS, (2, 12, 16), (128, 256, 384, 512, 1024)))
+MASKS += [("gpu", 2, 64)]
+QUICK_MASKS = [("tpu", 2, 128), ("tpu", 2, 1024), ("gpu", 2, 128), ("gpu", 1, 192)]
 
 
 @pytest.mark.parametrize(
-    ("heads", "length"),
+    ("platform", "heads", "length"),
     QUICK_MASKS
     + [pytest.param(*case, marks=pytest.mark.slow) for case in MASKS if case not in QUICK_MASKS],
 )
-def test_the_mask_is_the_plain_forms_to_the_bit(heads, length):
-    """In the forward and the backward kernel, in packed rows."""
+def test_the_mask_is_the_plain_forms_to_the_bit(platform, heads, length):
+    """In the forward and in the backward kernel, in packed rows."""
     rows, width = 1, 64
     ids, keys = segments(rows, length), row_keys(rows)
     same = (ids[:, :, None] == ids[:, None, :])[:, None]
     ones = jnp.ones((rows, heads, length, length))
     expected = np.asarray(attention_dropout.dropout(ones, RATE, keys) != 0) & same
     words = attention_dropout.draw(keys, (rows, heads, length))
-    mixed, dvalue = masks(words, ids, width)
-    # With equal scores, a probability is 1 over the number of visible tokens.
+    mixed, dvalue = masks(words, ids, width, platform)
+    # Equal scores: a probability is 1 over the number of tokens that are seen.
     seen = same.sum(-1)[:, 0, :, None, None] * (1 - RATE)
     kept_BLHM = read(mixed * seen, length)
     np.testing.assert_array_equal(kept_BLHM.swapaxes(1, 2), expected)
-    if length == 128:  # a key is seen by the queries of its segment, all with one probability
+    if length <= 192:  # queries of one segment, and their probabilities, are those that keys see
         kept_BMHL = read(dvalue * seen, length)
         np.testing.assert_array_equal(kept_BMHL.transpose(0, 2, 3, 1), expected)
 
@@ -146,7 +152,7 @@ def plain(arrays, batch, rate):
     return values_and_gradients(attend, arrays, batch)
 
 
-def fused(arrays, batch, rate, kernel=INTERPRETED):
+def fused(arrays, batch, rate, kernel):
     size, length, heads, _ = arrays[0].shape
     ids = batch.get("segment_ids", batch["attention_mask"])
 
@@ -165,70 +171,84 @@ def assert_equal(found, expected, tolerance):
 
 
 SHAPES = [(128, 2, 64), (128, 3, 32), (256, 2, 64), (384, 2, 64), (512, 2, 64), (1024, 1, 64)]
-CASES = list(itertools.product(SHAPES, [False, True], ["float32", "bfloat16"], [0.0, RATE]))
+CASES = list(
+    itertools.product(PLATFORMS, SHAPES, [False, True], ["float32", "bfloat16"], [0.0, RATE])
+)
 QUICK = [
-    (SHAPES[0], True, "float32", RATE),
-    (SHAPES[0], False, "bfloat16", RATE),
-    (SHAPES[1], False, "float32", 0.0),
+    ("tpu", SHAPES[0], True, "float32", RATE),
+    ("tpu", SHAPES[0], False, "bfloat16", RATE),
+    ("tpu", SHAPES[1], False, "float32", 0.0),
+    ("gpu", SHAPES[0], False, "bfloat16", RATE),  # all queries of a row in one program
+    ("gpu", (192, 1, 64), True, "float32", RATE),  # three programs
+    ("gpu", (64, 3, 32), False, "float32", 0.0),
 ]
 
 
 @pytest.mark.parametrize(
-    ("shape", "packed", "dtype", "rate"),
+    ("platform", "shape", "packed", "dtype", "rate"),
     QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in CASES if case not in QUICK],
 )
-def test_flash_is_the_plain_form_with_its_gradients(shape, packed, dtype, rate):
-    """bfloat16 keeps 8 bits, so one rounding changes a result by up to 0.4%.
+def test_flash_is_the_plain_form_with_its_gradients(platform, shape, packed, dtype, rate):
+    """bfloat16 keeps 8 bits: one rounding of a result is 0.4% of it.
 
     float32 sums over 256 keys and more, taken in another order, differ by up to 1.3e-6.
     """
     length, heads, width = shape
     tolerance = {"float32": 1e-6 if length <= 128 else 2e-6, "bfloat16": 1e-2}[dtype]
     arrays, batch = example((2, length, heads, width), dtype, packed=packed)
-    found = fused(arrays, batch, rate)
+    found = fused(arrays, batch, rate, INTERPRETED[platform])
     assert all(x.dtype == dtype for x in found[1:])
     assert_equal(found, plain(arrays, batch, rate), tolerance)
 
 
-def test_a_row_of_padding_alone_is_finite_and_has_no_gradient():
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_row_of_padding_alone_is_finite_and_has_no_gradient(platform):
     arrays, batch = example((1, 128, 2, 64), jnp.float32, packed=False)
     batch = jax.tree.map(jnp.zeros_like, batch)
-    for x in fused(arrays, batch, RATE):
+    for x in fused(arrays, batch, RATE, INTERPRETED[platform]):
         np.testing.assert_array_equal(x, jnp.zeros_like(x))
 
 
-MESHES = [(2, 2, 2), (1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 2)]
+MESHES = list(itertools.product(PLATFORMS, [(2, 2, 2), (1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 2)]))
+QUICK_MESHES = [("tpu", (2, 2, 2)), ("gpu", (2, 2, 2))]
 NAMES = ("heads", "heads", "heads", "ids", "query_words", "query_words", "ids")
 
 
 @pytest.mark.parametrize(
-    "mesh",
-    MESHES[:1] + [pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES[1:]],
-    ids=lambda mesh: "x".join(map(str, mesh)),
+    ("platform", "mesh"),
+    QUICK_MESHES
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in MESHES if case not in QUICK_MESHES],
 )
-def test_every_mesh_computes_the_same(mesh):
-    """The heads of a `tensor` shard drop the same entries as without sharding."""
+def test_every_mesh_computes_the_same(platform, mesh):
+    """The heads of a `tensor` shard drop what they drop among all heads."""
     devices = jax.devices()[: np.prod(mesh)]
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(*mesh), devices))
     arrays, batch = example((8, 128, 2, 16), jnp.float32, packed=True)
 
     def kernel(*arrays, rate):
-        return placement.per_shard(functools.partial(INTERPRETED, rate=rate), NAMES)(*arrays)
+        attend = functools.partial(INTERPRETED[platform], rate=rate)
+        return placement.per_shard(attend, NAMES)(*arrays)
 
     assert_equal(fused(arrays, batch, RATE, kernel), plain(arrays, batch, RATE), 1e-6)
 
 
+MAPPED = list(itertools.product(PLATFORMS, [("data",), ("data", "fsdp")]))
+QUICK_MAPPED = [("tpu", ("data",))]
+
+
 @pytest.mark.parametrize(
-    "mapped", [("data",), pytest.param(("data", "fsdp"), marks=pytest.mark.slow)], ids="-".join
+    ("platform", "mapped"),
+    QUICK_MAPPED
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in MAPPED if case not in QUICK_MAPPED],
 )
-def test_mapped_over_axes_of_the_batch_it_computes_the_same(mapped):
-    """As for micro-batches: `vmap` over the split axes, `shard_map` over the other axes."""
+def test_mapped_over_axes_of_the_batch_it_computes_the_same(platform, mapped):
+    """As micro-batches are: `vmap` over what these split, `shard_map` over the other axes."""
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(2, 2, 2), jax.devices()))
     arrays, batch = example((4, 128, 2, 16), jnp.float32, packed=True)
 
     def kernel(*arrays, rate):
         inside = placement.within(mapped)
-        attend = inside.per_shard(functools.partial(INTERPRETED, rate=rate), NAMES)
+        attend = inside.per_shard(functools.partial(INTERPRETED[platform], rate=rate), NAMES)
         parts = [x.reshape(2 ** len(mapped), -1, *x.shape[1:]) for x in arrays]
         mixed = jax.vmap(attend, spmd_axis_name=mapped)(*parts)
         return mixed.reshape(arrays[0].shape)
@@ -239,7 +259,7 @@ def test_mapped_over_axes_of_the_batch_it_computes_the_same(mapped):
 def test_a_device_draws_for_its_rows_and_heads_alone():
     placement = sharding.Placement(sharding.make_mesh(config_lib.Mesh(2, 2, 2), jax.devices()))
     arrays, batch = example((8, 128, 2, 16), jnp.float32, packed=True)
-    kernel = functools.partial(INTERPRETED, rate=RATE)
+    kernel = functools.partial(INTERPRETED["tpu"], rate=RATE)
 
     def attend(query, key, value, keys):
         words = attention_dropout.draw(keys, (8, 2, 128))

@@ -33,10 +33,19 @@ TINY = Model(
 
 
 @pytest.fixture
-def tpu(monkeypatch):
-    """Meshes report TPUs as their devices, and the kernel is interpreted."""
-    monkeypatch.setattr(sharding.Placement, "device", device("tpu"))
-    monkeypatch.setattr(flash, "attention", INTERPRETED)
+def pretend(monkeypatch):
+    """Meshes say that they are of a platform; its kernel is interpreted."""
+
+    def set_platform(platform):
+        monkeypatch.setattr(sharding.Placement, "device", device(platform))
+        monkeypatch.setattr(flash, "attention", INTERPRETED)
+
+    return set_platform
+
+
+@pytest.fixture
+def tpu(pretend):
+    pretend("tpu")
 
 
 def make_config(**fields):
@@ -67,13 +76,16 @@ def make_batch(rows=8, predictions=5):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_training_is_the_same_with_either_kernel(tpu, micro_batches):
-    """The losses of some steps agree, and the moments after these steps."""
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_training_is_the_same_with_either_kernel(pretend, platform, micro_batches):
+    """Losses of 20 steps, and the moments after them."""
+    pretend(platform)
 
-    def steps(kernel, number=5):
+    def steps(kernel, number=20):
         config = make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))
         config = config.with_model(attention=kernel)
         mesh = sharding.make_mesh(config.mesh)
+        assert train.attention_kernel(config, mesh, 128) == ("xla" if kernel == "xla" else "flash")
         state = jax.jit(lambda: train.init_state(config, Pretraining(config).init))()
         state["step"] += 1  # at step 0 the warm-up rate is 0, and nothing would change
         run = train.compile_step(Pretraining(config), mesh, lambda batch: batch, micro_batches)

@@ -1,4 +1,4 @@
-"""The kernels of flash attention, forward and backward, in Pallas for TPUs.
+"""Flash attention on TPUs: its kernels, forward and backward, in Pallas.
 
 A program has one row of the batch and one group of its heads, with all their queries and keys, in
 VMEM. `docs/explanations/attention_kernel.md` explains what it does with them.
@@ -10,6 +10,7 @@ lie with features along sublanes, `[W, L]`: the heads of a group are then slices
 Shape suffixes: L queries of a block, M keys of a block, K head dim, W features of a group.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from bertjax.models.attention_dropout import Words, kept
 from bertjax.models.flash_form import LANES, Form
 
 Refs = dict[str, Any]  # arrays in VMEM, by name
 _MASKED = -1e30  # in base 2: no exponential is left of it
+_PRODUCTS = {"forward": 2, "backward": 5}  # `[L, K] x [K, L]`, or as many FLOPs, of a head
+
+
+def call(kernel: str, form: Form, inputs: dict, results: dict) -> dict[str, jax.Array]:
+    """Runs a kernel: a program for every row of the batch and every group of its heads.
+
+    Args:
+      inputs: of queries and keys `[B, L, D]`, of rows `[B, 1, L]`, of heads `[B, N, G, L]`.
+      results: shapes and types of what it returns.
+    """
+    size, length, features = inputs["query"].shape
+
+    def block(x: Any) -> pl.BlockSpec:
+        if x.ndim == 4:
+            return pl.BlockSpec((None, None, *x.shape[2:]), lambda b, n: (b, n, 0, 0))
+        if x.shape[1] == 1:
+            return pl.BlockSpec((None, *x.shape[1:]), lambda b, n: (b, 0, 0))
+        return pl.BlockSpec((None, length, form.features), lambda b, n: (b, 0, n))
+
+    scratch = SCRATCH[kernel](form, inputs["query"].dtype)
+    arrays = [*inputs.values(), *results.values()]
+    cost = pl.CostEstimate(
+        flops=2 * _PRODUCTS[kernel] * size * length**2 * features,
+        transcendentals=size * features // form.width * length**2,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
+    )
+    return pl.pallas_call(
+        functools.partial(KERNELS[kernel], form),
+        grid=(size, features // form.features),
+        in_specs=[{name: block(x) for name, x in inputs.items()}],
+        out_specs={name: block(x) for name, x in results.items()},
+        out_shape=results,
+        scratch_shapes=[{name: pltpu.VMEM(*array) for name, array in scratch.items()}],
+        # The groups of a row come one after the other: the first one fills `columns` for all.
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        cost_estimate=cost,
+        interpret=form.interpret,
+        name=f"attention_{kernel}",
+    )(inputs)
 
 
 def forward(form: Form, inputs: Refs, results: Refs, scratch: Refs) -> None:
