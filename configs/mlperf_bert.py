@@ -13,8 +13,8 @@ Command:  bertjax pretrain --config=configs/mlperf_bert.py --workdir=W \
               --config.init_from=tf1:tf1_ckpt/model.ckpt-28252 \
               --config.tokenizer.path=tf1_ckpt/vocab.txt \
               --config.data.files='tfrecords/part-*' --config.data.heldout_files=eval_10k
-Expected: mlm_accuracy .34085 before the first step, .720 after some 2.6M examples (10,000 steps)
-          by MLPerf's reference runs: 2.2M to 2.9M. Not yet run.
+Expected: mlm_accuracy .720 after some 2.6M examples (10,000 steps; MLPerf's reference runs took
+          2.2M to 2.9M), and .34085 before the first step (source not found). Not yet run.
 """
 
 from bertjax import config as config_lib

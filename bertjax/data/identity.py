@@ -36,6 +36,7 @@ _SOURCES_OF["language"] = ("files", "tfds", "sample")
 _FILES = {"files": ("files",), "bert_tfrecord": ("files", "heldout_files")}
 _PLACES = ("files", "heldout_files", "tfds_name", "tfds_data_dir")
 
+_UNREAD_IN = {"text_field": {"text"}, "txt_format": {"records"}}  # corpora of such files alone
 _SAMPLE_BYTES = 1 << 16  # of each of the three parts of a file
 _READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
 
@@ -87,8 +88,7 @@ def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
     for name, wanted in dataclasses.asdict(data).items():
         if name in (*RUNTIME_FIELDS, *_PLACES) or name not in made or made[name] == wanted:
             continue
-        # A field of text alone, or of records alone, is not read where there is only the other.
-        unread = {"text_field": {"text"}, "txt_format": {"records"}}.get(name)
+        unread = _UNREAD_IN.get(name)
         if data.source in _SOURCES_OF.get(name, (data.source,)) and named != unread:
             found.differ(f"{place}.{name}", wanted, made[name])
     for name in _FILES.get(data.source, ()):
