@@ -170,9 +170,6 @@ def _was_of_weights(made: dict, manifest: dict) -> bool:
     return "text" not in manifest and Path(made["path"] or "").name == "tokenizer"
 
 
-# Files
-
-
 def describe(paths: Iterable[str]) -> list[dict]:
     """What the manifest says of each file."""
     with ThreadPoolExecutor(_READERS) as pool:
@@ -272,9 +269,6 @@ def _reason(path: str, fact: dict, known: Iterable[dict]) -> str:
         return f"{path} is none of its files"
     now = f"{fact['bytes']:,}" if fact["bytes"] != then["bytes"] else "as many, others,"
     return f"{path} has changed since: {then['bytes']:,} bytes then, {now} now"
-
-
-# TFDS
 
 
 def _compare_tfds(place: str, data: Data, made: dict, text: dict, found: Findings) -> None:
