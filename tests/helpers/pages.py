@@ -89,7 +89,8 @@ def get_config(*arg):
     config.model.hidden_size, config.model.intermediate_size = 32, 64
     config.model.num_hidden_layers, config.model.num_attention_heads = 1, 2
     config.model.max_position_embeddings, config.model.vocab_size = 66, 0
-    config.tokenizer.vocab_size = 400
+    config.tokenizer.vocab_size = 1000
+    config.data.heldout_fraction = 0.2
     config.data.num_workers = 1
     config.evaluation.num_examples, config.evaluation.batch_size = 16, 8
     config.optimizer.warmup_steps = 0
