@@ -159,6 +159,19 @@ ENTRY %main (a: bf16[4,64,32], b: bf16[4,32,16]) -> bf16[4,64,16] {
     assert hlo_cost.total_kernels(program) == 1
 
 
+def test_a_pallas_kernel_declares_the_flops_of_each_program_of_its_grid():
+    """Those that `vmap` adds to the grid count, too. As XLA writes it."""
+    text = r"""
+ENTRY %main (a: bf16[4,64,32]) -> bf16[4,64,32] {
+  %a = bf16[4,64,32]{2,1,0} parameter(0)
+  ROOT %c = bf16[4,64,32]{2,1,0} custom-call(%a), custom_call_target="__gpu$xla.gpu.triton", backend_config={debug = false, grid_x = 2 : i32, grid_y = 3 : i32, grid_z = 1 : i32, ir = "ML\EFR", num_warps = 4 : i32, serialized_metadata = "{\22program_flops\22: \222097152\22}"}
+}
+"""
+    program = hlo.Program(text)
+    assert hlo_cost.total_flops(program) == 6 * 2097152
+    assert hlo_cost.total_bytes(program) == 2 * 2 * 4 * 64 * 32
+
+
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("jax_plugins") is None
     or importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
