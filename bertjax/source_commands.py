@@ -55,6 +55,8 @@ def cloze(values: Values, args: list[str]) -> None:
 
     [directory] = args
     model = read(directory)
+    if model.config.data.holds_examples:
+        raise UsageError(f"W={directory}: was trained on examples, and holds no sentences")
     heldout = stores.open_split(model.config, storage.path(directory), "heldout")[0]
     assert model.tokenizer is not None  # a run has one
     questions = cloze.questions(heldout, model.tokenizer, values.questions)

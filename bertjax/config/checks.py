@@ -98,7 +98,7 @@ def _check_objective(c: Config) -> None:
             f"needs model.head={' or '.join(heads.with_loss(name))} (here: {c.model.head})",
         )
     _require(
-        nsp == 0 or c.examples.has_next_sentence,
+        nsp == 0 or c.examples.has_next_sentence or c.data.holds_examples,
         "objective.nsp",
         nsp,
         f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0",

@@ -17,6 +17,7 @@ from bertjax.data.readers import wiki_extractor
 from bertjax.errors import DataError, one_line
 
 LONGEST_RECORD = 16 << 20  # bytes; a longer one is no document
+_LINES = ("sentences", "paragraphs", "wiki", "wiki_json")  # forms whose lines are never wrapped
 LONGEST_SENTENCE = 10_000  # characters; a longer one is cut at a space
 
 # What may end a sentence, closing quotes and brackets after it included.
@@ -124,11 +125,11 @@ def no_field(where: str, field: str, present: Iterable[str]) -> str:
 def paragraphs(text: str, form: str) -> list[str]:
     """The lines of a document that are paragraphs, stripped and not empty.
 
-    In the form `sentences` every line counts. Elsewhere lines are joined where the text was
+    In the forms of `_LINES` every line counts. Elsewhere lines are joined where the text was
     wrapped at a margin. See `unix_lines` for what ends a line.
     """
     text = unix_lines(text)
-    if form == "sentences":
+    if form in _LINES:
         return [line for line in map(str.strip, text.split("\n")) if line]
     found = []
     for block in _BLANK_LINES.split(text):

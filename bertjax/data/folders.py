@@ -1,14 +1,34 @@
 """The files that one pattern of `config.data.files` names: matches of a glob, or a whole folder."""
 
+import glob
 import json
 import os
 import re
+from collections.abc import Iterable
 
 from bertjax import storage
 from bertjax.errors import DataError, UsageError, one_line
 
 # What programs and people put beside data: .cache/, _SUCCESS, README.md, LICENSE.
 _BESIDE = re.compile("/[._]|/(?:README|LICENSE)[^/]*$")
+
+
+def patterns(files: str | None) -> list[str]:
+    """The patterns of a field such as `config.data.files`."""
+    return [pattern for pattern in map(str.strip, (files or "").split(",")) if pattern]
+
+
+def unique(paths: Iterable[str]) -> list[str]:
+    """The paths in their order, the first one of those that lead to one file."""
+    first: dict[str, str] = {}
+    for path in paths:
+        first.setdefault(real(path), path)
+    return list(first.values())
+
+
+def real(path: str) -> str:
+    """The place of a file, whatever links lead to it."""
+    return path if storage.is_remote(path) else os.path.realpath(path)
 
 
 def find(pattern: str) -> list[str]:
@@ -25,7 +45,7 @@ def find(pattern: str) -> list[str]:
     folder = os.path.expanduser(pattern).rstrip("/")
     if found or not storage.is_directory(folder):
         return found
-    splits = _read(f"{folder}/dataset_dict.json").get("splits", [])
+    splits = _splits(folder)
     if len(splits) > 1:
         names = ", ".join(splits)
         raise UsageError(
@@ -35,9 +55,7 @@ def find(pattern: str) -> list[str]:
     if splits:
         return find(f"{folder}/{splits[0]}")
     state = _read(f"{folder}/state.json")
-    if "_data_files" in state:
-        return _saved(folder, state)
-    return _below(folder)[0]
+    return _saved(folder, state) if "_data_files" in state else _below(folder)[0]
 
 
 def passed_over(pattern: str) -> list[str]:
@@ -49,7 +67,8 @@ def passed_over(pattern: str) -> list[str]:
 
 def _below(folder: str) -> tuple[list[str], list[str]]:
     """The files in a folder and below it: those that are taken, and the others."""
-    found = storage.find(f"{folder}/**")
+    escaped = folder if storage.is_remote(folder) else glob.escape(folder)
+    found = storage.find(f"{escaped}/**")
     beside = [path for path in found if _BESIDE.search(path.removeprefix(folder))]
     return sorted(set(found) - set(beside)), beside
 
@@ -60,9 +79,15 @@ def _saved(folder: str, state: dict) -> list[str]:
             f"{folder}: a dataset saved with a choice of its rows beside them "
             "(_indices_data_files), which is not read; load it, flatten_indices() and save again"
         )
-    paths = [f"{folder}/{file['filename']}" for file in state["_data_files"]]
+    place = f"{folder}/state.json"
+    try:
+        paths = [f"{folder}/{file['filename']}" for file in state["_data_files"]]
+    except (TypeError, KeyError):
+        raise DataError(f"{place}: its _data_files are no list of filenames") from None
+    if not paths:
+        raise DataError(f"{place}: names no data files; save the dataset again")
     if lost := [path for path in paths if not storage.is_file(path)]:
-        raise DataError(f"{lost[0]}: not there, and {folder}/state.json names it")
+        raise DataError(f"{lost[0]}: not there, and {place} names it")
     return paths
 
 
@@ -75,3 +100,12 @@ def _read(path: str) -> dict:
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {one_line(error)}") from None
     return found if isinstance(found, dict) else {}
+
+
+def _splits(folder: str) -> list[str]:
+    """The splits of a saved `DatasetDict`; none of any other folder."""
+    path = f"{folder}/dataset_dict.json"
+    found = _read(path).get("splits", [])
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{path}: its splits are no list of names")
+    return found

@@ -14,6 +14,7 @@ its bucket's checksum. Of an earlier version's manifest, without "text", the fie
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,6 @@ _SOURCES_OF["language"] = ("files", "tfds", "sample")
 _FILES = {"files": ("files",), "bert_tfrecord": ("files", "heldout_files")}
 _PLACES = ("files", "heldout_files", "tfds_name", "tfds_data_dir")
 
-_UNREAD_IN = {"text_field": {"text"}, "txt_format": {"records"}}  # corpora of such files alone
 _SAMPLE_BYTES = 1 << 16  # of each of the three parts of a file
 _READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
 
@@ -88,8 +88,10 @@ def compare(place: str, data: Data, manifest: dict, found: Findings) -> None:
     for name, wanted in dataclasses.asdict(data).items():
         if name in (*RUNTIME_FIELDS, *_PLACES) or name not in made or made[name] == wanted:
             continue
-        unread = _UNREAD_IN.get(name)
-        if data.source in _SOURCES_OF.get(name, (data.source,)) and named != unread:
+        is_unread = (name == "txt_format" and named == {"records"}) or (
+            name == "heldout_fraction" and data.heldout_files is not None
+        )
+        if data.source in _SOURCES_OF.get(name, (data.source,)) and not is_unread:
             found.differ(f"{place}.{name}", wanted, made[name])
     for name in _FILES.get(data.source, ()):
         then = made.get(name), text.get(name)
@@ -207,13 +209,14 @@ def _is_same(known: dict, path: str, facts: dict) -> bool:
 def _compare_files(
     field: str, wanted: str | None, made: str | None, known: list[dict] | None, found: Findings
 ) -> None:
-    is_spelled_so = _split(wanted) == _split(made)
+    is_spelled_so = folders.patterns(wanted) == folders.patterns(made)
     if wanted is None or (known is None and is_spelled_so):
         return
     if known is None:
         return found.differ(field, wanted, made)
     try:
-        paths = dict.fromkeys(p for pattern in _split(wanted) for p in folders.find(pattern))
+        matches = (folders.find(pattern) for pattern in folders.patterns(wanted))
+        paths = folders.unique(itertools.chain.from_iterable(matches))
         with ThreadPoolExecutor(_READERS) as pool:
             facts = dict(zip(paths, pool.map(storage.facts, paths), strict=True))
         gone, other = _match(known, facts)
@@ -233,10 +236,6 @@ def _compare_files(
     else:
         some = "" if len(gone) == len(known) else f"{len(gone)} of {len(known)} files of "
         found.notes.append(f"{some}{field}={wanted!r}: not there any more, so not compared")
-
-
-def _split(files: str | None) -> list[str]:
-    return [pattern.strip() for pattern in (files or "").split(",") if pattern.strip()]
 
 
 def _match(known: list[dict], facts: dict[str, dict]) -> tuple[list[dict], list[str]]:

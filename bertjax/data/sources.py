@@ -11,7 +11,6 @@ import contextlib
 import functools
 import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,10 +128,7 @@ def chunks(data: Data, some: Iterable[Piece] | None = None) -> Generator[Chunk, 
 
 def find_files(data: Data) -> list[str]:
     """The files that `data.files` names: each pattern in order, its matches sorted, none twice."""
-    first = {}
-    for path in _matches(data):
-        first.setdefault(path if storage.is_remote(path) else os.path.realpath(path), path)
-    return list(first.values())
+    return folders.unique(_matches(data))
 
 
 def aliases(data: Data) -> int:
@@ -150,7 +146,7 @@ def passed_over(data: Data) -> int:
 
 
 def _patterns(data: Data) -> list[str]:
-    patterns = [p.strip() for p in (data.files or "").split(",") if p.strip()]
+    patterns = folders.patterns(data.files)
     if not patterns:
         raise UsageError("config.data.files is unset: name text files, or set config.data.source")
     return patterns
@@ -174,8 +170,10 @@ def refuse_others(data: Data) -> None:
       DataError: a file is none of the forms that are read, named with what it looks like.
     """
     if data.source == "files":
+        names = find_files(data)
+        sizes = storage.sizes(names)
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(_refuse_other, find_files(data)))
+            list(pool.map(_refuse_other, itertools.compress(names, sizes)))
 
 
 def _refuse_other(path: str) -> None:

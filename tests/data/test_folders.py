@@ -47,6 +47,37 @@ def test_a_saved_dataset_has_the_files_of_its_state(tmp_path):
         names(saved)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("state.json", {"_data_files": None}, "_data_files are no list of filenames"),
+        ("state.json", {"_data_files": [{"name": "a"}]}, "_data_files are no list of filenames"),
+        ("state.json", {"_data_files": []}, "names no data files"),
+        ("dataset_dict.json", {"splits": None}, "its splits are no list of names"),
+    ],
+)
+def test_a_damaged_description_of_a_dataset_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"{name}: .*{said}"):
+        names(tmp_path)
+
+
+def test_a_folder_whose_name_is_a_pattern(tmp_path):
+    folder = tmp_path / "data[1]"
+    folder.mkdir()
+    (folder / "a").write_text("One.")
+    assert names(folder) == ["a"]
+
+
+def test_a_link_to_a_file_is_no_other_text(config, tmp_path):  # noqa: F811
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "corpus.jsonl")
+    both = change(config, data={"files": f"{tmp_path}/corpus.jsonl,{tmp_path}/link.jsonl"})
+    manifest = prepare(both, tmp_path / "w", progress=False)
+    found = identity.Findings()
+    identity.compare("config.data", both.data, manifest, found)
+    assert not found.differences
+
+
 def test_a_split_of_a_dataset_is_named(tmp_path):
     for split in ("train", "test"):
         saved_dataset(tmp_path / split, {"text": ["One."]})

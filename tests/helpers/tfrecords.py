@@ -61,9 +61,9 @@ def field(number, data):
 
 def feature(values, packed=True):
     """A tf.train.Feature: of floats, of integers, or of bytes."""
-    if isinstance(values[0], bytes):
+    if values and isinstance(values[0], bytes):
         return field(1, b"".join(field(1, value) for value in values))
-    is_float = isinstance(values[0], float)
+    is_float = bool(values) and isinstance(values[0], float)
     parts = [struct.pack("<f", v) if is_float else varint(int(v)) for v in values]
     if packed:
         return field(2 if is_float else 3, field(1, b"".join(parts)))

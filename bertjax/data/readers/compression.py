@@ -1,7 +1,7 @@
 """Compressed files as plain bytes: gzip, bzip2, xz and zstd, told by their first bytes.
 
-A file may hold several members, one after the other, with zeros between them (`pigz`, `pbzip2`,
-`xz -T`, `zstd` and concatenated files). The standard library's file objects take a damaged start
+A file may hold several members, one after the other (`pigz`, `pbzip2`, `xz -T`, `zstd` and
+concatenated files); all but zstd's may have zeros between them. The standard library's file objects take a damaged start
 of a member for the end of the file; here damage always stops the run.
 """
 

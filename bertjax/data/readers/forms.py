@@ -17,11 +17,10 @@ import codecs
 import json
 import re
 
-import google_crc32c
-
 from bertjax.config import Data
 from bertjax.data.documents import one_paragraph_a_line, one_sentence_a_line
 from bertjax.data.readers import compression, wiki_extractor
+from bertjax.data.tfrecord import framing
 from bertjax.errors import DataError
 
 READ = "what is read: text, JSON lines, WikiExtractor's articles, Parquet, Arrow; gzip, bzip2, xz, zstd"
@@ -134,6 +133,5 @@ def stem(path: str) -> str:
 
 def _is_tfrecord(head: bytes) -> bool:
     """Whether the first 12 bytes are a length and its masked CRC-32C."""
-    crc = google_crc32c.value(head[:8])
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
+    stored = int.from_bytes(head[8:12], "little")
+    return len(head) >= 12 and stored == framing.masked_crc(head[:8])

@@ -34,7 +34,8 @@ def read(
                 record = text_record(path, row, value, field, dropped)
                 if record:
                     yield record, position
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        # A damaged length may ask for more memory than there is.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{path}: damaged {kind} ({one_line(error)})") from None

@@ -29,7 +29,7 @@ _MARKUP = re.compile(
     r"i|b|u|s|p|includeonly|indicator|ins|kbd|li|mapframe|maplink|math|noinclude|nobr|nowiki|ol|"
     r"onlyinclude|poem|pre|q|ref|references|rp|rt|ruby|samp|score|section|small|source|span|strike|"
     r"strong|sub|sup|syntaxhighlight|table|tbody|td|templatestyles|th|thead|timeline|tr|tt|ul|var|"
-    r"wbr)(?:\s[^<>]{0,500})?/?>|<!--.{0,2000}?-->|__[A-Z]{3,}__",
+    r"wbr)(?:\s+[\w:-]+\s*=[^<>]{0,500})?\s*/?>|<!--.{0,2000}?-->|__[A-Z]{3,}__",
     re.IGNORECASE | re.DOTALL,
 )
 _BREAK = re.compile(r"<br\b", re.IGNORECASE)

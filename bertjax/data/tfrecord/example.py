@@ -98,8 +98,8 @@ class Layout:
                 return f"{name} holds {min(set(values) - {0.0, 1.0})}; weights are 0 or 1"
             wrong = next((value for value in values if not 0 <= value < bound), None)
             if wrong is not None:
-                of = " (the tokenizer's vocab_size)" if bound == self.vocab_size else ""
-                return f"{name} holds {wrong}, where {bound}{of} or more is out of range"
+                of = f" (the tokenizer has {bound} tokens)" if bound == self.vocab_size else ""
+                return f"{name} holds {wrong}; expected 0 to {bound - 1}{of}"
         return "is no tf.train.Example"
 
 
@@ -117,6 +117,8 @@ def layout_of(data: bytes, vocab_size: int) -> Layout:
         if name not in features:
             raise DataError(_missing(name, features))
     length, predictions = (len(features[name][1]) for name in (FEATURES[0], FEATURES[3]))
+    if not length or not predictions:
+        raise DataError(f"has {length} input_ids and {predictions} masked_lm_positions")
     layout = Layout(length, predictions, vocab_size)
     if layout.decode(data, np.array([0]), np.array([len(data)]))[1] >= 0:
         raise DataError(layout.fault(data))

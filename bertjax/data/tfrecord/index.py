@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bertjax import storage
 from bertjax.config import Config, Data, Phase
-from bertjax.data import identity, store
+from bertjax.data import folders, identity, store
 from bertjax.data.tfrecord import example, framing
 from bertjax.data.tfrecord.example import Layout
 from bertjax.data.tokenizer_base import Tokenizer
@@ -62,6 +62,9 @@ class _Found(NamedTuple):
     checksums: np.ndarray
 
 
+_FIELDS = {"train": "files", "heldout": "heldout_files"}  # of config.data
+
+
 def find(data: Data) -> dict[str, list[str]]:
     """The files of each split; "heldout" is empty where `heldout_fraction` decides.
 
@@ -69,13 +72,11 @@ def find(data: Data) -> dict[str, list[str]]:
       UsageError: the config names none, or one for both.
       DataError: no file matches.
     """
-    found = {
-        "train": _match("files", data.files),
-        "heldout": _match("heldout_files", data.heldout_files),
-    }
+    found = {split: _match(field, getattr(data, field)) for split, field in _FIELDS.items()}
     if not any(found.values()):
         raise UsageError("config.data.files is unset; config.data.source=bert_tfrecord needs it")
-    for path in {*found["train"]} & {*found["heldout"]}:
+    trained = {folders.real(path) for path in found["train"]}
+    for path in (path for path in found["heldout"] if folders.real(path) in trained):
         raise UsageError(
             f"config.data.heldout_files={data.heldout_files!r}: {path} is one of config.data.files "
             "too; train and evaluate on different files"
@@ -84,13 +85,12 @@ def find(data: Data) -> dict[str, list[str]]:
 
 
 def _match(field: str, patterns: str | None) -> list[str]:
-    paths = {}
-    for pattern in filter(None, (part.strip() for part in (patterns or "").split(","))):
-        matches = storage.find(pattern)
-        if not matches:
+    paths: list[str] = []
+    for pattern in folders.patterns(patterns):
+        if not (matches := folders.find(pattern)):
             raise DataError(f"config.data.{field}={pattern!r}: no file matches")
-        paths |= {str(storage.absolute(path)): None for path in matches}
-    return list(paths)
+        paths += [str(storage.absolute(path)) for path in matches]
+    return folders.unique(paths)
 
 
 def build(
@@ -167,7 +167,9 @@ def _require_forms(config: Config, layouts: list[Layout | None]) -> None:
 
 def no_rows(name: str, phase: Phase, forms: set[tuple[int, int]], field: str) -> str:
     """Why a phase has nothing to read in files of other forms (pairs of L and P)."""
-    held = " and ".join(f"{length} and {most}" for length, most in sorted(forms)) or "none"
+    if not forms:
+        return f"{field} has no examples: name files that have some, or raise a fraction of 0"
+    held = " and ".join(f"{length} and {most}" for length, most in sorted(forms))
     return (
         f"config.phases.{name}.sequence_length={phase.sequence_length} and "
         f".max_predictions_per_seq={phase.max_predictions_per_seq}: the examples of {field} have "

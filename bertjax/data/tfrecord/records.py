@@ -113,14 +113,23 @@ def _located(files: list[File], config: Config, place: Path) -> list[str]:
             paths.append(path)
             continue
         if moved is None:
-            moved = {(os.path.basename(other), _size(other)): other for other in _named(config)}
-        other = moved.get((os.path.basename(path), file.bytes))
-        if other is None:
+            moved = [(os.path.basename(other), _size(other), other) for other in _named(config)]
+        found = [
+            other
+            for name, size, other in moved
+            if (name, size) == (os.path.basename(path), file.bytes)
+        ]
+        if len(found) > 1:
+            raise DataError(
+                f"{path}: gone, and {' and '.join(found)} have its name and size; put it back, or run "
+                "bertjax prepare again"
+            )
+        if not found:
             raise DataError(
                 f"{path}: gone or changed since it was indexed; put it back, or run bertjax prepare "
                 "again"
             )
-        paths.append(other)
+        paths.append(found[0])
     return paths
 
 

@@ -62,6 +62,11 @@ def test_what_version_2_writes_is_read_alike(tmp_path):
             "It holds that x < y and y > z, <sic>.",
             0,
         ),
+        (
+            "An order has a &lt;b iff a is smaller, and p &lt;q and q&gt; r.",
+            "An order has a <b iff a is smaller, and p <q and q> r.",
+            0,
+        ),
     ],
 )
 def test_leftover_markup(tmp_path, text, kept, count):

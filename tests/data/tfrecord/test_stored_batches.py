@@ -201,6 +201,12 @@ def test_files_that_moved_are_found_and_others_refused(config, made, tmp_path):
     tfrecords.write(tmp_path / "new" / "train-0", TRAIN[:29])
     with pytest.raises(DataError, match="train-0: gone or changed since it was indexed"):
         opened(moved, made)
+    (tmp_path / "other").mkdir()
+    tfrecords.write(tmp_path / "new" / "train-0", TRAIN[:30])
+    (tmp_path / "other" / "train-0").write_bytes((tmp_path / "new" / "train-0").read_bytes())
+    two = change(config, data={"files": f"{tmp_path}/new/train-*,{tmp_path}/other/train-0"})
+    with pytest.raises(DataError, match=r"train-0: gone, and .*/new/train-0 and .*/other/train-0"):
+        opened(two, made)
     data = b"".join(tfrecords.record(tfrecords.example(example)) for example in TRAIN[:30])
     (tmp_path / "new" / "train-0").write_bytes(data[1:] + b"!")
     with pytest.raises(DataError, match=r"train-0: no record of .* changed since it was indexed"):
@@ -225,7 +231,7 @@ def test_what_is_wrong_with_a_file_is_refused_with_its_place(config, tmp_path):
     path.write_bytes(whole[:-3])
     refused(config, tmp_path / "w", DataError, "train-0: cut off: its last record, at byte ")
     tfrecords.write(path, [*TRAIN[:10], TRAIN[0] | {"input_ids": [2] + [50] * 15}])
-    said = rf"train-0: the record at byte {middle:,} input_ids holds 50, where 50 .the tokenizer's"
+    said = rf"train-0: the record at byte {middle:,} input_ids holds 50; expected 0 to 49 .the tokenizer"
     refused(config, tmp_path / "w", DataError, said)
     tfrecords.write(path, [{"text": [b"x"]}])
     refused(
@@ -262,6 +268,23 @@ def test_what_is_wrong_with_a_file_is_refused_with_its_place(config, tmp_path):
 )
 def test_a_config_that_cannot_be_indexed(config, groups, kind, said, tmp_path):
     refused(change(config, **groups), tmp_path / "w", kind, said)
+
+
+def test_a_file_is_read_once_whatever_it_is_called(config, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "train-0")
+    files = f"{tmp_path}/train-*,{tmp_path}/link,{tmp_path}/../{tmp_path.name}/train-1"
+    twice = change(config, data={"files": files})
+    manifest = prepare.prepare(twice, tmp_path / "w", progress=False)
+    assert manifest["text"] == prepare.prepare(config, tmp_path / "v", progress=False)["text"]
+    linked = change(config, data={"heldout_files": f"{tmp_path}/link"})
+    refused(linked, tmp_path / "u", UsageError, "link is one of config.data.files too")
+
+
+def test_a_first_record_without_tokens_is_refused(config, tmp_path):
+    empty = {name: [] for name in TRAIN[0]}
+    tfrecords.write(tmp_path / "train-0", [empty])
+    said = "train-0: the record at byte 0 has 0 input_ids and 0 masked_lm_positions"
+    refused(config, tmp_path / "w", DataError, said)
 
 
 def test_lengths_that_no_file_has(config, tmp_path):

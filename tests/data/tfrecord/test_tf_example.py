@@ -63,12 +63,12 @@ WRONG = {
     "more": ({"masked_lm_ids": [5] * 3}, "masked_lm_ids has 3 values, the first .* 2"),
     "vocabulary": (
         {"input_ids": [30_522, *[1] * 7]},
-        "input_ids holds 30522, where 30522 .the tok",
+        "input_ids holds 30522; expected 0 to 30521 .the tok",
     ),
-    "negative": ({"masked_lm_ids": [-1, 0]}, "masked_lm_ids holds -1,"),
-    "position": ({"masked_lm_positions": [8, 0]}, "masked_lm_positions holds 8, where 8 or more"),
-    "mask": ({"input_mask": [2] * 8}, "input_mask holds 2, where 2 or more"),
-    "label": ({"next_sentence_labels": [200]}, "next_sentence_labels holds 200,"),
+    "negative": ({"masked_lm_ids": [-1, 0]}, "masked_lm_ids holds -1; expected 0 to"),
+    "position": ({"masked_lm_positions": [8, 0]}, "masked_lm_positions holds 8; expected 0 to 7$"),
+    "mask": ({"input_mask": [2] * 8}, "input_mask holds 2; expected 0 to 1$"),
+    "label": ({"next_sentence_labels": [200]}, "next_sentence_labels holds 200; expected 0 to 1$"),
     "weight": (
         {"masked_lm_weights": [0.5, 0.0]},
         "masked_lm_weights holds 0.5; weights are 0 or 1",
@@ -97,7 +97,7 @@ def test_a_file_that_begins_with_another_record():
         layout_of(example({"text": [b"a"]}), 100)
     with pytest.raises(DataError, match=r"is no tf.train.Example"):
         layout_of(b"some text", 100)
-    with pytest.raises(DataError, match="input_ids holds 300, where 100"):
+    with pytest.raises(DataError, match="input_ids holds 300; expected 0 to 99"):
         layout_of(example(EXAMPLE), 100)
 
 
