@@ -45,7 +45,8 @@ def attention(
       interpret: run by JAX's interpreter of kernels, on any device and slowly, for tests.
     """
     size, length, heads, width = query_BLHK.shape
-    form = flash_form.of(length, heads, width, rate if words else 0.0, platform, interpret)
+    rate, itemsize = rate if words else 0.0, query_BLHK.dtype.itemsize
+    form = flash_form.of(length, heads, width, rate, platform, interpret, itemsize)
     arrays = {
         name: x.reshape(size, length, heads * width)
         for name, x in (("query", query_BLHK), ("key", key_BLHK), ("value", value_BLHK))

@@ -51,15 +51,18 @@ def of(
     rate: float,
     platform: str = "tpu",
     interpret: bool = False,
+    itemsize: int = 2,
 ) -> Form:
     """The form of a kernel for `heads` heads of `width` features.
 
     On a TPU, a program takes the fewest heads whose features fill whole registers, two of 64: arrays
     stay `[B, L, D]`, as the layers before and after have them, without padding. Where no number of
-    heads does, it takes all. On a GPU it takes one, and loads its rows out of `[B, L, D]`.
+    heads does, it takes all. On a GPU it takes one, and loads its rows out of `[B, L, D]`; 128
+    queries of float32 (`itemsize` 4) did not fit into an A100's shared memory.
     """
     if platform == "gpu":
-        block = next(block for block in _GPU_BLOCKS if length % block == 0)
+        blocks = _GPU_BLOCKS if itemsize == 2 else _GPU_BLOCKS[1:]
+        block = next(block for block in blocks if length % block == 0)
         return Form(length, block, width, 1, rate, platform, interpret)
     return Form(length, block_length(length), width, group(heads, width), rate, platform, interpret)
 
