@@ -181,6 +181,16 @@ def test_a_corpus_reads_as_on_a_disk(server, tmp_path):
         sources.refuse_others(there)
 
 
+def test_an_empty_object_is_left_out_as_on_a_disk(server):
+    server.put("bucket", "text/a.txt", b"The clock was slow.\n")
+    server.put("bucket", "text/b", b"")
+    data = Data(files="gs://bucket/text/*")
+    sources.refuse_others(data)
+    [chunk] = sources.chunks(data)
+    assert chunk.dropped == {"empty file": 1}
+    assert len(chunk.records) == 1
+
+
 def test_a_tokenizer_is_loaded_and_saved(server, tmp_path):
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocab))
