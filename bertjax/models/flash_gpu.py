@@ -1,7 +1,7 @@
 """Flash attention on GPUs: its kernels, forward and backward, in Pallas for Triton.
 
 A program has one head of one row of the batch and one block of its queries (backward: also of its
-keys). `docs/attention_kernel.md` explains what it does with them.
+keys). `docs/explanations/attention_kernel.md` explains what it does with them.
 
 JAX 0.11 calls Pallas' Triton backend deprecated, in favor of Mosaic GPU. Mosaic GPU runs its matrix
 products on Hopper and Blackwell alone; here one kernel serves Ampere too.
