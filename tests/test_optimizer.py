@@ -67,7 +67,11 @@ def test_phases_with_schedules_of_their_own_start_anew_and_end_at_zero():
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("phases.phase2.learning_rate", 1e-3, r"phases.phase1.learning_rate=0.0: all phases"),
+        (
+            "phases.phase2.learning_rate",
+            1e-3,
+            r"phases.phase1.learning_rate=0.0: set a learning_rate for all phases",
+        ),
         ("optimizer.decay_power", 0.0, r"optimizer.decay_power=0.0: must be positive"),
         ("optimizer.name", "lars", r"optimizer.name='lars': must be one of bert_adamw, adamw,"),
     ],

@@ -11,6 +11,7 @@ from bertjax.convert.folder import Folder
 from bertjax.convert.pretrained import Hints, Pretrained
 from bertjax.data import tokenizer_files
 from bertjax.errors import BertjaxError, DataError, StorageError, UsageError, one_line
+from bertjax.processes import terminal
 
 # Files to download: no pickles, no code.
 _WANTED = ["*.json", "*.txt", "*.bpe", "*.safetensors", "*.model"]
@@ -40,9 +41,16 @@ def _open(name: str) -> tuple[ModuleType, str, str | None]:
 
 @contextlib.contextmanager
 def _failing_as(kind: type[BertjaxError], name: str) -> Iterator[None]:
-    """Raises the library's errors as `kind`, in one line; closes its progress bars first."""
+    """Raises the library's errors as `kind`, in one line; closes its progress bars first.
+
+    Bars are drawn for a command only: a library call prints nothing.
+    """
     from huggingface_hub import errors, utils
 
+    before = set(utils.tqdm._instances)
+    is_quiet = not terminal.is_shown() and not utils.are_progress_bars_disabled()
+    if is_quiet:
+        utils.disable_progress_bars()
     try:
         yield
     # HTTPError is the HTTP client's base class, not an OSError. ValueError: an invalid name or
@@ -52,7 +60,9 @@ def _failing_as(kind: type[BertjaxError], name: str) -> Iterator[None]:
         reason = one_line(error) + (f" {one_line(cause)}" if cause else "")
         raise kind(f"hub:{name}: {reason}") from None
     finally:
-        for bar in list(utils.tqdm._instances):  # the library leaves some open
+        if is_quiet:
+            utils.enable_progress_bars()
+        for bar in set(utils.tqdm._instances) - before:  # the library leaves some open
             bar.close()
 
 

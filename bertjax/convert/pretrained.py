@@ -61,8 +61,16 @@ class Pretrained:
           padded), `pooled [B, D]`, `next_sentence_logits [B, 2]`, `classification_logits [B, C]`,
           `span_logits [B, L, 2]`, `token_logits [B, L, C]`; see `bertjax.models.apply`.
         """
+        import jax
+
         from bertjax import models
 
+        if attention not in ("xla", "auto", "cudnn", "flash"):
+            raise UsageError(f"attention={attention!r}: must be xla, auto, cudnn or flash")
+        if dropout_key is not None and not jax.dtypes.issubdtype(
+            dropout_key.dtype, jax.dtypes.prng_key
+        ):  # of jax.random.PRNGKey
+            dropout_key = jax.random.wrap_key_data(dropout_key)
         model = dataclasses.replace(self.config.model, attention=attention)
         return models.apply(model, params, batch, dropout_key=dropout_key)
 

@@ -6,7 +6,6 @@ scores rank texts, and their mean over a corpus ranks models that share a vocabu
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -83,10 +82,20 @@ def rank_pairs(
     model: Pretrained, pairs: Iterable[tuple[str, str]], *, batch_size: int = texts_lib.BATCH
 ) -> Iterator[Pair]:
     """Which text of each pair is likelier, in their order; arguments and errors as of `score`."""
-    scores = score(model, itertools.chain.from_iterable(pairs), batch_size=batch_size)
-    for first, second in zip(scores, scores, strict=True):
-        difference = first.pll - second.pll
-        yield Pair(first, second, None if difference == 0 else int(difference < 0))
+    scores = score(model, _of_pairs(pairs), batch_size=batch_size)
+    return (_pair(first, second) for first, second in zip(scores, scores, strict=True))
+
+
+def _of_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for number, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise UsageError(f"pairs[{number}]={pair!r:.60}: is no pair of texts")
+        yield from pair
+
+
+def _pair(first: Score, second: Score) -> Pair:
+    difference = first.pll - second.pll
+    return Pair(first, second, None if difference == 0 else int(difference < 0))
 
 
 def _scores(

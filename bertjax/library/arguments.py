@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from bertjax.errors import BertjaxError
 
 _RENAMED = {"do_lower_case": "lowercase"}
-# A flag, and a value that ends before a space, or a colon or a comma with a space behind.
+# A quoted text, or a flag and a value that ends before a space, or a colon or a comma with a space
+# behind. Dashes within a path or a word are no flag.
 _FLAG = re.compile(
-    r"--([a-z]\w*)((?:\.\w+)*)(?:=('[^']*'|[^\s;,()]+?)(?=[:;,()]?(?:\s|$)|[;,()]))?"
+    r"'[^']*'|(?<![\w/.-])--(?!help\b)([a-z]\w*)((?:\.\w+)*)(?:=('[^']*'|[^\s;,()]+?)(?=[:;,()]?(?:\s|$)|[;,()]))?"
 )
 _PLAIN = re.compile(
     r"'.*'|[-+]?[\d.]+(e[-+]?\d+)?|[A-Z]+"
@@ -22,6 +23,8 @@ _PLAIN = re.compile(
 
 def _argument(flag: re.Match) -> str:
     name, fields, value = flag.groups()
+    if name is None:
+        return flag[0]
     name = _RENAMED.get(name, name) + fields
     if value is None:
         return name

@@ -27,8 +27,13 @@ def default_config(name: str | None = None) -> ConfigDict:
     Raises:
       UsageError: no such config; the message lists the names.
     """
-    with arguments.named():
-        return config_lib.default() if name is None else config_file.load(f"bertjax:{name}")
+    if name is None:
+        return config_lib.default()
+    try:
+        return config_file.load(f"bertjax:{name}")
+    except UsageError as error:
+        _, _, reason = str(error).partition(": ")
+        raise UsageError(f"name={name!r}: {reason}") from None
 
 
 def pretrain(config: Any, workdir: str | os.PathLike) -> None:
@@ -90,5 +95,7 @@ def _config(given: Any) -> config_lib.Config:
 
 
 def _directory(workdir: str | os.PathLike) -> Any:
+    if not os.fspath(workdir):
+        raise UsageError("workdir='': names no directory")
     commands.require_directory(os.fspath(workdir))
     return storage.path(workdir)

@@ -115,6 +115,8 @@ def predict(model: Pretrained, rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
     from bertjax.finetune import predict as predicting
     from bertjax.finetune import prediction_records
 
+    if isinstance(rows, str):
+        raise UsageError(f"rows={rows[:60]!r}: is one text; write it in a list")
     with arguments.named():
         opened = predicting.of(model, "model")
 

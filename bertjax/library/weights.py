@@ -121,6 +121,8 @@ def tokenize(
     from bertjax.data.encode import encode
     from bertjax.inference.texts import tokenizer_of
 
+    if multiple < 1:
+        raise UsageError(f"multiple={multiple}: must be at least 1")
     most = model.config.model.max_sequence_length
     if max_length is not None and not 3 <= max_length <= most:
         raise UsageError(f"max_length={max_length}: must be 3 to {most}, what the model reads")

@@ -7,6 +7,7 @@ own: training never waits for one. One that fails is named in a line and left ou
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _PROJECT = "bertjax"  # where WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME do not say another
 _MOST_WAITING = 10_000  # lines that a tracker has not taken yet
-CLOSE_SECONDS = 60.0  # for what a tracker still holds back at the end of a run
+CLOSE_SECONDS = 10.0  # for what a tracker still holds back; a preempted run has some 30
 _MLFLOW_BATCH, _MLFLOW_VALUE = 100, 500  # parameters of a request, characters of a value
 
 
@@ -67,12 +68,9 @@ class Trackers:
         for name in names:
 
             def opened(name: str = name) -> Tracker:
-                before = self._ids.get(name)
-                tracker = OPENERS[name](directory.name, fields, directory, before)
-                self._keep(name, tracker.id)
-                return tracker
+                return OPENERS[name](directory.name, fields, directory, self._ids.get(name))
 
-            self._feeds.append(_Feed(name, opened))
+            self._feeds.append(_Feed(name, opened, functools.partial(self._keep, name)))
 
     def write(self, step: int, metrics: dict[str, float], prefix: str) -> None:
         """Passes on the finite ones of some figures, as `prefix/name`."""
@@ -97,8 +95,10 @@ class Trackers:
 class _Feed:
     """A queue of figures, and the thread that hands them to one tracker."""
 
-    def __init__(self, name: str, opened: Callable[[], Tracker]) -> None:
-        self._name, self._opened = name, opened
+    def __init__(
+        self, name: str, opened: Callable[[], Tracker], keep: Callable[[str], None]
+    ) -> None:
+        self._name, self._opened, self._keep = name, opened, keep
         self._waiting: queue.Queue = queue.Queue(_MOST_WAITING)
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -121,6 +121,9 @@ class _Feed:
     def _run(self) -> None:
         try:
             tracker = self._opened()
+            if self._is_over:  # the run has ended, and W may be gone
+                return
+            self._keep(tracker.id)
             while not self._is_over and (item := self._waiting.get()) is not None:
                 tracker.log(*item)
             tracker.finish()
@@ -130,6 +133,8 @@ class _Feed:
             self._leave_out(f"{type(error).__name__}: {one_line(error, longest=300)}")
 
     def _leave_out(self, reason: str) -> None:
+        if self._is_over:
+            return
         self._is_over = True
         field = f"config.logging.trackers={self._name}"
         _log.warning(f"{field}: {reason}; the run goes on without this tracker")

@@ -10,7 +10,7 @@ _SMALLEST_WIDTH = 16  # rows of bfloat16 in a register
 _MOST_BYTES = 2048 * 128 * 2  # of one array of a program: longer rows did not compile
 _MOST_HEADS = 4  # of a program, written out one after the other: twelve did not compile in minutes
 _GPU_BLOCKS = (128, 64)  # queries of a program: Hopper's smallest matrix product has 64 rows
-_GPU_WIDTHS = (16, 32, 64, 128)  # Triton has arrays of powers of two alone
+_GPU_WIDTHS = (16, 32, 64)  # powers of two (Triton); 128 does not fit into the memory of small GPUs
 
 
 class Form(NamedTuple):
@@ -71,7 +71,7 @@ def needs(platform: str, length: int, heads: int, width: int, dtype: str) -> dic
     """What the kernels of a platform need of arrays, for people, and whether it is so."""
     if platform == "gpu":
         return {
-            f"heads of 16, 32, 64 or 128 features (here: {width})": width in _GPU_WIDTHS,
+            f"heads of 16, 32 or 64 features (here: {width})": width in _GPU_WIDTHS,
             f"a sequence length that divides by {_GPU_BLOCKS[-1]} (here: {length})": (
                 length % _GPU_BLOCKS[-1] == 0
             ),

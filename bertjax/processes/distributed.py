@@ -56,8 +56,6 @@ def initialize() -> None:
     Raises:
       UsageError: only some of the three variables are set, or a count or index is not a number.
     """
-    global _owned
-    _owned = True
     if any(name in os.environ for name in (cluster.ADDRESS, cluster.COUNT, cluster.INDEX)):
         _connect(*cluster.explicit())
     elif cluster.is_launched():
@@ -159,8 +157,9 @@ def processes() -> Iterator[None]:
     at once. They skip JAX's exit barrier then, where each process would wait for the rest.
     """
     global _owned
-    initialize()
     try:
+        _owned = True
+        initialize()
         yield
     except BaseException as error:
         if _peers is None:

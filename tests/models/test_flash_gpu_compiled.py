@@ -41,8 +41,8 @@ def test_every_generation_compiles_every_length(name, length):
 @pytest.mark.parametrize("length", [128, 512])
 @pytest.mark.parametrize(
     ("name", "width", "dtype"),
-    [("a100", width, jnp.bfloat16) for width in (16, 32, 128)]
-    + [("a100", 64, jnp.float32), ("a100", 128, jnp.float32), ("h100", 128, jnp.float32)],
+    [("a100", width, jnp.bfloat16) for width in (16, 32)]
+    + [("a100", 64, jnp.float32), ("h100", 64, jnp.float32)],
 )
 def test_every_width_and_type_compiles(name, width, dtype, length):
     """None wants more shared memory than there is."""
