@@ -15,7 +15,7 @@ from bertjax import __main__ as program
 from bertjax import inference, models
 from bertjax.config import Tokenizer as TokenizerConfig
 from bertjax.data import train_tokenizer
-from bertjax.errors import DATA, DONE, USAGE
+from bertjax.errors import DATA, DONE, USAGE, UsageError
 
 PROSE = [
     "the old clock on the wall of this small house was slow",
@@ -99,6 +99,13 @@ def test_the_command_writes_a_line_for_each_text(place, capsys, monkeypatch):
     _, piped, _ = run(capsys, place)
     assert [line["pll"] for line in piped] == [line["pll"] for line in lines]
     assert "per_token" not in piped[0]
+
+
+def test_what_is_no_pair_is_refused():
+    model = finetuned.pretrained("masked_lm")
+    for pairs in ([("a", "b", "c"), ("d",)], ["ab"]):
+        with pytest.raises(UsageError, match=r"pairs\[0\]=.*: is no pair of texts"):
+            list(inference.rank_pairs(model, pairs))
 
 
 def test_pairs_are_ranked(place, capsys, monkeypatch):

@@ -107,6 +107,17 @@ def test_apply_is_the_model_within_jit_grad_vmap_and_shard_map(model):
     np.testing.assert_allclose(jax.grad(loss)(1.0), quotient, rtol=2e-2)
 
 
+def test_a_key_of_either_kind_draws_the_same_dropout(model):
+    batch = bertjax.tokenize(model, ["a b c"])
+    dropping = dataclasses.replace(model, config=model.config.with_model(hidden_dropout_prob=0.5))
+    hidden = [
+        dropping.apply(model.params, batch, dropout_key=key)["hidden"]
+        for key in (jax.random.PRNGKey(3), jax.random.key(3), None)
+    ]
+    np.testing.assert_array_equal(hidden[0], hidden[1])
+    assert np.abs(hidden[0] - hidden[2]).max() > 0.1
+
+
 def test_inspect_shows_what_apply_computes(model):
     batch = bertjax.tokenize(model, TEXTS)
     inside = jax.jit(model.inspect)(model.params, batch)
@@ -163,8 +174,12 @@ def test_vectors_stream_in_order(model):
         (lambda m: list(bertjax.score(m, ["a", "a " * 63])), r"texts\[1\] has 65 tokens; .* reads 64"),
         (lambda m: bertjax.predict(m, ["a"]), "has no head of a task"),
         (lambda m: bertjax.load("zz:y"), "no such form 'zz'"),
-        (lambda m: bertjax.default_config("bert"), "config='bertjax:bert': bertjax has bert_base, "),
+        (lambda m: bertjax.default_config("bert"), "name='bert': bertjax has bert_base, "),
         (lambda m: bertjax.pretrain("bert_base", "w"), "config='bert_base': is no config"),
+        (lambda m: bertjax.pretrain(bertjax.default_config("bert_mini"), ""), "workdir='': names no"),
+        (lambda m: bertjax.tokenize(m, ["a"], multiple=0), "multiple=0: must be at least 1"),
+        (lambda m: bertjax.predict(m, "abc"), "rows='abc': is one text"),
+        (lambda m: m.apply(m.params, {}, attention="x"), "attention='x': must be xla, auto"),
         (lambda m: bertjax.pretrain(bertjax.default_config("finetune"), "w"), "config: a fine-tuning"),
     ],
 )  # fmt: skip
@@ -193,6 +208,9 @@ def test_rows_that_are_no_examples_are_named():
         ("take another --workdir, or stop", "take another workdir, or stop"),
         ("--do_lower_case=true; --top_k=5", "lowercase=True; top_k=5"),
         ("(--config.mesh.fsdp=1) - no -- flag", "(config.mesh.fsdp=1) - no -- flag"),
+        ("/tmp/my--lr=3/x: missing", "/tmp/my--lr=3/x: missing"),
+        ("text='run --verbose=1 now': no", "text='run --verbose=1 now': no"),
+        ("see bertjax pretrain --help", "see bertjax pretrain --help"),
     ],
 )
 def test_flags_become_arguments(message, python):

@@ -83,6 +83,24 @@ def test_a_tracker_that_hangs_holds_a_run_up_for_a_while_only(tmp_path, monkeypa
     assert "took no more" in caplog.messages[0]
 
 
+def test_a_tracker_that_opens_after_the_end_writes_nothing(tmp_path, monkeypatch):
+    ended, late = threading.Event(), Fake()
+
+    def slow(*args):
+        ended.wait()
+        return late.open(*args)
+
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(trackers, "OPENERS", {"wandb": slow})
+    logged(tmp_path / "w", names="wandb")
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "wandb":
+            thread.join(10)
+    assert late.told == []
+    assert not (tmp_path / "w/trackers.json").exists()
+
+
 class Broken(types.ModuleType):
     """A package of which every call fails."""
 
