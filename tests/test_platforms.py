@@ -26,7 +26,7 @@ from bertjax.pretraining import Pretraining
 
 # Kernel -> its platform, as JAX's lowering and as a device names it, and its primitive.
 PLATFORMS = {
-    "xla": ("cuda", "gpu", "NVIDIA H100", "none"),
+    "xla": ("cuda", "gpu", "Tesla V100-SXM2-16GB", "none"),
     "cudnn": ("cuda", "gpu", "NVIDIA H100", "dot_product_attention_fwd_wrapper"),
     "flash": ("tpu", "tpu", "TPU v5 lite", "pallas_call"),
     "flash on a GPU": ("cuda", "gpu", "NVIDIA H100", "pallas_call"),
@@ -39,7 +39,10 @@ def platform(monkeypatch):
 
     def pretend(kernel):
         _, platform, kind, _ = PLATFORMS[kernel]
-        device = types.SimpleNamespace(platform=platform, device_kind=kind)
+        capability = "7.0" if "V100" in kind else "9.0"
+        device = types.SimpleNamespace(
+            platform=platform, device_kind=kind, compute_capability=capability
+        )
         monkeypatch.setattr(sharding.Placement, "device", device)
         monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
         if kernel == "flash on a GPU" and jax.__version_info__ >= (0, 11):

@@ -56,6 +56,7 @@ def initialize() -> None:
     Raises:
       UsageError: only some of the three variables are set, or a count or index is not a number.
     """
+    global _owned
     if any(name in os.environ for name in (cluster.ADDRESS, cluster.COUNT, cluster.INDEX)):
         _connect(*cluster.explicit())
     elif cluster.is_launched():
@@ -66,6 +67,7 @@ def initialize() -> None:
         except ValueError as error:
             if "coordinator_address" not in str(error):  # else no cluster was found: a single host
                 raise
+    _owned = True
     _watch_peers()
 
 
@@ -157,9 +159,8 @@ def processes() -> Iterator[None]:
     at once. They skip JAX's exit barrier then, where each process would wait for the rest.
     """
     global _owned
+    initialize()
     try:
-        _owned = True
-        initialize()
         yield
     except BaseException as error:
         if _peers is None:
