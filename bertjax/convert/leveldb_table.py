@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from bertjax.data.tfrecord.framing import masked_crc
+from bertjax.data.varint import read_varint, varint
 
 _MAX_KEY_BYTES = 1024  # keys share prefixes, so a small table could hold very long ones
 _MAX_RECORDS = 20_000  # BERT Large with Adam's slots has 1,196
@@ -106,24 +107,3 @@ def _block(records: list[tuple[bytes, bytes]]) -> bytes:
         block += varint(0) + varint(len(key)) + varint(len(value)) + key + value
     restarts = restarts or [0]  # even an empty block has one
     return bytes(block) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
-
-
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number of 7 bits a byte, lowest first, and where it ends; or ValueError."""
-    if at < len(data) and data[at] < 0x80:  # most have one byte
-        return data[at], at + 1
-    value = 0
-    for index, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, at + index + 1
-    raise ValueError("a number in it does not end")
-
-
-def varint(value: int) -> bytes:
-    """`value` in the encoding that `read_varint` reads."""
-    result = bytearray()
-    while value > 0x7F:
-        result.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*result, value))

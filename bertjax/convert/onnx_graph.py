@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from bertjax import config as config_lib
 from bertjax.convert import names
-from bertjax.convert.leveldb_table import varint
+from bertjax.data.varint import varint
 from bertjax.errors import UsageError
 
 # Opset 20 is the first with Gelu, 17 with LayerNormalization; IR 9 came with opset 20, and

@@ -20,8 +20,8 @@ import numpy as np
 
 from bertjax.convert import leveldb_table
 from bertjax.convert.folder import Folder
-from bertjax.convert.leveldb_table import read_varint, varint
 from bertjax.data.tfrecord.framing import masked_crc
+from bertjax.data.varint import read_varint, varint
 from bertjax.errors import DataError
 
 _MAX_INDEX_BYTES = 1 << 20  # BERT Large with Adam's slots has 100 KB

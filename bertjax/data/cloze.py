@@ -41,11 +41,11 @@ def questions(heldout: Store, tokenizer: Tokenizer, count: int) -> list[Question
     """
     can_be_missing = _words(tokenizer)
     starts = tokenizer.word_starts()
-    documents = range(heldout.num_documents)
-    turns = itertools.zip_longest(
-        *(_of_document(heldout, d, can_be_missing, starts) for d in documents)
-    )
-    found = list(itertools.islice(filter(None, itertools.chain.from_iterable(turns)), count))
+    of_documents = [
+        _of_document(heldout, document, can_be_missing, starts)
+        for document in range(heldout.num_documents)
+    ]
+    found = list(itertools.islice(_in_turn(of_documents), count))
     if not found:
         raise DataError(
             f"no held-out sentence of {SHORTEST} to {LONGEST} tokens has a word of one token; "
@@ -54,12 +54,24 @@ def questions(heldout: Store, tokenizer: Tokenizer, count: int) -> list[Question
     return found
 
 
+def _in_turn(of_documents: list[Iterator[Question]]) -> Iterator[Question]:
+    """The first question of each document, then the second: a document is read at its turn."""
+    while of_documents:
+        remaining = []
+        for questions_of in of_documents:
+            if question := next(questions_of, None):
+                yield question
+                remaining.append(questions_of)
+        of_documents = remaining
+
+
 def _of_document(
     heldout: Store, document: int, can_be_missing: np.ndarray, starts: np.ndarray
 ) -> Iterator[Question]:
     first, end = heldout.documents[document : document + 2]
-    bounds = zip(heldout.sentences[first:end], heldout.sentences[first + 1 : end + 1], strict=True)
-    read = [heldout.slice(b, e) for b, e in bounds if SHORTEST <= e - b <= LONGEST]
+    bounds = heldout.sentences[first : end + 1]
+    sentences = np.split(heldout.slice(bounds[0], bounds[-1]), bounds[1:-1] - bounds[0])
+    read = [ids for ids in sentences if SHORTEST <= len(ids) <= LONGEST]
     for number, ids in sorted((zlib.crc32(x.astype("<u4").tobytes()), tuple(x)) for x in read):
         sentence = np.array(ids)
         ends_word = np.append(starts[sentence[1:]], True)

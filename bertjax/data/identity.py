@@ -38,7 +38,6 @@ _FILES = {"files": ("files",), "bert_tfrecord": ("files", "heldout_files")}
 _PLACES = ("files", "heldout_files", "tfds_name", "tfds_data_dir")
 
 _SAMPLE_BYTES = 1 << 16  # of each of the three parts of a file
-_READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
 
 WEIGHTS = "weights"  # "tokenizer_from" of a store whose tokenizer is that of the weights in W
 
@@ -174,7 +173,7 @@ def _was_of_weights(made: dict, manifest: dict) -> bool:
 
 def describe(paths: Iterable[str]) -> list[dict]:
     """What the manifest says of each file."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(sources.READERS) as pool:
         return list(pool.map(_describe, paths))
 
 
@@ -217,7 +216,7 @@ def _compare_files(
     try:
         matches = (folders.find(pattern) for pattern in folders.patterns(wanted))
         paths = folders.unique(itertools.chain.from_iterable(matches))
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(sources.READERS) as pool:
             facts = dict(zip(paths, pool.map(storage.facts, paths), strict=True))
         gone, other = _match(known, facts)
     except (OSError, StorageError) as error:

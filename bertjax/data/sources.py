@@ -25,7 +25,7 @@ from bertjax.errors import DataError, UsageError, one_line
 
 CHUNK_BYTES = 1 << 20  # what a worker gets at a time
 TFDS_PIECE = 1 << 14  # examples
-_READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
+READERS = 16  # files looked at together: a bucket answers slowly, but many at a time
 
 
 class Piece(NamedTuple):
@@ -172,7 +172,7 @@ def refuse_others(data: Data) -> None:
     if data.source == "files":
         names = find_files(data)
         sizes = storage.sizes(names)
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             list(pool.map(_refuse_other, itertools.compress(names, sizes)))
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjax.convert import leveldb_table
+from bertjax.data import varint
 from bertjax.data.tfrecord.framing import masked_crc
 
 
@@ -19,14 +20,14 @@ def test_records_come_back_in_order(records):
 
 @given(st.integers(0, 2**64 - 1))
 def test_varint_round_trip(value):
-    data = leveldb_table.varint(value)
-    assert leveldb_table.read_varint(b"\xff" + data + b"\xff", 1) == (value, 1 + len(data))
+    data = varint.varint(value)
+    assert varint.read_varint(b"\xff" + data + b"\xff", 1) == (value, 1 + len(data))
 
 
 def test_varint_that_runs_away():
     for data in (b"", b"\xff" * 5, b"\x80" * 1000):
         with pytest.raises(ValueError, match="does not end"):
-            leveldb_table.read_varint(data, 0)
+            varint.read_varint(data, 0)
 
 
 def test_masked_crc_is_leveldbs():
@@ -41,7 +42,7 @@ def table_of(block: bytes, compression: int = 0) -> bytes:
 
     def add(contents, kind=0):
         nonlocal table
-        handle = leveldb_table.varint(len(table)) + leveldb_table.varint(len(contents))
+        handle = varint.varint(len(table)) + varint.varint(len(contents))
         crc = google_crc32c.value(contents + bytes([kind]))
         masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
         table += contents + struct.pack("<BI", kind, masked)
@@ -97,13 +98,13 @@ def test_a_block_is_read_once():
     """Two handles of one block would let a small table stand for endless records."""
     block = b"\x00\x01\x00a" + RESTARTS
     table = table_of(block)
-    handle = leveldb_table.varint(0) + leveldb_table.varint(len(block))
+    handle = varint.varint(0) + varint.varint(len(block))
     index = b"".join(b"\x00\x01" + bytes([len(handle)]) + k + handle for k in (b"b", b"c"))
     index += RESTARTS
     checksum = masked_crc(index + b"\0")
     start = len(table) - 48
     table = table[:start] + index + struct.pack("<BI", 0, checksum)
-    handles = b"\0\0" + leveldb_table.varint(start) + leveldb_table.varint(len(index))
+    handles = b"\0\0" + varint.varint(start) + varint.varint(len(index))
     table += handles.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
     with pytest.raises(ValueError, match="blocks are out of order"):
         list(leveldb_table.read(table))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from limits import CPU_SECONDS
 
 from bertjax.convert import leveldb_table, tensor_bundle
+from bertjax.data import varint as varints
 from bertjax.errors import DataError
 
 # Written by TensorFlow 2.21, tf.compat.v1.train.Saver(sharded=True), variables on two devices.
@@ -168,7 +169,7 @@ def test_truncated_and_missing_data(tmp_path):
 
 
 def varint(value):
-    return leveldb_table.varint(value % 2**64)
+    return varints.varint(value % 2**64)
 
 
 def message(dtype=1, shape=(2,), shard=0, offset=0, size=8, more=b""):

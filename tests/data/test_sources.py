@@ -7,6 +7,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
+from corpora import WRAPPED
 
 from bertjax.config import Data
 from bertjax.data import documents, sample, sources
@@ -42,15 +43,6 @@ Dr. Smith wrote this one on Jan. 5, and it stays whole.
 The second document starts here.
 It has a heading without a full stop
 And it ends here.
-"""
-
-WRAPPED = """\
-It was a bright cold day in April, and the clocks were striking. A man went
-through the glass doors of the mansions, though not quickly enough to
-prevent a swirl of gritty dust from entering along with him.
-
-The hallway smelt of boiled cabbage. At one end of it a poster, too large
-for indoor display, had been tacked to the wall.
 """
 
 

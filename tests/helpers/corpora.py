@@ -30,6 +30,16 @@ WORDS = [
 ]
 VOCAB = [*tokenizer.WORDPIECE_SPECIALS, *WORDS, ".", *"0123456789", *(f"##{d}" for d in range(10))]
 
+# Prose whose lines break at a margin.
+WRAPPED = """\
+It was a bright cold day in April, and the clocks were striking. A man went
+through the glass doors of the mansions, though not quickly enough to
+prevent a swirl of gritty dust from entering along with him.
+
+The hallway smelt of boiled cabbage. At one end of it a poster, too large
+for indoor display, had been tacked to the wall.
+"""
+
 
 def corpus(count):
     """Documents of 1 to 5 sentences, all different."""

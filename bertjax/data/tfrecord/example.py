@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bertjax.data.tfrecord import decoder
+from bertjax.data.varint import read_varint
 from bertjax.errors import DataError
 
 FEATURES = (
@@ -165,7 +166,7 @@ def _values(data: bytes) -> tuple[str, list]:
 def _signed(data: bytes) -> Iterator[int]:
     at = 0
     while at < len(data):
-        value, at = _read_varint(data, at)
+        value, at = read_varint(data, at)
         yield value - (1 << 64) if value >> 63 else value
 
 
@@ -173,12 +174,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of every field of a message."""
     at = 0
     while at < len(data):
-        tag, begin = _read_varint(data, at)
+        tag, begin = read_varint(data, at)
         wire = tag & 7
         if wire == 0:
-            at = _read_varint(data, begin)[1]
+            at = read_varint(data, begin)[1]
         elif wire == 2:
-            length, begin = _read_varint(data, begin)
+            length, begin = read_varint(data, begin)
             at = begin + length
         elif wire in (1, 5):
             at = begin + (8 if wire == 1 else 4)
@@ -187,12 +188,3 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
         if at > len(data):
             raise ValueError("it ends within a field")
         yield tag >> 3, data[begin:at]
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for i, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80:
-            return value, at + i + 1
-    raise ValueError("a number in it does not end")

@@ -222,6 +222,7 @@ class _Writer:
         if layout is None:
             return
         copy, found = self._read(path, layout)
+        size = storage.sizes([path])[0]
         heldout = found.checksums < data.heldout_fraction * _HASHES
         chosen = {split: np.ones(len(heldout), bool)}
         if split == "train" and data.heldout_files is None:
@@ -229,7 +230,6 @@ class _Writer:
         for part, mine in chosen.items():
             self._columns[f"{part}/offsets.bin"].append(found.offsets[mine])
             self._columns[f"{part}/lengths.bin"].append(found.lengths[mine])
-            size = storage.sizes([path])[0]
             self.files[part].append(File(path, int(mine.sum()), layout.form, size, copy))
 
     def _read(self, path: str, layout: Layout) -> tuple[str | None, _Found]:

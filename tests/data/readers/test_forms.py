@@ -4,6 +4,7 @@ import json
 
 import pyarrow
 import pytest
+from corpora import WRAPPED
 from corpus_files import (
     COMPRESSIONS,
     NAMES,
@@ -128,16 +129,6 @@ def test_bookscorpus_is_cut_after_a_mebibyte(tmp_path):
     sizes = [sum(len(line) + 1 for line in book) for book in found]
     assert all(cut <= size < cut + 100 for size in sizes[:-1])
     assert len(sizes) == 3
-
-
-WRAPPED = """\
-It was a bright cold day in April, and the clocks were striking. A man went
-through the glass doors of the mansions, though not quickly enough to
-prevent a swirl of gritty dust from entering along with him.
-
-The hallway smelt of boiled cabbage. At one end of it a poster, too large
-for indoor display, had been tacked to the wall.
-"""
 
 
 @pytest.mark.parametrize(
