@@ -25,7 +25,7 @@ import numpy as np
 from bertjax.config import Config, Data, Phase
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline, store, tokenizer
-from bertjax.data.tfrecord import batches, index
+from bertjax.data.tfrecord import batches, scan
 from bertjax.data.tfrecord.example import Layout
 
 SIZE = 256
@@ -66,7 +66,7 @@ def measure_index(args, manifest):
     for split in store.SPLITS:
         for file in manifest["records"][split]:
             layout = Layout(*file["form"], manifest["vocab_size"])
-            read = functools.partial(index._index, file["path"], layout, None)
+            read = functools.partial(scan.records, file["path"], layout)
             count = len(read().offsets)
             times = [cpu(read) for _ in range(args.rounds)]
             name = f"{Path(file['path']).name} {'gzip' if file['copy'] else 'plain'}"
