@@ -39,7 +39,7 @@ from bertjax.evaluate import Evaluation
 from bertjax.finetune import resolve, runs
 from bertjax.metrics import writer
 
-THREADS = 2
+THREADS = len(os.sched_getaffinity(0))
 TIE = 1e-3  # least difference of two logits that decides
 
 
