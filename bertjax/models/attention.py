@@ -14,6 +14,7 @@ from bertjax import config as config_lib
 from bertjax.errors import UsageError
 from bertjax.models import attention_dropout, flash, flash_form
 from bertjax.models.attention_dropout import dropout
+from bertjax.models.linear import summed_in_float32
 from bertjax.models.placement import Placement
 
 Batch = dict[str, jax.Array]
@@ -41,9 +42,7 @@ def xla_attention(
 def probabilities(query_BLHK: jax.Array, key_BMHK: jax.Array, mask_BLM: jax.Array) -> jax.Array:
     """The share of every key in every query, by head: `[B, H, L, M]`, float32."""
     scale = query_BLHK.shape[-1] ** -0.5
-    scores_BHLM = jnp.einsum(
-        "BLHK,BMHK->BHLM", query_BLHK * scale, key_BMHK, preferred_element_type=jnp.float32
-    )
+    scores_BHLM = summed_in_float32("BLHK,BMHK->BHLM", query_BLHK * scale, key_BMHK)
     scores_BHLM = jnp.where(mask_BLM[:, None], scores_BHLM, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BHLM, axis=-1)
 

@@ -49,6 +49,7 @@ USED = {
     "heads": ("rows", None, "tensor", None),
     "ids": ("rows", None),
     "query_words": ("rows", "tensor", None),
+    "feature": (None,),
     "micro_batches": (None, "mapped", "rows"),
     "word_embedding": ("tensor", None),
     "position_embedding": (None, None),
