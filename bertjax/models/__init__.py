@@ -18,6 +18,7 @@ from bertjax.models.attention import Batch
 from bertjax.models.attention import choose as attention_kernel  # noqa: F401
 from bertjax.models.dropout import dropout, split
 from bertjax.models.encoder import blocks_at_once as blocks_at_once
+from bertjax.models.layer_norm import choose as layer_norm_kernel  # noqa: F401
 from bertjax.models.placement import Placement, Unplaced
 
 
@@ -118,7 +119,9 @@ def apply(
     add_and_norm = layer_norm.bind(config, placement, batch["input_ids"].shape[1])
 
     def apply_block(block_params: dict, hidden_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, add_and_norm, key)
+        return bind(config, {"blocks": block_params}, "blocks")(
+            hidden_BLD, attend, add_and_norm, key
+        )
 
     hidden_BLD = encoder.run_blocks(
         config, apply_block, params["blocks"], hidden_BLD, block_key, placement

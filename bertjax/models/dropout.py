@@ -44,7 +44,9 @@ def hashed(index: jax.Array, k0: jax.Array, k1: jax.Array) -> jax.Array:
 
 def key_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What each row's words depend on, `[B, 3]`: the key's two words and the row's first index."""
-    row = jnp.arange(shape[0], dtype=jnp.uint32) * jnp.uint32(0 if key.ndim else math.prod(shape[1:]))
+    row = jnp.arange(shape[0], dtype=jnp.uint32) * jnp.uint32(
+        0 if key.ndim else math.prod(shape[1:])
+    )
     words = jnp.broadcast_to(jax.random.key_data(key)[..., :2], (shape[0], 2))
     return jnp.concatenate([words, row[:, None]], axis=1)
 

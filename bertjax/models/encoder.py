@@ -7,7 +7,6 @@ Shape suffixes: B batch, L length, D hidden, H heads, K head dim, F intermediate
 (padded), N layers.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -20,7 +19,7 @@ from bertjax.models import flash
 from bertjax.models.attention import Attend, Batch
 from bertjax.models.dropout import dropout, split
 from bertjax.models.layer_norm import AddAndNorm
-from bertjax.models.linear import activated, linear
+from bertjax.models.linear import activated, bias, linear, product
 from bertjax.models.placement import Placement
 
 
@@ -98,21 +97,18 @@ class Block(nnx.Module):
         attend: Attend,
         add_and_norm: AddAndNorm,
         dropout_key: jax.Array | None,
-
     ) -> jax.Array:
         """`hidden [B, L, D]`; `attend` mixes values over the sequence (`attention.bind`)."""
         c = self.config
         keys = split(dropout_key, 3)
 
-        def heads(x_BLD: jax.Array) -> jax.Array:
-            return x_BLD.reshape(*x_BLD.shape[:2], c.num_attention_heads, -1)
+        def heads(x_XD: jax.Array) -> jax.Array:
+            return x_XD.reshape(*x_XD.shape[:-1], c.num_attention_heads, -1)
 
-        mixed_BLHK = attend(
-            heads(self.query(hidden_BLD)),
-            heads(self.key(hidden_BLD)),
-            heads(self.value(hidden_BLD)),
-            keys[0],
-        )
+        layers = (self.query, self.key, self.value)
+        products = tuple(heads(product(layer, hidden_BLD)) for layer in layers)
+        biases = tuple(heads(bias(layer)) for layer in layers)
+        mixed_BLHK = attend(products, biases, keys[0])
         mixed_BLD = mixed_BLHK.reshape(hidden_BLD.shape)
         hidden_BLD, again_BLD = add_and_norm(
             self.attention_layer_norm, self.attention_output, hidden_BLD, mixed_BLD, keys[1], uses=2

@@ -19,11 +19,13 @@ from bertjax.models.dropout import bound, hashed
 
 Refs = dict[str, Any]  # arrays in HBM, by name
 Chunks = list[jax.Array]  # `[R, C]`, all features of the tokens of a strip
+Places = Any  # a slice of tokens or of features
+Kernel = Callable[["Form", int, Refs, Refs], None]
 _STRIP = 8  # tokens at once: one a warp
 _CHUNKS = (256, 128, 64)  # features at once, a power of two (Triton)
 _LONGEST = 64  # tokens of a program: Base, 256 x 128, has 512 programs
 VECTORS = ("bias", "scale", "shift")  # of a feature
-WIDEST = 2048  # features: a warp has a token's in its registers
+_WIDEST = 2048  # features: a warp has a token's in its registers
 
 
 class Form(NamedTuple):
@@ -41,12 +43,16 @@ class Form(NamedTuple):
     interpret: bool = False
 
 
-def fits(length: int, features: int) -> bool:
-    """Whether the kernels take `[B, length, features]`."""
-    return length % _STRIP == 0 and features % _CHUNKS[-1] == 0 and features <= WIDEST
+def needs(length: int, features: int) -> dict[str, bool]:
+    """What the kernels need of arrays `[B, length, features]`, for people, and whether it is so."""
+    return {
+        f"a sequence length that divides by {_STRIP} (here: {length})": length % _STRIP == 0,
+        f"a hidden size that divides by {_CHUNKS[-1]} and is at most {_WIDEST} "
+        f"(here: {features})": features % _CHUNKS[-1] == 0 and features <= _WIDEST,
+    }
 
 
-def call(kernel: Callable, form: Form, inputs: Refs, names: tuple[str, ...]) -> Refs:
+def call(kernel: Kernel, form: Form, inputs: Refs, names: tuple[str, ...]) -> Refs:
     """Runs `forward` or `backward`.
 
     Args:
@@ -55,8 +61,12 @@ def call(kernel: Callable, form: Form, inputs: Refs, names: tuple[str, ...]) -> 
       names: of the results; `hidden`, `product` and `sum` are `[B, L, D]`, those of `[D]` the sums
         over a program's tokens, `[B, programs, D]`, float32.
     """
-    size, length, features = inputs["sum" if "sum" in inputs else "hidden"].shape
+    like = inputs["sum" if kernel is backward else "hidden"]
+    size, length, features = like.shape
     tokens = next(n for n in range(_LONGEST, 0, -_STRIP) if length % n == 0)
+    sums = jax.ShapeDtypeStruct((size, length // tokens, features), jnp.float32)
+    of_tokens = jax.ShapeDtypeStruct(like.shape, like.dtype)
+    results = {name: sums if name in VECTORS else of_tokens for name in names}
 
     def block(x: Any) -> pl.BlockSpec:
         if x.ndim == 1:
@@ -66,10 +76,6 @@ def call(kernel: Callable, form: Form, inputs: Refs, names: tuple[str, ...]) -> 
         of_program = x.shape[1] // (length // tokens)
         return pl.BlockSpec((None, of_program, features), lambda i, b: (b, i, 0))
 
-    dtype = inputs["sum" if "sum" in inputs else "hidden"].dtype
-    of_tokens = jax.ShapeDtypeStruct((size, length, features), dtype)
-    sums = jax.ShapeDtypeStruct((size, length // tokens, features), jnp.float32)
-    results = {name: sums if name in VECTORS else of_tokens for name in names}
     return pl.pallas_call(
         functools.partial(kernel, form, tokens),
         grid=(length // tokens, size),
@@ -85,6 +91,7 @@ def call(kernel: Callable, form: Form, inputs: Refs, names: tuple[str, ...]) -> 
 def forward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
     """`hidden = LayerNorm(hidden + dropout(product + bias))`, and the `sum` that it normalizes."""
     first, chunks = pl.program_id(0) * tokens, _chunks(inputs["hidden"])
+    dtype = inputs["hidden"].dtype
 
     def strip(index: Any, _: None) -> None:
         places = _places(index)
@@ -92,9 +99,9 @@ def forward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
         for chunk in chunks:
             added_RC = _load(inputs["product"], places, chunk) + inputs["bias"][chunk]
             if form.rate:
-                added_RC = _dropped(form, inputs, first + index * _STRIP, chunk, added_RC)
+                added_RC = _dropped(form, inputs, first + index * _STRIP, chunk, added_RC, dtype)
             sum_RC = _load(inputs["hidden"], places, chunk) + added_RC
-            sums.append(sum_RC.astype(inputs["hidden"].dtype).astype(jnp.float32))
+            sums.append(sum_RC.astype(dtype).astype(jnp.float32))
         for chunk, sum_RC, normal_RC in zip(chunks, sums, _normal(form, sums)[0], strict=True):
             hidden_RC = normal_RC * inputs["scale"][chunk] + inputs["shift"][chunk]
             _store(results["hidden"], places, chunk, hidden_RC)
@@ -107,6 +114,7 @@ def forward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
 def backward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
     """The gradients of `hidden`, of `product` where they differ, and sums of the others."""
     first, chunks = pl.program_id(0) * tokens, _chunks(inputs["sum"])
+    dtype = inputs["sum"].dtype
     of_uses = [x for name, x in inputs.items() if name.startswith("gradient")]
 
     def strip(index: Any, totals: dict[str, Chunks]) -> dict[str, Chunks]:
@@ -121,7 +129,8 @@ def backward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
             product_RC *= inverse_R[:, None]
             _store(results["hidden"], places, chunk, product_RC)
             if form.rate:
-                product_RC = _dropped(form, inputs, first + index * _STRIP, chunk, product_RC)
+                token = first + index * _STRIP
+                product_RC = _dropped(form, inputs, token, chunk, product_RC, dtype)
                 _store(results["product"], places, chunk, product_RC)
             products.append(product_RC)
         scaled = [g * n for g, n in zip(gradient, normal, strict=True)]
@@ -135,21 +144,21 @@ def backward(form: Form, tokens: int, inputs: Refs, results: Refs) -> None:
             results[name][0, chunk] = total_RC.sum(axis=0)
 
 
-def _chunks(ref: Any) -> list[pl.Slice]:
+def _chunks(ref: Any) -> list[Places]:
     features = ref.shape[-1]
     size = next(size for size in _CHUNKS if features % size == 0)
     return [pl.ds(start, size) for start in range(0, features, size)]
 
 
-def _places(strip: Any) -> pl.Slice:
+def _places(strip: Any) -> Places:
     return pl.ds(strip * _STRIP, _STRIP)
 
 
-def _load(ref: Any, places: pl.Slice, chunk: pl.Slice) -> jax.Array:
+def _load(ref: Any, places: Places, chunk: Places) -> jax.Array:
     return ref[places, chunk].astype(jnp.float32)
 
 
-def _store(ref: Any, places: pl.Slice, chunk: pl.Slice, x_RC: jax.Array) -> None:
+def _store(ref: Any, places: Places, chunk: Places, x_RC: jax.Array) -> None:
     ref[places, chunk] = x_RC.astype(ref.dtype)
 
 
@@ -171,14 +180,19 @@ def _normal(form: Form, sums: Chunks) -> tuple[Chunks, jax.Array]:
 
 
 def _dropped(
-    form: Form, inputs: Refs, token: Any, chunk: pl.Slice, x_RC: jax.Array
+    form: Form, inputs: Refs, token: Any, chunk: Places, x_RC: jax.Array, dtype: Any
 ) -> jax.Array:
-    """`x` after dropout, with the mask of `dropout.dropout`."""
-    features, dtype = inputs["scale"].shape[0], inputs["sum" if "sum" in inputs else "hidden"].dtype
+    """`x` after dropout, with the mask of `dropout.dropout`.
+
+    Args:
+      token: the first of the strip, in its row.
+    """
+    features = inputs["scale"].shape[0]
     token_RC = token + jax.lax.broadcasted_iota(jnp.int32, x_RC.shape, 0)
     feature_RC = chunk.start + jax.lax.broadcasted_iota(jnp.int32, x_RC.shape, 1)
     index_RC = (token_RC * features + feature_RC).astype(jnp.uint32)
     first, second, start = (inputs["words"][i] for i in range(3))
     keep_RC = hashed(start + index_RC, first, second) >= bound(form.rate)
-    scale = jnp.asarray(1 / (1 - form.rate), dtype).astype(jnp.float32)  # rounded, as the plain form does
+    # Rounded to the compute type, as in the plain form.
+    scale = jnp.asarray(1 / (1 - form.rate), dtype).astype(jnp.float32)
     return jnp.where(keep_RC, x_RC * scale, 0.0)

@@ -23,6 +23,12 @@ def product(layer: nnx.Linear, inputs: jax.Array) -> jax.Array:
     return jnp.dot(inputs.astype(layer.dtype), layer.kernel[...].astype(layer.dtype))
 
 
+def bias(layer: nnx.Linear) -> jax.Array:
+    """The layer's bias `[out]` in its compute type."""
+    assert layer.bias is not None
+    return layer.bias[...].astype(layer.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def summed_in_float32(letters: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """`jnp.einsum(letters, left, right)` with a float32 result, whatever the type of the factors.
@@ -65,7 +71,7 @@ def activated(name: str, layer: nnx.Linear, inputs: jax.Array) -> jax.Array:
     """
 
     @jax.checkpoint
-    def of_product(product: jax.Array, bias: jax.Array) -> jax.Array:
-        return jax.nn.gelu(product + bias, approximate=name == "gelu_new")
+    def of_product(product_XF: jax.Array, bias_F: jax.Array) -> jax.Array:
+        return jax.nn.gelu(product_XF + bias_F, approximate=name == "gelu_new")
 
-    return of_product(product(layer, inputs), layer.bias[...].astype(layer.dtype))
+    return of_product(product(layer, inputs), bias(layer))
