@@ -25,7 +25,7 @@ _STRIP = 8  # tokens at once: one a warp
 _CHUNKS = (256, 128, 64)  # features at once, a power of two (Triton)
 _LONGEST = 64  # tokens of a program: Base, 256 x 128, has 512 programs
 VECTORS = ("bias", "scale", "shift")  # of a feature
-_WIDEST = 2048  # features: a warp has a token's in its registers
+_WIDEST = 1024  # features: a warp has a token in its registers, 242 of 255 with these
 
 
 class Form(NamedTuple):
