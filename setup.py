@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 BEAM = ["apache-beam>=2.70"]
@@ -13,6 +14,18 @@ WANDB = ["wandb>=0.20"]
 MLFLOW = ["mlflow-skinny>=3.0", "sqlalchemy>=2.0", "alembic>=1.10"]
 TORCH = ["torch>=2.10"]  # its weights-only loader had holes before
 
+
+class BuildPy(build_py):
+    """Finds `bertjax.configs`, a package of wheels only, in `configs/` at the top of the source tree.
+
+    An editable install has no such package: `--config=bertjax:NAME` then reads `configs/` itself. An
+    entry of `package_dir` would say the same, and each editable install would print a warning.
+    """
+
+    def get_package_dir(self, package):
+        return "configs" if package == "bertjax.configs" else super().get_package_dir(package)
+
+
 setup(
     name="bertjax",
     version="0.1.0",
@@ -21,9 +34,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # The configs stay at the top of the source tree; `--config=bertjax:NAME` finds them in a wheel.
     packages=[*find_packages(include=["bertjax", "bertjax.*"]), "bertjax.configs"],
-    package_dir={"bertjax.configs": "configs"},
+    package_dir={"": "."},  # a path for editable installs, not an import hook
+    cmdclass={"build_py": BuildPy},
     package_data={"bertjax": ["py.typed"]},
     entry_points={"console_scripts": ["bertjax=bertjax.__main__:main"]},
     install_requires=[

@@ -25,7 +25,7 @@ import numpy as np
 from bertjax.config import Config, Data, Phase
 from bertjax.config.stages import Stage
 from bertjax.data import pipeline, store, tokenizer
-from bertjax.data.tfrecord import batches, framing, index
+from bertjax.data.tfrecord import batches, scan
 from bertjax.data.tfrecord.example import Layout
 
 SIZE = 256
@@ -66,7 +66,7 @@ def measure_index(args, manifest):
     for split in store.SPLITS:
         for file in manifest["records"][split]:
             layout = Layout(*file["form"], manifest["vocab_size"])
-            read = functools.partial(index._index, file["path"], layout, None)
+            read = functools.partial(scan.records, file["path"], layout)
             count = len(read().offsets)
             times = [cpu(read) for _ in range(args.rounds)]
             name = f"{Path(file['path']).name} {'gzip' if file['copy'] else 'plain'}"
@@ -76,19 +76,10 @@ def measure_index(args, manifest):
             return
 
 
-def measure_parts(batches_, rows):
-    """Seconds for checking and for decoding `rows`, which are read before."""
-    records = batches_._records
-    files = np.searchsorted(records._ends, rows, "right")
-    places = rows + records._shift[files]
-    offsets = records._offsets[places].tolist()
-    lengths = records._lengths[places].astype(np.int64) + framing.AROUND
-    parts = records._parts(files.tolist(), places, offsets, lengths.tolist())
-    check = cpu(lambda: [framing.check("", part, 0) for part in parts])
-    ends = np.cumsum(lengths)
-    begins, data = ends - lengths + framing.HEADER, b"".join(parts)
-    decode = cpu(lambda: records._layout.decode(data, begins, begins + lengths - framing.AROUND))
-    return check, decode
+def measure_parts(records, rows):
+    """Seconds for checking and for decoding `rows`, which are fetched before."""
+    found = records._fetch(rows)
+    return cpu(lambda: records._check(*found)), cpu(lambda: records._decode(*found))
 
 
 def measure_batches(args, vocabulary, text_vocabulary, form):
@@ -108,7 +99,7 @@ def measure_batches(args, vocabulary, text_vocabulary, form):
             times[name].append(seconds / (args.steps * SIZE))
         rows = kinds["records"].batch(round_)["example_ids"].astype(np.int64)
         for name, seconds in zip(
-            ("check", "decode"), measure_parts(kinds["records"], rows), strict=True
+            ("check", "decode"), measure_parts(kinds["records"]._records, rows), strict=True
         ):
             times[name].append(seconds / len(rows))
     for name, seconds in times.items():

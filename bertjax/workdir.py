@@ -8,6 +8,7 @@ from typing import Any
 from bertjax import config as config_lib
 from bertjax import storage
 from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.processes import lock
 
 SCORES, RESULTS = "scores.json", "results.json"  # for a fine-tuned run; for all runs of a grid
 PROGRAMS = "compilation_cache"
@@ -106,6 +107,7 @@ def resumed(config: config_lib.Config, workdir: Path) -> config_lib.Config:
 def write_config(config: config_lib.Config, workdir: Path) -> list[str]:
     """Writes `W/config.json`; returns a line for each field that differs from the previous file."""
     path = storage.path(workdir) / "config.json"
+    lock.require(path)
     changes = _changes(read_config(workdir), config) if storage.exists(path) else []
     try:
         storage.write(path, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())

@@ -1,5 +1,7 @@
 """The seam: the loop trains what it knows nothing of, and several runs follow each other."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,12 +17,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from runs import cluster, losses
 from xla_flags import CHEAP
 
-from bertjax import evaluate, loop, objectives, sharding, train
+from bertjax import evaluate, loop, objectives, sharding, storage, train
 from bertjax.checkpoints import manager
 from bertjax.config import Objective, stages
 from bertjax.errors import NothingHeldOut, UsageError
 from bertjax.metrics import goodput, writer
-from bertjax.processes import distributed
+from bertjax.processes import distributed, lock
+from bertjax.processes.owner import Owner
 
 pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
@@ -80,6 +83,31 @@ def test_a_run_without_anything_held_out_says_so_once_and_goes_on(tmp_path, caps
     mesh, (stage,) = sharding.make_mesh(toy_job.config().mesh), stages.of(toy_job.config())
     with pytest.raises(NothingHeldOut):
         evaluate.Evaluation(Blind(), mesh, stage)
+
+
+def test_a_call_whose_directory_was_taken_over_raises_and_writes_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
+    metrics, seen = tmp_path / "metrics.jsonl", []
+
+    def until_lost():
+        for _ in range(1000):
+            lock.require(metrics)
+            time.sleep(0.02)
+
+    class Robbed(toy_job.Line):
+        def figures(self, totals, rows):  # of the evaluation at step 20
+            other = dataclasses.replace(Owner.this("pretrain"), host="far")
+            storage.write(tmp_path / "lock", json.dumps(dataclasses.asdict(other)).encode())
+            with pytest.raises(UsageError, match="taken over"):
+                until_lost()
+            seen.append(metrics.read_bytes())
+            return super().figures(totals, rows)
+
+    said = pytest.raises(UsageError, match="taken over by pretrain on far")
+    with said, distributed.alone(tmp_path, "fit"):
+        loop.run(Robbed(), tmp_path)
+    assert seen == [metrics.read_bytes()]
+    assert (tmp_path / "lock").exists()  # it is the other's
 
 
 def test_two_processes_train_twice_each_stopped_once_and_resumed(tmp_path):

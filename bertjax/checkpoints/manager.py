@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from bertjax import storage
 from bertjax.checkpoints import integrity, refusal, shapes, steps
 from bertjax.errors import DataError
-from bertjax.processes import distributed
+from bertjax.processes import distributed, lock
 
 _log = logging.getLogger(__name__)
 
@@ -99,12 +99,14 @@ class Checkpoints:
 
         Raises:
           StorageError: this save could not start, or the previous save failed.
+          UsageError: as `lock.require`, of this save or the previous one.
         """
         self.wait()
         # `_last` is tested first, since hosts may see different steps on a shared disk.
         if step == self._last or step in steps.numbers(self._directory):
             return
         self._last = step
+        lock.require(self._directory)
         with refusal.storage_errors(self._directory):
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True)
         self._sealing = self._background.submit(self._seal, step, shapes.of(state))
@@ -113,6 +115,7 @@ class Checkpoints:
         with refusal.storage_errors(self._directory):
             self._manager.wait_until_finished()  # with several processes, Orbax's commit barrier
             if jax.process_index() == 0:
+                lock.require(self._directory)  # without a manifest the step does not count
                 integrity.write(self._directory / str(step), shapes, self._identity)
                 steps.prune(self._directory, self._keep, self.spared)
         # No process may exit or report the step as saved while process 0 still hashes it.

@@ -72,7 +72,9 @@ class Data:
     heldout_fraction: BelowOne = field(
         0.01, "share of documents kept out of training, for evaluation"
     )
-    num_workers: Count = field(0, "processes that tokenize; 0 takes one per core")
+    num_workers: Count = field(
+        0, "processes that tokenize, threads that index TFRecords; 0 takes one per core"
+    )
     prefetch_batches: Positive = field(4, "host batches prepared ahead of the step")
 
     @property

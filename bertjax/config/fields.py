@@ -25,6 +25,8 @@ from bertjax.config.rules import (
 from bertjax.config.teacher_fields import Teacher
 from bertjax.config.tree import field
 
+ATTENTION = ("auto", "xla", "cudnn", "flash")  # the kernels of `model.attention`
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -68,7 +70,7 @@ class Model:
         "auto",
         "attention kernel: xla (plain), flash (fused, TPU and GPU), cudnn (fused, GPU; without "
         "dropout of probabilities), auto (a fused kernel if it computes the same)",
-        ("auto", "xla", "cudnn", "flash"),
+        ATTENTION,
     )
     layer_norm: str = field(
         "auto",

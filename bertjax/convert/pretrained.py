@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bertjax import config as config_lib
+from bertjax.config.fields import ATTENTION
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.tokenizer_files import Wish
 from bertjax.errors import DataError, UsageError
@@ -65,8 +66,8 @@ class Pretrained:
 
         from bertjax import models
 
-        if attention not in ("xla", "auto", "cudnn", "flash"):
-            raise UsageError(f"attention={attention!r}: must be xla, auto, cudnn or flash")
+        if attention not in ATTENTION:
+            raise UsageError(f"attention={attention!r}: must be one of {', '.join(ATTENTION)}")
         if dropout_key is not None and not jax.dtypes.issubdtype(
             dropout_key.dtype, jax.dtypes.prng_key
         ):  # of jax.random.PRNGKey

@@ -12,14 +12,16 @@ import itertools
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from bertjax.convert import leveldb_table
 from bertjax.convert.folder import Folder
+from bertjax.data import protobuf
 from bertjax.data.tfrecord.framing import masked_crc
 from bertjax.data.varint import read_varint, varint
 from bertjax.errors import DataError
@@ -131,7 +133,7 @@ def _read_header(message: bytes | None) -> int:
     """The number of data files."""
     if message is None:
         raise ValueError("it has no header")
-    fields = {(number, wire): value for number, wire, value in _fields(message)}
+    fields = _held(message)
     if fields.get((2, 0), 0) != 0:
         raise ValueError("its numbers are big-endian")
     return fields.get((1, 0), 0)
@@ -139,7 +141,7 @@ def _read_header(message: bytes | None) -> int:
 
 def _read_entry(key: bytes, message: bytes, shards: _Shards) -> Entry:
     name = key.decode("utf-8", "backslashreplace")
-    fields = {(number, wire): value for number, wire, value in _fields(message)}
+    fields = _held(message)
     if (7, 2) in fields or not name.isprintable():
         raise ValueError(f"{name!r} is in slices (a partitioned variable); save it whole")
     dtype = _DTYPES.get(fields.get((1, 0), 0))
@@ -154,11 +156,10 @@ def _read_entry(key: bytes, message: bytes, shards: _Shards) -> Entry:
 
 
 def _read_shape(message: bytes) -> tuple[int, ...]:
-    dimensions = [value for number, wire, value in _fields(message) if (number, wire) == (2, 2)]
+    dimensions = protobuf.parts(message, 2)
     if len(dimensions) > _MAX_RANK:
         raise ValueError(f"a tensor has {len(dimensions)} dimensions")
-    fields = [{(n, wire): value for n, wire, value in _fields(d)} for d in dimensions]
-    return tuple(dimension.get((1, 0), 0) for dimension in fields)
+    return tuple(_held(dimension).get((1, 0), 0) for dimension in dimensions)
 
 
 def _check_disjoint(entries: list[Entry]) -> None:
@@ -169,29 +170,16 @@ def _check_disjoint(entries: list[Entry]) -> None:
             raise ValueError(f"{first.name} and {second.name} share bytes")
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """`(field number, wire type, value)` of a serialized protobuf message."""
-    at = 0
-    while at < len(message):
-        tag, at = read_varint(message, at)
-        wire = tag & 7
+def _held(message: bytes) -> dict[tuple[int, int], Any]:
+    """The last value of each field by `(field number, wire type)`; numbers are sizes and places."""
+    held: dict[tuple[int, int], Any] = {}
+    for number, wire, value in protobuf.fields(message):
+        held[number, wire] = value if wire == 2 else int.from_bytes(value, "little")
         if wire == 0:
-            value, at = read_varint(message, at)
-            if value >> 63:
-                raise ValueError("a size or a place is negative")
-        else:
-            if wire == 2:
-                size, at = read_varint(message, at)
-            elif wire in (1, 5):
-                size = 8 if wire == 1 else 4
-            else:
-                raise ValueError("a record is no protobuf message")
-            if at + size > len(message):
-                raise ValueError("a field reaches beyond its record")
-            value = message[at : at + size]
-            value = value if wire == 2 else int.from_bytes(value, "little")
-            at += size
-        yield tag >> 3, wire, value
+            held[number, wire], _ = read_varint(value, 0)
+        if wire != 2 and held[number, wire] >> 63:
+            raise ValueError("a size or a place is negative")
+    return held
 
 
 # Writing
@@ -204,7 +192,8 @@ def write(prefix: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
       tensors: `(name, array)`, each name once, arrays of any strides; consumed one at a time.
     """
     # One data file, little-endian, made by version 1 of the format.
-    records = {b"": _field(1, 1) + _field(2, 0) + _field(3, _field(1, 1))}
+    version = protobuf.field(1, 1)
+    records = {b"": protobuf.field(1, 1) + protobuf.field(2, 0) + protobuf.field(3, version)}
     with open(f"{prefix}.data-00000-of-00001", "wb") as file:
         for name, array in tensors:
             array = np.asarray(array, order="C")
@@ -219,18 +208,12 @@ def write(prefix: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
 
 
 def _entry_message(array: np.ndarray, offset: int, data: np.ndarray) -> bytes:
-    shape = b"".join(_field(2, _field(1, size)) for size in array.shape)
+    shape = b"".join(protobuf.field(2, protobuf.field(1, size)) for size in array.shape)
     fields = (
-        _field(1, _DTYPE_NUMBERS[array.dtype]),
-        _field(2, shape),
-        _field(4, offset),
-        _field(5, data.size),
+        protobuf.field(1, _DTYPE_NUMBERS[array.dtype]),
+        protobuf.field(2, shape),
+        protobuf.field(4, offset),
+        protobuf.field(5, data.size),
         varint(6 << 3 | 5) + struct.pack("<I", masked_crc(data)),
     )
     return b"".join(fields)
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value

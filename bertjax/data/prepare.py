@@ -72,7 +72,7 @@ def prepare(
     console = Console(stderr=True, quiet=not (progress and terminal.is_shown()))
     started = time.monotonic()
     try:
-        with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare") as held:
+        with contextlib.nullcontext() if locked else lock.Lock(workdir, "prepare"):
             recorded = used.tokenizer_of(config, workdir)
             for line in used.changes(config, workdir, recorded):
                 _log.info(line, extra=terminal.STDERR)
@@ -80,8 +80,7 @@ def prepare(
             scratch = workdir / f"store.tmp-{os.getpid()}"
             try:
                 manifests = _build(config, recorded, scratch, beam_options, console)
-                if held:
-                    held.check()
+                lock.require(workdir)
                 _install(scratch, workdir)
             finally:
                 storage.remove(scratch)

@@ -3,6 +3,10 @@
 Writing a row takes about 0.2 microseconds, and waiting for its memory several times as long: the
 examples lie anywhere in the index, and their tokens anywhere in the store. So `touch` first reads
 everything that a batch needs, in loops so short that the processor waits for many rows at once.
+
+No index is checked here, as none can be out of bounds: `build_index` refuses a store whose offsets do
+not ascend from 0 to the number of its tokens and cuts its parts between them, `Epochs.examples` gives
+numbers of its examples, and a gathered part is as long as it was asked for (`remote.Tokens`).
 """
 
 import numba

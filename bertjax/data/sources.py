@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from bertjax import storage
 from bertjax.config import Data
-from bertjax.data import folders, sample
+from bertjax.data import compression, folders, sample
 from bertjax.data.documents import Record, no_field, text_record, value_of
-from bertjax.data.readers import compression, forms, text_files
+from bertjax.data.readers import forms, text_files
 from bertjax.errors import DataError, UsageError, one_line
 
 CHUNK_BYTES = 1 << 20  # what a worker gets at a time

@@ -1,4 +1,4 @@
-"""Numbers of 7 bits a byte, as protobuf and LevelDB write them."""
+"""Numbers of 7 bits a byte, at most 64 bits, as protobuf and LevelDB write them."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -8,9 +8,9 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for index, byte in enumerate(data[at : at + 10]):
         value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
+        if byte < 0x80 and value < 1 << 64:
             return value, at + index + 1
-    raise ValueError("a number in it does not end")
+    raise ValueError("a number in it does not end within 64 bits")
 
 
 def varint(value: int) -> bytes:

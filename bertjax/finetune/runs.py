@@ -26,7 +26,7 @@ from bertjax.finetune.job import Finetuning
 from bertjax.finetune.scoring import picture, scores, table
 from bertjax.metrics import writer
 from bertjax.metrics.progress import say
-from bertjax.processes import compilation_cache, distributed
+from bertjax.processes import compilation_cache, distributed, lock
 
 _EXAMPLES = "examples.json"  # hashes of the training and evaluation rows, and of the teacher
 _LOSS_STEPS = 10  # the final training loss is the mean over this many logged steps
@@ -258,7 +258,8 @@ def _write_results(results: list[dict], directory: Path, metric: str) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes a JSON file atomically; raises StorageError if writing fails."""
+    """Writes a JSON file atomically; raises StorageError if writing fails, or as `lock.require`."""
+    lock.require(path)
     try:
         storage.write(path, (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:

@@ -55,6 +55,8 @@ def pretrain(config: Any, workdir: str | os.PathLike) -> None:
 
     Raises:
       UsageError, DataError, StorageError: the config, the text, the checkpoints or the disk forbid it.
+        UsageError also if another start took `workdir` over, because this process was suspended or
+        cut off from it for a minute: no line of metrics and no whole checkpoint is added then.
       Preempted: a signal asked to stop; the state is saved.
       NonFiniteError: too many updates in a row were not finite.
     """

@@ -4,6 +4,7 @@ import os
 import time
 
 from bertjax import storage
+from bertjax.processes import lock
 
 _REWRITE_SECONDS = 60.0
 
@@ -34,6 +35,7 @@ class RemoteLog:
     def save(self) -> None:
         """Writes the object if it has grown."""
         if len(self._data) > self._saved:
+            lock.require(self._name)
             data = bytes(self._data)
             storage.write(self._name, data)
             self._saved, self._time = len(data), time.monotonic()

@@ -13,6 +13,7 @@ from bertjax.errors import StorageError
 from bertjax.metrics import event_files, remote_log
 from bertjax.metrics import trackers as trackers_lib
 from bertjax.metrics.trackers import Trackers
+from bertjax.processes import lock
 
 
 class MetricsWriter:
@@ -31,6 +32,7 @@ class MetricsWriter:
 
     Raises:
       StorageError: the disk refuses.
+      UsageError: as `lock.require`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class MetricsWriter:
         """
         if self._file is None:
             return
+        lock.require(self._path)
         metrics = {name: float(value) for name, value in metrics.items()}
         start = "" if prefix == "train" else f"{prefix}/"
         line: dict[str, float | str] = {"step": int(step)}

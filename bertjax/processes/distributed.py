@@ -196,10 +196,15 @@ def restart(reason: str) -> NoReturn:
 
 @contextlib.contextmanager
 def alone(directory: Path, command: str) -> Iterator[None]:
-    """While entered, only this run writes W: process 0 holds the lock. Raises as `lock.Lock`."""
-    is_first = jax.process_index() == 0
-    with lock.Lock(directory, command, restart) if is_first else contextlib.nullcontext():
+    """While entered, only this run writes W: process 0 holds the lock. Raises as `lock.Lock`.
+
+    If another start takes W over, a process that is the run's own ends at once. In somebody else's
+    process, the next write to W (`lock.require`) or the end of the block raises UsageError.
+    """
+    held = lock.Lock(directory, command, restart if _owned else None)
+    with held if jax.process_index() == 0 else contextlib.nullcontext():
         yield
+        lock.require(directory)
 
 
 def _leave_with(error: BaseException) -> NoReturn:

@@ -166,6 +166,17 @@ class Lock:
         self._version = self._version if version is None else version
 
 
+def require(place: str | os.PathLike) -> None:
+    """Raises UsageError if `place` lies in a W that another start has taken over from this process.
+
+    Code that writes W calls this first. Locks with `on_lost` are left to it: a command ends at once.
+    """
+    wanted = storage.absolute(place)
+    for held in list(_held):
+        if not held._on_lost and wanted.is_relative_to(storage.absolute(held._workdir)):
+            held.check()
+
+
 def release_all() -> None:
     """Releases all locks of this process in bounded time; call this before `os._exit`."""
     for lock in list(_held):

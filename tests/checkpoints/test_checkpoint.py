@@ -23,7 +23,8 @@ from states import abstract, assert_same, make_state
 from bertjax import __main__ as program
 from bertjax.checkpoints import integrity, manager, steps
 from bertjax.checkpoints.manager import Checkpoints
-from bertjax.errors import DataError, StorageError
+from bertjax.errors import DataError, StorageError, UsageError
+from bertjax.processes import lock
 
 pytestmark = pytest.mark.usefixtures("shown")  # what is logged is printed
 
@@ -85,6 +86,28 @@ def test_restores_onto_another_mesh(tmp_path):
     assert_same(state, make_state(3))
     for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding == want.sharding
+
+
+def test_a_save_where_another_start_took_over_never_counts(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 10)
+    with lock.Lock(tmp_path, "pretrain") as mine:
+        checkpoints.save(0, make_state(0))
+        checkpoints.wait()
+        finish = checkpoints._manager.wait_until_finished
+
+        def finish_and_lose():
+            finish()
+            mine._lost = "taken over"
+
+        monkeypatch.setattr(checkpoints._manager, "wait_until_finished", finish_and_lose)
+        checkpoints.save(1, make_state(1))
+        with pytest.raises(UsageError, match="taken over"):
+            checkpoints.wait()
+        with pytest.raises(UsageError, match="taken over"):
+            checkpoints.save(2, make_state(2))
+    checkpoints.close()
+    assert whole_steps(tmp_path / "checkpoints") == [0]
+    assert not (tmp_path / "checkpoints" / "2").exists()
 
 
 def test_saved_state_may_be_donated_at_once(tmp_path):

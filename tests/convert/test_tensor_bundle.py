@@ -203,8 +203,8 @@ HOSTILE = {
     "shared bytes": ({b"a": message(), b"b": message(offset=4)}, "share bytes"),
     "slices": ({b"a": message(more=b"\x3a\x00")}, "slices"),
     "name of no text": ({b"a\nb": message()}, "slices"),
-    "no message": ({b"a": b"\x0b"}, "no protobuf message"),
-    "field beyond the message": ({b"a": b"\x12\x7f"}, "beyond its record"),
+    "no message": ({b"a": b"\x0b"}, "no protobuf message has a field 1 of wire type 3"),
+    "field beyond the message": ({b"a": b"\x12\x7f"}, "beyond its message"),
     "varint that runs away": ({b"a": b"\xff" * 11}, "does not end"),
 }
 

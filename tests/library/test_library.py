@@ -179,7 +179,7 @@ def test_vectors_stream_in_order(model):
         (lambda m: bertjax.pretrain(bertjax.default_config("bert_mini"), ""), "workdir='': names no"),
         (lambda m: bertjax.tokenize(m, ["a"], multiple=0), "multiple=0: must be at least 1"),
         (lambda m: bertjax.predict(m, "abc"), "rows='abc': is one text"),
-        (lambda m: m.apply(m.params, {}, attention="x"), "attention='x': must be xla, auto"),
+        (lambda m: m.apply(m.params, {}, attention="x"), "attention='x': must be one of auto, xla"),
         (lambda m: bertjax.pretrain(bertjax.default_config("finetune"), "w"), "config: a fine-tuning"),
     ],
 )  # fmt: skip

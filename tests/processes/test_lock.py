@@ -136,7 +136,21 @@ def test_an_owner_that_was_cut_off_learns_that_another_has_taken_over(workdir):
         assert lost.wait(10)
         with pytest.raises(UsageError, match="taken over by pretrain on far, process 7"):
             mine.check()
+        lock.require(workdir)  # as `on_lost` ends what writes there
     assert storage.exists(workdir / "lock")  # it is the other's
+
+
+def test_who_writes_a_directory_that_was_taken_over_is_refused(workdir):
+    with Lock(workdir, "pretrain") as mine:
+        leave_behind(workdir, **ELSEWHERE)
+        deadline = time.monotonic() + 10
+        while not mine._lost and time.monotonic() < deadline:
+            lock.require(workdir)
+            time.sleep(0.02)
+        with pytest.raises(UsageError, match="taken over by pretrain on far, process 7"):
+            lock.require(workdir / "runs" / "a" / "metrics.jsonl")
+        lock.require(f"{workdir}2/metrics.jsonl")
+    lock.require(workdir)
 
 
 def test_an_answer_that_was_lost_loses_nothing(server, monkeypatch):

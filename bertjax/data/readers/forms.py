@@ -18,8 +18,9 @@ import json
 import re
 
 from bertjax.config import Data
+from bertjax.data import compression
 from bertjax.data.documents import one_paragraph_a_line, one_sentence_a_line
-from bertjax.data.readers import compression, wiki_extractor
+from bertjax.data.readers import wiki_extractor
 from bertjax.data.tfrecord import framing
 from bertjax.errors import DataError
 
@@ -63,7 +64,7 @@ def refuse(path: str, head: bytes) -> None:
         found = "a table of text; write JSON lines, an object a line"
     if head[257:262] == b"ustar":
         found = "a tar archive; unpack it"
-    if _is_tfrecord(head):
+    if framing.is_header(head[: framing.HEADER]):
         found = "a TFRecord file; config.data.source=bert_tfrecord reads those of BERT's examples"
     if head.startswith(_OF_TABLE):
         found = "a compressed Parquet or Arrow file; decompress it, they compress their columns"
@@ -129,9 +130,3 @@ def stem(path: str) -> str:
     for suffix in compression.SUFFIXES:
         path = path.removesuffix(suffix)
     return path
-
-
-def _is_tfrecord(head: bytes) -> bool:
-    """Whether the first 12 bytes are a length and its masked CRC-32C."""
-    stored = int.from_bytes(head[8:12], "little")
-    return len(head) >= 12 and stored == framing.masked_crc(head[:8])

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from bertjax.config import Data
+from bertjax.data import compression
 from bertjax.data.documents import LONGEST_RECORD, Record
 from bertjax.data.lines import read_lines
-from bertjax.data.readers import compression, forms, wiki_extractor
+from bertjax.data.readers import forms, wiki_extractor
 
 SNIFFED = 64 << 10  # bytes looked at to tell the form
 PROSE_DOCUMENT = 32 << 10  # bytes of plain prose that make a document, to the next blank line

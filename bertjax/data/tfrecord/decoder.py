@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 _ONE = 0x3F800000  # the bits of 1.0
-_MOST = 1 << 31  # of a tag, and beyond all values
+_MOST = 1 << 32  # beyond all tags and values
 
 
 @numba.njit(cache=True, nogil=True)
@@ -25,7 +25,7 @@ def _varint(data: np.ndarray, at: int, end: int) -> tuple[np.uint64, int]:
             break
         byte = data[at + i]
         value |= np.uint64(byte & 0x7F) << np.uint64(7 * i)
-        if byte < 0x80:
+        if byte < 0x80 and (i < 9 or byte < 2):  # within 64 bits
             return value, at + i + 1
     return value, -1
 
@@ -34,7 +34,7 @@ def _varint(data: np.ndarray, at: int, end: int) -> tuple[np.uint64, int]:
 def _field(data: np.ndarray, at: int, end: int) -> tuple[int, int, int]:
     """Tag, begin and end of the field of a message at `at`; the end is -1 where it is damaged."""
     tag, begin = _varint(data, at, end)
-    if begin < 0 or tag >= _MOST:
+    if begin < 0 or tag < 8 or tag >= _MOST:
         return 0, 0, -1
     wire = tag & np.uint64(7)
     if wire == 2:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bertjax.data import protobuf
 from bertjax.data.tfrecord import decoder
 from bertjax.data.varint import read_varint
 from bertjax.errors import DataError
@@ -26,7 +27,8 @@ FEATURES = (
     "next_sentence_labels",
 )
 _FLOATS = np.array([name == "masked_lm_weights" for name in FEATURES])
-_KINDS = {1: "bytes", 2: "floats", 3: "integers"}  # field number of a list in tf.train.Feature
+_KINDS = {(1, 2): "bytes", (2, 2): "floats", (3, 2): "integers"}  # tf.train.Feature's fields
+_UNPACKED = {"floats": 5, "integers": 0}  # wire type of a value that has a field of its own
 
 _NAMES = np.zeros((len(FEATURES), max(map(len, FEATURES))), np.uint8)
 _NAME_LENGTHS = np.array([len(name) for name in FEATURES])
@@ -141,19 +143,21 @@ def parse(data: bytes) -> dict[str, tuple[str, list]]:
       ValueError: it is none.
     """
     features = {}
-    for number, part in _fields(data):
-        for inner, entry in _fields(part) if number == 1 else ():
-            held = dict(_fields(entry)) if inner == 1 else {}
-            if 1 in held:
-                features[held[1].decode("utf-8", "replace")] = _values(held.get(2, b""))
+    for part in protobuf.parts(data, 1):
+        for entry in protobuf.parts(part, 1):
+            held = {number: value for number, wire, value in protobuf.fields(entry) if wire == 2}
+            name = held.get(1, b"").decode("utf-8", "replace")
+            features[name] = _values(held.get(2, b""))
     return features
 
 
 def _values(data: bytes) -> tuple[str, list]:
     kind, values = "nothing", []
-    for number, part in _fields(data):
-        kind, values = _KINDS.get(number, "nothing"), []
-        for _, value in _fields(part):
+    for number, wire, part in protobuf.fields(data):
+        kind, values = _KINDS.get((number, wire), "nothing"), []
+        for inner, form, value in protobuf.fields(part) if kind in _UNPACKED else ():
+            if inner != 1 or form not in (2, _UNPACKED[kind]):
+                raise ValueError(f"a list of {kind} has a field {inner} of wire type {form}")
             if kind == "floats" and len(value) % 4:
                 raise ValueError("a float in it does not end")
             if kind == "floats":
@@ -168,23 +172,3 @@ def _signed(data: bytes) -> Iterator[int]:
     while at < len(data):
         value, at = read_varint(data, at)
         yield value - (1 << 64) if value >> 63 else value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every field of a message."""
-    at = 0
-    while at < len(data):
-        tag, begin = read_varint(data, at)
-        wire = tag & 7
-        if wire == 0:
-            at = read_varint(data, begin)[1]
-        elif wire == 2:
-            length, begin = read_varint(data, begin)
-            at = begin + length
-        elif wire in (1, 5):
-            at = begin + (8 if wire == 1 else 4)
-        else:
-            raise ValueError(f"a field of kind {wire}")
-        if at > len(data):
-            raise ValueError("it ends within a field")
-        yield tag >> 3, data[begin:at]

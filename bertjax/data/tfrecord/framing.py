@@ -10,17 +10,15 @@ record_writer.h, tensorflow/core/lib/hash/crc32c.h). TensorFlow's GZIP option co
 file.
 """
 
-import contextlib
-import gzip
 import struct
-import zlib
-from collections.abc import Callable, Generator, Iterator
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from bertjax import storage
+from bertjax.data import compression
 from bertjax.errors import DataError
 
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
@@ -28,7 +26,6 @@ HEADER = _HEADER.size  # bytes of a record before its data
 AROUND = HEADER + _FOOTER.size  # bytes of a record beside its data
 BLOCK = 8 << 20  # bytes that are read at a time
 LONGEST = 16 << 20  # bytes of a record's data: a BERT example has some thousands
-_GZIP = b"\x1f\x8b"
 
 
 class Block(NamedTuple):
@@ -61,7 +58,7 @@ def is_compressed(path: str) -> bool:
     """
     with storage.open_file(path) as file:
         head = file.read(HEADER)
-    return head.startswith(_GZIP) and not _is_header(head)
+    return compression.kind_of(head) == "gzip" and not is_header(head)
 
 
 def blocks(
@@ -77,7 +74,8 @@ def blocks(
       DataError: a checksum differs, the file is cut off, its gzip is damaged, or it holds no
         TFRecords; the message names the file and the place.
     """
-    with _opened(path) as file:
+    with storage.open_file(path) as raw:
+        file = compression.decompressed(raw, path) if is_compressed(path) else raw
         rest, offset = b"", 0
         while read := file.read(size):
             if copy:
@@ -93,28 +91,13 @@ def blocks(
             )
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed; what is wrong with its gzip is a DataError."""
-    compressed = is_compressed(path)
-    with storage.open_file(path) as raw:
-        file: Any = gzip.GzipFile(fileobj=raw) if compressed else raw
-        try:
-            yield file
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{path}: truncated or damaged gzip before byte {raw.tell():,} ({error}); copy the "
-                "file again"
-            ) from None
-
-
 def _scan(path: str, data: bytes, offset: int) -> tuple[Block, int]:
     """The whole records that begin `data`, and where they end."""
     block, at = Block(data, [], [], [], offset), 0
     while len(data) - at >= HEADER:
         head = data[at : at + HEADER]
         length, _ = _HEADER.unpack(head)
-        if not _is_header(head):
+        if not is_header(head):
             raise DataError(_no_header(path, offset + at))
         if length > LONGEST:
             raise DataError(
@@ -138,7 +121,7 @@ def _scan(path: str, data: bytes, offset: int) -> tuple[Block, int]:
 def check(path: str, record: bytes, offset: int) -> None:
     """Raises DataError where `record`, read at `offset` of a file, is no whole record."""
     head, data, foot = record[:HEADER], record[HEADER : -_FOOTER.size], record[-4:]
-    if not _is_header(head) or _HEADER.unpack(head)[0] != len(data):
+    if not is_header(head) or _HEADER.unpack(head)[0] != len(data):
         raise DataError(
             f"{path}: no record of {len(data):,} bytes at byte {offset:,} any more: the file has "
             "changed since it was indexed; run bertjax prepare again"
@@ -147,7 +130,8 @@ def check(path: str, record: bytes, offset: int) -> None:
         raise DataError(_damaged(path, offset))
 
 
-def _is_header(head: bytes) -> bool:
+def is_header(head: bytes) -> bool:
+    """Whether `HEADER` bytes are a length and its checksum."""
     return len(head) == HEADER and masked_crc(head[:8]) == _HEADER.unpack(head)[1]
 
 

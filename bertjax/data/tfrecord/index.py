@@ -12,7 +12,9 @@ so its records are copied.
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +24,14 @@ from rich.console import Console
 from bertjax import storage
 from bertjax.config import Config, Data, Phase
 from bertjax.data import folders, identity, store
-from bertjax.data.tfrecord import example, framing
+from bertjax.data.sources import READERS
+from bertjax.data.tfrecord import framing, scan
 from bertjax.data.tfrecord.example import Layout
+from bertjax.data.tokenize import in_order
 from bertjax.data.tokenizer_base import Tokenizer
 from bertjax.errors import DataError, UsageError
 
 OFFSETS, LENGTHS = np.dtype("<i8"), np.dtype("<i4")
-_PEEKED = 64 << 10  # bytes read of a file to see its first record
 _HASHES = 1 << 32  # values of a checksum, which is as good as a hash of the record
 
 
@@ -52,14 +55,6 @@ class File(NamedTuple):
 def form_of(phase: Phase) -> tuple[int, int]:
     """L and P of a phase's rows."""
     return phase.sequence_length, phase.max_predictions_per_seq
-
-
-class _Found(NamedTuple):
-    """What a file holds: of its N records `offsets`, `lengths` and `checksums` [N]."""
-
-    offsets: np.ndarray
-    lengths: np.ndarray
-    checksums: np.ndarray
 
 
 _FIELDS = {"train": "files", "heldout": "heldout_files"}  # of config.data
@@ -103,7 +98,7 @@ def build(
 ) -> dict:
     """Writes the index of `files` (of `find`) to `directory`; returns its manifest.
 
-    Every byte is read once: each record's checksums are compared and its values are looked at.
+    Every byte is read once (see `scan`), of several files at a time.
 
     Args:
       description: what else the manifest says.
@@ -114,17 +109,23 @@ def build(
       DataError: a file is damaged or holds something else.
     """
     with console.status("opening the corpus"):
-        layouts = {path: _layout(path, tokenizer) for path in files["train"] + files["heldout"]}
+        paths = files["train"] + files["heldout"]
+        layouts = {path: scan.layout_of(path, tokenizer) for path in paths}
         text = {
             "files": identity.describe(files["train"]),
             "heldout_files": identity.describe(files["heldout"]),
         }
     _require_forms(config, [layouts[path] for path in files["train"]])
-    with _Writer(directory) as writer:
+    # Threads, as decoding and decompressing let others run; a process takes a second to start.
+    threads = min(READERS, config.data.num_workers or len(os.sched_getaffinity(0)))
+    with _Writer(directory) as writer, ThreadPoolExecutor(threads) as pool:
         for split, paths in files.items():
-            for number, path in enumerate(paths, 1):
-                with console.status(f"indexing file {number:,} of {len(paths):,} ({split})"):
-                    writer.add(path, split, layouts[path], config.data)
+            held = [(path, layout) for path in paths if (layout := layouts[path])]
+            asked = ((*one, writer.copy_of(one[0])) for one in held)
+            found = in_order(pool, lambda file: scan.read(*file), asked, threads)
+            for number, (path, layout) in enumerate(held, 1):
+                with console.status(f"indexing file {number:,} of {len(held):,} ({split})"):
+                    writer.add(path, split, layout, next(found), config.data)
         if files["train"] and not writer.records("train"):
             raise DataError(
                 f"config.data.files={config.data.files!r}: no record is left to train on"
@@ -135,26 +136,6 @@ def build(
             text=text,
             report="\n".join(_report(config, tokenizer, writer.files, layouts)),
         )
-
-
-def _layout(path: str, tokenizer: Tokenizer) -> Layout | None:
-    """The form of a file's examples, by the first; None of a file without any."""
-    with contextlib.closing(framing.blocks(path, size=_PEEKED)) as blocks:
-        block = next(blocks, None)
-    if block is None:
-        return None
-    data = block.data[block.begins[0] : block.ends[0]]
-    try:
-        layout = example.layout_of(data, tokenizer.vocab_size)
-    except DataError as error:
-        raise DataError(f"{path}: the record at byte 0 {error}") from None
-    first = example.parse(data)["input_ids"][1][0]
-    if first != tokenizer.cls_id:
-        raise DataError(
-            f"{path}: its first example begins with id {first}, and [CLS] is {tokenizer.cls_id} in "
-            "the vocabulary of config.tokenizer.path; name the vocab.txt that it was made with"
-        )
-    return layout
 
 
 def _require_forms(config: Config, layouts: list[Layout | None]) -> None:
@@ -177,20 +158,6 @@ def no_rows(name: str, phase: Phase, forms: set[tuple[int, int]], field: str) ->
     )
 
 
-def _index(path: str, layout: Layout, copy: Callable[[bytes], object] | None) -> _Found:
-    """Reads a whole file; `copy` as of `framing.blocks`."""
-    parts = []
-    for block in framing.blocks(path, copy):
-        begins, ends = np.array(block.begins), np.array(block.ends)
-        _, bad = layout.decode(block.data, begins, ends)
-        offsets = block.offset + begins - framing.HEADER
-        if bad >= 0:
-            fault = layout.fault(block.data[begins[bad] : ends[bad]])
-            raise DataError(f"{path}: the record at byte {offsets[bad]:,} {fault}")
-        parts.append((offsets, ends - begins, np.array(block.checksums, np.uint32)))
-    return _Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
 class _Writer:
     """Writes an index, a file's records at a time; `files` are those of each split so far."""
 
@@ -198,6 +165,7 @@ class _Writer:
         self.directory = directory
         self.files: dict[str, list[File]] = {split: [] for split in store.SPLITS}
         self._columns: dict[str, store.Column] = {}
+        self._names: dict[str, str] = {}  # of the copies of files, within W/store
         self._copies: dict[str, dict] = {}
 
     def __enter__(self) -> "_Writer":
@@ -217,11 +185,19 @@ class _Writer:
     def records(self, split: str) -> int:
         return sum(file.records for file in self.files[split])
 
-    def add(self, path: str, split: str, layout: Layout | None, data: Data) -> None:
-        """Indexes a file, into both splits where a share of its records is held out."""
-        if layout is None:
-            return
-        copy, found = self._read(path, layout)
+    def copy_of(self, path: str) -> Path | None:
+        """The place for what a gzip file holds; None of another file."""
+        if not framing.is_compressed(path):
+            return None
+        self._make("copies")
+        self._names[path] = f"copies/{len(self._names):05}.tfrecord"
+        return self.directory / self._names[path]
+
+    def add(self, path: str, split: str, layout: Layout, found: scan.Found, data: Data) -> None:
+        """Adds a file that was read, to both splits where a share of its records is held out."""
+        copy = self._names.get(path)
+        if copy and found.copy:
+            self._copies[copy] = found.copy
         size = storage.sizes([path])[0]
         heldout = found.checksums < data.heldout_fraction * _HASHES
         chosen = {split: np.ones(len(heldout), bool)}
@@ -231,17 +207,6 @@ class _Writer:
             self._columns[f"{part}/offsets.bin"].append(found.offsets[mine])
             self._columns[f"{part}/lengths.bin"].append(found.lengths[mine])
             self.files[part].append(File(path, int(mine.sum()), layout.form, size, copy))
-
-    def _read(self, path: str, layout: Layout) -> tuple[str | None, _Found]:
-        """The records of a file, and the name of its copy, which is made where it is gzip."""
-        if not framing.is_compressed(path):
-            return None, _index(path, layout, None)
-        self._make("copies")
-        name = f"copies/{len(self._copies):05}.tfrecord"
-        with contextlib.closing(store.Column(self.directory / name, np.dtype("u1"))) as column:
-            found = _index(path, layout, lambda data: column.append(np.frombuffer(data, "u1")))
-            self._copies[name] = column.finish()
-        return name, found
 
     def _make(self, name: str) -> None:
         if not storage.is_remote(self.directory):

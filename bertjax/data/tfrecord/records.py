@@ -62,13 +62,27 @@ class Records:
           DataError: a file was damaged or replaced since it was indexed.
           StorageError: the disk or the object store refuses.
         """
+        found = self._fetch(rows)
+        self._check(*found)
+        return self._decode(*found)
+
+    def _fetch(self, rows: np.ndarray) -> tuple[list[int], list[int], list[bytes]]:
+        """The file of each record, its offset there and its bytes."""
         files = np.searchsorted(self._ends, rows, "right")
         places = rows + self._shift[files]
         offsets = self._offsets[places].tolist()
-        lengths = self._lengths[places].astype(np.int64) + framing.AROUND
-        parts = self._parts(files.tolist(), places, offsets, lengths.tolist())
+        lengths = (self._lengths[places].astype(np.int64) + framing.AROUND).tolist()
+        files = files.tolist()
+        return files, offsets, self._parts(files, places, offsets, lengths)
+
+    def _check(self, files: list[int], offsets: list[int], parts: list[bytes]) -> None:
         for file, offset, part in zip(files, offsets, parts, strict=True):
             framing.check(self._paths[file], part, offset)
+
+    def _decode(
+        self, files: list[int], offsets: list[int], parts: list[bytes]
+    ) -> tuple[np.ndarray, ...]:
+        lengths = np.array([len(part) for part in parts], np.int64)
         ends = np.cumsum(lengths)
         begins = ends - lengths + framing.HEADER
         ends = ends - framing.AROUND + framing.HEADER

@@ -1,14 +1,14 @@
 """The files and folders in a fine-tuning's `config.data.files`, and their text."""
 
 import glob
-import gzip
+import io
 import json
 import os
-import zlib
 from typing import Any
 
 from bertjax import storage
 from bertjax.config import Data
+from bertjax.data import compression
 from bertjax.errors import DataError, UsageError
 
 
@@ -53,22 +53,20 @@ def base(path: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """The text of a UTF-8 file, without a byte-order mark; `.gz` is unpacked.
+    """The text of a UTF-8 file, without a byte-order mark, decompressed where it is compressed.
 
     Raises:
-      DataError: the file cannot be read, is not UTF-8 (the message names the line), or is a damaged
-        gzip.
+      DataError: the file cannot be read, is not UTF-8 (the message names the line), or its
+        compression is damaged.
     """
     try:
-        data = storage.read(path)
-        return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")
+        file = compression.decompressed(io.BytesIO(storage.read(path)), path)
+        return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}:{line}: not UTF-8 at byte {error.start}; convert it: iconv -f ... -t UTF-8"
         ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 

@@ -2,15 +2,14 @@
 
 import contextlib
 import csv
-import gzip
 import itertools
 import json
 import sys
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from bertjax import storage
+from bertjax.data import compression
 from bertjax.errors import DataError
 from bertjax.finetune.readers import files
 
@@ -92,7 +91,7 @@ def suffix(path: str) -> str:
 
 
 def lines(path: str) -> Iterator[Line]:
-    """The lines of a UTF-8 file (`.gz` is unpacked), or of standard input ("-").
+    """The lines of a UTF-8 file (decompressed where it is compressed), or of standard input ("-").
 
     Blank lines at the end are left out.
 
@@ -104,9 +103,8 @@ def lines(path: str) -> Iterator[Line]:
         with contextlib.ExitStack() as stack:
             file: Any = sys.stdin.buffer
             if path != STDIN:
-                file = stack.enter_context(storage.open_file(path))
-                if path.endswith(".gz"):
-                    file = stack.enter_context(gzip.open(file))
+                raw = stack.enter_context(storage.open_file(path))
+                file = compression.decompressed(raw, path)
             for number, line in enumerate(file, 1):
                 line = line.removesuffix(b"\n")
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -120,8 +118,6 @@ def lines(path: str) -> Iterator[Line]:
                 yield from blank
                 read, blank = True, []
                 yield found
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: truncated or damaged gzip ({error})") from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from None
     if not read:

@@ -93,6 +93,20 @@ def sorted_keys(examples):
     return sorted(map(key_of, examples))
 
 
+def test_the_index_does_not_depend_on_the_number_of_threads(config, tmp_path):
+    tfrecords.write(tmp_path / "train-00", TRAIN[5:], compress=True)
+    indexes = []
+    for threads in (1, 5):
+        some = change(config, data={"num_workers": threads, "heldout_files": None})
+        indexes.append(prepare.prepare(some, tmp_path / f"w{threads}", progress=False))
+    assert list(indexes[0]["files"].items()) == list(indexes[1]["files"].items())
+    assert indexes[0]["records"] == indexes[1]["records"]
+    assert [name for name in indexes[0]["files"] if "copies" in name] == [
+        "copies/00000.tfrecord",
+        "copies/00001.tfrecord",
+    ]
+
+
 def test_an_epoch_has_every_record_once_as_stored(config, made):
     batches = opened(config, made)
     assert batches.num_rows == len(TRAIN)
@@ -242,7 +256,7 @@ def test_what_is_wrong_with_a_file_is_refused_with_its_place(config, tmp_path):
         config, tmp_path / "w", DataError, r"begins with id 4, and .CLS. is 2 .*name the vocab.txt"
     )
     path.write_bytes(gzip.compress(whole)[:-9])
-    refused(config, tmp_path / "w", DataError, "train-0: truncated or damaged gzip before byte")
+    refused(config, tmp_path / "w", DataError, "train-0: truncated or damaged gzip, in the member")
 
 
 @pytest.mark.parametrize(

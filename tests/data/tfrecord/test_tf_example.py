@@ -101,6 +101,16 @@ def test_a_file_that_begins_with_another_record():
         layout_of(example(EXAMPLE), 100)
 
 
+def test_a_number_of_more_than_64_bits_is_no_label():
+    """To drop the bits above would make it 1."""
+    label = b"\x81" + b"\x80" * 8 + b"\x02"
+    wrong = field(3, b"\x08" + label)
+    others = [entry(n, feature(EXAMPLE[n])) for n in NAMES[:-1]]
+    data = field(1, b"".join([*others, entry(NAMES[-1], wrong)]))
+    assert decode(data)[1] == 0
+    assert "64 bits" in LAYOUT.fault(data)
+
+
 def is_example(data):
     """By the plain decoder and the rules of the layout."""
     try:

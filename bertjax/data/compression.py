@@ -1,8 +1,8 @@
 """Compressed files as plain bytes: gzip, bzip2, xz and zstd, told by their first bytes.
 
 A file may hold several members, one after the other (`pigz`, `pbzip2`, `xz -T`, `zstd` and
-concatenated files); all but zstd's may have zeros between them. The standard library's file objects take a damaged start
-of a member for the end of the file; here damage always stops the run.
+concatenated files); all but zstd's may have zeros between them. The standard library's file objects
+take a damaged start of a member for the end of the file; here damage always stops the run.
 """
 
 import bz2
@@ -56,8 +56,8 @@ def decompressed(raw: BinaryIO, path: str) -> Any:
 class _Plain(io.RawIOBase):
     """Plain bytes; `tell` counts them."""
 
-    def __init__(self, raw: BinaryIO, path: str) -> None:
-        self._raw, self._path, self._position = raw, path, 0
+    def __init__(self, raw: BinaryIO, path: str, kind: str) -> None:
+        self._raw, self._path, self._kind, self._position = raw, path, kind, 0
 
     def readable(self) -> bool:
         return True
@@ -75,13 +75,19 @@ class _Plain(io.RawIOBase):
         """The next bytes, at most `most`; b"" at the end."""
         raise NotImplementedError
 
+    def _damaged(self, where: str, why: str) -> DataError:
+        return DataError(
+            f"{self._path}: truncated or damaged {self._kind}, {where} of the file ({why}); copy the "
+            "file again"
+        )
+
 
 class _Members(_Plain):
     """The members of a gzip, bzip2 or xz file."""
 
     def __init__(self, raw: BinaryIO, path: str, kind: str, decoder: Callable[[], Any]) -> None:
-        super().__init__(raw, path)
-        self._kind, self._new_decoder = kind, decoder
+        super().__init__(raw, path, kind)
+        self._new_decoder = decoder
         self._decoder: Any = None  # of the member that is being read, whose first byte is `_start`
         self._start, self._rest = 0, b""  # `_rest` is read, and not yet decoded
 
@@ -93,11 +99,11 @@ class _Members(_Plain):
             try:
                 plain = decoder.decompress(block, most)
             except (zlib.error, lzma.LZMAError, OSError) as error:
-                raise self._damaged(one_line(error)) from None
+                raise self._damaged(self._member, one_line(error)) from None
             if decoder.eof:
                 self._decoder, self._rest = None, decoder.unused_data
             elif decoder.needs_input and not block and not plain:
-                raise self._damaged("it ends too early")
+                raise self._damaged(self._member, "it ends too early")
             if plain:
                 return plain
         return b""
@@ -112,9 +118,9 @@ class _Members(_Plain):
         self._decoder = self._new_decoder() if self._rest else None
         return self._decoder is not None
 
-    def _damaged(self, why: str) -> DataError:
-        where = f"in the member that starts at byte {self._start:,} of the file"
-        return DataError(f"{self._path}: truncated or damaged {self._kind}, {where} ({why})")
+    @property
+    def _member(self) -> str:
+        return f"in the member that starts at byte {self._start:,}"
 
 
 class _Gzip:
@@ -145,7 +151,7 @@ class _Zstd(_Plain):
     def __init__(self, raw: BinaryIO, path: str) -> None:
         import pyarrow  # heavy, and only some corpora need it
 
-        super().__init__(raw, path)
+        super().__init__(raw, path, "zstd")
         self._stream = pyarrow.CompressedInputStream(_Unclosed(raw), "zstd")
 
     def _some(self, most: int) -> bytes:
@@ -154,9 +160,8 @@ class _Zstd(_Plain):
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the codec
                 raise
-            where = f"before byte {self._raw.tell():,} of the file"
             why = one_line(error).removeprefix("ZSTD decompress failed: ")
-            raise DataError(f"{self._path}: truncated or damaged zstd, {where} ({why})") from None
+            raise self._damaged(f"before byte {self._raw.tell():,}", why) from None
 
 
 class _Unclosed:

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 from corpus_files import COMPRESSIONS
 
-from bertjax.data.readers import compression
+from bertjax.data import compression
 from bertjax.errors import DataError
 
 KINDS = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}
