@@ -29,21 +29,27 @@ def bias(layer: nnx.Linear) -> jax.Array:
     return layer.bias[...].astype(layer.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def summed_in_float32(letters: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """`jnp.einsum(letters, left, right)` with a float32 result, whatever the type of the factors.
 
-    Its gradient is rounded to the type of the factors before it is multiplied. JAX would multiply
-    it in float32, at half the speed on a GPU and from twice the bytes.
+    The result's gradient is rounded to the type of the factors before it is multiplied with them.
+    JAX would multiply in float32, at half the speed on a GPU and from twice the bytes.
 
     Args:
       letters: as `jnp.einsum`; every letter of a factor is in the other one or in the result.
     """
+    if left.dtype == right.dtype == jnp.float32:  # also has derivatives in forward mode
+        return jnp.einsum(letters, left, right)
+    return _summed(letters, left, right)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(letters: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)
 
 
 def _forward(letters: str, left: jax.Array, right: jax.Array) -> tuple[jax.Array, tuple]:
-    return summed_in_float32(letters, left, right), (left, right)
+    return _summed(letters, left, right), (left, right)
 
 
 def _backward(letters: str, factors: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -57,7 +63,7 @@ def _backward(letters: str, factors: tuple, gradient: jax.Array) -> tuple[jax.Ar
     )
 
 
-summed_in_float32.defvjp(_forward, _backward)
+_summed.defvjp(_forward, _backward)
 
 
 def activated(name: str, layer: nnx.Linear, inputs: jax.Array) -> jax.Array:
