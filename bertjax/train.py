@@ -94,10 +94,17 @@ def attention_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
     return models.attention_kernel(config.model, placement_of(config, mesh), length)
 
 
+def layer_norm_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
+    """The LayerNorm kernel of a step on rows of `length`; raises as `models.layer_norm_kernel`."""
+    return models.layer_norm_kernel(config.model, placement_of(config, mesh), length)
+
+
 def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
-    """A line about a stage: steps, batch, devices, attention kernel, blocks."""
+    """A line about a stage: steps, batch, devices, kernels, blocks."""
     phase = stage.phase
-    kernel = attention_kernel(config, mesh, phase.sequence_length)
+    kernel = attention_kernel(config, mesh, phase.sequence_length) + " attention"
+    if layer_norm_kernel(config, mesh, phase.sequence_length) == "fused":
+        kernel += ", fused LayerNorm"
     blocks = config.model.num_hidden_layers
     at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
     form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"
@@ -106,7 +113,7 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
     return (
         f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
         f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "
-        f"({dict(mesh.shape)}), {kernel} attention, {blocks} blocks {form}"
+        f"({dict(mesh.shape)}), {kernel}, {blocks} blocks {form}"
     )
 
 
@@ -115,6 +122,7 @@ def check(config: config_lib.Config, mesh: Mesh) -> None:
     sharding.check(config, mesh)
     for stage in stages.of(config):
         attention_kernel(config, mesh, stage.phase.sequence_length)
+        layer_norm_kernel(config, mesh, stage.phase.sequence_length)
 
 
 def measure(job: Job, outputs: dict, batch: Batch, weights: dict | None = None) -> Terms:

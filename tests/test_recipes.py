@@ -9,14 +9,13 @@ import signal
 import jax
 import numpy as np
 import pytest
-from devices import device
+from devices import pretend_platform
 from runs import losses
 
 from bertjax import config as config_lib
 from bertjax import convert, loop, pretraining, sharding
 from bertjax.data import prepare
 from bertjax.errors import Preempted
-from bertjax.models import flash
 
 BUILDERS = ("segment_pair_nsp", "sentence_pair_nsp", "full_sentences", "doc_sentences")
 MODES = ("alone", "packed", "mixture", "packed mixture")
@@ -153,15 +152,15 @@ def test_lamb_on_packed_pairs_in_micro_batches_resumes(root, tmp_path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_flash_attention_resumes(root, tmp_path, monkeypatch, platform):
+def test_fused_kernels_resume(root, tmp_path, monkeypatch, platform):
     """Its kernels run in JAX's interpreter."""
-    monkeypatch.setattr(sharding.Placement, "device", device(platform))
-    interpreted = functools.partial(flash.attention, interpret=True)
-    monkeypatch.setattr(flash, "attention", interpreted)
+    pretend_platform(monkeypatch, platform)
     config = make_config(root, "sentence_pair_nsp", "packed")
     phase = dataclasses.replace(config.phases["phase1"], sequence_length=128, batch_size=4)
     config = dataclasses.replace(config, phases={"phase1": phase})
-    config = config.with_model(attention="flash", max_position_embeddings=128)
+    norm = "fused" if platform == "gpu" else "xla"
+    fields = {"attention": "flash", "layer_norm": norm, "hidden_size": 64}
+    config = config.with_model(**fields, max_position_embeddings=128)
     check_resumes(root, tmp_path, monkeypatch, config, 7)
 
 

@@ -72,6 +72,12 @@ class Model:
         "dropout of probabilities), auto (a fused kernel if it computes the same)",
         ATTENTION,
     )
+    layer_norm: str = field(
+        "auto",
+        "kernel of residual sum, dropout and LayerNorm: xla (plain), fused (one kernel, NVIDIA), "
+        "auto (fused where it fits)",
+        ("auto", "xla", "fused"),
+    )
     remat: str = field(
         "none",
         "recomputation in the backward pass: none, dots (keeps matmul results), full (keeps block "

@@ -14,7 +14,7 @@ from bertjax.finetune.tasks import KINDS, TASKS, Task
 
 # Model fields that the run decides, whatever weights it starts from.
 _RUN_FIELDS = (
-    *("dtype", "attention", "remat", "scan_unroll", "initializer_range"),
+    *("dtype", "attention", "layer_norm", "remat", "scan_unroll", "initializer_range"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 

@@ -13,11 +13,12 @@ from flax import nnx
 
 from bertjax import config as config_lib
 from bertjax.config.parameters import num_parameters as num_parameters
-from bertjax.models import attention, encoder, heads
+from bertjax.models import attention, encoder, heads, layer_norm
 from bertjax.models.attention import Batch
 from bertjax.models.attention import choose as attention_kernel  # noqa: F401
 from bertjax.models.dropout import dropout, split
 from bertjax.models.encoder import blocks_at_once as blocks_at_once
+from bertjax.models.layer_norm import choose as layer_norm_kernel  # noqa: F401
 from bertjax.models.placement import Placement, Unplaced
 
 
@@ -115,9 +116,12 @@ def apply(
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, placement)
     hidden_BLD = placement("hidden", hidden_BLD)
     attend = attention.bind(config, batch, placement)
+    add_and_norm = layer_norm.bind(config, placement, batch["input_ids"].shape[1])
 
     def apply_block(block_params: dict, hidden_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return bind(config, {"blocks": block_params}, "blocks")(hidden_BLD, attend, key)
+        return bind(config, {"blocks": block_params}, "blocks")(
+            hidden_BLD, attend, add_and_norm, key
+        )
 
     hidden_BLD = encoder.run_blocks(
         config, apply_block, params["blocks"], hidden_BLD, block_key, placement

@@ -1,6 +1,7 @@
 """Dropout, its random bits and its keys."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,26 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in list(enumerate(shape))[key.ndim :]:
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return hashed(index, k0, k1)
+
+
+def hashed(index: jax.Array, k0: jax.Array, k1: jax.Array) -> jax.Array:
+    """The random word of an element, of its index and the two words of its key."""
     return _mix(_mix(index ^ k0) ^ k1)
+
+
+def key_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What each row's words depend on, `[B, 3]`: the key's two words and the row's first index."""
+    row = jnp.arange(shape[0], dtype=jnp.uint32) * jnp.uint32(
+        0 if key.ndim else math.prod(shape[1:])
+    )
+    words = jnp.broadcast_to(jax.random.key_data(key)[..., :2], (shape[0], 2))
+    return jnp.concatenate([words, row[:, None]], axis=1)
+
+
+def bound(rate: float) -> jax.Array:
+    """The least word of an element that is kept."""
+    return jnp.uint32(round(rate * 2**32))
 
 
 def split(key: jax.Array | None, num: int) -> jax.Array | tuple[None, ...]:
@@ -52,5 +72,5 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """
     if key is None or rate == 0.0:
         return x
-    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    keep = random_words(key, x.shape) >= bound(rate)
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)

@@ -27,6 +27,7 @@ def attention(
     value_BLHK: jax.Array,
     ids_BL: jax.Array,
     *words: jax.Array,
+    biases: tuple[jax.Array, ...] = (),
     rate: float = 0.0,
     platform: str = "tpu",
     interpret: bool = False,
@@ -41,6 +42,7 @@ def attention(
 
     Args:
       words: those of `attention_dropout.draw`; none where nothing is dropped.
+      biases: of queries, keys and values `[H, K]`, which a GPU's kernels add to them; or none.
       platform: whose kernels: `tpu` or `gpu`.
       interpret: run by JAX's interpreter of kernels, on any device and slowly, for tests.
     """
@@ -51,6 +53,8 @@ def attention(
         name: x.reshape(size, length, heads * width)
         for name, x in (("query", query_BLHK), ("key", key_BLHK), ("value", value_BLHK))
     }
+    for name, bias_HK in zip(("query", "key", "value"), biases, strict=False):
+        arrays[f"{name}_bias"] = bias_HK.reshape(-1)
     rows = {"ids": ids_BL[:, None, :]}
     if form.rate:
         drawn = Words(*words)
@@ -62,7 +66,7 @@ def attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(form: Form, arrays: dict, rows: dict) -> jax.Array:
-    """`mixed [B, L, D]` of `query`, `key` and `value` `[B, L, D]`.
+    """`mixed [B, L, D]` of `query`, `key` and `value` `[B, L, D]`, and their biases `[D]`.
 
     Args:
       rows: of keys `[B, 1, L]`: `ids`, `words`; of queries `[B, N, G, L]`: `flips`, `factors`.
@@ -83,8 +87,19 @@ def _forward(form: Form, arrays: dict, rows: dict) -> tuple[jax.Array, tuple]:
 def _backward(form: Form, residuals: tuple, gradient_BLD: jax.Array) -> tuple[dict, None]:
     arrays, rows, results = residuals
     inputs = arrays | rows | results | {"gradient": gradient_BLD}
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in arrays.items()}
-    return _call("backward", form, inputs, shapes), None
+    size, _, features = gradient_BLD.shape
+    sums = jax.ShapeDtypeStruct((size, form.blocks, features), jnp.float32)  # of each program
+    shapes = {
+        name: sums if x.ndim == 1 else jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for name, x in arrays.items()
+    }
+    found = _call("backward", form, inputs, shapes)
+    of_biases = {
+        name: found[name].sum(axis=(0, 1)).astype(x.dtype)
+        for name, x in arrays.items()
+        if x.ndim == 1
+    }
+    return found | of_biases, None
 
 
 _attention.defvjp(_forward, _backward)

@@ -25,6 +25,7 @@ Refs = dict[str, Any]  # arrays in HBM, by name
 Block = dict[str, jax.Array]  # arrays of a block of queries or of keys, by name
 _STEP = 64  # keys, or queries, that a program's loop takes at a time
 _MASKED = -1e30  # in base 2: no exponential is left of it
+BIASES = ("query_bias", "key_bias", "value_bias")
 _OF_QUERIES = ("query", "ids", "flips", "factors", "mixed", "gradient", "log_sums")
 _OF_KEYS = ("key", "value", "ids", "words")
 
@@ -33,14 +34,19 @@ def call(kernel: str, form: Form, inputs: Refs, results: Refs) -> dict[str, jax.
     """Runs a kernel: a program for every row of the batch, head and block of queries.
 
     Args:
-      inputs: of queries and keys `[B, L, D]`, of rows `[B, 1, L]`, of heads `[B, H, 1, L]`.
-      results: shapes and types of what it returns.
+      inputs: of queries and keys `[B, L, D]`, of rows `[B, 1, L]`, of heads `[B, H, 1, L]`; the
+        biases of queries, keys and values `[D]`.
+      results: shapes and types of what it returns; of a bias, sums of each program `[B, N, D]`.
     """
     size, length, features = inputs["query"].shape
     whole = kernel == "backward" and form.blocks == 1
     body = _backward_of_row if whole else KERNELS[kernel]
 
-    def block(x: Any) -> pl.BlockSpec:
+    def block(name: str, x: Any) -> pl.BlockSpec:
+        if x.ndim == 1:
+            return pl.BlockSpec((form.width,), lambda i, h, b: (h,))
+        if name in BIASES:
+            return pl.BlockSpec((None, None, form.width), lambda i, h, b: (b, i, h))
         if x.ndim == 4:
             return pl.BlockSpec((None, None, None, length), lambda i, h, b: (b, h, 0, 0))
         if x.shape[1] == 1:
@@ -51,8 +57,8 @@ def call(kernel: str, form: Form, inputs: Refs, results: Refs) -> dict[str, jax.
         functools.partial(body, form),
         # Blocks of one head are neighbors in time: its keys are then in the L2 cache.
         grid=(form.blocks, features // form.width, size),
-        in_specs=[{name: block(x) for name, x in inputs.items()}],
-        out_specs={name: block(x) for name, x in results.items()},
+        in_specs=[{name: block(name, x) for name, x in inputs.items()}],
+        out_specs={name: block(name, x) for name, x in results.items()},
         out_shape=results,
         # By the compiler's count of registers, RESULTS.md ("The attention kernel on GPUs").
         compiler_params=triton.CompilerParams(num_warps=form.block // 16, num_stages=2),
@@ -115,27 +121,31 @@ def _backward(form: Form, inputs: Refs, results: Refs) -> None:
         return dquery_LK + _product(dscores_LM, key["key"], 1, 0)
 
     dkey_MK, dvalue_MK = jax.lax.fori_loop(0, form.length // _STEP, of_queries, (zeros, zeros))
-    _store(form, results, own, key=dkey_MK, value=dvalue_MK)
+    sums = _store(form, results, own, key=dkey_MK, value=dvalue_MK)
     query = _load(inputs, _OF_QUERIES, own)
-    _store(form, results, own, query=jax.lax.fori_loop(0, form.length // _STEP, of_keys, zeros))
+    dquery_LK = jax.lax.fori_loop(0, form.length // _STEP, of_keys, zeros)
+    _store_sums(results, sums | _store(form, results, own, query=dquery_LK))
 
 
 def _backward_of_row(form: Form, inputs: Refs, results: Refs) -> None:
     """As `_backward`, of all queries of a row at once: scores are computed once, not twice."""
     query = _load(inputs, _OF_QUERIES, slice(None))
 
-    def block(j: Any, dquery_LK: jax.Array) -> jax.Array:
+    def block(j: Any, state: tuple) -> tuple:
+        dquery_LK, sums = state
         keys = _slice(j, _STEP)
         key = _load(inputs, _OF_KEYS, keys)
         dropped_LM, dscores_LM = _scores_and_gradients(form, query, key)
         dvalue_MK = _product(dropped_LM, query["gradient"], 0, 0)
         dkey_MK = _product(dscores_LM, query["query"], 0, 0)
-        _store(form, results, keys, key=dkey_MK, value=dvalue_MK)
-        return dquery_LK + _product(dscores_LM, key["key"], 1, 0)
+        of_block = _store(form, results, keys, key=dkey_MK, value=dvalue_MK)
+        sums = {name: sums[name] + of_block[name] for name in sums}
+        return dquery_LK + _product(dscores_LM, key["key"], 1, 0), sums
 
-    zeros = jnp.zeros((form.length, form.width), jnp.float32)
-    dquery_LK = jax.lax.fori_loop(0, form.length // _STEP, block, zeros)
-    _store(form, results, slice(None), query=dquery_LK)
+    none_K = jnp.zeros((form.width,), jnp.float32)
+    state = jnp.zeros((form.length, form.width), jnp.float32), {"key": none_K, "value": none_K}
+    dquery_LK, sums = jax.lax.fori_loop(0, form.length // _STEP, block, state)
+    _store_sums(results, sums | _store(form, results, slice(None), query=dquery_LK))
 
 
 KERNELS = {"forward": _forward, "backward": _backward}
@@ -143,11 +153,25 @@ KERNELS = {"forward": _forward, "backward": _backward}
 _PRODUCTS = {_forward: 2, _backward: 7, _backward_of_row: 5}
 
 
-def _store(form: Form, results: Refs, places: Any, **gradients: jax.Array) -> None:
-    """Writes gradients of these queries or keys, and makes good the factors that they lack."""
+def _store(form: Form, results: Refs, places: Any, **gradients: jax.Array) -> Block:
+    """Writes gradients of these queries or keys, after the factors that they lack.
+
+    Returns:
+      Their sums over the places, `[K]`.
+    """
+    sums = {}
     for name, gradient in gradients.items():
         scale = (1.0 if name == "value" else form.width**-0.5) / (1 - form.rate)
         results[name][places, :] = (gradient * scale).astype(results[name].dtype)
+        sums[name] = gradient.sum(axis=0) * scale
+    return sums
+
+
+def _store_sums(results: Refs, sums: Block) -> None:
+    """Writes what a program adds to the gradients of the biases."""
+    for name, sum_K in sums.items():
+        if f"{name}_bias" in results:
+            results[f"{name}_bias"][...] = sum_K
 
 
 def _scores_and_gradients(
@@ -195,9 +219,12 @@ def _column(x: jax.Array) -> jax.Array:
 
 
 def _load(inputs: Refs, names: tuple[str, ...], places: Any) -> Block:
-    """The named arrays that there are, at these queries or keys."""
+    """The named arrays that there are, at these queries or keys, each with its bias."""
     refs = {name: inputs[name] for name in names if name in inputs}
-    return {name: x[(places, slice(None))[: x.ndim]] for name, x in refs.items()}
+    block = {name: x[(places, slice(None))[: x.ndim]] for name, x in refs.items()}
+    biases = {name: inputs[f"{name}_bias"] for name in refs if f"{name}_bias" in inputs}
+    added = {name: block[name].astype(jnp.float32) + x[...] for name, x in biases.items()}
+    return block | {name: x.astype(block[name].dtype) for name, x in added.items()}
 
 
 def _slice(block: Any, length: int) -> Any:

@@ -11,6 +11,7 @@ from bertjax import config as config_lib
 from bertjax.config import parameters
 from bertjax.config.heads import Part
 from bertjax.models import encoder
+from bertjax.models.linear import activated, linear, summed_in_float32
 
 
 class Pooler(nnx.Module):
@@ -22,7 +23,7 @@ class Pooler(nnx.Module):
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
         self.activation = jnp.tanh if config.pooler_act == "tanh" else jax.nn.relu
-        self.dense = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
+        self.dense = linear(config, config.hidden_size, config.hidden_size, rngs)
 
     def __call__(self, first_BD: jax.Array) -> jax.Array:
         return self.activation(self.dense(first_BD))
@@ -32,7 +33,7 @@ class Logits(nnx.Module):
     """Dense layer from vectors to float32 logits: `[..., D]` -> `[..., C]`."""
 
     def __init__(self, config: config_lib.Model, width: int, rngs: nnx.Rngs):
-        self.dense = encoder.linear(config, config.hidden_size, width, rngs)
+        self.dense = linear(config, config.hidden_size, width, rngs)
 
     def __call__(self, hidden_XD: jax.Array) -> jax.Array:
         return self.dense(hidden_XD).astype(jnp.float32)
@@ -43,7 +44,7 @@ class MaskedLM(nnx.Module):
 
     def __init__(self, config: config_lib.Model, rngs: nnx.Rngs):
         self.config = config
-        self.transform = encoder.linear(config, config.hidden_size, config.hidden_size, rngs)
+        self.transform = linear(config, config.hidden_size, config.hidden_size, rngs)
         self.layer_norm = encoder.layer_norm(config, rngs)
         self.bias = nnx.Param(jnp.zeros(config.padded_vocab_size))
 
@@ -54,12 +55,8 @@ class MaskedLM(nnx.Module):
         c = self.config
         hidden_BPD = jnp.take_along_axis(hidden_BLD, positions_BP[..., None], axis=1)
         hidden_BPD = self.transformed(hidden_BPD)
-        logits_BPV = jnp.einsum(
-            "BPD,VD->BPV",
-            hidden_BPD,
-            word_embedding_VD.astype(c.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        table_VD = word_embedding_VD.astype(c.dtype)
+        logits_BPV = summed_in_float32("BPD,VD->BPV", hidden_BPD, table_VD)
         logits_BPV += self.bias[...]
         real_V = jnp.arange(logits_BPV.shape[-1]) < c.vocab_size
         return jnp.where(real_V, logits_BPV, -jnp.inf)
@@ -67,7 +64,7 @@ class MaskedLM(nnx.Module):
     def transformed(self, hidden_XD: jax.Array) -> jax.Array:
         """The transform before the product with the word table: `[..., D]` -> `[..., D]`."""
         c = self.config
-        hidden_XD = encoder.activation(c.hidden_act)(self.transform(hidden_XD))
+        hidden_XD = activated(c.hidden_act, self.transform, hidden_XD)
         return self.layer_norm(hidden_XD).astype(c.dtype)
 
 

@@ -1,12 +1,13 @@
 """The interface through which the model places arrays on devices; the model knows no mesh."""
 
 import dataclasses
+import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
-Kernel = Callable[..., jax.Array]  # all its arrays have a batch dimension
+Kernel = Callable[..., Any]  # of arrays, to an array or several
 
 
 class Placement(Protocol):
@@ -27,8 +28,8 @@ class Placement(Protocol):
         """The kernel, run by each device on its own share of the arrays.
 
         Args:
-          names: the name of each argument of the kernel, as in `__call__`; the result is placed
-            like the first argument.
+          names: the name of each argument of the kernel, as in `__call__`; results are placed like
+            the first argument.
         """
 
 
@@ -50,3 +51,9 @@ class Unplaced:
 
     def per_shard(self, kernel: Kernel, names: tuple[str, ...]) -> Kernel:
         return kernel
+
+
+def is_ampere(device: jax.Device) -> bool:
+    """Whether it is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
+    major = re.match(r"(\d+)\.", getattr(device, "compute_capability", "8.0"))
+    return device.platform == "gpu" and major is not None and int(major[1]) >= 8

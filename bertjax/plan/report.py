@@ -183,6 +183,7 @@ _ROWS = {
     "fsdp gathers weights by": lambda r: r["fsdp_gather"] or "",
     "remat": lambda r: r["remat"],
     "attention": lambda r: r["attention"],
+    "LayerNorm": lambda r: r["layer_norm"],
     "memory a device": comparison.memory,
     "FLOPs a token, by the model": lambda r: units.scaled(r["model_flops_per_token"]),
     "FLOPs a token, executed": lambda r: units.scaled(r["flops_per_token"]),

@@ -92,6 +92,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         "fsdp_gather": sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches),
         "remat": config.model.remat,
         "attention": kernel,
+        "layer_norm": train.layer_norm_kernel(config, mesh, phase.sequence_length),
         "parameter_bytes_per_device": bytes_per_device(state["params"]),
         "optimizer_bytes_per_device": bytes_per_device(state["opt_state"]),
         "frozen_bytes_per_device": bytes_per_device(train.abstract_frozen(job, mesh)),

@@ -48,7 +48,9 @@ USED = {
     "hidden": ("rows", None, None),
     "heads": ("rows", None, "tensor", None),
     "ids": ("rows", None),
+    "head_biases": ("tensor", None),
     "query_words": ("rows", "tensor", None),
+    "feature": (None,),
     "micro_batches": (None, "mapped", "rows"),
     "word_embedding": ("tensor", None),
     "position_embedding": (None, None),
@@ -190,7 +192,7 @@ class Placement:
         """`kernel`, run by each device on its share of the arguments.
 
         This is for kernels that the partitioner cannot look into. `names` are the arguments' names
-        in `USED`; the result is sharded as the first argument.
+        in `USED`; results are sharded as the first argument.
         """
         specs = tuple(self.spec(name) for name in names)
         return jax.shard_map(

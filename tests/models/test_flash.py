@@ -279,3 +279,28 @@ def test_a_device_draws_for_its_rows_and_heads_alone():
     text = jax.jit(attend).lower(*placed, keys).compile().as_text()
     assert "all-gather" not in text
     assert "all-to-all" not in text
+
+
+@pytest.mark.parametrize("length", [128, 192])
+def test_a_gpus_kernels_add_biases(length):
+    """Of a whole row and of blocks; the gradients of biases are sums over rows and tokens."""
+    heads, width = 2, 16
+    arrays, batch = example((2, length, heads, width), jnp.float32, packed=True)
+    biases = jax.random.normal(jax.random.key(2), (3, heads, width))
+    words = attention_dropout.draw(row_keys(2), (2, heads, length))
+
+    def inside(products, biases):
+        kernel = functools.partial(INTERPRETED["gpu"], biases=tuple(biases), rate=RATE)
+        return kernel(*products, batch["segment_ids"], *words)
+
+    def outside(products, biases):
+        biased = attention.biased(products, tuple(biases))
+        return INTERPRETED["gpu"](*biased, batch["segment_ids"], *words, rate=RATE)
+
+    found, expected = (
+        (mixed, *pull(arrays[3]))
+        for mixed, pull in (jax.vjp(f, tuple(arrays[:3]), biases) for f in (inside, outside))
+    )
+    for mine, reference in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        atol = 1e-6 * max(np.abs(reference).max(), 1)
+        np.testing.assert_allclose(mine, reference, atol=atol, rtol=1e-5)

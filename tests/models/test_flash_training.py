@@ -9,20 +9,17 @@ import functools
 import jax
 import numpy as np
 import pytest
-from devices import device
+from devices import pretend_platform
 
 from bertjax import config as config_lib
 from bertjax import models, pretraining, sharding, train
 from bertjax.config import Model
 from bertjax.errors import UsageError
-from bertjax.models import flash
 from bertjax.pretraining import Pretraining
-
-INTERPRETED = functools.partial(flash.attention, interpret=True)
 
 TINY = Model(
     vocab_size=61,
-    hidden_size=32,
+    hidden_size=64,
     num_hidden_layers=2,
     num_attention_heads=2,
     intermediate_size=32,
@@ -34,13 +31,8 @@ TINY = Model(
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Meshes say that they are of a platform; its kernel is interpreted."""
-
-    def set_platform(platform):
-        monkeypatch.setattr(sharding.Placement, "device", device(platform))
-        monkeypatch.setattr(flash, "attention", INTERPRETED)
-
-    return set_platform
+    """Meshes say that they are of a platform; its kernels are interpreted."""
+    return functools.partial(pretend_platform, monkeypatch)
 
 
 @pytest.fixture
@@ -83,9 +75,14 @@ def test_training_is_the_same_with_either_kernel(pretend, platform, micro_batche
 
     def steps(kernel, number=20):
         config = make_config(mesh=config_lib.Mesh(data=2, fsdp=2, tensor=2))
-        config = config.with_model(attention=kernel)
+        config = config.with_model(attention=kernel, layer_norm=kernel)
         mesh = sharding.make_mesh(config.mesh)
-        assert train.attention_kernel(config, mesh, 128) == ("xla" if kernel == "xla" else "flash")
+        taken = (
+            train.attention_kernel(config, mesh, 128),
+            train.layer_norm_kernel(config, mesh, 128),
+        )
+        fused = "flash", "fused" if platform == "gpu" else "xla"
+        assert taken == (("xla", "xla") if kernel == "xla" else fused)
         state = jax.jit(lambda: train.init_state(config, Pretraining(config).init))()
         state["step"] += 1  # at step 0 the warm-up rate is 0, and nothing would change
         run = train.compile_step(Pretraining(config), mesh, lambda batch: batch, micro_batches)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from bertjax import models, objectives, train
 from bertjax.config import Config, Model
-from bertjax.models import attention, encoder
+from bertjax.models import attention, encoder, layer_norm
 from bertjax.models.dropout import dropout, random_words
 from bertjax.pretraining import Pretraining
 
@@ -268,7 +268,7 @@ def test_layers_and_sites_draw_different_bits(monkeypatch):
         jax.debug.callback(lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key))
         return x
 
-    for module in (attention, encoder):
+    for module in (attention, encoder, layer_norm):
         monkeypatch.setattr(module, "dropout", spy)
     ids = np.zeros((2, 8), int)
     batch = {"input_ids": ids, "token_type_ids": ids, "attention_mask": ids + 1}
