@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from bertjax import config as config_lib
-from bertjax import sharding, train
+from bertjax import kernels, sharding, train
 from bertjax.config import help as config_help
 from bertjax.config import stages, values
 from bertjax.config import tree as config_tree
@@ -119,7 +119,7 @@ class Variant:
         host = make_batch(config, np.random.default_rng(0))
         self.real = int(host["attention_mask"].sum())
         self.batch = sharding.to_global(mesh, host, stage.phase.batch_size)
-        self.kernel = train.attention_kernel(config, mesh, stage.phase.sequence_length)
+        self.kernel = kernels.attention(config, mesh, stage.phase.sequence_length)
         self.state, _ = train.start(job, train.abstract_state(job, mesh), {})
         started = time.perf_counter()
         step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bertjax import sharding, storage, train, workdir
+from bertjax import kernels, sharding, storage, train, workdir
 from bertjax.checkpoints import manager
 from bertjax.config import Config, stages
 from bertjax.config.stages import Stage
@@ -156,7 +156,7 @@ class Trainer:
                     batch = sharding.to_global(self.mesh, next(reader), size)
                 key = *stem, train.form_of(batch)
                 if not entered:
-                    say(f"{train.describe(self.config, self.mesh, stage)}; {batches.describe()}")
+                    say(f"{kernels.describe(self.config, self.mesh, stage)}; {batches.describe()}")
                 if key not in programs:
                     self._report(pending, stage, speed)
                     pending = None

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from bertjax import config as config_lib
 from bertjax import evaluate as evaluation
-from bertjax import initial, keys, loop, models, objectives, optimizer, sharding, storage, train
+from bertjax import initial, kernels, keys, loop, models, objectives, optimizer, sharding, storage
 from bertjax import workdir as workdir_lib
 from bertjax.config.stages import Stage
 from bertjax.convert.pretrained import Pretrained
@@ -199,7 +199,7 @@ def pretrain(config: config_lib.Config, directory: Path, started: float | None =
         disk give reason to.
     """
     started = time.monotonic() if started is None else started
-    train.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
+    kernels.check(config, sharding.make_mesh(config.mesh))  # before hours of preparation
     programs = workdir_lib.programs(config, directory)
     with distributed.alone(directory, "pretrain"), compilation_cache.kept(programs):
         loop.run(open(config, directory, build=True), directory, started)

@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 
 from bertjax import config as config_lib
 from bertjax import keys, models, objectives, optimizer, sharding
-from bertjax.config import stages
 from bertjax.job import Batch, Job, Terms
 from bertjax.models.placement import Placement
 
@@ -87,42 +86,6 @@ def placement_of(config: config_lib.Config, mesh: Mesh) -> Placement:
         device = sharding.Placement(mesh).device
         return models.Unplaced(device, unsplit=None if mesh.size == 1 else field)
     return sharding.Placement(mesh)
-
-
-def attention_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
-    """The attention kernel of a step on rows of `length`; raises as `models.attention_kernel`."""
-    return models.attention_kernel(config.model, placement_of(config, mesh), length)
-
-
-def layer_norm_kernel(config: config_lib.Config, mesh: Mesh, length: int) -> str:
-    """The LayerNorm kernel of a step on rows of `length`; raises as `models.layer_norm_kernel`."""
-    return models.layer_norm_kernel(config.model, placement_of(config, mesh), length)
-
-
-def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
-    """A line about a stage: steps, batch, devices, kernels, blocks."""
-    phase = stage.phase
-    kernel = attention_kernel(config, mesh, phase.sequence_length) + " attention"
-    if layer_norm_kernel(config, mesh, phase.sequence_length) == "fused":
-        kernel += ", fused LayerNorm"
-    blocks = config.model.num_hidden_layers
-    at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
-    form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"
-    if gather := sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches):
-        form += f", fsdp gathers weights by {gather}"
-    return (
-        f"phase {stage.phase_index + 1}: {stage.steps:,} steps of {phase.batch_size} x "
-        f"{phase.sequence_length} on {mesh.size} {jax.devices()[0].device_kind} "
-        f"({dict(mesh.shape)}), {kernel}, {blocks} blocks {form}"
-    )
-
-
-def check(config: config_lib.Config, mesh: Mesh) -> None:
-    """Raises UsageError at the start if a mesh cannot run one of the config's phases."""
-    sharding.check(config, mesh)
-    for stage in stages.of(config):
-        attention_kernel(config, mesh, stage.phase.sequence_length)
-        layer_norm_kernel(config, mesh, stage.phase.sequence_length)
 
 
 def measure(job: Job, outputs: dict, batch: Batch, weights: dict | None = None) -> Terms:

@@ -23,7 +23,7 @@ TIERS = (
     ("workdir",),
     ("job",),
     ("train",),
-    ("evaluate", "convert"),
+    ("kernels", "evaluate", "convert"),
     ("initial", "inference", "plot"),
     ("loop", "distill"),
     ("pretraining", "finetune"),

@@ -18,7 +18,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
 from bertjax import config as config_lib
-from bertjax import evaluate, models, sharding, train
+from bertjax import evaluate, kernels, models, sharding, train
 from bertjax.config import stages
 from bertjax.data import pipeline
 from bertjax.plan import budget
@@ -123,7 +123,7 @@ def trace(function, arguments, kernel):
 def training(config, kernel):
     (stage,) = stages.of(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: 8 if config.mesh == FEW else 1])
-    assert train.attention_kernel(config, mesh, stage.phase.sequence_length) == kernel.split()[0]
+    assert kernels.attention(config, mesh, stage.phase.sequence_length) == kernel.split()[0]
     job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
     step = train.compile_step(job, mesh, job.prepare(stage), stage.micro_batches)
     arguments = train.abstract_state(job, mesh), {}, abstract_batch(config, mesh)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from bertjax import config as config_lib
-from bertjax import loop, sharding, storage, train, workdir
+from bertjax import kernels, loop, sharding, storage, workdir
 from bertjax.errors import NonFiniteError, StorageError, UsageError
 from bertjax.finetune import distillation, opening, resolve, span_files
 from bertjax.finetune.job import Finetuning
@@ -68,7 +68,7 @@ def run_all(
     points = {name: resolve.job_of(job, point) for name, point in grid(config).items()}
     mesh = sharding.make_mesh(config.mesh)
     for one in points.values():  # check every run before the first one trains
-        train.check(one.config, mesh)
+        kernels.check(one.config, mesh)
     _require_form(storage.path(directory), several=len(points) > 1)
     places = {name: storage.path(directory) / "runs" / name for name in points}
     if len(points) == 1:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from bertjax import config as config_lib
-from bertjax.errors import UsageError
+from bertjax.config import rules
 from bertjax.models import attention_dropout, flash, flash_form
 from bertjax.models.attention_dropout import dropout
 from bertjax.models.linear import summed_in_float32
-from bertjax.models.placement import Placement, is_ampere
+from bertjax.models.placement import Placement, can_run, is_ampere
 
 Batch = dict[str, jax.Array]
 # Of queries, keys and values: products of dense layers `[B, L, H, K]`, or their biases `[H, K]`.
@@ -126,14 +126,8 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     if placement.unsplit is not None:
         fused["flash"][placement.unsplit] = False
     for kernel, needs in fused.items():
-        lacking = [need for need, met in needs.items() if not met]
-        if name in (kernel, "auto") and not lacking:
+        if name in (kernel, rules.AUTO) and can_run("attention", name, needs):
             return kernel
-        if name == kernel:
-            raise UsageError(
-                f"config.model.attention={name!r}: needs {' and '.join(lacking)}; "
-                "or set config.model.attention=xla"
-            )
     return "xla"
 
 

@@ -10,13 +10,11 @@ import jax
 from flax import nnx
 
 from bertjax import config as config_lib
-from bertjax.config import rules
-from bertjax.errors import UsageError
 from bertjax.models import layer_norm_gpu
 from bertjax.models.dropout import dropout, key_words
 from bertjax.models.layer_norm_gpu import VECTORS, Form
 from bertjax.models.linear import bias, product
-from bertjax.models.placement import Placement, is_ampere
+from bertjax.models.placement import Placement, can_run, is_ampere
 
 
 class AddAndNorm(Protocol):
@@ -49,13 +47,7 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     }
     if placement.unsplit is not None:
         needs[placement.unsplit] = False
-    lacking = [need for need, met in needs.items() if not met]
-    if lacking and config.layer_norm != rules.AUTO:
-        raise UsageError(
-            f"config.model.layer_norm={config.layer_norm!r}: needs {' and '.join(lacking)}; "
-            "or set config.model.layer_norm=xla"
-        )
-    return "xla" if lacking else "fused"
+    return "fused" if can_run("layer_norm", config.layer_norm, needs) else "xla"
 
 
 def bind(config: config_lib.Model, placement: Placement, length: int) -> AddAndNorm:
@@ -140,7 +132,10 @@ def _call(
     inputs: dict,
     names: tuple[str, ...],
 ) -> dict[str, jax.Array]:
-    """Runs a kernel on every device's own rows."""
+    """Runs a kernel on every device's own rows.
+
+    Arrays of tokens come first: results are placed like the first argument.
+    """
     order = sorted(inputs, key=lambda name: inputs[name].ndim, reverse=True)
     placed = {1: "feature", 2: "ids", 3: "hidden"}
 

@@ -35,6 +35,7 @@ class Form(NamedTuple):
       rate: the share that is dropped.
       epsilon: LayerNorm's.
       uses: readers of the result; the backward kernel sums their gradients.
+      interpret: whether JAX's interpreter of kernels runs it.
     """
 
     rate: float

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import jax
 
+from bertjax.config import rules
+from bertjax.errors import UsageError
+
 Kernel = Callable[..., Any]  # of arrays, to an array or several
 
 
@@ -57,3 +60,22 @@ def is_ampere(device: jax.Device) -> bool:
     """Whether it is NVIDIA's, of compute capability 8.0 or later; AMD's say gfx... there."""
     major = re.match(r"(\d+)\.", getattr(device, "compute_capability", "8.0"))
     return device.platform == "gpu" and major is not None and int(major[1]) >= 8
+
+
+def can_run(field: str, value: str, needs: dict[str, bool]) -> bool:
+    """Whether all that a kernel needs is so.
+
+    Args:
+      field, value: of `config.model`; a `value` other than `auto` asks for the kernel by its name.
+      needs: what it needs, for people, and whether it is so.
+
+    Raises:
+      UsageError: something is not so, and the kernel is asked for by its name.
+    """
+    lacking = [need for need, met in needs.items() if not met]
+    if lacking and value != rules.AUTO:
+        raise UsageError(
+            f"config.model.{field}={value!r}: needs {' and '.join(lacking)}; "
+            f"or set config.model.{field}=xla"
+        )
+    return not lacking

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from bertjax import config as config_lib
-from bertjax import models, sharding, train
+from bertjax import kernels, models, sharding, train
 from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.job import Job
@@ -81,7 +81,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
     tokens = phase.batch_size * phase.sequence_length
     needed = job.flops(stage)
     state = train.abstract_state(job, mesh)
-    kernel = train.attention_kernel(config, mesh, phase.sequence_length)
+    kernel = kernels.attention(config, mesh, phase.sequence_length)
     report = {
         "phase": stage.name,
         "steps": stage.steps,
@@ -92,7 +92,7 @@ def plan_stage(job: Job, target: Target, stage: stages.Stage) -> dict:
         "fsdp_gather": sharding.fsdp_gather(config.mesh, mesh, stage.micro_batches),
         "remat": config.model.remat,
         "attention": kernel,
-        "layer_norm": train.layer_norm_kernel(config, mesh, phase.sequence_length),
+        "layer_norm": kernels.layer_norm(config, mesh, phase.sequence_length),
         "parameter_bytes_per_device": bytes_per_device(state["params"]),
         "optimizer_bytes_per_device": bytes_per_device(state["opt_state"]),
         "frozen_bytes_per_device": bytes_per_device(train.abstract_frozen(job, mesh)),
@@ -216,10 +216,10 @@ def bytes_per_device(tree: dict) -> int:
 def alternatives(config: config_lib.Config, target: Target, length: int) -> list[str]:
     """Attention kernels that can compute the config; the one that the config takes comes first."""
     mesh = sharding.make_mesh(config.mesh, target.devices)
-    found = [train.attention_kernel(config, mesh, length)]
+    found = [kernels.attention(config, mesh, length)]
     for name in ("xla", "flash", "cudnn"):
         try:
-            found.append(train.attention_kernel(config.with_model(attention=name), mesh, length))
+            found.append(kernels.attention(config.with_model(attention=name), mesh, length))
         except UsageError:
             continue
     return list(dict.fromkeys(found))

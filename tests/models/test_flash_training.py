@@ -12,7 +12,7 @@ import pytest
 from devices import pretend_platform
 
 from bertjax import config as config_lib
-from bertjax import models, pretraining, sharding, train
+from bertjax import kernels, models, pretraining, sharding, train
 from bertjax.config import Model
 from bertjax.errors import UsageError
 from bertjax.pretraining import Pretraining
@@ -78,8 +78,8 @@ def test_training_is_the_same_with_either_kernel(pretend, platform, micro_batche
         config = config.with_model(attention=kernel, layer_norm=kernel)
         mesh = sharding.make_mesh(config.mesh)
         taken = (
-            train.attention_kernel(config, mesh, 128),
-            train.layer_norm_kernel(config, mesh, 128),
+            kernels.attention(config, mesh, 128),
+            kernels.layer_norm(config, mesh, 128),
         )
         fused = "flash", "fused" if platform == "gpu" else "xla"
         assert taken == (("xla", "xla") if kernel == "xla" else fused)
