@@ -85,6 +85,35 @@ def test_a_run_without_anything_held_out_says_so_once_and_goes_on(tmp_path, caps
         evaluate.Evaluation(Blind(), mesh, stage)
 
 
+def test_an_evaluation_runs_one_batch_at_a_time():
+    """Two at once may begin their collectives in another order on another host: both then wait."""
+
+    class Slow(toy_job.Line):
+        def sums(self, outputs, batch):
+            grown = jnp.ones((200, 200)) * outputs["values"].mean()
+            for _ in range(50):
+                grown = jnp.tanh(grown @ grown)
+            return {"square_loss": grown.sum()}
+
+    (stage,) = stages.of(toy_job.config())
+    mesh = sharding.make_mesh(toy_job.config().mesh)
+    evaluation = evaluate.Evaluation(Slow(), mesh, stage)
+    program, last, ready = evaluation._program, [], []
+
+    def watched(params, batch):
+        def run(*arguments):
+            ready.extend(x.is_ready() for x in jax.tree.leaves(last))
+            last[:] = [program(params, batch)(*arguments)]
+            return last[0]
+
+        return run
+
+    evaluation._program = watched
+    evaluation.batches.num_batches = 4
+    evaluation(jax.device_put(toy_job.Line().init(jax.random.key(0))))
+    assert ready and all(ready)
+
+
 def test_a_call_whose_directory_was_taken_over_raises_and_writes_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
     metrics, seen = tmp_path / "metrics.jsonl", []
