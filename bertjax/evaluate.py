@@ -30,7 +30,7 @@ class Evaluation:
     def __init__(self, job: Job, mesh: Mesh, stage: Stage, programs: dict | None = None) -> None:
         self.batches, self._job, self._mesh = job.heldout(stage), job, mesh
         self._rows = sharding.local_rows(mesh, self.batches.batch_size)
-        self._jitted = jit_measure(job, mesh, job.prepare(stage))
+        self._jitted = jit_measure(job, mesh, job.prepare(stage, heldout=True))
         self._programs = {} if programs is None else programs
         self._key = "evaluate", job.program, stage.phase_index
 

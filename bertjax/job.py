@@ -98,8 +98,8 @@ class Job(Protocol):
     def shapes(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The shape of every array of a stage's largest batch, all of them int32."""
 
-    def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
-        """A function for a host batch inside the jitted step: masking, or the identity."""
+    def prepare(self, stage: Stage, *, heldout: bool = False) -> Callable[[Batch], Batch]:
+        """A function for a training or a held-out batch inside the jit: masking, or the identity."""
 
     def targets(self, frozen: dict, batch: Batch, placement: Any) -> Batch:
         """The batch plus outputs of the frozen parameters; called for each micro-batch."""

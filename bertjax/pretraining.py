@@ -108,15 +108,17 @@ class Pretraining:
             return stored.batch_shapes(stage.phase)
         return pipeline.batch_shapes(self.config, stage.phase)
 
-    def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
+    def prepare(self, stage: Stage, *, heldout: bool = False) -> Callable[[Batch], Batch]:
         """How a stage masks, if its examples are not masked; raises as `mask_weights.read`."""
         if self.config.data.holds_examples:
             return stored.as_masked
+        share = heldout and self.config.evaluation.masked_lm_prob
+        fields = {"masked_lm_prob": share} if share else {}
         return functools.partial(
             masking.mask_tokens,
             keys.mask(self.config.seed, stage.phase_index),
             tokenizer=self.tokenizer,
-            masking=self.config.masking,
+            masking=dataclasses.replace(self.config.masking, **fields),
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
             num_components=len(self.config.weights),
             weights=mask_weights.read(self.config, self.directory),

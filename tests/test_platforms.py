@@ -144,7 +144,7 @@ def test_an_evaluation_is_traced(platform, name, packed, length, kernel):
     (stage,), mesh = stages.of(config), sharding.make_mesh(config.mesh, jax.devices()[:1])
     job = Pretraining(config, budget.AnyTokenizer(config.model.vocab_size))
     params = sharding.abstract(mesh, models.abstract_params(config.model))
-    measure = evaluate.jit_measure(job, mesh, job.prepare(stage))
+    measure = evaluate.jit_measure(job, mesh, job.prepare(stage, heldout=True))
     trace(measure, (params, {}, abstract_batch(config, mesh)), kernel)
 
 

@@ -32,6 +32,13 @@ def check(config: Config) -> None:
     _check_teacher(config)
     source_checks.check(config)
     _check_masking(config.masking)
+    _require(
+        config.evaluation.masked_lm_prob <= config.masking.masked_lm_prob,
+        "evaluation.masked_lm_prob",
+        config.evaluation.masked_lm_prob,
+        "rows have room for the predictions of training alone; set it to at most "
+        f"masking.masked_lm_prob={config.masking.masked_lm_prob}",
+    )
     _check_optimizer(config)
     _check_run(config)
     for name, phase in config.phases.items():

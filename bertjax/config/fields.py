@@ -21,6 +21,7 @@ from bertjax.config.rules import (
     Positive,
     PositiveFloat,
     Seed,
+    Share,
 )
 from bertjax.config.teacher_fields import Teacher
 from bertjax.config.tree import field
@@ -197,6 +198,11 @@ class Evaluation:
     )
     num_examples: Positive = field(1024, "most held-out examples read")
     batch_size: Positive = field(64, "sequences in an evaluation batch")
+    masked_lm_prob: Share = field(
+        0.0,
+        "share of held-out tokens to predict, at most masking.masked_lm_prob: one yardstick for runs "
+        "that train with other shares; 0 takes masking.masked_lm_prob",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Finetuning:
             self.task.kind, phase.batch_size, phase.sequence_length, choices
         )
 
-    def prepare(self, stage: Stage) -> Callable[[Batch], Batch]:
+    def prepare(self, stage: Stage, *, heldout: bool = False) -> Callable[[Batch], Batch]:
         return lambda batch: batch
 
     def targets(self, frozen: dict, batch: Batch, placement: Placement) -> Batch:

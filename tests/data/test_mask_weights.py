@@ -37,11 +37,11 @@ from reference_masks import (
 )
 
 from bertjax import pretraining, sharding, train
-from bertjax.config import Masking, Phase, stages
+from bertjax.config import Config, Masking, Phase, checks, stages
 from bertjax.data import mask_counts, mask_units, mask_weights, prepare, store
 from bertjax.data.masking import mask_tokens
 from bertjax.data.tokenize import share
-from bertjax.errors import DataError
+from bertjax.errors import DataError, UsageError
 
 SIZE = 160
 BATCH = make_batch(SIZE)
@@ -163,6 +163,32 @@ def test_a_pretraining_masks_by_the_counts_of_its_store(config, tmp_path):
     masked, expected = jax.jit(prepared)(batch), jax.jit(mask)(batch)
     assert_same(*(jax.tree.map(np.asarray, each) for each in (masked, expected)))
     assert masked["masked_lm_weights"].sum() == budget(batch["attention_mask"].sum())
+
+
+def test_held_out_examples_can_have_a_share_of_predictions_of_their_own(config, tmp_path):
+    config = change(config, masking={"masked_lm_prob": 0.4}, evaluation={"masked_lm_prob": 0.15})
+    job = pretraining.open(config, tmp_path / "w", build=True)
+    stage = stages.of(job.config)[0]
+    batch = job.batches(stage).batch(0)
+    training, heldout = (
+        jax.jit(job.prepare(stage, heldout=heldout))(batch)["masked_lm_weights"].sum(-1)
+        for heldout in (False, True)
+    )
+    tokens = batch["attention_mask"].sum(-1)
+    most = stage.phase.max_predictions_per_seq
+    np.testing.assert_array_equal(training, np.minimum(most, [round(0.4 * n) for n in tokens]))
+    np.testing.assert_array_equal(heldout, np.minimum(most, [round(0.15 * n) for n in tokens]))
+    assert heldout.sum() < training.sum()
+
+
+def test_held_out_examples_have_no_more_predictions_than_fit():
+    config = change(Config(), evaluation={"masked_lm_prob": 0.2})
+    with pytest.raises(UsageError) as caught:
+        checks.check(config)
+    assert str(caught.value) == (
+        "config.evaluation.masked_lm_prob=0.2: rows have room for the predictions of training "
+        "alone; set it to at most masking.masked_lm_prob=0.15"
+    )
 
 
 # ---- the race

@@ -102,7 +102,7 @@ class Line:
     def shapes(self, stage):
         return {"inputs": (ROWS, 11), "targets": (ROWS,)}
 
-    def prepare(self, stage):
+    def prepare(self, stage, *, heldout=False):
         return lambda batch: batch
 
     def targets(self, frozen, batch, placement):

@@ -242,8 +242,8 @@ def _report(
         yield f"{'form':12}{form[0]} tokens, {form[1]} predictions, in {_count(mine)} ({readers})"
     yield f"{'vocabulary':12}{tokenizer.vocab_size:,} tokens, sha256 {tokenizer.sha256[:12]}"
     yield (
-        f"{'note':12}sentence pairs and masks are those of the files: config.examples and "
-        "config.masking are not read"
+        f"{'note':12}sentence pairs and masks are those of the files: config.examples, config.masking "
+        "and config.evaluation.masked_lm_prob are not read"
     )
     if empty := [path for path, layout in layouts.items() if layout is None]:
         yield f"{'note':12}{_count(empty)} without a record, {empty[0]} the first"

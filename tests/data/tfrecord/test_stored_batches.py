@@ -191,7 +191,7 @@ def test_the_store_says_what_it_holds_and_its_bytes_are_verified(config, made):
         "form        24 tokens, 4 predictions, in 1 file (phase2)",
         "1 file without a record",
         "1 file kept decompressed",
-        "config.masking are not read",
+        "and config.evaluation.masked_lm_prob are not read",
     ):
         assert line in manifest["report"]
     copy = made / "store" / "copies" / "00000.tfrecord"
