@@ -111,7 +111,8 @@ def test_an_evaluation_runs_one_batch_at_a_time():
     evaluation._program = watched
     evaluation.batches.num_batches = 4
     evaluation(jax.device_put(toy_job.Line().init(jax.random.key(0))))
-    assert ready and all(ready)
+    assert ready
+    assert all(ready)
 
 
 def test_a_call_whose_directory_was_taken_over_raises_and_writes_no_more(tmp_path, monkeypatch):
