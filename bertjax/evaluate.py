@@ -50,7 +50,8 @@ class Evaluation:
         self, params: dict, on_batch: Callable[[], object] = lambda: None
     ) -> tuple[Terms, dict[str, list[np.ndarray]]]:
         """The arguments of `Job.figures`: sums and weights over all batches, and their rows."""
-        totals, gathered = None, []
+        totals: Terms = {}
+        gathered = []
         for step in range(self.batches.num_batches):
             batch = self._batch(step)
             program = self._program(params, batch)
@@ -58,7 +59,7 @@ class Evaluation:
             # two hosts begin the collectives of two batches in different orders, both wait forever.
             results = jax.block_until_ready(program(params, self._job.frozen, batch))
             terms, rows = jax.device_get(results)
-            totals = terms if totals is None else jax.tree.map(np.add, totals, terms)
+            totals = jax.tree.map(np.add, totals, terms) if totals else terms
             gathered.append(rows)
             on_batch()
         return totals, {name: [each[name] for each in gathered] for name in gathered[0]}

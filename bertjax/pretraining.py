@@ -112,13 +112,14 @@ class Pretraining:
         """How a stage masks, if its examples are not masked; raises as `mask_weights.read`."""
         if self.config.data.holds_examples:
             return stored.as_masked
-        share = heldout and self.config.evaluation.masked_lm_prob
-        fields = {"masked_lm_prob": share} if share else {}
+        rule, share = self.config.masking, self.config.evaluation.masked_lm_prob
+        if heldout and share:
+            rule = dataclasses.replace(rule, masked_lm_prob=share)
         return functools.partial(
             masking.mask_tokens,
             keys.mask(self.config.seed, stage.phase_index),
             tokenizer=self.tokenizer,
-            masking=dataclasses.replace(self.config.masking, **fields),
+            masking=rule,
             max_predictions_per_seq=stage.phase.max_predictions_per_seq,
             num_components=len(self.config.weights),
             weights=mask_weights.read(self.config, self.directory),

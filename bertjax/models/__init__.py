@@ -116,11 +116,12 @@ def apply(
     hidden_BLD = embeddings(batch, word_embedding_VD, embed_key, placement)
     hidden_BLD = placement("hidden", hidden_BLD)
     attend = attention.bind(config, batch, placement)
-    add_and_norm = layer_norm.bind(config, placement, batch["input_ids"].shape[1])
+    recompute = encoder.recompute(config, placement.device)
+    add_and_norm = layer_norm.bind(config, placement, batch["input_ids"].shape[1], recompute)
 
     def apply_block(block_params: dict, hidden_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
         return bind(config, {"blocks": block_params}, "blocks")(
-            hidden_BLD, attend, add_and_norm, key
+            hidden_BLD, attend, add_and_norm, recompute, key
         )
 
     hidden_BLD = encoder.run_blocks(

@@ -7,6 +7,7 @@ Shape suffixes: B batch, L length, D hidden, H heads, K head dim, F intermediate
 (padded), N layers.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -96,6 +97,7 @@ class Block(nnx.Module):
         hidden_BLD: jax.Array,
         attend: Attend,
         add_and_norm: AddAndNorm,
+        recompute: Callable,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
         """`hidden [B, L, D]`; `attend` mixes values over the sequence (`attention.bind`)."""
@@ -113,7 +115,7 @@ class Block(nnx.Module):
         hidden_BLD, again_BLD = add_and_norm(
             self.attention_layer_norm, self.attention_output, hidden_BLD, mixed_BLD, keys[1], uses=2
         )
-        inner_BLF = activated(c.hidden_act, self.intermediate, hidden_BLD)
+        inner_BLF = activated(c.hidden_act, self.intermediate, hidden_BLD, recompute)
         (hidden_BLD,) = add_and_norm(
             self.output_layer_norm, self.output, again_BLD, inner_BLF, keys[2]
         )
@@ -142,6 +144,15 @@ def blocks_at_once(config: config_lib.Model, device: jax.Device) -> int:
     if config.scan_unroll == rules.AUTO:
         return config.num_hidden_layers if device.platform == "gpu" else 1
     return int(config.scan_unroll) or config.num_hidden_layers
+
+
+def recompute(config: config_lib.Model, device: jax.Device) -> Callable:
+    """`jax.checkpoint` for a part of a block.
+
+    A scan of single blocks runs forward and backward in two loops, so the compiler cannot merge
+    what both compute. `jax.checkpoint` would still put a barrier between them, which stops fusions.
+    """
+    return functools.partial(jax.checkpoint, prevent_cse=blocks_at_once(config, device) > 1)
 
 
 def run_blocks(

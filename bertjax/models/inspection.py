@@ -36,12 +36,12 @@ def inspect(config: config_lib.Model, params: dict, batch: Batch) -> dict[str, j
             query_BLHK, key_BMHK, value_BMHK, mask_BLM, rate=0.0, dropout_key=None
         )
 
-    add_and_norm = functools.partial(layer_norm.plain, 0.0)
+    add_and_norm = functools.partial(layer_norm.plain, 0.0, jax.checkpoint)
     embeddings = models.bind(config, params, "embeddings")
     table_VD = params["embeddings"]["word"]["embedding"]
     hidden = [embeddings(batch, table_VD, None, placement)]
     for layer in range(config.num_hidden_layers):
         own = jax.tree.map(lambda x, at=layer: x[at], params["blocks"])
         block = models.bind(config, {"blocks": own}, "blocks")
-        hidden.append(block(hidden[-1], attend, add_and_norm, None))
+        hidden.append(block(hidden[-1], attend, add_and_norm, jax.checkpoint, None))
     return {"hidden": jnp.stack(hidden), "attention": jnp.stack(found_BHLM)}

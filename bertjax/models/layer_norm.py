@@ -4,6 +4,7 @@ Shape suffixes: B batch, L length, D hidden, F features of the dense layer's inp
 """
 
 import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -50,16 +51,19 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     return "fused" if can_run("layer_norm", config.layer_norm, needs) else "xla"
 
 
-def bind(config: config_lib.Model, placement: Placement, length: int) -> AddAndNorm:
-    """The function that ends a sublayer, by the kernel of `choose`."""
+def bind(
+    config: config_lib.Model, placement: Placement, length: int, recompute: Callable
+) -> AddAndNorm:
+    """The function that ends a sublayer, by the kernel of `choose`; `recompute` as in `plain`."""
     if choose(config, placement, length) == "xla":
-        return functools.partial(plain, config.hidden_dropout_prob)
+        return functools.partial(plain, config.hidden_dropout_prob, recompute)
     form = Form(config.hidden_dropout_prob, config.layer_norm_eps)
     return functools.partial(_fused, placement, form)
 
 
 def plain(
     rate: float,
+    recompute: Callable,
     norm: nnx.LayerNorm,
     linear: nnx.Linear,
     hidden_BLD: jax.Array,
@@ -67,9 +71,20 @@ def plain(
     dropout_key: jax.Array | None,
     uses: int = 1,
 ) -> tuple[jax.Array, ...]:
-    """`AddAndNorm` written out, for any device."""
-    added_BLD = dropout(linear(inner_BLF), rate, dropout_key)
-    return (norm(hidden_BLD + added_BLD).astype(hidden_BLD.dtype),) * uses
+    """`AddAndNorm` written out, for any device.
+
+    Only the sum is saved for the backward pass, in its own type. JAX would also save float32 arrays
+    of the norm, two of `[B, L, D]`.
+
+    Args:
+      recompute: `jax.checkpoint`, as `encoder.recompute` makes it for a block.
+    """
+
+    @recompute
+    def normalized(sum_BLD: jax.Array) -> jax.Array:
+        return norm(sum_BLD).astype(sum_BLD.dtype)
+
+    return (normalized(hidden_BLD + dropout(linear(inner_BLF), rate, dropout_key)),) * uses
 
 
 def _fused(

@@ -1,6 +1,7 @@
 """Dense layers, their products without the bias, and GELU of them."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,9 @@ def _backward(letters: str, factors: tuple, gradient: jax.Array) -> tuple[jax.Ar
 _summed.defvjp(_forward, _backward)
 
 
-def activated(name: str, layer: nnx.Linear, inputs: jax.Array) -> jax.Array:
+def activated(
+    name: str, layer: nnx.Linear, inputs: jax.Array, recompute: Callable = jax.checkpoint
+) -> jax.Array:
     """GELU of a dense layer, `[..., out]`.
 
     Only the product is saved for the backward pass. Without this, JAX would save four more arrays
@@ -74,9 +77,10 @@ def activated(name: str, layer: nnx.Linear, inputs: jax.Array) -> jax.Array:
 
     Args:
       name: `gelu` is the erf form, `gelu_new` the tanh approximation (Hugging Face's names).
+      recompute: `jax.checkpoint`, as `encoder.recompute` makes it for a block.
     """
 
-    @jax.checkpoint
+    @recompute
     def of_product(product_XF: jax.Array, bias_F: jax.Array) -> jax.Array:
         return jax.nn.gelu(product_XF + bias_F, approximate=name == "gelu_new")
 

@@ -48,7 +48,9 @@ def plain(key, hidden, product, bias, scale, shift):
         hidden.shape[-1], epsilon=EPSILON, use_fast_variance=False, rngs=nnx.Rngs(0)
     )
     norm.scale[...], norm.bias[...] = scale, shift
-    return layer_norm.plain(RATE, norm, lambda x: x + bias, hidden, product, key, uses=2)
+    return layer_norm.plain(
+        RATE, jax.checkpoint, norm, lambda x: x + bias, hidden, product, key, uses=2
+    )
 
 
 def fused(key, *arrays, placement=None):
