@@ -89,6 +89,14 @@ def test_values_and_gradients_are_the_plain_forms(key, features, length, dtype, 
         np.testing.assert_allclose(mine.astype(np.float32), reference, atol=atol, rtol=0)
 
 
+def test_the_plain_form_keeps_its_sum_alone():
+    """For the backward pass: no float32 array of tokens, and one in the compute type."""
+    arrays, _ = example(2, 72, 384, jnp.bfloat16)
+    _, pull = jax.vjp(lambda *x: plain(None, *x), *arrays)
+    of_tokens = [x.dtype for x in jax.tree.leaves(pull) if x.shape == arrays[0].shape]
+    assert of_tokens == [jnp.bfloat16]
+
+
 @pytest.mark.parametrize("key", ["one", "rows"])
 def test_the_mask_is_the_plain_forms_to_the_bit(key):
     """In the backward kernel by what has a gradient, in the forward kernel by what is added."""
