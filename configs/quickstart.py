@@ -33,10 +33,10 @@ def get_config():
     config.evaluation.masked_lm_prob = 0.15
     config.objective.nsp = 0.2
     config.phases.phase1 = config_lib.phase(
-        steps=4000, sequence_length=32, batch_size=32, max_predictions_per_seq=13
+        steps=2000, sequence_length=32, batch_size=32, max_predictions_per_seq=13
     )
     config.phases.phase2 = config_lib.phase(
-        steps=1200, sequence_length=64, batch_size=16, max_predictions_per_seq=26
+        steps=2600, sequence_length=64, batch_size=16, max_predictions_per_seq=26
     )
     config.optimizer.name = "adamw"
     config.optimizer.b2 = 0.98

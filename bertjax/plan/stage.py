@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from bertjax import config as config_lib
 from bertjax import kernels, models, sharding, train
 from bertjax.config import stages
-from bertjax.errors import UsageError
+from bertjax.errors import UsageError, one_line
 from bertjax.job import Job
 from bertjax.metrics import chips
 from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
@@ -153,12 +153,23 @@ def _teacher_kernel_flops(job: Job, mesh: Mesh, phase: config_lib.Phase) -> int:
     return _attention_flops(model, phase, products=2)
 
 
+def _text(compiled: jax.stages.Compiled) -> str:
+    try:
+        return compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        raise UsageError(
+            f"jaxlib {jax.lib.__version__} cannot read what the compiler wrote, which is of another "
+            "version; install the one that JAX asks for: pip install 'bertjax[tpu]' or "
+            f"'bertjax[cuda]' ({one_line(error, longest=200, first=True)})"
+        ) from error
+
+
 def _read(compiled: jax.stages.Compiled, target: Target, tokens: int, hidden_flops: float) -> dict:
     """Figures of a compiled program; `hidden_flops` are a device's FLOPs that it does not show."""
     devices, memory = len(target.devices), compiled.memory_analysis()
     assert memory is not None
     slices = sharding.num_slices(target.devices)
-    program = hlo.Program(compiled.as_text() or "", devices, slices)
+    program = hlo.Program(_text(compiled), devices, slices)
     flops, predicted = hlo_cost.total_flops(program) + hidden_flops, None
     if target.chip:
         sides = topology.sides(target.devices)

@@ -363,6 +363,18 @@ def test_arguments_that_mean_nothing_are_refused(capsys):
     )
 
 
+def test_a_compiler_of_another_version_is_named_with_the_fix(monkeypatch):
+    """As libtpu 0.0.52 beside jaxlib 0.10.2, which asks for 0.0.42."""
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction has 3 operands")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    compiled = jax.jit(lambda x: x).lower(1.0).compile()
+    with pytest.raises(UsageError, match=r"cannot read .*'bertjax\[tpu\]'.*\(INTERNAL: async"):
+        plan_stage._text(compiled)
+
+
 def test_the_compilers_own_refusal_is_read():
     said = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
