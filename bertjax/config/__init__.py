@@ -20,7 +20,6 @@ from bertjax.config.embedding_fields import Embedding as Embedding
 from bertjax.config.fields import Checkpoints as Checkpoints
 from bertjax.config.fields import Config as Config
 from bertjax.config.fields import Evaluation as Evaluation
-from bertjax.config.fields import Model as Model
 from bertjax.config.fields import Objective as Objective
 from bertjax.config.fields import Optimizer as Optimizer
 from bertjax.config.fields import Phase as Phase
@@ -29,4 +28,5 @@ from bertjax.config.finetune_fields import Grid as Grid
 from bertjax.config.finetune_fields import Task as Task
 from bertjax.config.logging_fields import Logging as Logging
 from bertjax.config.mesh_fields import Mesh as Mesh
+from bertjax.config.model_fields import Model as Model
 from bertjax.config.teacher_fields import Teacher as Teacher

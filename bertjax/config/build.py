@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from bertjax.config import checks
 from bertjax.config import tree as config_tree
 from bertjax.config.data_fields import Component, Data
-from bertjax.config.fields import Config, Model, Phase
+from bertjax.config.fields import Config, Phase
+from bertjax.config.model_fields import Model
 
 
 def default() -> ConfigDict:

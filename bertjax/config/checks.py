@@ -13,8 +13,9 @@ from typing import Any
 from bertjax.config import heads, source_checks, tree
 from bertjax.config.data_fields import Masking
 from bertjax.config.embedding_fields import POOLINGS, Embedding
-from bertjax.config.fields import Config, Model, Phase
+from bertjax.config.fields import Config, Phase
 from bertjax.config.logging_fields import TRACKERS
+from bertjax.config.model_fields import Model
 from bertjax.errors import UsageError
 
 
@@ -31,14 +32,7 @@ def check(config: Config) -> None:
     _check_objective(config)
     _check_teacher(config)
     source_checks.check(config)
-    _check_masking(config.masking)
-    _require(
-        config.evaluation.masked_lm_prob <= config.masking.masked_lm_prob,
-        "evaluation.masked_lm_prob",
-        config.evaluation.masked_lm_prob,
-        "rows have room for the predictions of training alone; set it to at most "
-        f"masking.masked_lm_prob={config.masking.masked_lm_prob}",
-    )
+    _check_masking(config.masking, config.evaluation.masked_lm_prob)
     _check_optimizer(config)
     _check_run(config)
     for name, phase in config.phases.items():
@@ -187,7 +181,14 @@ def _check_run(c: Config) -> None:
     )
 
 
-def _check_masking(m: Masking) -> None:
+def _check_masking(m: Masking, heldout_share: float) -> None:
+    _require(
+        heldout_share <= m.masked_lm_prob,
+        "evaluation.masked_lm_prob",
+        heldout_share,
+        "rows have room for the predictions of training alone; set it to at most "
+        f"masking.masked_lm_prob={m.masked_lm_prob}",
+    )
     both = m.mask_token_prob + m.random_token_prob
     _require(
         both <= 1,

@@ -2,8 +2,8 @@
 
 import math
 
-from bertjax.config.fields import Model
 from bertjax.config.heads import Part
+from bertjax.config.model_fields import Model
 
 VOCAB_ROWS = ("embeddings/word/embedding", "masked_lm/bias")  # padded to a multiple of 128
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bertjax import config as config_lib
-from bertjax.config.fields import ATTENTION
+from bertjax.config.model_fields import ATTENTION
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.data.tokenizer_files import Wish
 from bertjax.errors import DataError, UsageError

@@ -8,7 +8,7 @@ import jax
 
 from bertjax import config as config_lib
 from bertjax import initial, storage, workdir
-from bertjax.config.fields import Model
+from bertjax.config.model_fields import Model
 from bertjax.convert.pretrained import Pretrained
 from bertjax.data import tokenizer as tokenizer_lib
 from bertjax.data.tokenizer_base import Tokenizer

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from bertjax import config as config_lib
 from bertjax.config import checks, tree
-from bertjax.config.fields import Model
+from bertjax.config.model_fields import Model
 from bertjax.errors import UsageError
 from bertjax.finetune import batches
 from bertjax.finetune.job import Finetuning

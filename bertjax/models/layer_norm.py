@@ -73,8 +73,8 @@ def plain(
 ) -> tuple[jax.Array, ...]:
     """`AddAndNorm` written out, for any device.
 
-    Only the sum is saved for the backward pass, in its own type. JAX would also save float32 arrays
-    of the norm, two of `[B, L, D]`.
+    Only the sum is saved for the backward pass, in its own type. JAX would save three float32 arrays
+    `[B, L, D]` instead.
 
     Args:
       recompute: `jax.checkpoint`, as `encoder.recompute` makes it for a block.
