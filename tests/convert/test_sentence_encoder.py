@@ -78,8 +78,11 @@ def test_every_mode_of_pooling():
     vectors = list(inference.embed(pretrained, TEXTS))
     for text, vector in zip(TEXTS, vectors, strict=True):
         hidden, _ = tokens_of(pretrained, ids_of(pretrained, text))
-        expected = np.concatenate([MODES[mode](hidden) for mode in modes])
-        np.testing.assert_allclose(vector, expected, atol=2e-5)
+        for mode, part in zip(modes, np.split(vector, len(modes)), strict=True):
+            expected = MODES[mode](hidden)
+            # Float32 rounds a sum in proportion to it, and a mean_sqrt_len is a sum of all tokens.
+            bound = 2e-6 * np.abs(expected).max()
+            np.testing.assert_allclose(part, expected, rtol=0, atol=bound, err_msg=mode)
 
 
 def test_prompt_length_casing_and_normalization():
