@@ -1,11 +1,11 @@
 """BERT-Mini (4 layers, hidden 256; Turc et al. 2019) in about an hour on one or two CPU cores.
 
 Recipe:   what makes few tokens go far, as in quickstart.py: 40% of the tokens are predicted (Wettig
-          et al. 2023), rows are short first and double twice, a step has 1,024 tokens. With rows of
-          128 from the start the same hour ends on the first plateau, where a model knows little but
-          frequencies. No text is seen twice, so dropout would only slow training down and is off.
-          The rate is ten times Base's, because the model is small. Rows end at 128 tokens, so the
-          positions beyond stay random: add a phase for longer text.
+          et al. 2023), rows are short first and double twice, a step has 1,024 tokens. In rows of
+          128 with 15% predicted the same hour ends on the first plateau, where a model knows little
+          but frequencies. No text is seen twice, so dropout would only slow training down and is
+          off. The rate is ten times Base's, because the model is small. Rows end at 128 tokens, so
+          the positions beyond are untrained: add a phase for longer text.
 Data:     any corpus of 100 MB or more; tokenizer.path=vocab.txt for a published vocabulary.
 Command:  bertjax pretrain --config=configs/bert_mini.py --workdir=W \
               --config.data.files=corpus.jsonl.gz --config.tokenizer.path=vocab.txt
