@@ -1,4 +1,4 @@
-"""BERT-Mini (4 layers, hidden 256; Turc et al. 2019) in about an hour on one or two CPU cores.
+"""BERT-Mini (4 layers, hidden 256; Turc et al. 2019) in an hour and a quarter on one CPU core.
 
 Recipe:   what makes few tokens go far, as in quickstart.py: 40% of the tokens are predicted (Wettig
           et al. 2023), rows are short first and double twice, a step has 1,024 tokens. In rows of
