@@ -10,18 +10,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bertjax.config import heads, source_checks, tree
-from bertjax.config.data_fields import Masking
+from bertjax.config import heads, masking_checks, source_checks, tree
 from bertjax.config.embedding_fields import POOLINGS, Embedding
 from bertjax.config.fields import Config, Phase
 from bertjax.config.logging_fields import TRACKERS
 from bertjax.config.model_fields import Model
+from bertjax.config.rules import require
 from bertjax.errors import UsageError
-
-
-def _require(ok: object, field: str, value: object, fix: str) -> None:
-    if not ok:
-        raise UsageError(f"config.{field}={value!r}: {fix}")
 
 
 def check(config: Config) -> None:
@@ -32,7 +27,7 @@ def check(config: Config) -> None:
     _check_objective(config)
     _check_teacher(config)
     source_checks.check(config)
-    _check_masking(config.masking, config.evaluation.masked_lm_prob)
+    masking_checks.check(config.masking, config.evaluation.masked_lm_prob)
     _check_optimizer(config)
     _check_run(config)
     for name, phase in config.phases.items():
@@ -53,19 +48,19 @@ def check_fields(leaves: Iterable[tuple[str, dataclasses.Field, Any]]) -> None:
 
 
 def _check_model(m: Model) -> None:
-    _require(
+    require(
         m.hidden_size % m.num_attention_heads == 0,
         "model.num_attention_heads",
         m.num_attention_heads,
         f"must divide model.hidden_size={m.hidden_size}",
     )
-    _require(
+    require(
         len(m.label_names) in (0, m.num_labels),
         "model.label_names",
         m.label_names,
         f"must be as many as model.num_labels={m.num_labels}, or ()",
     )
-    _require(
+    require(
         m.position_offset < m.max_position_embeddings,
         "model.position_offset",
         m.position_offset,
@@ -75,13 +70,13 @@ def _check_model(m: Model) -> None:
 
 def _check_embedding(e: Embedding) -> None:
     modes = e.pooling.split("+") if e.pooling is not None else []
-    _require(
+    require(
         set(modes) <= set(POOLINGS),
         "embedding.pooling",
         e.pooling,
         f"must be one of {', '.join(POOLINGS)}, or several joined by +",
     )
-    _require(
+    require(
         e.max_length == 0 or e.max_length > 2,
         "embedding.max_length",
         e.max_length,
@@ -92,19 +87,19 @@ def _check_embedding(e: Embedding) -> None:
 def _check_objective(c: Config) -> None:
     mlm, nsp, soft = c.objective.mlm, c.objective.nsp, c.objective.distill
     for name, weight in (("mlm", mlm), ("nsp", nsp)):
-        _require(
+        require(
             weight == 0 or name in c.model.head_record.losses,
             f"objective.{name}",
             weight,
             f"needs model.head={' or '.join(heads.with_loss(name))} (here: {c.model.head})",
         )
-    _require(
+    require(
         nsp == 0 or c.examples.has_next_sentence or c.data.holds_examples,
         "objective.nsp",
         nsp,
         f"examples.builder={c.examples.builder} makes no sentence pairs; set it to 0",
     )
-    _require(
+    require(
         mlm or nsp or soft or c.objective.cosine or not c.model.has_masked_lm,
         "objective.mlm",
         mlm,
@@ -113,19 +108,19 @@ def _check_objective(c: Config) -> None:
 
 
 def _check_teacher(c: Config) -> None:
-    _require(
+    require(
         not (c.init_from and c.teacher.layers),
         "teacher.layers",
         c.teacher.layers,
         f"the model starts from config.init_from={c.init_from}; unset one of them",
     )
-    _require(
+    require(
         len(c.teacher.layers) in (0, c.model.num_hidden_layers),
         "teacher.layers",
         c.teacher.layers,
         f"must be as many as model.num_hidden_layers={c.model.num_hidden_layers}, or ()",
     )
-    _require(
+    require(
         all(layer >= 0 for layer in c.teacher.layers),
         "teacher.layers",
         c.teacher.layers,
@@ -134,46 +129,46 @@ def _check_teacher(c: Config) -> None:
 
 
 def _check_run(c: Config) -> None:
-    _require(
+    require(
         1 <= c.examples.max_per_row <= 256,
         "examples.max_per_row",
         c.examples.max_per_row,
         "must lie between 1 (no packing) and 256",
     )
     for name in c.mixture:
-        _require(
+        require(
             re.fullmatch(r"[A-Za-z0-9_]{1,64}", name),
             "mixture",
             name,
             "name it by letters, digits and _ (it is also a folder)",
         )
-    _require(
+    require(
         c.checkpoints.keep >= 2,
         "checkpoints.keep",
         c.checkpoints.keep,
         "keep at least 2, so that a damaged newest checkpoint leaves one to restore",
     )
     for name in c.logging.tracker_names:
-        _require(
+        require(
             name in TRACKERS,
             "logging.trackers",
             c.logging.trackers,
             f"{name!r} is none of {', '.join(TRACKERS)}",
         )
     rest = [name for name in ("data", "fsdp", "tensor") if getattr(c.mesh, name) == -1]
-    _require(
+    require(
         len(rest) <= 1,
         f"mesh.{rest[-1] if rest else ''}",
         -1,
         f"only one axis may be -1, and mesh.{rest[0] if rest else ''} is -1 already",
     )
-    _require(
+    require(
         c.num_steps > 0 or c.is_finetuning,
         "phases",
         tuple(c.phases),
         "no phase has steps; set phases.phase1.steps",
     )
-    _require(
+    require(
         c.num_steps < 1 << 31,
         "phases",
         tuple(c.phases),
@@ -181,62 +176,16 @@ def _check_run(c: Config) -> None:
     )
 
 
-def _check_masking(m: Masking, heldout_share: float) -> None:
-    _require(
-        heldout_share <= m.masked_lm_prob,
-        "evaluation.masked_lm_prob",
-        heldout_share,
-        "rows have room for the predictions of training alone; set it to at most "
-        f"masking.masked_lm_prob={m.masked_lm_prob}",
-    )
-    both = m.mask_token_prob + m.random_token_prob
-    _require(
-        both <= 1,
-        "masking.random_token_prob",
-        m.random_token_prob,
-        "mask_token_prob + random_token_prob must not exceed 1",
-    )
-    _require(
-        m.unit == "token" or not m.smoothing,
-        "masking.smoothing",
-        m.smoothing,
-        f"chooses single tokens; set masking.unit=token (here: {m.unit}), or this to 0",
-    )
-    _require(
-        not m.choose_special or not m.smoothing,
-        "masking.smoothing",
-        m.smoothing,
-        "the text that is counted has no [CLS] and [SEP], so they would be the rarest tokens; set "
-        "masking.choose_special=False, or this to 0",
-    )
-    if m.budget == "batch":
-        _check_batch_budget(m)
-
-
-def _check_batch_budget(m: Masking) -> None:
-    for field, value, needed, why in (
-        ("unit", m.unit, "token", "draws single tokens"),
-        ("rounding", m.rounding, "nearest", "rounds one number, of the whole batch, up"),
-        ("static_patterns", m.static_patterns, 0, "masks a row by the batch that it comes in"),
-    ):
-        _require(
-            value == needed,
-            "masking.budget",
-            m.budget,
-            f"{why}; set masking.{field}={needed} (here: {value}), or this to example",
-        )
-
-
 def _check_optimizer(c: Config) -> None:
     rates = {name: p.learning_rate for name, p in c.active_phases.items()}
     for name, rate in rates.items():
-        _require(
+        require(
             (rate > 0) == any(rates.values()),
             f"phases.{name}.learning_rate",
             rate,
             "set a learning_rate for all phases that have steps, or for none",
         )
-    _require(
+    require(
         c.mesh.fsdp_gather != "step" or c.optimizer.clip_mode == "global",
         "mesh.fsdp_gather",
         c.mesh.fsdp_gather,
@@ -247,34 +196,34 @@ def _check_optimizer(c: Config) -> None:
 def _check_phase(c: Config, name: str, p: Phase) -> None:
     field = f"phases.{name}"
     longest = c.model.max_sequence_length
-    _require(
+    require(
         8 <= p.sequence_length <= longest,
         f"{field}.sequence_length",
         p.sequence_length,
         f"must lie between 8 and {longest}, the end of model.max_position_embeddings",
     )
     most = p.sequence_length - 3
-    _require(
+    require(
         1 <= p.max_predictions_per_seq <= most,
         f"{field}.max_predictions_per_seq",
         p.max_predictions_per_seq,
         f"must lie between 1 and {most}",
     )
     if c.optimizer.clip_mode == "per_shard":
-        _require(
+        require(
             p.batch_size % c.optimizer.clip_shards == 0,
             f"{field}.batch_size",
             p.batch_size,
             f"must be a multiple of optimizer.clip_shards={c.optimizer.clip_shards}",
         )
     rows = p.micro_batch_size or p.batch_size
-    _require(
+    require(
         0 < rows <= p.batch_size and p.batch_size % rows == 0,
         f"{field}.micro_batch_size",
         p.micro_batch_size,
         f"must divide {field}.batch_size={p.batch_size}, or be 0",
     )
-    _require(
+    require(
         rows == p.batch_size or c.optimizer.clip_mode == "global",
         f"{field}.micro_batch_size",
         p.micro_batch_size,
@@ -287,13 +236,13 @@ def _check_phase(c: Config, name: str, p: Phase) -> None:
 
 def _check_ramp(field: str, p: Phase) -> None:
     ratio = p.batch_size / p.ramp_from if p.ramp_from > 0 else 0
-    _require(
+    require(
         ratio > 1 and ratio == 2 ** round(math.log2(ratio)),
         f"{field}.ramp_from",
         p.ramp_from,
         f"{field}.batch_size={p.batch_size} must be this times 2, 4, 8...",
     )
-    _require(
+    require(
         0 < p.ramp_steps < p.steps,
         f"{field}.ramp_steps",
         p.ramp_steps,

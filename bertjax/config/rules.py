@@ -1,11 +1,13 @@
 """The ranges of config fields, as types: for example `Positive`.
 
-A rule here is about a single field. Rules between fields are in `checks`.
+A rule here is about a single field. Rules between fields are in `checks`, and call `require`.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any
+
+from bertjax.errors import UsageError
 
 AUTO = "auto"  # the value of a field that the devices decide
 
@@ -36,3 +38,9 @@ CountOrAuto = Annotated[
 ]
 BelowOne = Annotated[float, Rule(lambda x: 0 <= x < 1, "must lie in [0, 1)")]
 InsideOne = Annotated[float, Rule(lambda x: 0 < x < 1, "must lie between 0 and 1")]
+
+
+def require(ok: object, field: str, value: object, fix: str) -> None:
+    """Raises UsageError about config.`field` if not `ok`; the message names value and fix."""
+    if not ok:
+        raise UsageError(f"config.{field}={value!r}: {fix}")
