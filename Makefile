@@ -13,24 +13,19 @@ ifneq ($(wildcard .venv/.installing),)
   $(shell rm -f $(READY) $(READY_TEST) $(READY_TPU) $(READY_DOCS))
 endif
 
-# glibc gives large buffers back to the kernel after every step, and the kernel zeroes them again
-# for the next: kept in one heap, a CPU step takes a tenth less or better. (Others ignore these.)
-KEEP_HEAP := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 \
-  MALLOC_TOP_PAD_=268435456
-
 # One process a core; who is done takes tests from the others.
 WORKERS := -n logical --maxprocesses=8 --dist=worksteal
 
 .PHONY: quickstart test test-slow test-compiled lint docs clean
 
 quickstart: $(READY)
-	$(KEEP_HEAP) $(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
+	$(BIN)/bertjax pretrain --config=configs/quickstart.py --workdir=$(W)
 	$(BIN)/bertjax evaluate --workdir=$(W)
 	$(BIN)/bertjax fill-mask $(W) "This function returns the [MASK] of the list."
 	$(BIN)/bertjax cloze $(W)
 	$(BIN)/bertjax plot $(W)
-	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py --workdir=$(W)/task --config.init_from=$(W)
-	$(KEEP_HEAP) $(BIN)/bertjax finetune --config=configs/quickstart_task.py:random --workdir=$(W)/task_random --config.init_from=$(W)
+	$(BIN)/bertjax finetune --config=configs/quickstart_task.py --workdir=$(W)/task --config.init_from=$(W)
+	$(BIN)/bertjax finetune --config=configs/quickstart_task.py:random --workdir=$(W)/task_random --config.init_from=$(W)
 	echo "Return the eigenvalues of a symmetric matrix." | $(BIN)/bertjax predict $(W)/task --input=-
 
 test: $(READY_TEST)

@@ -76,7 +76,7 @@ class Run:
         )
         self.mesh = sharding.make_mesh(config.mesh, jax.devices()[:num_devices])
         job = Pretraining(config)
-        self.state, _ = train.start(job, train.abstract_state(job, self.mesh))
+        self.state, _ = train.start(job, train.abstract_state(job, self.mesh), {})
         step = train.compile_step(job, self.mesh, lambda batch: batch, micro_batches)
         self.compiled = step.lower(self.state, {}, self._place(make_batch(0))).compile()
 

@@ -23,6 +23,7 @@ from bertjax.distill import teacher
 from bertjax.errors import UsageError
 from bertjax.plan import budget
 from bertjax.plan import stage as plan_stage
+from bertjax.plan.target import Target
 from bertjax.pretraining import Pretraining
 
 # One small slice and one pod of each generation, and two slices.
@@ -90,7 +91,7 @@ def recipe(name: str) -> config_lib.Config:
 
 def rows_of(name: str, topology: str, attention: str, done: set, *, last: bool):
     """Reports of a config's stages (or of its last one) on a topology, except those in `done`."""
-    target = plan_stage.Target.named(topology)
+    target = Target.named(topology)
     config = load(name, len(target.devices))
     config = config.with_model(attention=attention)
     job = Pretraining(

@@ -24,6 +24,7 @@ def describe(config: config_lib.Config, mesh: Mesh, stage: stages.Stage) -> str:
     taken = attention(config, mesh, phase.sequence_length) + " attention"
     if layer_norm(config, mesh, phase.sequence_length) == "fused":
         taken += ", fused LayerNorm"
+    taken += f", {config.model.dtype} products"
     blocks = config.model.num_hidden_layers
     at_once = models.blocks_at_once(config.model, mesh.devices.flat[0])
     form = "unrolled" if at_once == blocks else f"scanned, {at_once} at once"

@@ -26,6 +26,7 @@ from bertjax.errors import DataError, UsageError
 from bertjax.job import Batch, HeldoutBatches, Terms, Verdict
 from bertjax.metrics import flops
 from bertjax.metrics.progress import say
+from bertjax.models import compute_type
 from bertjax.models.placement import Placement
 from bertjax.processes import compilation_cache, distributed
 
@@ -263,6 +264,9 @@ def _open(
     if jax.process_index() == 0:  # other hosts need not have the text
         stores.require_same(config, directory, manifests)
     config = stores.resolved(config, manifests, tokenizer)
+    if not abstract:  # a plan's devices are not here
+        model = compute_type.resolved(config.model, jax.devices()[0])
+        config = dataclasses.replace(config, model=model)
     if source is None:
         return Pretraining(config, tokenizer, directory)
     if mesh is None:

@@ -21,7 +21,7 @@ def get_config():
     config.model.num_hidden_layers = 4
     config.model.num_attention_heads = 4
     config.model.intermediate_size = 1024
-    config.model.scan_unroll = 0  # four layers compile fast, and a CPU runs them faster unrolled
+    config.model.dtype = "auto"  # bfloat16 products where the processor has them
     config.model.hidden_dropout_prob = 0.0
     config.model.attention_probs_dropout_prob = 0.0
     config.masking.masked_lm_prob = 0.4

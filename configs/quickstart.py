@@ -27,9 +27,9 @@ def get_config():
     config.model.intermediate_size = 512
     config.model.max_position_embeddings = 64
     config.model.initializer_range = 0.04  # about half of 1 / sqrt(128); .02 suits a width of 768
+    config.model.dtype = "auto"  # bfloat16 products where the processor has them
     config.model.hidden_dropout_prob = 0.0
     config.model.attention_probs_dropout_prob = 0.0
-    config.model.scan_unroll = 0
     config.masking.masked_lm_prob = 0.4
     config.evaluation.masked_lm_prob = 0.15
     config.phases.phase1 = config_lib.phase(

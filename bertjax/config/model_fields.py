@@ -52,7 +52,10 @@ class Model:
         ("regression", "single_label_classification", "multi_label_classification"),
     )
     dtype: str = field(
-        "float32", "compute type; master weights stay float32", ("float32", "bfloat16")
+        "float32",
+        "compute type of products: float32, bfloat16, auto (bfloat16 where the device multiplies it "
+        "faster); master weights stay float32, and on CPUs all but products",
+        ("float32", "bfloat16", "auto"),
     )
     attention: str = field(
         "auto",

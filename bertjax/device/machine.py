@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bertjax import processor
+
 # Instruction sets that decide how fast int8 products are and how they round. Linux's names: x86,
 # then ARM.
 _SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
@@ -20,10 +22,7 @@ def describe() -> dict[str, Any]:
     `processor`, `instruction_sets` (those of `_SETS` that it has), `cores` (as `cores`), `date`
     (ISO 8601, UTC), `load_average` (1, 5 and 15 minutes) and `versions` of the runtimes.
     """
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
+    text = processor.cpuinfo()
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     now = datetime.datetime.now(datetime.UTC)
     return {
@@ -38,8 +37,7 @@ def describe() -> dict[str, Any]:
 
 def instruction_sets(cpuinfo: str) -> list[str]:
     """Those of `_SETS` that the first processor of a /proc/cpuinfo has."""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.M)
-    flags = set(found[1].split()) if found else set()
+    flags = processor.flags(cpuinfo)
     return [name for name in _SETS if name in flags]
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Collection
 
+import jax
+
 from bertjax import config as config_lib
 from bertjax.config import checks, tree
 from bertjax.config.model_fields import Model
@@ -11,6 +13,7 @@ from bertjax.finetune import batches
 from bertjax.finetune.job import Finetuning
 from bertjax.finetune.rows import Settings
 from bertjax.finetune.tasks import KINDS, TASKS, Task
+from bertjax.models import compute_type
 
 # Model fields that the run decides, whatever weights it starts from.
 _RUN_FIELDS = (
@@ -106,7 +109,7 @@ def model_of(
     problem = "regression" if kind == "regression" else None
     if labels:
         problem = "single_label_classification" if kind in ("single", "pair") else None
-    return dataclasses.replace(
+    model = dataclasses.replace(
         base,
         **own,
         head=head,
@@ -114,6 +117,7 @@ def model_of(
         label_names=labels,
         problem_type=problem,
     )
+    return compute_type.resolved(model, jax.devices()[0])
 
 
 def config_of(config: config_lib.Config, model: Model, num_rows: int) -> config_lib.Config:

@@ -176,7 +176,7 @@ def decoder(
     table_VD = placement("word_embedding", params["embeddings"]["word"]["embedding"])
     masked_lm: Any = bind(config, params, "masked_lm")
     states_BPD = masked_lm.transformed(hidden_BPD)
-    return Decoder(states_BPD, table_VD.astype(config.dtype), params["masked_lm"]["bias"])
+    return Decoder(states_BPD, table_VD.astype(states_BPD.dtype), params["masked_lm"]["bias"])
 
 
 def _first_tokens(hidden_BLD: jax.Array, batch: Batch) -> jax.Array:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from bertjax import config as config_lib
 from bertjax.config import rules
-from bertjax.models import attention_dropout, flash, flash_form
+from bertjax.models import attention_dropout, compute_type, flash, flash_form
 from bertjax.models.attention_dropout import dropout
-from bertjax.models.linear import summed_in_float32
+from bertjax.models.linear import multiplied, summed_in_float32
 from bertjax.models.placement import Placement, can_run, is_ampere
 
 Batch = dict[str, jax.Array]
@@ -29,21 +30,26 @@ def xla_attention(
     value_BMHK: jax.Array,
     mask_BLM: jax.Array,
     *,
+    factors: DTypeLike,
     rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """Softmax attention written out, for any device: `[B, L, H, K]`.
 
-    `mask_BLM` is True where a query may look; scores, softmax and dropout are float32.
+    `mask_BLM` is True where a query may look; scores, softmax and dropout are float32, the factors
+    of both products have the type `factors`.
     """
-    probs_BHLM = dropout(probabilities(query_BLHK, key_BMHK, mask_BLM), rate, dropout_key)
-    return jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM.astype(value_BMHK.dtype), value_BMHK)
+    probs_BHLM = probabilities(query_BLHK, key_BMHK, mask_BLM, factors)
+    probs_BHLM = dropout(probs_BHLM, rate, dropout_key).astype(value_BMHK.dtype)
+    return multiplied("BHLM,BMHK->BLHK", probs_BHLM, value_BMHK, factors)
 
 
-def probabilities(query_BLHK: jax.Array, key_BMHK: jax.Array, mask_BLM: jax.Array) -> jax.Array:
+def probabilities(
+    query_BLHK: jax.Array, key_BMHK: jax.Array, mask_BLM: jax.Array, factors: DTypeLike
+) -> jax.Array:
     """The share of every key in every query, by head: `[B, H, L, M]`, float32."""
     scale = query_BLHK.shape[-1] ** -0.5
-    scores_BHLM = summed_in_float32("BLHK,BMHK->BHLM", query_BLHK * scale, key_BMHK)
+    scores_BHLM = summed_in_float32("BLHK,BMHK->BHLM", query_BLHK * scale, key_BMHK, factors)
     scores_BHLM = jnp.where(mask_BLM[:, None], scores_BHLM, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BHLM, axis=-1)
 
@@ -101,7 +107,8 @@ def choose(config: config_lib.Model, placement: Placement, length: int) -> str:
     Raises:
       UsageError: the kernel asked for cannot run, or would drop the dropout.
     """
-    name, dtype, device = config.attention, config.dtype, placement.device
+    name, device = config.attention, placement.device
+    dtype = compute_type.resolved(config, device).dtype
     platform, kind = device.platform, device.device_kind
     rate = config.attention_probs_dropout_prob
     heads = config.num_attention_heads
@@ -154,7 +161,11 @@ def bind(config: config_lib.Model, batch: Batch, placement: Placement) -> Attend
         return lambda products, biases, _: cudnn_attention(*biased(products, biases), batch)
     mask_BLM = attention_mask(batch)
     return lambda products, biases, dropout_key: xla_attention(
-        *biased(products, biases), mask_BLM, rate=rate, dropout_key=dropout_key
+        *biased(products, biases),
+        mask_BLM,
+        factors=config.dtype,
+        rate=rate,
+        dropout_key=dropout_key,
     )
 
 

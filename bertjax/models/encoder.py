@@ -16,7 +16,7 @@ from flax import nnx
 
 from bertjax import config as config_lib
 from bertjax.config import rules
-from bertjax.models import flash
+from bertjax.models import compute_type, flash
 from bertjax.models.attention import Attend, Batch
 from bertjax.models.dropout import dropout, split
 from bertjax.models.layer_norm import AddAndNorm
@@ -73,7 +73,8 @@ class Embeddings(nnx.Module):
             hidden_BLD += types_BLT @ placement(
                 "token_type_embedding", self.token_type.embedding[...]
             )
-        hidden_BLD = self.layer_norm(hidden_BLD).astype(self.config.dtype)
+        hidden_type = compute_type.of_hidden(self.config, placement.device)
+        hidden_BLD = self.layer_norm(hidden_BLD).astype(hidden_type)
         return dropout(hidden_BLD, self.config.hidden_dropout_prob, dropout_key)
 
 
@@ -109,7 +110,7 @@ class Block(nnx.Module):
 
         layers = (self.query, self.key, self.value)
         products = tuple(heads(product(layer, hidden_BLD)) for layer in layers)
-        biases = tuple(heads(bias(layer)) for layer in layers)
+        biases = tuple(heads(bias(layer, hidden_BLD)) for layer in layers)
         mixed_BLHK = attend(products, biases, keys[0])
         mixed_BLD = mixed_BLHK.reshape(hidden_BLD.shape)
         hidden_BLD, again_BLD = add_and_norm(
@@ -136,13 +137,13 @@ _REMAT_POLICIES = {
 def blocks_at_once(config: config_lib.Model, device: jax.Device) -> int:
     """The number of encoder blocks that one iteration of the scan unrolls.
 
-    `auto` unrolls all blocks on GPUs. A scan stacks, slices and zero-fills the arrays for the
-    backward pass, which is 36% to 43% of the bytes that a step moves on an H100. On CPUs, unrolling
-    gains 3% for BERT-Base and nearly doubles the compile time (benchmarks/RESULTS.md, "Blocks
-    unrolled").
+    `auto` scans on TPUs and unrolls all blocks elsewhere. A scan stacks, slices and zero-fills the
+    arrays for the backward pass: 36% to 43% of the bytes that a step moves on an H100, 12% to 20%
+    of a step's time on a CPU, for half the time to compile (benchmarks/RESULTS.md, "Blocks
+    unrolled"). On a TPU the compiler takes several times as long.
     """
     if config.scan_unroll == rules.AUTO:
-        return config.num_hidden_layers if device.platform == "gpu" else 1
+        return 1 if device.platform == "tpu" else config.num_hidden_layers
     return int(config.scan_unroll) or config.num_hidden_layers
 
 

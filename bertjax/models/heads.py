@@ -11,7 +11,7 @@ from bertjax import config as config_lib
 from bertjax.config import parameters
 from bertjax.config.heads import Part
 from bertjax.models import encoder
-from bertjax.models.linear import activated, linear, summed_in_float32
+from bertjax.models.linear import activated, dense, linear, summed_in_float32
 
 
 class Pooler(nnx.Module):
@@ -26,7 +26,7 @@ class Pooler(nnx.Module):
         self.dense = linear(config, config.hidden_size, config.hidden_size, rngs)
 
     def __call__(self, first_BD: jax.Array) -> jax.Array:
-        return self.activation(self.dense(first_BD))
+        return self.activation(dense(self.dense, first_BD))
 
 
 class Logits(nnx.Module):
@@ -36,7 +36,7 @@ class Logits(nnx.Module):
         self.dense = linear(config, config.hidden_size, width, rngs)
 
     def __call__(self, hidden_XD: jax.Array) -> jax.Array:
-        return self.dense(hidden_XD).astype(jnp.float32)
+        return dense(self.dense, hidden_XD).astype(jnp.float32)
 
 
 class MaskedLM(nnx.Module):
@@ -55,17 +55,16 @@ class MaskedLM(nnx.Module):
         c = self.config
         hidden_BPD = jnp.take_along_axis(hidden_BLD, positions_BP[..., None], axis=1)
         hidden_BPD = self.transformed(hidden_BPD)
-        table_VD = word_embedding_VD.astype(c.dtype)
-        logits_BPV = summed_in_float32("BPD,VD->BPV", hidden_BPD, table_VD)
+        table_VD = word_embedding_VD.astype(hidden_BPD.dtype)
+        logits_BPV = summed_in_float32("BPD,VD->BPV", hidden_BPD, table_VD, c.dtype)
         logits_BPV += self.bias[...]
         real_V = jnp.arange(logits_BPV.shape[-1]) < c.vocab_size
         return jnp.where(real_V, logits_BPV, -jnp.inf)
 
     def transformed(self, hidden_XD: jax.Array) -> jax.Array:
         """The transform before the product with the word table: `[..., D]` -> `[..., D]`."""
-        c = self.config
-        hidden_XD = activated(c.hidden_act, self.transform, hidden_XD)
-        return self.layer_norm(hidden_XD).astype(c.dtype)
+        inner_XD = activated(self.config.hidden_act, self.transform, hidden_XD)
+        return self.layer_norm(inner_XD).astype(hidden_XD.dtype)
 
 
 # The parts of `config.heads` that are not plain `Logits`, by name.

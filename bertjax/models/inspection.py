@@ -28,12 +28,13 @@ def inspect(config: config_lib.Model, params: dict, batch: Batch) -> dict[str, j
     """
     placement, mask_BLM = Unplaced(), attention.attention_mask(batch)
     found_BHLM: list[jax.Array] = []
+    factors = config.dtype
 
     def attend(products: OfHeads, biases: OfHeads, _: jax.Array | None) -> jax.Array:
         query_BLHK, key_BMHK, value_BMHK = attention.biased(products, biases)
-        found_BHLM.append(attention.probabilities(query_BLHK, key_BMHK, mask_BLM))
+        found_BHLM.append(attention.probabilities(query_BLHK, key_BMHK, mask_BLM, factors))
         return attention.xla_attention(
-            query_BLHK, key_BMHK, value_BMHK, mask_BLM, rate=0.0, dropout_key=None
+            query_BLHK, key_BMHK, value_BMHK, mask_BLM, factors=factors, rate=0.0, dropout_key=None
         )
 
     add_and_norm = functools.partial(layer_norm.plain, 0.0, jax.checkpoint)

@@ -14,7 +14,7 @@ from bertjax import config as config_lib
 from bertjax.models import layer_norm_gpu
 from bertjax.models.dropout import dropout, key_words
 from bertjax.models.layer_norm_gpu import VECTORS, Form
-from bertjax.models.linear import bias, product
+from bertjax.models.linear import bias, dense, product
 from bertjax.models.placement import Placement, can_run, is_ampere
 
 
@@ -84,7 +84,7 @@ def plain(
     def normalized(sum_BLD: jax.Array) -> jax.Array:
         return norm(sum_BLD).astype(sum_BLD.dtype)
 
-    return (normalized(hidden_BLD + dropout(linear(inner_BLF), rate, dropout_key)),) * uses
+    return (normalized(hidden_BLD + dropout(dense(linear, inner_BLF), rate, dropout_key)),) * uses
 
 
 def _fused(
@@ -98,7 +98,7 @@ def _fused(
     uses: int = 1,
 ) -> tuple[jax.Array, ...]:
     inputs = {"hidden": hidden_BLD, "product": product(linear, inner_BLF)}
-    inputs |= {"bias": bias(linear), "scale": norm.scale[...], "shift": norm.bias[...]}  # type: ignore[index]
+    inputs |= {"bias": bias(linear, inner_BLF), "scale": norm.scale[...], "shift": norm.bias[...]}  # type: ignore[index]
     if dropout_key is None or form.rate == 0.0:
         form = form._replace(rate=0.0)
     else:

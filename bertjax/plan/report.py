@@ -12,6 +12,7 @@ from bertjax.errors import UsageError
 from bertjax.job import Job
 from bertjax.plan import budget, comparison, search, units
 from bertjax.plan import stage as planning
+from bertjax.plan.target import Target
 
 _GIB = 2**30
 
@@ -50,7 +51,7 @@ def run(
     if as_table and len(names) > 1:
         raise UsageError(f"--topology={topologies}: --table searches on one topology; name one")
     prices = comparison.prices(price, len(names))
-    targets = [planning.Target.named(name) for name in names]
+    targets = [Target.named(name) for name in names]
     job, rows = budget.corpus(config, workdir)
     if as_table:
         reports = list(search.table(job, targets[0], say))
@@ -86,7 +87,7 @@ def show_table(plans: list[dict], console: Console) -> None:
         _show_assumptions(list(lines), console, f" for {', '.join(names)}")
 
 
-def _refusal(plan: dict, job: Job, target: planning.Target, say: planning.Say) -> str:
+def _refusal(plan: dict, job: Job, target: Target, say: planning.Say) -> str:
     """The error message for a plan that does not fit."""
     too_large = [report for report in plan["stages"] if not report["fits"]]
     report = max(too_large, key=lambda report: report["hbm_bytes_per_device"] or math.inf)

@@ -9,7 +9,8 @@ from bertjax.config import stages
 from bertjax.errors import UsageError
 from bertjax.job import Job
 from bertjax.plan import gpus
-from bertjax.plan.stage import Say, Target, changed, plan_stage
+from bertjax.plan.stage import Say, changed, plan_stage
+from bertjax.plan.target import Target
 
 _TRIES = 3  # maximum of candidates to compile
 
@@ -109,6 +110,7 @@ def table(job: Job, target: Target, say: Say) -> Iterator[dict]:
     Raises:
       UsageError: the config's own mesh or batches do not divide, so no other mesh would.
     """
+    job = changed(job, target.resolved(job.config))
     config = job.config
     made = sharding.make_mesh(config.mesh, target.devices)
     sharding.check(config, made)

@@ -16,41 +16,11 @@ from bertjax import kernels, models, sharding, train
 from bertjax.config import stages
 from bertjax.errors import UsageError, one_line
 from bertjax.job import Job
-from bertjax.metrics import chips
-from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, topology
+from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
+from bertjax.plan.target import Target
 
 Say = Callable[[str], None]  # called with a line before each compilation
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The devices that a plan is for.
-
-    Attributes:
-      name: name of the topology, or number and kind of this machine's devices.
-      hbm_limit: bytes that a program can use on one device; None if unknown.
-      chip: data sheet of one device; None if no step time can be predicted for it.
-    """
-
-    name: str
-    devices: list[jax.Device]
-    hbm_limit: float | None
-    chip: chips.Chip | None
-
-    @classmethod
-    def named(cls, name: str | None) -> "Target":
-        """A topology by name; None for this machine's devices. Raises as `topology.devices`."""
-        devices = jax.devices() if name is None else topology.devices(name)
-        chip = chips.chip(devices[0])
-        chip = chip if chip and chip.hbm else None
-        limit = chip.hbm_limit if chip else None
-        if chip and chip.nvlink:
-            limit = chip.hbm_limit * gpus.memory_share()
-        if name is None and (chip is None or chip.nvlink):
-            limit = (devices[0].memory_stats() or {}).get("bytes_limit", limit)
-        kind = f"{len(devices)} {devices[0].device_kind}"
-        return cls(name or kind, devices, limit, chip)
 
 
 def compile_stage(job: Job, mesh: Mesh, stage: stages.Stage) -> jax.stages.Compiled:
@@ -271,6 +241,7 @@ def plan(
         their memory is no error here: `fits` is False. If the limit is unknown, `fits` is True
         unless the compiler refused.
     """
+    job = changed(job, target.resolved(job.config))
     taken, others, config = [], [], job.config
     for stage in stages.of(config):
         kernels = alternatives(config, target, stage.phase.sequence_length)

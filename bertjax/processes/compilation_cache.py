@@ -23,7 +23,7 @@ import jax
 from jax._src import compilation_cache as jax_cache  # JAX has no public API for a custom cache
 from jax._src.compilation_cache_interface import CacheInterface
 
-from bertjax import storage
+from bertjax import processor, storage
 from bertjax.errors import StorageError, one_line
 
 _log = logging.getLogger(__name__)
@@ -151,10 +151,7 @@ def _files(directory: Path) -> dict[str, int]:
 
 def _instruction_set() -> str:
     """A short hash of this processor's instruction set, which XLA's CPU programs depend on."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        text = ""
-    found = re.findall(r"^(model name|CPU part|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    pattern = r"^(model name|CPU part|flags|Features)\s*:\s*(.*)$"
+    found = re.findall(pattern, processor.cpuinfo(), re.MULTILINE)
     said = dict(reversed(found)) or platform.processor()  # the first core's values win
     return hashlib.sha256(f"{platform.machine()} {said}".encode()).hexdigest()[:8]

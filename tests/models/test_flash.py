@@ -147,7 +147,7 @@ def plain(arrays, batch, rate):
     mask_BLM = attention.attention_mask(batch)
     keys = row_keys(len(mask_BLM))
     attend = functools.partial(
-        attention.xla_attention, mask_BLM=mask_BLM, rate=rate, dropout_key=keys
+        attention.xla_attention, mask_BLM=mask_BLM, factors="float32", rate=rate, dropout_key=keys
     )
     return values_and_gradients(attend, arrays, batch)
 

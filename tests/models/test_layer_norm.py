@@ -48,9 +48,10 @@ def plain(key, hidden, product, bias, scale, shift):
         hidden.shape[-1], epsilon=EPSILON, use_fast_variance=False, rngs=nnx.Rngs(0)
     )
     norm.scale[...], norm.bias[...] = scale, shift
-    return layer_norm.plain(
-        RATE, jax.checkpoint, norm, lambda x: x + bias, hidden, product, key, uses=2
-    )
+    features = product.shape[-1]
+    linear = nnx.Linear(features, features, dtype=product.dtype, rngs=nnx.Rngs(0))
+    linear.kernel[...], linear.bias[...] = jnp.eye(features), bias
+    return layer_norm.plain(RATE, jax.checkpoint, norm, linear, hidden, product, key, uses=2)
 
 
 def fused(key, *arrays, placement=None):

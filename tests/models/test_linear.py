@@ -16,7 +16,7 @@ def test_gradients_are_those_of_einsum(letters, dtype, tolerance):
     rng = np.random.default_rng(0)
     left, right, gradient = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
     left, right = left.astype(dtype), right.astype(dtype)
-    result, pull = jax.vjp(lambda a, b: summed_in_float32(letters, a, b), left, right)
+    result, pull = jax.vjp(lambda a, b: summed_in_float32(letters, a, b, a.dtype), left, right)
     exact = [x.astype(jnp.float32) for x in (left, right)]
     expected, pull_exact = jax.vjp(lambda a, b: jnp.einsum(letters, a, b), *exact)
     assert result.dtype == jnp.float32
@@ -28,7 +28,9 @@ def test_gradients_are_those_of_einsum(letters, dtype, tolerance):
 
 def test_all_products_of_bfloat16_take_bfloat16():
     factors = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((5, 8), jnp.bfloat16)
-    gradient = jax.grad(lambda a, b: summed_in_float32("BPD,VD->BPV", a, b).sum(), argnums=(0, 1))
+    gradient = jax.grad(
+        lambda a, b: summed_in_float32("BPD,VD->BPV", a, b, a.dtype).sum(), argnums=(0, 1)
+    )
     text = str(jax.make_jaxpr(gradient)(*factors))
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) == 3
@@ -38,6 +40,6 @@ def test_all_products_of_bfloat16_take_bfloat16():
 def test_float32_has_derivatives_in_forward_mode():
     factors = jnp.ones((2, 3, 8)), jnp.ones((5, 8))
     _, change = jax.jvp(
-        lambda a: summed_in_float32("BPD,VD->BPV", a, factors[1]), factors[:1], factors[:1]
+        lambda a: summed_in_float32("BPD,VD->BPV", a, factors[1], a.dtype), factors[:1], factors[:1]
     )
     np.testing.assert_array_equal(change, 8)

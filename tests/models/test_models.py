@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import device
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,6 +17,7 @@ from bertjax import models, objectives, train
 from bertjax.config import Config, Model
 from bertjax.models import attention, encoder, layer_norm
 from bertjax.models.dropout import dropout, random_words
+from bertjax.models.placement import Unplaced
 from bertjax.pretraining import Pretraining
 
 TINY = Model(
@@ -297,10 +299,12 @@ def test_dropout_is_sharded_like_its_input():
     np.testing.assert_array_equal(jax.jit(drop)(x, key), dropout(jnp.ones(x.shape), 0.1, key))
 
 
-def test_bfloat16_is_close_to_float32(params, batch):
-    half = apply(dataclasses.replace(TINY, dtype="bfloat16"), params, batch)
+@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("tpu", "bfloat16")])
+def test_bfloat16_is_close_to_float32(params, batch, platform, dtype):
+    config = dataclasses.replace(TINY, dtype="bfloat16", attention="xla")
+    half = models.apply(config, params, batch, placement=Unplaced(device(platform)))
     full = apply(TINY, params, batch)
-    assert half["hidden"].dtype == jnp.bfloat16
+    assert half["hidden"].dtype == dtype
     assert half["masked_lm_logits"].dtype == half["next_sentence_logits"].dtype == jnp.float32
     difference = np.asarray(half["hidden"], np.float32) - np.asarray(full["hidden"])
     assert 0 < np.sqrt((difference**2).mean()) < 0.03 * np.asarray(full["hidden"]).std()

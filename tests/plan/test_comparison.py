@@ -11,6 +11,7 @@ from bertjax.errors import UsageError
 from bertjax.plan import comparison, units
 from bertjax.plan import report as plan_report
 from bertjax.plan import stage as plan_stage
+from bertjax.plan.target import Target
 
 CONFIG = config_lib.Config(model=config_lib.Model(vocab_size=500))
 
@@ -111,7 +112,7 @@ def test_the_table_has_a_column_for_each_topology():
 
 def planned(monkeypatch, **fits):
     """`report.run` with fakes: topologies that fit or not, by name."""
-    monkeypatch.setattr(plan_stage.Target, "named", lambda name: name)
+    monkeypatch.setattr(Target, "named", lambda name: name)
     monkeypatch.setattr(
         plan_stage,
         "plan",

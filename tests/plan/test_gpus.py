@@ -14,6 +14,7 @@ from bertjax.errors import UsageError
 from bertjax.metrics import chips
 from bertjax.plan import budget, gpus, hlo, hlo_cost, roofline, search, topology
 from bertjax.plan import stage as plan_stage
+from bertjax.plan.target import Target
 from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
@@ -49,7 +50,7 @@ def test_names(name, meant):
 
 def test_a_name_that_is_missing_is_not_the_devices_at_hand():
     with pytest.raises(UsageError, match="--topology=: not GENERATION:SIDES"):
-        plan_stage.Target.named("")
+        Target.named("")
 
 
 @pytest.mark.parametrize("name", ["h100x0", "h100x9", "a100x16"])
@@ -114,7 +115,7 @@ def test_a_share_that_would_do(monkeypatch):
     assert gpus.larger_share(chip, 93e9) is None
     assert gpus.larger_share(dataclasses.replace(chip, nvlink=None), 80e9) is None
     report = {"hbm_bytes_per_device": 80.5e9}
-    target = plan_stage.Target("h100", [], 75e9, chip)
+    target = Target("h100", [], 75e9, chip)
     fix = search.would_fit(Pretraining(CONFIG), target, report, lambda line: None)
     assert fix == "it fits with XLA_CLIENT_MEM_FRACTION=0.81 in the environment"
 
@@ -182,7 +183,7 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_a_plan_for_eight_gpus():
     job, rows = budget.corpus(CONFIG, None)
-    target = plan_stage.Target.named("h100x8")
+    target = Target.named("h100x8")
     assert target.hbm_limit == pytest.approx(79.11 * 2**30 * gpus.memory_share())
     found = plan_stage.plan(job, target, rows, lambda line: None, all_kernels=False)
     assert found["num_devices"] == 8

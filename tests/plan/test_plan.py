@@ -23,6 +23,7 @@ from bertjax.plan import budget, hlo, hlo_cost, roofline, topology
 from bertjax.plan import report as plan_report
 from bertjax.plan import search as plan_search
 from bertjax.plan import stage as plan_stage
+from bertjax.plan.target import Target
 from bertjax.pretraining import Pretraining
 
 MODEL = config_lib.Model(
@@ -242,7 +243,7 @@ def planned():
     """Of a model in bfloat16, in micro-batches."""
     config = plan_search.with_micro_batch(CONFIG, "phase1", 128).with_model(dtype="bfloat16")
     job, rows = budget.corpus(config, None)
-    return plan_stage.plan(job, plan_stage.Target.named(None), rows, say=lambda line: None)
+    return plan_stage.plan(job, Target.named(None), rows, say=lambda line: None)
 
 
 def test_the_plan_is_of_the_step_that_runs():
@@ -280,7 +281,7 @@ def test_gradients_are_reduced_once_a_step_in_float32():
 
 
 def small_target(limit):
-    return dataclasses.replace(plan_stage.Target.named(None), name="v0:2x2x2", hbm_limit=limit)
+    return dataclasses.replace(Target.named(None), name="v0:2x2x2", hbm_limit=limit)
 
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
@@ -293,7 +294,7 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch, capsys):
         hbm_bytes_per_device=2 * target.hbm_limit,
     )
     refused = dict(planned(), fits=False, stages=[report])
-    monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
+    monkeypatch.setattr(Target, "named", lambda name: target)
     monkeypatch.setattr(plan_stage, "plan", lambda *_, **__: refused)
     with pytest.raises(UsageError) as error:
         plan_report.run(CONFIG, "v0:2x2x2", None, as_json=True, as_table=False)
@@ -338,7 +339,7 @@ def test_where_the_limit_is_not_known_a_refusal_is_one_line(monkeypatch, capsys)
     """The compiler knows TPU v3; how much of its memory programs can have is in no table here."""
     report = dict(planned()["stages"][0], fits=False, micro_batch_size=512, hbm_limit_bytes=None)
     target = small_target(None)
-    monkeypatch.setattr(plan_stage.Target, "named", lambda name: target)
+    monkeypatch.setattr(Target, "named", lambda name: target)
     monkeypatch.setattr(
         plan_stage, "plan", lambda *_, **__: dict(planned(), fits=False, stages=[report])
     )
