@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "bertjax"
 # where one tier holds several, they do not import each other.
 TIERS = (
     ("errors",),
-    ("storage",),
+    ("storage", "processor"),
     ("commands", "config", "processes"),
     ("data", "keys"),
     ("models",),
