@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from bertjax import compiler, keys, models, objectives, optimizer, sharding
 from bertjax import config as config_lib
-from bertjax import keys, models, objectives, optimizer, sharding
 from bertjax.job import Batch, Job, Terms
 from bertjax.models.placement import Placement
 
@@ -268,4 +268,5 @@ def compile_step(
         in_shardings=(state, frozen, sharding.batch_sharding(mesh)),
         out_shardings=(state, None),
         donate_argnums=0,
+        compiler_options=compiler.options(job.config.model, mesh, micro_batches),
     )

@@ -18,7 +18,7 @@ TIERS = (
     ("commands", "config", "processes"),
     ("data", "keys"),
     ("models",),
-    ("objectives", "optimizer", "sharding", "metrics"),
+    ("compiler", "objectives", "optimizer", "sharding", "metrics"),
     ("checkpoints",),
     ("workdir",),
     ("job",),

@@ -13,7 +13,7 @@ import pytest
 from corpora import change, config, corpus, write_jsonl  # noqa: F401 (a fixture)
 
 from bertjax import config as configs
-from bertjax import convert, pretraining, storage, workdir
+from bertjax import convert, pretraining, processor, storage, workdir
 from bertjax.config import Config
 from bertjax.data import identity, prepare
 from bertjax.errors import DataError, UsageError
@@ -264,6 +264,12 @@ def test_the_same_tokenizer_elsewhere_goes_on(made, tmp_path, caplog):
     assert caplog.messages == []
     opened(made, tmp_path / "w")  # by its old name, under which there is nothing now
     assert "is not there, so not compared" in caplog.text
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [("avx512_bf16", "bfloat16"), ("avx2", "float32")])
+def test_auto_becomes_the_type_that_the_run_computes_in(made, tmp_path, monkeypatch, flags, dtype):
+    monkeypatch.setattr(processor, "cpuinfo", lambda: f"flags : {flags}")
+    assert opened(change(made, model={"dtype": "auto"}), tmp_path / "w").model.dtype == dtype
 
 
 def test_config_json_gets_the_kind_that_was_read(made, tmp_path):

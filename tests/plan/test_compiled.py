@@ -7,6 +7,7 @@ program that would be loaded onto the chips.
 import dataclasses
 import importlib.util
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class Compiled:
         self.config, self.phase = config, stage.phase
         compiled = plan_stage.compile_stage(job, self.mesh, stage)
         self.hbm = compiled.memory_analysis().peak_memory_in_bytes
-        self.program = hlo.Program(compiled.as_text(), len(devices))
+        self.text = compiled.as_text()
+        self.program = hlo.Program(self.text, len(devices))
         self.collectives = self.program.collectives()
 
     @property
@@ -122,6 +124,16 @@ def test_gradients_are_reduced_once_a_step_in_float32(pod):
         large = [c for c in compiled.collectives if c.bytes > 1e4]
         assert {(c.kind, c.dtype, c.count) for c in large} == {("all-reduce", "f32", 1)}
         assert sum(c.bytes for c in large) == pytest.approx(bytes_, rel=0.01)
+
+
+def test_unrolled_blocks_are_summed_while_the_backward_pass_multiplies():
+    """Most of a gradient's bytes: what is left is summed before or after it, as the word table."""
+    silent = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    compiled = Compiled(bert_base(4, num_hidden_layers=2, scan_unroll=0, **silent), "v5e:2x2")
+    entry = compiled.text[compiled.text.rindex("\nENTRY ") :]
+    assert len(re.findall(r" fusion\(.*async_collective_fusion", entry)) >= 2 * 6
+    alone = re.findall(r" all-reduce\(", entry)
+    assert len(alone) < 2 * 6
 
 
 def test_sharded_parameters_are_gathered_and_activations_are_not():
