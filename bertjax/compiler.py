@@ -12,7 +12,6 @@ _TPU_SUMS = {
     "xla_enable_async_all_reduce": True,
     "xla_tpu_enable_async_collective_fusion": True,
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
 }
 
 
