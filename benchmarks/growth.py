@@ -41,6 +41,8 @@ MODEL = config_lib.Model(
     max_position_embeddings=2048,
 )
 LENGTH, ROWS = 128, 8
+# How temporaries should grow: the scores of attention, `[B, H, L, L]`, outgrow all else.
+MEMORY_SLOPE = {"length": 2, "batch": 1, "layers": 1, "devices": -1}
 SIZES = {
     "length": (128, 256, 512, 1024, 2048),
     "batch": (8, 16, 32, 64, 128),
@@ -100,8 +102,8 @@ def measure(rounds: int) -> dict[str, list[dict]]:
 
 def table(found: dict[str, list[dict]]) -> str:
     lines = [
-        "| what grows | ms a step | slope | by the FLOPs | MB of temporaries a device | slope |",
-        "|---|---|---|---|---|---|",
+        "| what grows | ms a step | slope | by the FLOPs | MB of temporaries a device | slope | expected |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, rows in found.items():
         sizes = [row["size"] for row in rows]
@@ -113,6 +115,7 @@ def table(found: dict[str, list[dict]]) -> str:
             f"{slopes[1]:.2f}",
             ", ".join(f"{row['memory'] / 1e6:.0f}" for row in rows),
             f"{slopes[2]:.2f}",
+            f"{MEMORY_SLOPE[name]}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -137,6 +140,11 @@ def plot(found: dict[str, list[dict]], path: str):
             if key == "seconds":  # through the last point, as the FLOPs grow
                 works = [values[-1] * row["work"] / rows[-1]["work"] for row in rows]
                 axis.loglog(sizes, works, "--", color="0.5", label="as the FLOPs")
+            else:
+                expected = [values[-1] * (x / sizes[-1]) ** MEMORY_SLOPE[name] for x in sizes]
+                label = f"slope {MEMORY_SLOPE[name]}"
+                axis.loglog(sizes, expected, "--", color="0.5", label=label)
+            axis.set_ylim(min(values) / 2, max(values) * 2)  # a few percent are no cliff
             axis.set_title(
                 f"{'ms a step' if key == 'seconds' else 'MB of temporaries'}", loc="left"
             )
