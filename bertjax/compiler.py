@@ -16,12 +16,16 @@ _TPU_SUMS = {
 
 
 def options(config: config_lib.Model, mesh: Mesh, micro_batches: int) -> dict[str, int | bool]:
-    """The options for a step on `mesh`; {} where XLA's own choices stand.
+    """The options for a step on `mesh`; {} where XLA's own choices stand."""
+    is_tpu = mesh.devices.flat[0].platform == "tpu"
+    return dict(_TPU_SUMS) if is_tpu and sums_early(config, mesh, micro_batches) else {}
 
-    Sums can start in the backward pass if a block's gradient does not wait for those of other
-    blocks (all blocks unrolled) or of other micro-batches.
+
+def sums_early(config: config_lib.Model, mesh: Mesh, micro_batches: int) -> bool:
+    """Whether gradients can be summed over `data` while the backward pass still runs.
+
+    A block's gradient then waits neither for other blocks (all are unrolled), nor for other
+    micro-batches.
     """
-    device = mesh.devices.flat[0]
-    unrolled = models.blocks_at_once(config, device) == config.num_hidden_layers
-    sums = mesh.shape["data"] > 1 and micro_batches == 1
-    return dict(_TPU_SUMS) if device.platform == "tpu" and unrolled and sums else {}
+    at_once = models.blocks_at_once(config, mesh.devices.flat[0])
+    return mesh.shape["data"] > 1 and micro_batches == 1 and at_once == config.num_hidden_layers

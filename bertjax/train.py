@@ -170,7 +170,8 @@ def reduced_gradients(
     zeros = jax.tree.map(lambda x: jnp.zeros((shards, *x.shape), x.dtype), params)
     parts, metrics = jax.lax.scan(add, zeros, jax.tree.map(split, (batch, dropout_keys)))
     over_data = job.config.mesh.shard_optimizer_over_data
-    grads = sharding.summed(mesh, parts, mapped, optimizer_over_data=over_data)
+    by_block = compiler.sums_early(job.config.model, mesh, micro_batches)
+    grads = sharding.summed(mesh, parts, mapped, optimizer_over_data=over_data, by_block=by_block)
     return grads, jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), metrics)
 
 

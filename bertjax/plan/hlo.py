@@ -159,6 +159,7 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """Every collective of a step, with one entry for each type that it sends."""
+        self._chains: set[str] = set()
         found = []
         for computation, instruction, times in self.executed():
             found += self._collectives(computation, instruction, times, "")
@@ -172,6 +173,12 @@ class Program:
             (name, *_) = instruction.called
             inner = self.computations[name]
             return [c for i in inner.values() for c in self._collectives(inner, i, times, name)]
+        # A TPU's sum in the background of products has a piece in each of their kernels, and every
+        # piece has the shape of the whole.
+        if chain := instruction.attribute(r'chain_id="(\w+)"'):
+            if chain in self._chains:
+                return []
+            self._chains.add(chain)
         transfer = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
         if kind == "send" and transfer:
             kind = transfer.lower().replace("_", "-")

@@ -1,6 +1,7 @@
 """Sums the gradients that devices computed for their own rows, and places the sums."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -33,21 +34,36 @@ def mapped_axes(config: config_lib.Mesh, mesh: Mesh, micro_batches: int) -> tupl
     return BATCH_AXES if fsdp_gather(config, mesh, micro_batches) == "step" else ("data",)
 
 
-def summed(mesh: Mesh, parts: dict, mapped: tuple[str, ...], *, optimizer_over_data: bool) -> dict:
+def summed(
+    mesh: Mesh,
+    parts: dict,
+    mapped: tuple[str, ...],
+    *,
+    optimizer_over_data: bool,
+    by_block: bool = False,
+) -> dict:
     """Sums `parts`, `[S, ...]` by parameter, which has one part per device of the axes `mapped`.
 
     A gradient gets its parameter's sharding, or its moments' with `optimizer_over_data`. The sum
     over a mapped axis is a reduce-scatter if the axis splits the gradient, else an all-reduce.
     `shard_map` says so explicitly: on CPUs and GPUs the partitioner would reduce the whole array
     and slice the result.
+
+    With `by_block`, every encoder block has sums of its own, which can start before the gradients
+    of the blocks below it are there.
     """
 
     def place(path: tuple, part: jax.Array) -> P:
         own = table.spec(table.leaf_name(path), part.ndim - 1)
         return table.over_data(own, part.shape[1:], mesh) if optimizer_over_data else own
 
+    def add_leaf(path: tuple, part: jax.Array, own: P) -> jax.Array:
+        if by_block and path[0].key == "blocks" and own[0] is None:
+            return jnp.stack([_sum(block, P(*own[1:]), split) for block in part[0]])
+        return _sum(part[0], own, split)
+
     def add(parts: dict) -> dict:
-        return jax.tree.map(lambda part, own: _sum(part[0], own, split), parts, placed)
+        return jax.tree_util.tree_map_with_path(add_leaf, parts, placed)
 
     split = tuple(axis for axis in mapped if mesh.shape[axis] > 1)
     if not split:
