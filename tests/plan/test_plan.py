@@ -229,6 +229,36 @@ def test_roofline_known_answers():
     assert roofline.predict(program, unknown, (2, 2)) is None
 
 
+def test_a_sum_in_pieces_counts_once():
+    """A TPU's sums in the background: each piece has the shape of the whole."""
+    groups = "replica_groups=[1,4]<=[4], frontend_attributes={chain_id="
+    fused = [
+        f"""
+%async_collective_fusion.{number} (p: f32[1000]) -> f32[1000] {{
+  %p = f32[1000]{{0}} parameter(0)
+  ROOT %r = f32[1000]{{0}} all-reduce(%p), {groups}"{chain}"}}
+}}
+"""
+        for number, chain in enumerate((0, 0, 0, 1))
+    ]
+    calls = [
+        f"%f{n} = f32[1000]{{0}} fusion(%a), kind=kOutput, calls=%async_collective_fusion.{n}"
+        for n in range(4)
+    ]
+    body = "\n  ".join(calls)
+    text = f"""
+{"".join(fused)}
+ENTRY %main (a: f32[1000]) -> f32[1000] {{
+  %a = f32[1000]{{0}} parameter(0)
+  {body}
+  ROOT %d = f32[1000]{{0}} add(%f2, %f3)
+}}
+"""
+    program = hlo.Program(text, devices=4)
+    for _ in range(2):  # asking again changes nothing
+        assert [(c.kind, c.bytes) for c in program.collectives()] == [("all-reduce", 4e3)] * 2
+
+
 def test_wires_of_a_group():
     chip = chips.CHIPS["TPU v5 lite"]
     assert roofline.egress(chip, (16, 16, 1), 256) == 4 * chip.link  # both sides are rings
