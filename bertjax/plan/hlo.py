@@ -159,26 +159,32 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """Every collective of a step, with one entry for each type that it sends."""
-        self._chains: set[str] = set()
-        found = []
+        found: list[Collective] = []
+        chains: set[str] = set()
         for computation, instruction, times in self.executed():
-            found += self._collectives(computation, instruction, times, "")
+            found += self._collectives(computation, instruction, times, "", chains)
         return found
 
     def _collectives(
-        self, computation: Computation, instruction: Instruction, times: int, fused_in: str
+        self,
+        computation: Computation,
+        instruction: Instruction,
+        times: int,
+        fused_in: str,
+        chains: set[str],
     ) -> list[Collective]:
         kind = instruction.opcode.removesuffix("-start")
         if instruction.opcode == "fusion":
             (name, *_) = instruction.called
             inner = self.computations[name]
-            return [c for i in inner.values() for c in self._collectives(inner, i, times, name)]
+            parts = (self._collectives(inner, i, times, name, chains) for i in inner.values())
+            return [c for part in parts for c in part]
         # A TPU's sum in the background of products has a piece in each of their kernels, and every
         # piece has the shape of the whole.
         if chain := instruction.attribute(r'chain_id="(\w+)"'):
-            if chain in self._chains:
+            if chain in chains:
                 return []
-            self._chains.add(chain)
+            chains.add(chain)
         transfer = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
         if kind == "send" and transfer:
             kind = transfer.lower().replace("_", "-")
