@@ -17,15 +17,16 @@ _TPU_SUMS = {
 
 def options(config: config_lib.Model, mesh: Mesh, micro_batches: int) -> dict[str, int | bool]:
     """The options for a step on `mesh`; {} where XLA's own choices stand."""
-    is_tpu = mesh.devices.flat[0].platform == "tpu"
-    return dict(_TPU_SUMS) if is_tpu and sums_early(config, mesh, micro_batches) else {}
+    return dict(_TPU_SUMS) if sums_early(config, mesh, micro_batches) else {}
 
 
 def sums_early(config: config_lib.Model, mesh: Mesh, micro_batches: int) -> bool:
-    """Whether gradients can be summed over `data` while the backward pass still runs.
+    """Whether gradients are summed over `data` block by block, while the backward pass runs.
 
     A block's gradient then waits neither for other blocks (all are unrolled), nor for other
-    micro-batches.
+    micro-batches. GPUs overlap whole sums as they are; sums by block would be 236 kernels and 4 GB
+    more for a step of BERT-Base on eight of them.
     """
-    at_once = models.blocks_at_once(config, mesh.devices.flat[0])
-    return mesh.shape["data"] > 1 and micro_batches == 1 and at_once == config.num_hidden_layers
+    device = mesh.devices.flat[0]
+    unrolled = models.blocks_at_once(config, device) == config.num_hidden_layers
+    return device.platform == "tpu" and mesh.shape["data"] > 1 and micro_batches == 1 and unrolled

@@ -238,3 +238,24 @@ def test_kernels_in_the_compute_type_give_the_same_outputs():
     assert cast["blocks"]["query"]["bias"].dtype == "float32"
     apply = jax.jit(functools.partial(models.apply, config))
     assert_same(apply(cast, make_batch(0)), apply(params, make_batch(0)))
+
+
+@pytest.mark.parametrize("mesh", [config_lib.Mesh(data=4, fsdp=2), ZERO])
+def test_sums_by_block_are_the_same_numbers_in_the_same_places(mesh):
+    made = sharding.make_mesh(mesh)
+    rng = np.random.default_rng(0)
+    shapes = models.abstract_params(MODEL)
+    parts = jax.tree.map(lambda x: rng.standard_normal((4, *x.shape)).astype(np.float32), shapes)
+
+    def summed(by_block):
+        over = mesh.shard_optimizer_over_data
+        return jax.jit(
+            lambda x: sharding.summed(
+                made, x, ("data",), optimizer_over_data=over, by_block=by_block
+            )
+        )(parts)
+
+    whole, blocks = summed(False), summed(True)
+    for mine, expected in zip(jax.tree.leaves(blocks), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+        assert mine.sharding.is_equivalent_to(expected.sharding, mine.ndim)
