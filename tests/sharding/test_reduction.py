@@ -27,6 +27,7 @@ MODEL = config_lib.Model(
     max_position_embeddings=16,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
+    scan_unroll=1,  # the form of TPUs; a compiler gathers for unrolled blocks once in all
 )
 ROWS, LENGTH, PREDICTIONS = 16, 16, 3
 ONE = config_lib.Mesh(data=1)
