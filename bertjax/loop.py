@@ -21,7 +21,7 @@ from bertjax.job import Batch, Job
 from bertjax.metrics import flops, profile, writer
 from bertjax.metrics.goodput import Goodput
 from bertjax.metrics.progress import Progress, say
-from bertjax.processes import distributed
+from bertjax.processes import distributed, heap
 from bertjax.processes.watchdog import Watchdog
 
 # Seconds between two lines of the ledger in metrics.jsonl: what a kill may leave out of it.
@@ -48,6 +48,8 @@ def run(
     spent = Goodput(time.monotonic() if started is None else started)
     mesh, config = sharding.make_mesh(job.config.mesh), job.config
     shared = {} if programs is None else programs
+    if distributed.is_owned() and mesh.devices.flat[0].platform == "cpu":
+        heap.keep()
     sharding.check(config, mesh)  # of a resolved config: the vocabulary's size is known now
     with contextlib.ExitStack() as stack:
         # Not before: where there is nothing to save, a signal may just end the process. (With

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from bertjax import errors
 from bertjax.errors import BertjaxError, Preempted, one_line
-from bertjax.processes import cluster, heap, lock, peers
+from bertjax.processes import cluster, lock, peers
 
 _START_SECONDS = 300.0  # the limit for the start of all processes
 
@@ -157,14 +157,10 @@ def processes() -> Iterator[None]:
     A single process ends as Python does. Several processes end in order when the run is done or was
     asked to stop. On any other error, this process tells the others the reason, and all of them end
     at once. They skip JAX's exit barrier then, where each process would wait for the rest.
-
-    On CPUs the process keeps the memory that it frees, see `heap`.
     """
     global _owned
     initialize()
     try:
-        if jax.default_backend() == "cpu":
-            heap.keep()
         yield
     except BaseException as error:
         if _peers is None:
