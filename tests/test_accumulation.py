@@ -27,6 +27,7 @@ MODEL = config_lib.Model(
     max_position_embeddings=32,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
+    scan_unroll=1,  # the form of TPUs; unrolled, gradients of blocks wait to be stacked
 )
 PHASE = config_lib.Phase(steps=100, sequence_length=32, batch_size=256, max_predictions_per_seq=5)
 PARTS, STEPS = 8, 5
@@ -111,10 +112,10 @@ def test_micro_batches_are_the_whole_batch_and_take_less_memory(whole):
     expected, got = whole("adamw"), run(make_config("adamw"), 1, PARTS)
     assert_same_training(got, expected)
     assert np.abs(expected[1]["masked_lm"]["bias"]).max() > 1e-4  # from 0: there were updates
-    # An eighth of the activations; the sum, the gradients of unrolled blocks before they are stacked.
+    # An eighth of the activations; one more copy of the gradients.
     size = sum(x.nbytes for x in jax.tree.leaves(expected[1]))
     at_once = expected[2].memory_analysis().temp_size_in_bytes
-    assert got[2].memory_analysis().temp_size_in_bytes < at_once / PARTS + 5 * size < at_once / 2
+    assert got[2].memory_analysis().temp_size_in_bytes < at_once / PARTS + 4 * size < at_once / 2
     assert got[2].memory_analysis().alias_size_in_bytes > 3 * size  # the state is donated
 
 

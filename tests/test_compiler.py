@@ -23,9 +23,8 @@ def mesh(platform, data):
 def test_unrolled_blocks_on_several_tpus(model):
     found = compiler.options(model, mesh("tpu", 4), 1)
     assert found["xla_tpu_enable_async_collective_fusion_fuse_all_reduce"] is True
-    assert (
-        compiler.options(model, mesh("tpu", 4), 1) is not found
-    )  # JAX may change what it is given
+    # JAX may change what it is given.
+    assert compiler.options(model, mesh("tpu", 4), 1) is not found
 
 
 @pytest.mark.parametrize(
